@@ -1,0 +1,1 @@
+"""What a silo does: read, measure, score, select, train, evaluate."""

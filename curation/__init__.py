@@ -1,0 +1,1 @@
+"""Nouns and maths: what is said and computed, without a transport."""

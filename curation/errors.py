@@ -1,0 +1,86 @@
+"""Every error that fedwinnow raises on purpose, as one tree.
+
+::
+
+    CurationError
+    ├── InputError              what a person gave is wrong: exit code 2
+    │   ├── ConfigError             a key of a TOML file or of the command line
+    │   ├── DataError               a data file, a line of it, a column
+    │   ├── ModelError              a model, a tokenizer or an adapter that cannot be used
+    │   ├── PluginError             an unknown plug-in, or a setting that it does not have
+    │   └── OutputError             a folder or file that cannot be written
+    └── RunError                what happened in a run: exit code 1
+        ├── EmptySelectionError     nothing is kept
+        ├── EmptySummaryError       no site contributed a sample
+        ├── IncompatibleAdapterError adapters that cannot be merged or loaded
+        ├── NonFiniteError          a NaN or an infinity where a number must be
+        ├── ProtocolError           a message that does not match the run
+        ├── RefusalError            a site's policy says no
+        └── TransportError          Flower or a site did not answer
+
+A message has four parts: the setting or site, what was expected, what came, what to change.
+"""
+
+
+class CurationError(Exception):
+    """Anything that fedwinnow raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(CurationError):
+    """What a person gave is wrong; nothing was computed and nothing is half-written."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A key of a configuration is unknown, of the wrong type or out of range."""
+
+
+class DataError(InputError):
+    """A data file, a line of it or a column is missing or malformed."""
+
+
+class ModelError(InputError):
+    """A model, tokenizer or adapter set-up is missing or not supported."""
+
+
+class PluginError(InputError):
+    """A plug-in is unknown, named twice, or does not have the given setting."""
+
+
+class OutputError(InputError):
+    """A folder or file cannot be written."""
+
+
+class RunError(CurationError):
+    """A run could not go on."""
+
+
+class EmptySelectionError(RunError):
+    """No sample is kept where at least one is needed."""
+
+
+class EmptySummaryError(RunError):
+    """No site contributed a score."""
+
+
+class IncompatibleAdapterError(RunError):
+    """Adapters differ in base, modules or shapes."""
+
+
+class NonFiniteError(RunError):
+    """A NaN or an infinity came up where a number must be."""
+
+
+class ProtocolError(RunError):
+    """A message does not match the run, phase or round."""
+
+
+class RefusalError(RunError):
+    """A site's own policy refuses a request; names the clause."""
+
+
+class TransportError(RunError):
+    """Messages could not be carried, or no reply came in time."""

@@ -1,0 +1,252 @@
+"""The messages of the protocol: eight requests, their replies, and the refusal.
+
+Every message carries a :class:`Header`. A reply repeats the header of its request; one that does
+not match the run, phase, round, arm or adapter is refused by name and changes nothing.
+Nothing here can name code, a file or a sample of a silo: the fields below are all that travels.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, SignalTable
+
+PROTOCOL = 1
+"""Version of the messages; peers with another one are refused at join."""
+
+
+class Phase(enum.StrEnum):
+    """Where a run stands; phases happen in this order."""
+
+    JOIN = "join"
+    PROBE = "probe"
+    WARM_UP = "warm_up"
+    MEASURE = "measure"
+    SCORE = "score"
+    SELECT = "select"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    CLOSE = "close"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a message belongs to."""
+
+    run: str
+    """Our own run id, not Flower's."""
+    phase: str
+    round: int = 0
+    arm: str = ""
+    """Study arm that the training belongs to; ``""`` outside training."""
+    adapter: str = ""
+    """SHA-256 of the adapter that the request speaks of; ``""`` if none."""
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRequest:
+    """Terms of the run, as canonical JSON text of :class:`fedwinnow.curation.config.RunTerms`."""
+
+    header: Header
+    terms: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteCard:
+    """What a site says of itself at join."""
+
+    header: Header
+    site: str
+    samples: int
+    """Size of the silo after its gates, rounded to the site's own granularity."""
+    base: str
+    """Fingerprint of the base model that the site loaded."""
+    anchors: str
+    """Hash of the anchor set that the site holds."""
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """Reply to join: the card and the seeded adapter θ_0, which every site makes alike."""
+
+    header: Header
+    site: str
+    card: SiteCard
+    adapter: Adapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRequest:
+    """Measure forward-only signals with the untrained adapter."""
+
+    header: Header
+    adapter: Adapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureRequest:
+    """Measure every signal at checkpoint t ≥ 1."""
+
+    header: Header
+    adapter: Adapter
+    checkpoint: int
+    learning_rate: float
+    """Mean learning rate of the warm-up round that led here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicSignals:
+    """Signal rows of PUBLIC samples; those of private samples stay at the site."""
+
+    header: Header
+    site: str
+    table: SignalTable
+    kinds: tuple[str, ...]
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """Train from the given adapter; also warm-up, where the arm is ``""``."""
+
+    header: Header
+    adapter: Adapter
+    step_offset: int
+    """Optimizer steps that every site took in earlier rounds of this arm."""
+    total_steps: int
+    """Optimizer steps per site over all rounds: the learning-rate plan spans them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedAdapter:
+    """A site's update; ``adapter`` is None exactly where it kept no sample."""
+
+    header: Header
+    site: str
+    samples: int
+    """How many samples it trained on, rounded."""
+    adapter: Adapter | None
+    losses: tuple[float, ...]
+    """Mean training loss of each optimizer step, nats: drawn in the report."""
+    learning_rate: float
+    """Mean learning rate of the round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """The agreed public rows, checkpoint by checkpoint: the site fits its scorer on them."""
+
+    header: Header
+    tables: tuple[SignalTable, ...]
+    kinds: tuple[str, ...]
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryReply:
+    """A site's histogram and its scores of the PUBLIC rows (which must agree between sites)."""
+
+    header: Header
+    site: str
+    summary: ScoreSummary
+    public_scores: Float[np.ndarray, " rows"]
+    forecast: Mapping[str, float]
+    unscored: int
+    """How many samples have no score (no target token, …), rounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectRequest:
+    """The threshold that every site applies."""
+
+    header: Header
+    threshold: float
+    per_site: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptReply:
+    """How many samples a site keeps, by arm; rounded."""
+
+    header: Header
+    site: str
+    kept: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """Evaluate an adapter on public hold-out anchors and on the site's own hold-out."""
+
+    header: Header
+    adapter: Adapter
+    generate: int = 0
+    """How many public hold-out prompts to answer by greedy decoding, for the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsReply:
+    """Losses of PUBLIC hold-out anchors one by one, sums for the site's own hold-out."""
+
+    header: Header
+    site: str
+    public_losses: Float[np.ndarray, " anchors"]
+    """Mean token loss of each public hold-out anchor, nats, in anchor order."""
+    own: Metrics
+    generations: tuple[str, ...] = ()
+    """Greedy answers to the first public hold-out prompts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseRequest:
+    """The run is done; ``adapter`` in the header is the final hash."""
+
+    header: Header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A site acknowledges the end."""
+
+    header: Header
+    site: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A site says no, or could not compute; nothing of the silo's data is in the text."""
+
+    header: Header
+    site: str
+    clause: str
+    """Policy clause or error class that stands in the way."""
+    reason: str
+
+
+Request: TypeAlias = (
+    JoinRequest
+    | ProbeRequest
+    | MeasureRequest
+    | TrainRequest
+    | ScoreRequest
+    | SelectRequest
+    | EvaluateRequest
+    | CloseRequest
+)
+Reply: TypeAlias = (
+    Joined
+    | PublicSignals
+    | TrainedAdapter
+    | SummaryReply
+    | KeptReply
+    | MetricsReply
+    | Receipt
+    | Refusal
+)
+Message: TypeAlias = Request | Reply

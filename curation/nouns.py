@@ -1,0 +1,194 @@
+"""The nouns that travel between the steps: frozen, named, independent of model and transport.
+
+The data's way: ``Sample`` → ``SignalTable`` → ``Scores`` → ``ScoreSummary`` → threshold →
+``Selection`` → ``Adapter`` → merged ``Adapter``. Only summaries, adapters and rows of PUBLIC
+anchor samples ever leave a site.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int8
+from torch import Tensor
+
+Scores: TypeAlias = Float[np.ndarray, " samples"]
+"""One float per sample; higher is better, whatever the scorer. NaN only where status is not OK."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One training example of a silo or one public anchor.
+
+    ``history`` holds the chat turns before the last user turn, as (role, content) pairs.
+    """
+
+    id: str
+    """Hash of the content (history, prompt, response): equal content, equal id."""
+    prompt: str
+    response: str
+    domain: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Free labels of licence and origin; in a simulation also the planted truth."""
+
+
+class Status(enum.IntEnum):
+    """Why a sample has or lacks signals."""
+
+    OK = 0
+    NO_TARGET = 1
+    """No response token is left to compute a loss on."""
+    NON_FINITE = 2
+    """The model returned a NaN or an infinity for this sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalTable:
+    """Numbers of every sample at one checkpoint: never a gradient, never a text.
+
+    Rows whose ``status`` is not ``OK`` hold NaN in every column and no scorer ever sees them.
+    """
+
+    ids: tuple[str, ...]
+    domains: tuple[str, ...]
+    checkpoint: int
+    """0 for the untrained adapter, t for the adapter after warm-up round t."""
+    status: Int8[np.ndarray, " samples"]
+    columns: Mapping[str, Float[np.ndarray, "samples *references"]]
+    """Column name → float32 array of shape (samples,) or (samples, references)."""
+    references: tuple[str, ...] = ()
+    """Names (domains) of the reference gradients that the second axes speak of."""
+    reference_gram: Float[np.ndarray, "references references"] = field(
+        default_factory=lambda: np.zeros((0, 0), dtype=np.float64)
+    )
+    """Dot products of the reference gradients with each other, float64."""
+    learning_rate: float = 0.0
+    """Mean learning rate of the training that led to this checkpoint; weights trajectory sums."""
+
+
+Trajectory: TypeAlias = tuple[SignalTable, ...]
+"""Tables of the same samples in the same order, by ascending checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicRows:
+    """Signals of the public calibration anchors and of their seeded corruptions."""
+
+    trajectory: Trajectory
+    kinds: tuple[str, ...]
+    """Per row: ``"clean"`` or the name of the corruption."""
+    parents: tuple[str, ...]
+    """Per row: id of the clean anchor that it is or was made from (one cross-validation fold)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What a scorer learned from the public rows; identical at every site."""
+
+    schema: str
+    """Name and version of the layout of ``parameters``."""
+    parameters: Mapping[str, Float[np.ndarray, "..."]] = field(default_factory=dict)
+    """float64 arrays."""
+    public_scores: Scores = field(default_factory=lambda: np.zeros(0))
+    """Score of every public row; out of fold where the scorer is fitted."""
+    forecast: Mapping[str, float] = field(default_factory=dict)
+    """What to expect before anything is dropped: ``auroc``, ``auroc_swap``, …, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSummary:
+    """Histogram of one site's scores, or of several sites' added up."""
+
+    edges: Float[np.ndarray, " edges"]
+    """Strictly ascending, float64, in the scorer's unit."""
+    counts: Float[np.ndarray, " cells"]
+    """Length edges + 1: underflow, one cell between each two edges, overflow. A merged run of
+    small cells spreads its sum evenly, so counts may be fractions."""
+    largest_merged: float = 0.0
+    """Largest count of one merged run of cells, in samples: bounds the rank error."""
+
+    @property
+    def total(self) -> float:
+        """Number of samples behind the summary."""
+        return float(self.counts.sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicScores:
+    """Scores of the public rows with their truth: what a threshold rule may look at."""
+
+    scores: Scores
+    kinds: tuple[str, ...]
+    domains: tuple[str, ...]
+
+    @property
+    def clean(self) -> Scores:
+        """Scores of the clean rows only."""
+        return self.scores[np.array([kind == "clean" for kind in self.kinds], dtype=bool)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdDecision:
+    """The number that every site applies, and the evidence for it."""
+
+    value: float
+    """Keep a sample if its score is at least this; −inf keeps all."""
+    per_site: Mapping[str, float] = field(default_factory=dict)
+    """Only for control rules that cut each site apart; empty means ``value`` everywhere."""
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    """``expected_recall``, ``expected_precision``, ``clean_share``, ``rank_error`` … by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a site trains on; stays at the site."""
+
+    ids: tuple[str, ...]
+    """Every sample of the silo, in data order."""
+    kept: tuple[bool, ...]
+    reasons: tuple[str, ...]
+    """Per sample: ``""`` if kept, else why it was dropped, in plain words."""
+
+    @property
+    def count(self) -> int:
+        """How many samples are kept."""
+        return sum(self.kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """LoRA factors of a model: ΔW of module m is ``scales[m] · b[m] @ a[m]``.
+
+    Factors are CPU tensors; their rank may differ between modules.
+    """
+
+    base: str
+    """Fingerprint of the frozen base model."""
+    a: Mapping[str, Float[Tensor, "rank inputs"]]
+    b: Mapping[str, Float[Tensor, "outputs rank"]]
+    scales: Mapping[str, float]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Module names in sorted order."""
+        return tuple(sorted(self.a))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Evaluation sums and counts: never means of means."""
+
+    loss_sum: float = 0.0
+    """Sum over samples of the mean token loss of the response, nats."""
+    samples: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of a sample in nats; NaN-free: 0 samples is an error of the caller."""
+        if self.samples == 0:
+            message = "loss of 0 samples is not defined; check samples before asking for it"
+            raise ZeroDivisionError(message)
+        return self.loss_sum / self.samples

@@ -1,0 +1,137 @@
+"""What each of the six kinds of plug-in must be able to do.
+
+A plug-in is a factory whose keyword-only arguments are its settings and whose return value
+satisfies one of the Protocols below. Built-ins stand in ``strategies/registry.py``; other people's
+come through entry points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedwinnow.curation.nouns import (
+    Adapter,
+    Fitted,
+    PublicRows,
+    PublicScores,
+    Scores,
+    ScoreSummary,
+    ThresholdDecision,
+    Trajectory,
+)
+
+
+class Scorer(Protocol):
+    """From signals to one number per sample; higher is better."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Signal columns that it reads; the measuring pass computes only these."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Unit of a score, for axes and tables: ``"nats"``, ``"probability"``, …"""
+        ...
+
+    def fit(self, public: PublicRows) -> Fitted:
+        """Fit on the agreed public rows; a scorer without parameters returns their scores only.
+
+        Deterministic: every site gets the same result from the same rows.
+        """
+        ...
+
+    def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:
+        """Score every row of the trajectory; rows whose status is not OK get NaN."""
+        ...
+
+
+class Threshold(Protocol):
+    """From summaries to one number that every site applies."""
+
+    def __call__(
+        self, summaries: Mapping[str, ScoreSummary], public: PublicScores
+    ) -> ThresholdDecision:
+        """Decide; ``summaries`` maps site to summary (one entry ``""`` where only sums are seen).
+
+        Raises:
+            EmptySummaryError: no site contributed a score and the rule needs one.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The order in which a site trains on what it kept."""
+
+    indices: Int[np.ndarray, " samples"]
+    """A permutation of the kept samples' positions."""
+    keep_order: bool = False
+    """Whether later passes repeat this order instead of shuffling anew."""
+    schedule_hint: str | None = None
+    """Learning-rate schedule that suits the order (``"constant"``), or None for no opinion."""
+
+
+class Ordering(Protocol):
+    """From the scores of the kept samples to an order of training."""
+
+    def __call__(self, scores: Scores, seed: int) -> Order:
+        """Order samples; ``scores`` may hold equal values, never NaN."""
+        ...
+
+
+class Objective(Protocol):
+    """What one training step minimises."""
+
+    def __call__(
+        self,
+        losses: Float[Tensor, " batch"],
+        parameters: Mapping[str, Tensor],
+        initial: Mapping[str, Tensor],
+    ) -> Float[Tensor, ""]:
+        """Combine mean token losses (nats, one per sample) and the adapter into one scalar.
+
+        ``parameters`` and ``initial`` map a parameter's name to its value now and at the start of
+        the round.
+        """
+        ...
+
+
+class Weighting(Protocol):
+    """From what each site trained on to its share of the merge."""
+
+    def __call__(self, counts: Mapping[str, int]) -> Mapping[str, float]:
+        """Weights that sum to 1, for the sites with a count above 0.
+
+        Raises:
+            EmptySelectionError: every count is 0.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """A merged adapter and what the merge cost."""
+
+    adapter: Adapter
+    report: Mapping[str, float] = field(default_factory=dict)
+    """``discarded_energy`` (share of ‖ΔW*‖² lost, in [0, 1]), ``rank``, … by name."""
+
+
+class Merging(Protocol):
+    """From the sites' adapters to one."""
+
+    def __call__(
+        self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
+    ) -> Merged:
+        """Merge; sites in sorted order of name, so that order of arrival changes nothing.
+
+        Raises:
+            IncompatibleAdapterError: bases, modules or shapes differ.
+            NonFiniteError: a factor holds a NaN or an infinity.
+        """
+        ...

@@ -1,0 +1,180 @@
+"""Strict TOML: every key, type and range is checked, and an error names the key and the file.
+
+The shape of a file is a tree of frozen dataclasses; this module knows nothing about their meaning.
+"""
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fedwinnow.curation.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def check(key: str, value: object, holds: bool, allowed: str) -> None:  # noqa: FBT001 - reads as a sentence: check key, value, condition
+    """Raise a :class:`ConfigError` that names ``key`` unless ``holds``."""
+    if not holds:
+        message = f"{key} = {value!r} is out of range; allowed: {allowed}"
+        raise ConfigError(message)
+
+
+def load(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
+    """Read a TOML file into ``cls``, after applying ``section.key=value`` overrides.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, a key is unknown, a value has the wrong type
+            or is out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror}); give the path of a TOML file"
+        raise ConfigError(message) from error
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = f"{path}: not valid TOML: {error}"
+        raise ConfigError(message) from error
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return parse(tree, cls)
+    except ConfigError as error:
+        message = f"{path}: {error}"
+        raise ConfigError(message) from error
+
+
+def parse(tree: Mapping[str, Any], cls: type[T], prefix: str = "") -> T:
+    """Turn a tree of plain values into a dataclass, strictly."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass by contract
+    for key in tree:
+        if key not in known:
+            message = f"unknown key {prefix}{key}; allowed here: {', '.join(sorted(known))}"
+            raise ConfigError(message)
+    values = {}
+    for name, f in known.items():
+        if name in tree:
+            values[name] = _value(tree[name], hints[name], f"{prefix}{name}")
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            message = f"missing key {prefix}{name}; add it"
+            raise ConfigError(message)
+    return cls(**values)
+
+
+def canonical(node: object) -> str:
+    """A dataclass as JSON text with sorted keys: equal settings, equal text."""
+    return json.dumps(plain(node), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def plain(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
+    """A dataclass tree as dicts, lists and scalars."""
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        return {f.name: plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, tuple | list):
+        return [plain(item) for item in node]
+    return node
+
+
+def to_toml(node: object, comments: Mapping[str, str] | None = None) -> str:
+    """A dataclass tree as TOML text; ``comments`` maps dotted keys to the line above each."""
+    lines: list[str] = []
+    _write(plain(node), "", comments or {}, lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        message = f"--set {override!r}: expected section.key=value"
+        raise ConfigError(message)
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *sections, last = key.strip().split(".")
+    node: Any = tree
+    for section in sections:
+        if isinstance(node, list) and section.isdigit() and int(section) < len(node):
+            node = node[int(section)]
+        elif isinstance(node, dict):
+            node = node.setdefault(section, {})
+        else:
+            message = f"--set {override!r}: {section!r} is not a section of the file"
+            raise ConfigError(message)
+    if not isinstance(node, dict):
+        message = f"--set {override!r}: {key!r} names no key of a section"
+        raise ConfigError(message)
+    node[last] = value
+
+
+def _wrong(key: str, expected: str, value: object) -> ConfigError:
+    return ConfigError(f"{key}: expected {expected}, got {value!r}")
+
+
+def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401, PLR0911 - one branch a type
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise _wrong(key, "a table", value)
+        return parse(value, typing.cast("type[Any]", hint), f"{key}.")
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise _wrong(key, "one of " + ", ".join(map(repr, typing.get_args(hint))), value)
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(key, "a list", value)
+        (item, *_) = typing.get_args(hint)
+        return tuple(_value(v, item, f"{key}.{i}") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong(key, "a table", value)
+        return dict(value)
+    if origin in {typing.Union, types.UnionType}:  # pragma: no cover - no such field today
+        message = f"{key}: unions are not supported in settings"
+        raise TypeError(message)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise _wrong(key, {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint)), value)
+    if hint is float and value not in {float("inf"), float("-inf")} and value != value:  # noqa: PLR0124 - NaN is the one number unequal to itself
+        raise _wrong(key, "a number", value)
+    return value
+
+
+def _scalar(value: Any) -> str:  # noqa: ANN401 - whatever TOML holds
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(_scalar(item) for item in value) + "]"
+    return repr(value)
+
+
+def _write(tree: Mapping[str, Any], prefix: str, comments: Mapping[str, str], lines: list[str]) -> None:
+    tables = {k: v for k, v in tree.items() if isinstance(v, Mapping)}
+    arrays = {k: v for k, v in tree.items() if isinstance(v, list) and v and isinstance(v[0], Mapping)}
+    for key, value in tree.items():
+        if key in tables or key in arrays:
+            continue
+        comment = comments.get(f"{prefix}{key}")
+        lines.extend([f"# {comment}"] if comment else [])
+        lines.append(f"{key} = {_scalar(value)}")
+    for key, value in tables.items():
+        if value:
+            lines.extend(["", f"[{prefix}{key}]"])
+            _write(value, f"{prefix}{key}.", comments, lines)
+    for key, items in arrays.items():
+        for item in items:
+            lines.extend(["", f"[[{prefix}{key}]]"])
+            _write(item, f"{prefix}{key}.", comments, lines)

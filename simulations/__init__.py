@@ -1,0 +1,1 @@
+"""Whole federations in a box, and the command line."""

@@ -1,0 +1,1 @@
+"""Orderings: from the scores of kept samples to an order of training."""

@@ -1,0 +1,131 @@
+"""One table of plug-ins: six kinds, built-ins by name, other people's through entry points.
+
+Nothing in a configuration can name code to import: a name is looked up here, or among the entry
+points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …) of packages that the operator installed.
+"""
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from fedwinnow.curation.errors import PluginError
+
+Kind = Literal["scorer", "threshold", "ordering", "objective", "weighting", "merging"]
+KINDS: tuple[Kind, ...] = typing.get_args(Kind)
+
+_SCORERS = "fedwinnow.strategies.scorers"
+_THRESHOLDS = "fedwinnow.strategies.thresholds"
+
+BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
+    "scorer": {
+        name: f"{_SCORERS}.{name}:{name}"
+        for name in (
+            "calibrated",
+            "clues",
+            "cosine",
+            "ifd",
+            "ira",
+            "length",
+            "less",
+            "perplexity",
+            "representation",
+            "tracin",
+            "typicality",
+            "uniform",
+        )
+    },
+    "threshold": {
+        name: f"{_THRESHOLDS}.{name}:{name}"
+        for name in (
+            "anchor_mean",
+            "anchor_mean_minus_sd",
+            "anchor_quantile",
+            "fixed",
+            "keep_all",
+            "keep_fraction",
+            "site_fraction",
+            "target_recall",
+        )
+    },
+    "ordering": {
+        name: f"fedwinnow.strategies.orderings.{name}:{name}" for name in ("by_score", "shuffled")
+    },
+    "objective": {
+        name: f"fedwinnow.strategies.objectives.{name}:{name}" for name in ("proximal", "sft")
+    },
+    "weighting": {
+        name: f"fedwinnow.strategies.weighting.{name}:{name}"
+        for name in ("samples_kept", "uniform")
+    },
+    "merging": {
+        name: f"fedwinnow.strategies.merging.{name}:{name}"
+        for name in ("core_svd", "fedavg_factors", "stack")
+    },
+}
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """All names of a kind, built-in and installed, sorted.
+
+    Raises:
+        PluginError: two packages, or a package and fedwinnow, claim one name.
+    """
+    return tuple(sorted(_table(kind)))
+
+
+def factory(kind: Kind, name: str) -> Callable[..., Any]:
+    """The factory of a plug-in.
+
+    Raises:
+        PluginError: no plug-in of this kind has the name, or it cannot be imported.
+    """
+    table = _table(kind)
+    if name not in table:
+        message = f"{kind} {name!r} is unknown; choose one of {', '.join(sorted(table))}"
+        raise PluginError(message)
+    module, _, attribute = table[name].partition(":")
+    try:
+        return typing.cast("Callable[..., Any]", getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        message = f"{kind} {name!r}: {table[name]} cannot be imported ({error}); reinstall its package"
+        raise PluginError(message) from error
+
+
+def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the Protocol depends on kind
+    """Make a plug-in from its name and settings.
+
+    Raises:
+        PluginError: the name or a setting is unknown, or a setting has a wrong value.
+    """
+    make = factory(kind, name)
+    known = inspect.signature(make).parameters
+    for key in settings:
+        if key not in known:
+            choices = ", ".join(known) or "it has no settings"
+            message = f"{kind} {name!r} has no setting {key!r}; choose from: {choices}"
+            raise PluginError(message)
+    for key, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and key not in settings:
+            message = f"{kind} {name!r} needs the setting {key!r}"
+            raise PluginError(message)
+    try:
+        return make(**settings)
+    except (TypeError, ValueError) as error:
+        message = f"{kind} {name!r}: {error}"
+        raise PluginError(message) from error
+
+
+def _table(kind: Kind) -> dict[str, str]:
+    table = dict(BUILT_IN[kind])
+    for point in entry_points(group=f"fedwinnow.{kind}"):
+        if point.name in table:
+            message = (
+                f"{kind} {point.name!r} is claimed twice: by {table[point.name]} and by "
+                f"{point.value}; uninstall one of the packages"
+            )
+            raise PluginError(message)
+        table[point.name] = point.value
+    return table

@@ -1,0 +1,1 @@
+"""Scorers: from signals to one number per sample, higher is better."""

@@ -1,0 +1,1 @@
+"""Thresholds: from score summaries to one number that every site applies."""

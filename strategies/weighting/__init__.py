@@ -1,0 +1,1 @@
+"""Weightings: from kept counts to each site's share of the merge."""
