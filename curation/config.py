@@ -239,8 +239,11 @@ class EvaluationSection:
     """Share of each silo's samples kept apart for its own (unverified) evaluation, in [0, 1)."""
     generate: int = 0
     """Public hold-out prompts answered before and after training, for the report, at least 0."""
+    every: int = 1
+    """Evaluate after each n-th round, and always after the last, at least 1."""
 
     def __post_init__(self) -> None:
+        check("evaluation.every", self.every, self.every >= 1, "at least 1")
         check("evaluation.own_holdout", self.own_holdout, 0 <= self.own_holdout < 1, "in [0, 1)")
         check("evaluation.generate", self.generate, self.generate >= 0, "at least 0")
 

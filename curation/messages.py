@@ -122,6 +122,8 @@ class TrainRequest:
     """Optimizer steps that every site took in earlier rounds of this arm."""
     total_steps: int
     """Optimizer steps per site over all rounds: the learning-rate plan spans them."""
+    sites: tuple[str, ...]
+    """Members in sorted order: in warm-up each public calibration row trains at one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +201,12 @@ class MetricsReply:
     public_losses: Float[np.ndarray, " anchors"]
     """Mean token loss of each public hold-out anchor, nats, in anchor order."""
     own: Metrics
+    prompts: tuple[str, ...] = ()
+    """The first PUBLIC hold-out prompts."""
+    references: tuple[str, ...] = ()
+    """Their PUBLIC answers."""
     generations: tuple[str, ...] = ()
-    """Greedy answers to the first public hold-out prompts."""
+    """The adapter's greedy answers to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

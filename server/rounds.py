@@ -1,0 +1,288 @@
+"""The run as a pure fold: ``state = init(config)``, ``next_request(state)``, ``absorb(state, replies)``.
+
+Phases: join → probe → (warm up → measure) × T → score → select → (train × R, evaluate) per study
+arm → close. Nothing here knows a transport, a clock or a file; the same replies give the same
+state, bit for bit, whatever their order of arrival (sites are taken in order of name).
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
+from fedwinnow.curation.messages import (
+    CloseRequest,
+    EvaluateRequest,
+    Header,
+    JoinRequest,
+    MeasureRequest,
+    Phase,
+    ProbeRequest,
+    Refusal,
+    Reply,
+    Request,
+    ScoreRequest,
+    SelectRequest,
+    SiteCard,
+    TrainRequest,
+)
+from fedwinnow.curation.nouns import (
+    Adapter,
+    ScoreSummary,
+    SignalTable,
+    ThresholdDecision,
+)
+from fedwinnow.curation.settings import canonical, parse
+
+logger = logging.getLogger(__name__)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRound:
+    """What one site contributed to one training round."""
+
+    samples: int
+    weight: float
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """One exchange, for the report: who answered, what it cost, what came of it."""
+
+    phase: str
+    round: int
+    arm: str
+    sites: Mapping[str, SiteRound] = field(default_factory=dict)
+    merge: Mapping[str, float] = field(default_factory=dict)
+    public_losses: tuple[float, ...] = ()
+    """Loss of each public hold-out anchor, nats (median over sites)."""
+    own_loss_sum: float = 0.0
+    own_samples: int = 0
+    prompts: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    generations: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Everything that the server remembers; committed after every exchange."""
+
+    run: str
+    config: str
+    """The resolved :class:`RunConfig` as canonical JSON."""
+    phase: str = Phase.JOIN.value
+    round: int = 0
+    arm: str = ""
+    members: tuple[SiteCard, ...] = ()
+    initial: Adapter | None = None
+    """θ_0: what probing, warm-up and every arm start from."""
+    adapter: Adapter | None = None
+    """The adapter that the next request speaks of."""
+    learning_rate: float = 0.0
+    """Mean learning rate of the last warm-up round."""
+    tables: tuple[SignalTable, ...] = ()
+    """Agreed public rows, one table per checkpoint."""
+    kinds: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    summaries: Mapping[str, ScoreSummary] = field(default_factory=dict)
+    unscored: Mapping[str, int] = field(default_factory=dict)
+    public_scores: tuple[float, ...] = ()
+    forecast: Mapping[str, float] = field(default_factory=dict)
+    decision: ThresholdDecision | None = None
+    kept: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Arm → site → number of kept samples."""
+    finals: Mapping[str, Adapter] = field(default_factory=dict)
+    """Arm → adapter at its end; an arm that keeps nothing has none."""
+    records: tuple[RoundRecord, ...] = ()
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the members in sorted order."""
+        return tuple(sorted(card.site for card in self.members))
+
+
+def init(config: RunConfig, run: str) -> RunState:
+    """The state before the first message; ``run`` is our run id."""
+    return RunState(run=run, config=canonical(config))
+
+
+def configuration(state: RunState) -> RunConfig:
+    """The configuration that the run was started with."""
+    return parse(json.loads(state.config), RunConfig)
+
+
+def next_request(state: RunState) -> Request | None:
+    """What to ask every member now; None when the run is done."""
+    config, phase = configuration(state), Phase(state.phase)
+    if phase is Phase.DONE:
+        return None
+    header = _header(state)
+    if phase is Phase.JOIN:
+        return JoinRequest(header=header, terms=canonical(config.terms()))
+    if phase is Phase.CLOSE:
+        return CloseRequest(header=header)
+    if phase is Phase.SCORE:
+        return ScoreRequest(
+            header=header, tables=state.tables, kinds=state.kinds, parents=state.parents
+        )
+    if phase is Phase.SELECT:
+        decision = _given(state.decision, "decision")
+        return SelectRequest(
+            header=header, threshold=decision.value, per_site=dict(decision.per_site)
+        )
+    adapter = _given(state.adapter, "adapter")
+    if phase is Phase.PROBE:
+        return ProbeRequest(header=header, adapter=adapter)
+    if phase is Phase.MEASURE:
+        return MeasureRequest(
+            header=header,
+            adapter=adapter,
+            checkpoint=state.round,
+            learning_rate=state.learning_rate,
+        )
+    if phase is Phase.EVALUATE:
+        generate = config.evaluation.generate if _is_end(state, config) else 0
+        return EvaluateRequest(header=header, adapter=adapter, generate=generate)
+    section = config.warm_up if phase is Phase.WARM_UP else config.training
+    return TrainRequest(
+        header=header,
+        adapter=adapter,
+        step_offset=(state.round - 1) * section.steps,
+        total_steps=section.rounds * section.steps,
+        sites=state.sites,
+    )
+
+
+def absorb(
+    state: RunState, replies: Mapping[str, Reply], missing: Mapping[str, str] | None = None
+) -> RunState:
+    """The state after an exchange; replies that do not fit are refused by name.
+
+    Args:
+        state: The state that :func:`next_request` was asked with.
+        replies: Site → reply, in any order.
+        missing: Site → why nothing came from it.
+
+    Raises:
+        ProtocolError: fewer sites than ``run.minimum_sites`` gave a usable reply.
+        EmptySelectionError: no site keeps a sample for the curated arm.
+    """
+    from fedwinnow.server import steps  # noqa: PLC0415 - steps builds on the state above
+
+    config, header = configuration(state), _header(state)
+    fitting, absent = sift(replies, header, dict(missing or {}))
+    needed = config.run.minimum_sites
+    if len(fitting) < needed:
+        reasons = "; ".join(f"{site}: {why}" for site, why in sorted(absent.items())) or "no reply"
+        message = (
+            f"phase {state.phase}: {len(fitting)} of at least {needed} sites answered ({reasons}); "
+            "mend the sites or lower run.minimum_sites"
+        )
+        raise ProtocolError(message)
+    record = RoundRecord(phase=state.phase, round=state.round, arm=state.arm, missing=absent)
+    return steps.STEPS[Phase(state.phase)](state, config, fitting, record)
+
+
+def sift(
+    replies: Mapping[str, Reply], header: Header, absent: dict[str, str]
+) -> tuple[dict[str, Reply], dict[str, str]]:
+    """Replies that answer this request, and why the others do not."""
+    fitting: dict[str, Reply] = {}
+    for site, reply in sorted(replies.items()):
+        if isinstance(reply, Refusal):
+            absent[site] = f"refused ({reply.clause}): {reply.reason}"
+        elif reply.header != header:
+            wrong = [
+                f"{name} is {getattr(reply.header, name)!r}, not {getattr(header, name)!r}"
+                for name in ("run", "phase", "round", "arm", "adapter", "protocol")
+                if getattr(reply.header, name) != getattr(header, name)
+            ]
+            absent[site] = "does not match: " + ", ".join(wrong)
+        else:
+            fitting[site] = reply
+    for site, why in sorted(absent.items()):
+        logger.warning("site %s is missing in phase %s: %s", site, header.phase, why)
+    return fitting, absent
+
+
+def advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunState:
+    """Append the record and move to the next phase."""
+    state = replace(state, records=(*state.records, record))
+    phase = Phase(state.phase)
+    if phase is Phase.JOIN:
+        return replace(state, phase=Phase.PROBE.value)
+    if phase in {Phase.PROBE, Phase.MEASURE}:
+        more = config.run.trajectory == "global" and state.round < config.warm_up.rounds
+        following = Phase.WARM_UP if more else Phase.SCORE
+        number = state.round + 1 if more else 0
+        adapter = state.adapter if more else None
+        return replace(state, phase=following.value, round=number, adapter=adapter)
+    if phase is Phase.WARM_UP:
+        return replace(state, phase=Phase.MEASURE.value)
+    if phase is Phase.SCORE:
+        return replace(state, phase=Phase.SELECT.value)
+    if phase is Phase.SELECT:
+        if config.training.rounds == 0:
+            return replace(state, phase=Phase.CLOSE.value)
+        return replace(state, phase=Phase.EVALUATE.value, round=0, adapter=state.initial)
+    if phase is Phase.TRAIN:
+        due = state.round % config.evaluation.every == 0 or state.round == config.training.rounds
+        if due:
+            return replace(state, phase=Phase.EVALUATE.value)
+        return replace(state, round=state.round + 1)
+    if phase is Phase.EVALUATE:
+        return _after_evaluation(state, config)
+    return replace(state, phase=Phase.DONE.value, round=0, arm="", adapter=None)
+
+
+def _after_evaluation(state: RunState, config: RunConfig) -> RunState:
+    if 0 < state.round < config.training.rounds:
+        return replace(state, phase=Phase.TRAIN.value, round=state.round + 1)
+    if state.round > 0:
+        state = replace(state, finals={**state.finals, state.arm: _given(state.adapter, "adapter")})
+    arms = config.study.arms
+    rest = arms[arms.index(state.arm) + 1 :] if state.arm in arms else arms
+    for arm in rest:
+        if sum(state.kept.get(arm, {}).values()) > 0:
+            return replace(
+                state, phase=Phase.TRAIN.value, round=1, arm=arm, adapter=state.initial
+            )
+        if arm == "curated":
+            message = (
+                f"0 samples are kept at threshold {_given(state.decision, 'decision').value:.6g} "
+                f"over {len(state.members)} sites; lower the threshold's setting or use threshold "
+                "keep_all to see the scores"
+            )
+            raise EmptySelectionError(message)
+        logger.warning("arm %s keeps no sample and is left out", arm)
+    return replace(state, phase=Phase.CLOSE.value, round=0, arm="", adapter=state.finals["curated"])
+
+
+def _is_end(state: RunState, config: RunConfig) -> bool:
+    """Whether generations are due: before training, and at the end of the curated arm."""
+    return state.round == 0 or (state.arm == "curated" and state.round == config.training.rounds)
+
+
+def _header(state: RunState) -> Header:
+    adapter = "" if state.adapter is None else adapter_hash(state.adapter)
+    return Header(
+        run=state.run, phase=state.phase, round=state.round, arm=state.arm, adapter=adapter
+    )
+
+
+def _given(value: V | None, name: str) -> V:
+    if value is None:
+        message = f"state has no {name} where the phase needs one; the state file is not whole"
+        raise ProtocolError(message)
+    return value

@@ -1,0 +1,234 @@
+"""What each phase makes of its replies; one pure function a phase, used by :mod:`server.rounds`.
+
+Public rows are functions of (base, adapter, anchors, seeds) only, so honest sites agree: the median
+over sites counts, and a site that is further from it than ``TOLERANCE`` is refused by name.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.messages import (
+    Joined,
+    KeptReply,
+    MetricsReply,
+    Phase,
+    PublicSignals,
+    Reply,
+    SummaryReply,
+    TrainedAdapter,
+)
+from fedwinnow.curation.nouns import PublicScores, SignalTable
+from fedwinnow.curation.protocols import Merging, Threshold, Weighting
+from fedwinnow.server.rounds import RoundRecord, RunState, SiteRound, advance
+from fedwinnow.strategies.registry import build
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3
+"""Largest difference between a site's public numbers and the median, as a share of the largest."""
+SCORE_TOLERANCE = 1e-6
+"""Largest difference between the sites' scores of the public rows (design, section 4)."""
+
+Replies = Mapping[str, Reply]
+Step = Callable[[RunState, RunConfig, Replies, RoundRecord], RunState]
+
+
+def join(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+    """Members are the sites that hold the same base, anchors and initial adapter."""
+    joined = {site: reply for site, reply in replies.items() if isinstance(reply, Joined)}
+    _all_of(joined, replies, "joined")
+    keys = {
+        site: (reply.card.base, reply.card.anchors, adapter_hash(reply.adapter))
+        for site, reply in joined.items()
+    }
+    counts: dict[tuple[str, str, str], int] = {}
+    for key in keys.values():
+        counts[key] = counts.get(key, 0) + 1
+    agreed = max(sorted(counts), key=lambda key: counts[key])
+    missing = dict(record.missing)
+    for site, key in keys.items():
+        for name, mine, theirs in zip(("base", "anchors", "initial adapter"), key, agreed, strict=True):
+            if mine != theirs:
+                missing[site] = f"{name} {mine[:12]} differs from the others' {theirs[:12]}"
+    members = tuple(joined[site].card for site in sorted(joined) if site not in missing)
+    _enough(members, config, missing)
+    initial = next(joined[card.site].adapter for card in members)
+    state = replace(state, members=members, initial=initial, adapter=initial)
+    return advance(state, config, replace(record, missing=missing))
+
+
+def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+    """Agree on the public rows of one checkpoint."""
+    rows = {site: reply for site, reply in replies.items() if isinstance(reply, PublicSignals)}
+    _all_of(rows, replies, "public signals")
+    first = rows[sorted(rows)[0]]
+    missing = dict(record.missing)
+    for site, reply in sorted(rows.items()):
+        same = (reply.table.ids, reply.kinds, reply.parents, sorted(reply.table.columns))
+        if same != (first.table.ids, first.kinds, first.parents, sorted(first.table.columns)):
+            missing[site] = "its public rows are not those of the other sites"
+    rows = {site: reply for site, reply in rows.items() if site not in missing}
+    table, strangers = _median({site: reply.table for site, reply in rows.items()})
+    missing.update(strangers)
+    _enough([site for site in rows if site not in strangers], config, missing)
+    state = replace(
+        state,
+        tables=(*state.tables, table),
+        kinds=first.kinds,
+        parents=first.parents,
+        domains=first.table.domains,
+    )
+    return advance(state, config, replace(record, missing=missing))
+
+
+def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+    """Weigh and merge; a site that kept nothing has weight 0 and no adapter."""
+    trained = {site: reply for site, reply in replies.items() if isinstance(reply, TrainedAdapter)}
+    _all_of(trained, replies, "adapters")
+    adapters = {site: r.adapter for site, r in trained.items() if r.adapter is not None}
+    counts = {site: reply.samples for site, reply in trained.items() if site in adapters}
+    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    merging: Merging = build("merging", config.merging.name, config.merging.settings)
+    weights = weighting(counts)
+    if state.adapter is None:
+        message = f"phase {state.phase} has no adapter to start from; the state file is not whole"
+        raise ProtocolError(message)
+    merged = merging(adapters, weights, state.adapter)
+    sites = {
+        site: SiteRound(
+            samples=reply.samples, weight=float(weights.get(site, 0.0)), losses=reply.losses
+        )
+        for site, reply in sorted(trained.items())
+    }
+    rates = [reply.learning_rate for site, reply in sorted(trained.items()) if site in adapters]
+    state = replace(state, adapter=merged.adapter, learning_rate=float(np.mean(rates)))
+    logger.info("%s round %d merged %d adapters", state.arm or state.phase, state.round, len(adapters))
+    return advance(state, config, replace(record, sites=sites, merge=dict(merged.report)))
+
+
+def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+    """Merge summaries and set the threshold."""
+    given = {site: reply for site, reply in replies.items() if isinstance(reply, SummaryReply)}
+    _all_of(given, replies, "summaries")
+    middle = np.median(np.stack([given[site].public_scores for site in sorted(given)]), axis=0)
+    missing = dict(record.missing)
+    for site, reply in sorted(given.items()):
+        apart = float(np.abs(reply.public_scores - middle).max(initial=0.0))
+        if apart > SCORE_TOLERANCE * max(1.0, float(np.abs(middle).max(initial=0.0))):
+            missing[site] = f"its scores of the public rows differ from the median by {apart:.2g}"
+    given = {site: reply for site, reply in given.items() if site not in missing}
+    _enough(given, config, missing)
+    summaries = {site: given[site].summary for site in sorted(given)}
+    threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
+    decision = threshold(
+        summaries, PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
+    )
+    first = given[sorted(given)[0]]
+    logger.info("threshold %s = %.6g", config.threshold.name, decision.value)
+    state = replace(
+        state,
+        summaries=summaries,
+        unscored={site: given[site].unscored for site in sorted(given)},
+        public_scores=tuple(float(value) for value in middle),
+        forecast=dict(first.forecast),
+        decision=decision,
+    )
+    return advance(state, config, replace(record, missing=missing))
+
+
+def select(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+    """Note how many samples each site keeps."""
+    given = {site: reply for site, reply in replies.items() if isinstance(reply, KeptReply)}
+    _all_of(given, replies, "kept counts")
+    kept = {
+        arm: {site: given[site].kept.get(arm, 0) for site in sorted(given)}
+        for arm in config.study.arms
+    }
+    logger.info("kept %d samples at %d sites", sum(kept["curated"].values()), len(given))
+    return advance(replace(state, kept=kept), config, record)
+
+
+def evaluate(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+    """Median public losses; sums over the sites' own hold-outs."""
+    given = {site: reply for site, reply in replies.items() if isinstance(reply, MetricsReply)}
+    _all_of(given, replies, "metrics")
+    losses = np.median(np.stack([given[site].public_losses for site in sorted(given)]), axis=0)
+    first = given[sorted(given)[0]]
+    record = replace(
+        record,
+        public_losses=tuple(float(value) for value in losses),
+        own_loss_sum=float(sum(given[site].own.loss_sum for site in sorted(given))),
+        own_samples=sum(reply.own.samples for reply in given.values()),
+        prompts=first.prompts,
+        references=first.references,
+        generations=first.generations,
+    )
+    return advance(state, config, record)
+
+
+def close(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:  # noqa: ARG001 - every step has the same form
+    """The run is done."""
+    return advance(state, config, record)
+
+
+STEPS: Mapping[Phase, Step] = {
+    Phase.JOIN: join,
+    Phase.PROBE: public,
+    Phase.WARM_UP: train,
+    Phase.MEASURE: public,
+    Phase.SCORE: score,
+    Phase.SELECT: select,
+    Phase.TRAIN: train,
+    Phase.EVALUATE: evaluate,
+    Phase.CLOSE: close,
+}
+
+
+def _all_of(fitting: Mapping[str, object], replies: Replies, what: str) -> None:
+    strangers = sorted(set(replies) - set(fitting))
+    if strangers:
+        message = f"sites {', '.join(strangers)} answered with something other than {what}"
+        raise ProtocolError(message)
+
+
+def _enough(sites: object, config: RunConfig, missing: Mapping[str, str]) -> None:
+    number, needed = len(sites), config.run.minimum_sites  # type: ignore[arg-type]  # a sized collection
+    if number < max(1, needed):
+        reasons = "; ".join(f"{site}: {why}" for site, why in sorted(missing.items()))
+        message = f"{number} of at least {needed} sites agree ({reasons}); mend the named sites"
+        raise ProtocolError(message)
+
+
+def _median(tables: Mapping[str, SignalTable]) -> tuple[SignalTable, dict[str, str]]:
+    """The element-wise median table, and why a site is too far from it."""
+    ordered = [tables[site] for site in sorted(tables)]
+    first = ordered[0]
+    columns = {
+        name: np.median(np.stack([table.columns[name] for table in ordered]), axis=0).astype(
+            first.columns[name].dtype
+        )
+        for name in sorted(first.columns)
+    }
+    gram = np.median(np.stack([table.reference_gram for table in ordered]), axis=0)
+    strangers = {}
+    for site, table in sorted(tables.items()):
+        for name, middle in columns.items():
+            apart = _distance(table.columns[name], middle)
+            if apart > TOLERANCE:
+                strangers[site] = f"public column {name} differs from the median by {apart:.2g}"
+    return replace(first, columns=columns, reference_gram=gram), strangers
+
+
+def _distance(
+    values: Float[np.ndarray, "rows *k"], middle: Float[np.ndarray, "rows *k"]
+) -> float:
+    scale = float(np.abs(middle).max(initial=0.0))
+    apart = float(np.abs(values - middle).max(initial=0.0))
+    return apart / scale if scale > 0 else apart
