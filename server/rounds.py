@@ -5,11 +5,9 @@ arm → close. Nothing here knows a transport, a clock or a file; the same repli
 state, bit for bit, whatever their order of arrival (sites are taken in order of name).
 """
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import replace
 
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig
@@ -27,99 +25,18 @@ from fedwinnow.curation.messages import (
     Request,
     ScoreRequest,
     SelectRequest,
-    SiteCard,
     TrainRequest,
 )
-from fedwinnow.curation.nouns import (
-    Adapter,
-    ScoreSummary,
-    SignalTable,
-    ThresholdDecision,
-)
-from fedwinnow.curation.settings import canonical, parse
+from fedwinnow.curation.settings import canonical
+from fedwinnow.server.state import RoundRecord, RunState, configuration, given
+from fedwinnow.server.steps import STEPS
 
 logger = logging.getLogger(__name__)
-V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteRound:
-    """What one site contributed to one training round."""
-
-    samples: int
-    weight: float
-    losses: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundRecord:
-    """One exchange, for the report: who answered, what it cost, what came of it."""
-
-    phase: str
-    round: int
-    arm: str
-    sites: Mapping[str, SiteRound] = field(default_factory=dict)
-    merge: Mapping[str, float] = field(default_factory=dict)
-    public_losses: tuple[float, ...] = ()
-    """Loss of each public hold-out anchor, nats (median over sites)."""
-    own_loss_sum: float = 0.0
-    own_samples: int = 0
-    prompts: tuple[str, ...] = ()
-    references: tuple[str, ...] = ()
-    generations: tuple[str, ...] = ()
-    missing: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    bytes_down: int = 0
-    bytes_up: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunState:
-    """Everything that the server remembers; committed after every exchange."""
-
-    run: str
-    config: str
-    """The resolved :class:`RunConfig` as canonical JSON."""
-    phase: str = Phase.JOIN.value
-    round: int = 0
-    arm: str = ""
-    members: tuple[SiteCard, ...] = ()
-    initial: Adapter | None = None
-    """θ_0: what probing, warm-up and every arm start from."""
-    adapter: Adapter | None = None
-    """The adapter that the next request speaks of."""
-    learning_rate: float = 0.0
-    """Mean learning rate of the last warm-up round."""
-    tables: tuple[SignalTable, ...] = ()
-    """Agreed public rows, one table per checkpoint."""
-    kinds: tuple[str, ...] = ()
-    parents: tuple[str, ...] = ()
-    domains: tuple[str, ...] = ()
-    summaries: Mapping[str, ScoreSummary] = field(default_factory=dict)
-    unscored: Mapping[str, int] = field(default_factory=dict)
-    public_scores: tuple[float, ...] = ()
-    forecast: Mapping[str, float] = field(default_factory=dict)
-    decision: ThresholdDecision | None = None
-    kept: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Arm → site → number of kept samples."""
-    finals: Mapping[str, Adapter] = field(default_factory=dict)
-    """Arm → adapter at its end; an arm that keeps nothing has none."""
-    records: tuple[RoundRecord, ...] = ()
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Names of the members in sorted order."""
-        return tuple(sorted(card.site for card in self.members))
 
 
 def init(config: RunConfig, run: str) -> RunState:
     """The state before the first message; ``run`` is our run id."""
     return RunState(run=run, config=canonical(config))
-
-
-def configuration(state: RunState) -> RunConfig:
-    """The configuration that the run was started with."""
-    return parse(json.loads(state.config), RunConfig)
 
 
 def next_request(state: RunState) -> Request | None:
@@ -137,11 +54,11 @@ def next_request(state: RunState) -> Request | None:
             header=header, tables=state.tables, kinds=state.kinds, parents=state.parents
         )
     if phase is Phase.SELECT:
-        decision = _given(state.decision, "decision")
+        decision = given(state.decision, "decision")
         return SelectRequest(
             header=header, threshold=decision.value, per_site=dict(decision.per_site)
         )
-    adapter = _given(state.adapter, "adapter")
+    adapter = given(state.adapter, "adapter")
     if phase is Phase.PROBE:
         return ProbeRequest(header=header, adapter=adapter)
     if phase is Phase.MEASURE:
@@ -178,8 +95,6 @@ def absorb(
         ProtocolError: fewer sites than ``run.minimum_sites`` gave a usable reply.
         EmptySelectionError: no site keeps a sample for the curated arm.
     """
-    from fedwinnow.server import steps  # noqa: PLC0415 - steps builds on the state above
-
     config, header = configuration(state), _header(state)
     fitting, absent = sift(replies, header, dict(missing or {}))
     needed = config.run.minimum_sites
@@ -191,7 +106,8 @@ def absorb(
         )
         raise ProtocolError(message)
     record = RoundRecord(phase=state.phase, round=state.round, arm=state.arm, missing=absent)
-    return steps.STEPS[Phase(state.phase)](state, config, fitting, record)
+    state, record = STEPS[Phase(state.phase)](state, config, fitting, record)
+    return _advance(state, config, record)
 
 
 def sift(
@@ -216,7 +132,7 @@ def sift(
     return fitting, absent
 
 
-def advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunState:
+def _advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunState:
     """Append the record and move to the next phase."""
     state = replace(state, records=(*state.records, record))
     phase = Phase(state.phase)
@@ -250,17 +166,15 @@ def _after_evaluation(state: RunState, config: RunConfig) -> RunState:
     if 0 < state.round < config.training.rounds:
         return replace(state, phase=Phase.TRAIN.value, round=state.round + 1)
     if state.round > 0:
-        state = replace(state, finals={**state.finals, state.arm: _given(state.adapter, "adapter")})
+        state = replace(state, finals={**state.finals, state.arm: given(state.adapter, "adapter")})
     arms = config.study.arms
     rest = arms[arms.index(state.arm) + 1 :] if state.arm in arms else arms
     for arm in rest:
         if sum(state.kept.get(arm, {}).values()) > 0:
-            return replace(
-                state, phase=Phase.TRAIN.value, round=1, arm=arm, adapter=state.initial
-            )
+            return replace(state, phase=Phase.TRAIN.value, round=1, arm=arm, adapter=state.initial)
         if arm == "curated":
             message = (
-                f"0 samples are kept at threshold {_given(state.decision, 'decision').value:.6g} "
+                f"0 samples are kept at threshold {given(state.decision, 'decision').value:.6g} "
                 f"over {len(state.members)} sites; lower the threshold's setting or use threshold "
                 "keep_all to see the scores"
             )
@@ -279,10 +193,3 @@ def _header(state: RunState) -> Header:
     return Header(
         run=state.run, phase=state.phase, round=state.round, arm=state.arm, adapter=adapter
     )
-
-
-def _given(value: V | None, name: str) -> V:
-    if value is None:
-        message = f"state has no {name} where the phase needs one; the state file is not whole"
-        raise ProtocolError(message)
-    return value

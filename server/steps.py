@@ -26,7 +26,7 @@ from fedwinnow.curation.messages import (
 )
 from fedwinnow.curation.nouns import PublicScores, SignalTable
 from fedwinnow.curation.protocols import Merging, Threshold, Weighting
-from fedwinnow.server.rounds import RoundRecord, RunState, SiteRound, advance
+from fedwinnow.server.state import RoundRecord, RunState, SiteRound, given
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,11 @@ SCORE_TOLERANCE = 1e-6
 """Largest difference between the sites' scores of the public rows (design, section 4)."""
 
 Replies = Mapping[str, Reply]
-Step = Callable[[RunState, RunConfig, Replies, RoundRecord], RunState]
+Outcome = tuple[RunState, RoundRecord]
+Step = Callable[[RunState, RunConfig, Replies, RoundRecord], Outcome]
 
 
-def join(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+def join(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Members are the sites that hold the same base, anchors and initial adapter."""
     joined = {site: reply for site, reply in replies.items() if isinstance(reply, Joined)}
     _all_of(joined, replies, "joined")
@@ -54,21 +55,23 @@ def join(state: RunState, config: RunConfig, replies: Replies, record: RoundReco
     agreed = max(sorted(counts), key=lambda key: counts[key])
     missing = dict(record.missing)
     for site, key in keys.items():
-        for name, mine, theirs in zip(("base", "anchors", "initial adapter"), key, agreed, strict=True):
+        for name, mine, theirs in zip(
+            ("base", "anchors", "initial adapter"), key, agreed, strict=True
+        ):
             if mine != theirs:
                 missing[site] = f"{name} {mine[:12]} differs from the others' {theirs[:12]}"
     members = tuple(joined[site].card for site in sorted(joined) if site not in missing)
     _enough(members, config, missing)
     initial = next(joined[card.site].adapter for card in members)
     state = replace(state, members=members, initial=initial, adapter=initial)
-    return advance(state, config, replace(record, missing=missing))
+    return state, replace(record, missing=missing)
 
 
-def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Agree on the public rows of one checkpoint."""
     rows = {site: reply for site, reply in replies.items() if isinstance(reply, PublicSignals)}
     _all_of(rows, replies, "public signals")
-    first = rows[sorted(rows)[0]]
+    first = rows[min(rows)]
     missing = dict(record.missing)
     for site, reply in sorted(rows.items()):
         same = (reply.table.ids, reply.kinds, reply.parents, sorted(reply.table.columns))
@@ -85,10 +88,10 @@ def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
         parents=first.parents,
         domains=first.table.domains,
     )
-    return advance(state, config, replace(record, missing=missing))
+    return state, replace(record, missing=missing)
 
 
-def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Weigh and merge; a site that kept nothing has weight 0 and no adapter."""
     trained = {site: reply for site, reply in replies.items() if isinstance(reply, TrainedAdapter)}
     _all_of(trained, replies, "adapters")
@@ -97,10 +100,7 @@ def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
     weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
     merging: Merging = build("merging", config.merging.name, config.merging.settings)
     weights = weighting(counts)
-    if state.adapter is None:
-        message = f"phase {state.phase} has no adapter to start from; the state file is not whole"
-        raise ProtocolError(message)
-    merged = merging(adapters, weights, state.adapter)
+    merged = merging(adapters, weights, given(state.adapter, "adapter"))
     sites = {
         site: SiteRound(
             samples=reply.samples, weight=float(weights.get(site, 0.0)), losses=reply.losses
@@ -109,73 +109,75 @@ def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
     }
     rates = [reply.learning_rate for site, reply in sorted(trained.items()) if site in adapters]
     state = replace(state, adapter=merged.adapter, learning_rate=float(np.mean(rates)))
-    logger.info("%s round %d merged %d adapters", state.arm or state.phase, state.round, len(adapters))
-    return advance(state, config, replace(record, sites=sites, merge=dict(merged.report)))
+    logger.info(
+        "%s round %d merged %d adapters", state.arm or state.phase, state.round, len(adapters)
+    )
+    return state, replace(record, sites=sites, merge=dict(merged.report))
 
 
-def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Merge summaries and set the threshold."""
-    given = {site: reply for site, reply in replies.items() if isinstance(reply, SummaryReply)}
-    _all_of(given, replies, "summaries")
-    middle = np.median(np.stack([given[site].public_scores for site in sorted(given)]), axis=0)
+    said = {site: reply for site, reply in replies.items() if isinstance(reply, SummaryReply)}
+    _all_of(said, replies, "summaries")
+    middle = np.median(np.stack([said[site].public_scores for site in sorted(said)]), axis=0)
     missing = dict(record.missing)
-    for site, reply in sorted(given.items()):
+    for site, reply in sorted(said.items()):
         apart = float(np.abs(reply.public_scores - middle).max(initial=0.0))
         if apart > SCORE_TOLERANCE * max(1.0, float(np.abs(middle).max(initial=0.0))):
             missing[site] = f"its scores of the public rows differ from the median by {apart:.2g}"
-    given = {site: reply for site, reply in given.items() if site not in missing}
-    _enough(given, config, missing)
-    summaries = {site: given[site].summary for site in sorted(given)}
+    said = {site: reply for site, reply in said.items() if site not in missing}
+    _enough(said, config, missing)
+    summaries = {site: said[site].summary for site in sorted(said)}
     threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
     decision = threshold(
         summaries, PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
     )
-    first = given[sorted(given)[0]]
+    first = said[min(said)]
     logger.info("threshold %s = %.6g", config.threshold.name, decision.value)
     state = replace(
         state,
         summaries=summaries,
-        unscored={site: given[site].unscored for site in sorted(given)},
+        unscored={site: said[site].unscored for site in sorted(said)},
         public_scores=tuple(float(value) for value in middle),
         forecast=dict(first.forecast),
         decision=decision,
     )
-    return advance(state, config, replace(record, missing=missing))
+    return state, replace(record, missing=missing)
 
 
-def select(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+def select(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Note how many samples each site keeps."""
-    given = {site: reply for site, reply in replies.items() if isinstance(reply, KeptReply)}
-    _all_of(given, replies, "kept counts")
+    said = {site: reply for site, reply in replies.items() if isinstance(reply, KeptReply)}
+    _all_of(said, replies, "kept counts")
     kept = {
-        arm: {site: given[site].kept.get(arm, 0) for site in sorted(given)}
+        arm: {site: said[site].kept.get(arm, 0) for site in sorted(said)}
         for arm in config.study.arms
     }
-    logger.info("kept %d samples at %d sites", sum(kept["curated"].values()), len(given))
-    return advance(replace(state, kept=kept), config, record)
+    logger.info("kept %d samples at %d sites", sum(kept["curated"].values()), len(said))
+    return replace(state, kept=kept), record
 
 
-def evaluate(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:
+def evaluate(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Median public losses; sums over the sites' own hold-outs."""
-    given = {site: reply for site, reply in replies.items() if isinstance(reply, MetricsReply)}
-    _all_of(given, replies, "metrics")
-    losses = np.median(np.stack([given[site].public_losses for site in sorted(given)]), axis=0)
-    first = given[sorted(given)[0]]
+    said = {site: reply for site, reply in replies.items() if isinstance(reply, MetricsReply)}
+    _all_of(said, replies, "metrics")
+    losses = np.median(np.stack([said[site].public_losses for site in sorted(said)]), axis=0)
+    first = said[min(said)]
     record = replace(
         record,
         public_losses=tuple(float(value) for value in losses),
-        own_loss_sum=float(sum(given[site].own.loss_sum for site in sorted(given))),
-        own_samples=sum(reply.own.samples for reply in given.values()),
+        own_loss_sum=float(sum(said[site].own.loss_sum for site in sorted(said))),
+        own_samples=sum(reply.own.samples for reply in said.values()),
         prompts=first.prompts,
         references=first.references,
         generations=first.generations,
     )
-    return advance(state, config, record)
+    return state, record
 
 
-def close(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> RunState:  # noqa: ARG001 - every step has the same form
+def close(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:  # noqa: ARG001 - every step has the same form
     """The run is done."""
-    return advance(state, config, record)
+    return state, record
 
 
 STEPS: Mapping[Phase, Step] = {
@@ -226,9 +228,7 @@ def _median(tables: Mapping[str, SignalTable]) -> tuple[SignalTable, dict[str, s
     return replace(first, columns=columns, reference_gram=gram), strangers
 
 
-def _distance(
-    values: Float[np.ndarray, "rows *k"], middle: Float[np.ndarray, "rows *k"]
-) -> float:
+def _distance(values: Float[np.ndarray, "rows ..."], middle: Float[np.ndarray, "rows ..."]) -> float:
     scale = float(np.abs(middle).max(initial=0.0))
     apart = float(np.abs(values - middle).max(initial=0.0))
     return apart / scale if scale > 0 else apart

@@ -1,0 +1,56 @@
+"""Files written whole or not at all: under a temporary name, flushed to the disk, then renamed."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedwinnow.curation.errors import OutputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        message = (
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "free the disk or choose another folder"
+        )
+        raise OutputError(message) from error
+    finally:
+        with contextlib.suppress(OSError):  # nothing to remove where nothing could be written
+            temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write bytes.
+
+    Raises:
+        OutputError: see :func:`replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write strict JSON: a NaN or an infinity is an error, not a word.
+
+    Raises:
+        OutputError: see :func:`replacing`.
+        ValueError: a number is NaN or infinite.
+    """
+    text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
+    write(path, text.encode() + b"\n")

@@ -1,0 +1,99 @@
+"""One loop over any transport: ask, collect until all have answered or time is up, absorb, commit.
+
+The transport is the only thing that differs between an in-process run, Flower's simulation and a
+deployment; the fold in :mod:`server.rounds` sees the same messages in all three.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from fedwinnow.curation.messages import Reply, Request
+from fedwinnow.server.rounds import absorb, next_request
+from fedwinnow.server.state import RunState
+from fedwinnow.server.store import Store
+
+logger = logging.getLogger(__name__)
+
+DEADLINE = 24 * 3600.0
+"""Longest wait for one phase, seconds, where the caller gives none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What came back from one site."""
+
+    site: str
+    """Name of the site; "" where it never said it."""
+    reply: Reply | None
+    missing: str = ""
+    """Why there is no reply."""
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+class Transport(Protocol):
+    """Carries one request to many sites."""
+
+    def exchange(
+        self, request: Request, sites: Sequence[str], *, deadline: float
+    ) -> Iterator[Delivery]:
+        """Send to the named sites (none named: to every reachable one) and yield as they answer.
+
+        Ends when all have answered or ``deadline`` seconds have passed; a site that did not answer
+        is delivered with ``reply`` None and the reason.
+        """
+        ...
+
+
+Progress = Callable[[RunState, Request, Delivery], None]
+"""Told of every delivery: the state, the request, what came."""
+
+
+def drive(
+    state: RunState,
+    transport: Transport,
+    *,
+    store: Store,
+    deadline: float = DEADLINE,
+    progress: Progress | None = None,
+) -> RunState:
+    """Run to the end from any committed state.
+
+    Raises:
+        ProtocolError: too few sites gave usable replies in a phase.
+        EmptySelectionError: nothing is kept.
+        OutputError: the state cannot be committed.
+    """
+    store.commit(state)
+    while (request := next_request(state)) is not None:
+        began = time.monotonic()
+        deliveries = []
+        for delivery in transport.exchange(request, state.sites, deadline=deadline):
+            deliveries.append(delivery)
+            if progress is not None:
+                progress(state, request, delivery)
+        replies = {d.site: d.reply for d in deliveries if d.reply is not None}
+        missing = {d.site: d.missing for d in deliveries if d.reply is None}
+        state = absorb(state, replies, missing)
+        cost = replace(
+            state.records[-1],
+            seconds=time.monotonic() - began,
+            bytes_down=sum(d.bytes_down for d in deliveries),
+            bytes_up=sum(d.bytes_up for d in deliveries),
+        )
+        state = replace(state, records=(*state.records[:-1], cost))
+        store.commit(state)
+        logger.info(
+            "phase %s round %d arm %s: %d sites in %.1f s, %d bytes down, %d up",
+            cost.phase,
+            cost.round,
+            cost.arm or "-",
+            len(replies),
+            cost.seconds,
+            cost.bytes_down,
+            cost.bytes_up,
+        )
+    return state

@@ -1,0 +1,96 @@
+"""What the server remembers: a frozen state with everything that a resumed run needs."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.messages import Phase, SiteCard
+from fedwinnow.curation.nouns import Adapter, ScoreSummary, SignalTable, ThresholdDecision
+from fedwinnow.curation.settings import parse
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRound:
+    """What one site contributed to one training round."""
+
+    samples: int
+    weight: float
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """One exchange, for the report: who answered, what it cost, what came of it."""
+
+    phase: str
+    round: int
+    arm: str
+    sites: Mapping[str, SiteRound] = field(default_factory=dict)
+    merge: Mapping[str, float] = field(default_factory=dict)
+    public_losses: tuple[float, ...] = ()
+    """Loss of each public hold-out anchor, nats (median over sites)."""
+    own_loss_sum: float = 0.0
+    own_samples: int = 0
+    prompts: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    generations: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Everything that the server remembers; committed after every exchange."""
+
+    run: str
+    config: str
+    """The resolved :class:`RunConfig` as canonical JSON."""
+    phase: str = Phase.JOIN.value
+    round: int = 0
+    arm: str = ""
+    members: tuple[SiteCard, ...] = ()
+    initial: Adapter | None = None
+    """θ_0: what probing, warm-up and every arm start from."""
+    adapter: Adapter | None = None
+    """The adapter that the next request speaks of."""
+    learning_rate: float = 0.0
+    """Mean learning rate of the last warm-up round."""
+    tables: tuple[SignalTable, ...] = ()
+    """Agreed public rows, one table per checkpoint."""
+    kinds: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    summaries: Mapping[str, ScoreSummary] = field(default_factory=dict)
+    unscored: Mapping[str, int] = field(default_factory=dict)
+    public_scores: tuple[float, ...] = ()
+    forecast: Mapping[str, float] = field(default_factory=dict)
+    decision: ThresholdDecision | None = None
+    kept: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Arm → site → number of kept samples."""
+    finals: Mapping[str, Adapter] = field(default_factory=dict)
+    """Arm → adapter at its end; an arm that keeps nothing has none."""
+    records: tuple[RoundRecord, ...] = ()
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the members in sorted order."""
+        return tuple(sorted(card.site for card in self.members))
+
+
+def configuration(state: RunState) -> RunConfig:
+    """The configuration that the run was started with."""
+    return parse(json.loads(state.config), RunConfig)
+
+
+def given(value: V | None, name: str) -> V:
+    if value is None:
+        message = f"state has no {name} where the phase needs one; the state file is not whole"
+        raise ProtocolError(message)
+    return value

@@ -1,0 +1,93 @@
+"""The run folder: committed state, resolved configuration, metrics line by line, final files.
+
+Every file is written whole or not at all, so a killed coordinator leaves the last committed state
+and never half of one.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedwinnow.curation import wire
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import ConfigError, OutputError
+from fedwinnow.curation.files import write
+from fedwinnow.curation.settings import canonical, to_toml
+from fedwinnow.server.state import RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The files of one run."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, config: RunConfig, *, resume: bool) -> "Store":
+        """Make the run folder, or go on with the one that is there.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds another run and ``resume`` is off.
+            ConfigError: ``resume`` is on and the configuration differs from the committed run's.
+        """
+        store = cls(folder=Path(config.run.output) / config.run.name)
+        committed = store.load()
+        if committed is not None and not resume:
+            message = (
+                f"run folder {store.folder} holds a run in phase {committed.phase}; "
+                "resume it with --resume, choose another --set run.name=…, or remove the folder"
+            )
+            raise OutputError(message)
+        if committed is not None and committed.config != canonical(config):
+            message = (
+                f"{store.folder}: the configuration differs from the committed run's "
+                f"({store.folder / 'run.toml'}); resume with the same settings"
+            )
+            raise ConfigError(message)
+        write(store.folder / "run.toml", to_toml(config).encode())
+        return store
+
+    @property
+    def state_file(self) -> Path:
+        """Where the state is committed."""
+        return self.folder / "state" / "state.safetensors"
+
+    def commit(self, state: RunState) -> None:
+        """Write the state; after this returns a crash loses nothing of it.
+
+        Raises:
+            OutputError: the disk is full or the folder cannot be written.
+        """
+        write(self.state_file, wire.dump(state))
+        lines = [_metrics_line(state, index) for index in range(len(state.records))]
+        write(self.folder / "metrics.jsonl", "".join(lines).encode())
+
+    def load(self) -> RunState | None:
+        """The last committed state, or None before the first commit."""
+        try:
+            data = self.state_file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            message = f"{self.state_file}: cannot be read ({error.strerror}); check its permissions"
+            raise OutputError(message) from error
+        return wire.restore(data, RunState)
+
+
+def _metrics_line(state: RunState, index: int) -> str:
+    record = state.records[index]
+    losses = record.public_losses
+    line = {
+        "phase": record.phase,
+        "round": record.round,
+        "arm": record.arm,
+        "eval_loss": sum(losses) / len(losses) if losses else None,
+        "own_loss": record.own_loss_sum / record.own_samples if record.own_samples else None,
+        "merge": dict(record.merge),
+        "weights": {site: part.weight for site, part in record.sites.items()},
+        "missing": dict(record.missing),
+        "seconds": record.seconds,
+        "bytes_down": record.bytes_down,
+        "bytes_up": record.bytes_up,
+    }
+    return json.dumps(line, ensure_ascii=False) + "\n"
