@@ -7,7 +7,7 @@ come through entry points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ from fedwinnow.curation.nouns import (
 )
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """From signals to one number per sample; higher is better."""
 
@@ -50,6 +51,7 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
 class Threshold(Protocol):
     """From summaries to one number that every site applies."""
 
@@ -76,6 +78,7 @@ class Order:
     """Learning-rate schedule that suits the order (``"constant"``), or None for no opinion."""
 
 
+@runtime_checkable
 class Ordering(Protocol):
     """From the scores of the kept samples to an order of training."""
 
@@ -84,6 +87,7 @@ class Ordering(Protocol):
         ...
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What one training step minimises."""
 
@@ -101,6 +105,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """From what each site trained on to its share of the merge."""
 
@@ -122,6 +127,7 @@ class Merged:
     """``discarded_energy`` (share of ‖ΔW*‖² lost, in [0, 1]), ``rank``, … by name."""
 
 
+@runtime_checkable
 class Merging(Protocol):
     """From the sites' adapters to one."""
 
