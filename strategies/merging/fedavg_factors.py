@@ -1,0 +1,89 @@
+"""Average A and B apart: the baseline that most federated LoRA systems use, with its error.
+
+With weights p_i and B_i brought to the previous scale s (B_i ← (s_i / s) B_i):
+
+    Ā = Σ p_i A_i,   B̄ = Σ p_i B_i,   ΔW* − s B̄ Ā = s Σ p_i (B_i − B̄)(A_i − Ā).
+
+The error is the weighted covariance of the factors. It is 0 for one site, or where all A_i or all
+B_i are equal.
+
+Reference:
+    J. Zhang et al., Towards Building the Federated GPT: Federated Instruction Tuning (FedIT),
+    ICASSP 2024, section 3, https://arxiv.org/abs/2305.05644
+    Differs from the paper: unequal ranks are padded with zeros to the largest, as in Y. J. Cho et
+    al., Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models, EMNLP 2024,
+    https://arxiv.org/abs/2401.06432
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.protocols import Merged, Merging
+
+
+def fedavg_factors() -> Merging:
+    """Average the factors entry by entry; a named baseline, not exact.
+
+    Report: ``rank`` (largest of a module), ``target_norm`` (‖ΔW*‖ over all modules), ``error_norm``
+    (norm of the factors' covariance, exact, from cores) and, where ΔW* is not 0, ``relative_error``
+    (their quotient; it may exceed 1).
+
+    Reference:
+        FedIT, ICASSP 2024, https://arxiv.org/abs/2305.05644
+    """
+    return _merge
+
+
+def _merge(
+    adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
+) -> Merged:
+    maths.check_compatible(adapters, previous)
+    shares = maths.shares(adapters, weights)
+    a, b, error, target = {}, {}, 0.0, 0.0
+    for module in previous.modules:
+        scale = previous.scales[module]
+        rank = max(adapters[site].a[module].shape[0] for site in shares)
+        products = {site: _padded(maths.delta(adapters[site], module), rank) for site in shares}
+        mean = maths.Product(
+            left=_mean([(shares[s], p.left) for s, p in products.items()]),
+            right=_mean([(shares[s], p.right) for s, p in products.items()]),
+        )
+        covariance = maths.total(
+            [
+                maths.Product(left=shares[s] * (p.left - mean.left), right=p.right - mean.right)
+                for s, p in products.items()
+            ]
+        )
+        error += maths.norm(covariance) ** 2
+        target += maths.norm(maths.target(adapters, shares, module)) ** 2
+        a[module] = mean.right.to(previous.a[module].dtype)
+        b[module] = (mean.left / scale).to(previous.b[module].dtype)
+    merged = Adapter(base=previous.base, a=a, b=b, scales=dict(previous.scales))
+    maths.check_adapter(merged)
+    report = {
+        "rank": float(max(factor.shape[0] for factor in a.values())),
+        "target_norm": target**0.5,
+        "error_norm": error**0.5,
+    }
+    if target > 0:
+        report["relative_error"] = (error / target) ** 0.5
+    return Merged(adapter=merged, report=report)
+
+
+def _mean(
+    weighted: list[tuple[float, Float64[Tensor, "rows columns"]]],
+) -> Float64[Tensor, "rows columns"]:
+    return torch.stack([weight * factor for weight, factor in weighted]).sum(dim=0)
+
+
+def _padded(product: maths.Product, rank: int) -> maths.Product:
+    missing = rank - product.right.shape[0]
+    return maths.Product(
+        left=torch.nn.functional.pad(product.left, (0, missing)),
+        right=torch.nn.functional.pad(product.right, (0, 0, 0, missing)),
+    )

@@ -1,0 +1,18 @@
+"""A seeded random order, drawn anew for every pass: the order of plain fine-tuning."""
+
+import numpy as np
+
+from fedwinnow.curation.nouns import Scores
+from fedwinnow.curation.protocols import Order, Ordering
+
+
+def shuffled() -> Ordering:
+    """Train in random order: the control for every curriculum.
+
+    No learning-rate hint; later passes are shuffled anew by the trainer.
+    """
+    return _order
+
+
+def _order(scores: Scores, seed: int) -> Order:
+    return Order(indices=np.random.default_rng(seed).permutation(len(scores)))
