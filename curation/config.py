@@ -32,7 +32,14 @@ class RunSection:
     """Sites that must answer a phase, at least 1."""
 
     def __post_init__(self) -> None:
-        check("run.name", self.name, self.name != "" and all(c.isalnum() or c in "-_." for c in self.name) and self.name not in {".", ".."}, "letters, digits, '-', '_', '.'")
+        check(
+            "run.name",
+            self.name,
+            self.name != ""
+            and all(c.isalnum() or c in "-_." for c in self.name)
+            and self.name not in {".", ".."},
+            "letters, digits, '-', '_', '.'",
+        )
         check("run.seed", self.seed, self.seed >= 0, "at least 0")
         check("run.threads", self.threads, self.threads >= 1, "at least 1")
         check("run.minimum_sites", self.minimum_sites, self.minimum_sites >= 1, "at least 1")
@@ -117,9 +124,16 @@ class AnchorsSection:
     def __post_init__(self) -> None:
         check("anchors.reference", self.reference, 0 < self.reference < 1, "in (0, 1)")
         check("anchors.calibration", self.calibration, 0 < self.calibration < 1, "in (0, 1)")
-        check("anchors.calibration", self.calibration, self.reference + self.calibration < 1, "below 1 − anchors.reference, so that a hold-out remains")
+        check(
+            "anchors.calibration",
+            self.calibration,
+            self.reference + self.calibration < 1,
+            "below 1 − anchors.reference, so that a hold-out remains",
+        )
         check("anchors.copies", self.copies, self.copies >= 1, "at least 1")
-        check("anchors.corruptions", self.corruptions, len(self.corruptions) > 0, "at least one kind")
+        check(
+            "anchors.corruptions", self.corruptions, len(self.corruptions) > 0, "at least one kind"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +147,12 @@ class MeasuringSection:
 
     def __post_init__(self) -> None:
         check("measuring.batch_tokens", self.batch_tokens, self.batch_tokens >= 8, "at least 8")
-        check("measuring.contrast_prompts", self.contrast_prompts, self.contrast_prompts >= 0, "at least 0")
+        check(
+            "measuring.contrast_prompts",
+            self.contrast_prompts,
+            self.contrast_prompts >= 0,
+            "at least 0",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,8 +280,20 @@ class StudySection:
     """Label column with the planted corruption ("clean" for clean); "" where unknown."""
 
     def __post_init__(self) -> None:
-        check("study.arms", self.arms, len(self.arms) > 0 and self.arms[0] == "curated" and len(set(self.arms)) == len(self.arms), "'curated' first, no arm twice")
-        check("study.truth", self.truth, "oracle" not in self.arms or self.truth != "", "a label column, as study.arms holds 'oracle'")
+        check(
+            "study.arms",
+            self.arms,
+            len(self.arms) > 0
+            and self.arms[0] == "curated"
+            and len(set(self.arms)) == len(self.arms),
+            "'curated' first, no arm twice",
+        )
+        check(
+            "study.truth",
+            self.truth,
+            "oracle" not in self.arms or self.truth != "",
+            "a label column, as study.arms holds 'oracle'",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +306,9 @@ class GateSection:
     """Allowed values of the label ``licence``; empty allows all."""
 
     def __post_init__(self) -> None:
-        check("gate.near_duplicates", self.near_duplicates, 0 < self.near_duplicates <= 1, "in (0, 1]")
+        check(
+            "gate.near_duplicates", self.near_duplicates, 0 < self.near_duplicates <= 1, "in (0, 1]"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,8 +331,17 @@ class SiteSection:
     """The site's own smallest histogram cell; the larger of it and the run's holds, at least 0."""
 
     def __post_init__(self) -> None:
-        check("sites.name", self.name, self.name != "" and all(c.isalnum() or c in "-_." for c in self.name) and self.name not in {".", ".."}, "letters, digits, '-', '_', '.'")
-        check("sites.round_counts_to", self.round_counts_to, self.round_counts_to >= 1, "at least 1")
+        check(
+            "sites.name",
+            self.name,
+            self.name != ""
+            and all(c.isalnum() or c in "-_." for c in self.name)
+            and self.name not in {".", ".."},
+            "letters, digits, '-', '_', '.'",
+        )
+        check(
+            "sites.round_counts_to", self.round_counts_to, self.round_counts_to >= 1, "at least 1"
+        )
         check("sites.smallest_cell", self.smallest_cell, self.smallest_cell >= 0, "at least 0")
 
 
@@ -371,6 +413,12 @@ class SiteConfig:
 def site_configs(config: RunConfig, work: str) -> tuple[SiteConfig, ...]:
     """The simulated sites of a scenario, each as its own configuration."""
     return tuple(
-        SiteConfig(site=site, model=config.model, anchors=config.anchors, work=f"{work}/{site.name}", simulation=True)
+        SiteConfig(
+            site=site,
+            model=config.model,
+            anchors=config.anchors,
+            work=f"{work}/{site.name}",
+            simulation=True,
+        )
         for site in config.sites
     )

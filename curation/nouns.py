@@ -57,7 +57,7 @@ class SignalTable:
     checkpoint: int
     """0 for the untrained adapter, t for the adapter after warm-up round t."""
     status: Int8[np.ndarray, " samples"]
-    columns: Mapping[str, Float[np.ndarray, "samples *references"]]
+    columns: Mapping[str, Float[np.ndarray, "samples ..."]]
     """Column name → float32 array of shape (samples,) or (samples, references)."""
     references: tuple[str, ...] = ()
     """Names (domains) of the reference gradients that the second axes speak of."""

@@ -120,7 +120,7 @@ def _wrong(key: str, expected: str, value: object) -> ConfigError:
     return ConfigError(f"{key}: expected {expected}, got {value!r}")
 
 
-def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401, PLR0911 - one branch a type
+def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - one branch a type
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
@@ -145,7 +145,13 @@ def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401, PLR0911 - o
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise _wrong(key, {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint)), value)
+        raise _wrong(
+            key,
+            {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}.get(
+                hint, str(hint)
+            ),
+            value,
+        )
     if hint is float and value not in {float("inf"), float("-inf")} and value != value:  # noqa: PLR0124 - NaN is the one number unequal to itself
         raise _wrong(key, "a number", value)
     return value
@@ -161,9 +167,13 @@ def _scalar(value: Any) -> str:  # noqa: ANN401 - whatever TOML holds
     return repr(value)
 
 
-def _write(tree: Mapping[str, Any], prefix: str, comments: Mapping[str, str], lines: list[str]) -> None:
+def _write(
+    tree: Mapping[str, Any], prefix: str, comments: Mapping[str, str], lines: list[str]
+) -> None:
     tables = {k: v for k, v in tree.items() if isinstance(v, Mapping)}
-    arrays = {k: v for k, v in tree.items() if isinstance(v, list) and v and isinstance(v[0], Mapping)}
+    arrays = {
+        k: v for k, v in tree.items() if isinstance(v, list) and v and isinstance(v[0], Mapping)
+    }
     for key, value in tree.items():
         if key in tables or key in arrays:
             continue

@@ -108,7 +108,9 @@ def _open(data: bytes) -> tuple[str, Arrays]:
         header = json.loads(data[8 : 8 + size])
         return str(header["__metadata__"]["message"]), load_arrays(data)
     except Exception as error:
-        message = f"{len(data)} bytes are not a whole message ({type(error).__name__}); send it again"
+        message = (
+            f"{len(data)} bytes are not a whole message ({type(error).__name__}); send it again"
+        )
         raise ProtocolError(message) from error
 
 
@@ -177,7 +179,9 @@ def _from_tree(tree: Any, hint: Any, path: str, arrays: Mapping[str, Any], used:
             raise _wrong(path, "a list", tree)
         items = [inner[0]] * len(tree) if inner[-1] is Ellipsis else inner
         pairs = zip(tree, items, strict=True)
-        return tuple(_from_tree(v, h, f"{path}.{i}", arrays, used) for i, (v, h) in enumerate(pairs))
+        return tuple(
+            _from_tree(v, h, f"{path}.{i}", arrays, used) for i, (v, h) in enumerate(pairs)
+        )
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(tree, dict):
             raise _wrong(path, "an object", tree)

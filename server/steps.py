@@ -228,7 +228,9 @@ def _median(tables: Mapping[str, SignalTable]) -> tuple[SignalTable, dict[str, s
     return replace(first, columns=columns, reference_gram=gram), strangers
 
 
-def _distance(values: Float[np.ndarray, "rows ..."], middle: Float[np.ndarray, "rows ..."]) -> float:
+def _distance(
+    values: Float[np.ndarray, "rows ..."], middle: Float[np.ndarray, "rows ..."]
+) -> float:
     scale = float(np.abs(middle).max(initial=0.0))
     apart = float(np.abs(values - middle).max(initial=0.0))
     return apart / scale if scale > 0 else apart

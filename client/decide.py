@@ -1,0 +1,104 @@
+"""Answers that need no model: score from the tables, select by the threshold, close."""
+
+import numpy as np
+from fedwinnow.curation.selection import keep_all, oracle, random_like, select
+from fedwinnow.curation.summary import edges_from_public, on_grid, summarise
+
+from fedwinnow.client import tables
+from fedwinnow.client.work import Work, scorers
+from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
+from fedwinnow.curation.messages import (
+    CloseRequest,
+    KeptReply,
+    Receipt,
+    Reply,
+    ScoreRequest,
+    SelectRequest,
+    SummaryReply,
+)
+from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Selection, Trajectory
+from fedwinnow.curation.seeds import derive_seed
+
+
+def score(work: Work, request: ScoreRequest) -> Reply:
+    """Fit on the agreed public rows, score the silo, send a histogram."""
+    public = PublicRows(trajectory=request.tables, kinds=request.kinds, parents=request.parents)
+    private: Trajectory = tuple(
+        tables.read_signals(work.folder / f"signals-{table.checkpoint}.parquet")
+        for table in request.tables
+    )
+    everything: dict[str, Scores] = {}
+    deciding: Fitted | None = None
+    for name, scorer in scorers(work.terms).items():
+        fitted = scorer.fit(public)
+        everything[name] = scorer.score(private, fitted)
+        deciding = deciding or fitted
+    if deciding is None:  # pragma: no cover - there is always a deciding scorer
+        message = "no scorer is configured"
+        raise ProtocolError(message)
+    mine = everything[work.terms.scorer.name]
+    edges = _edges(work, deciding.public_scores)
+    tables.write_scores(work.folder / "scores.parquet", private[-1], everything, edges)
+    smallest = max(work.terms.summary.smallest_cell, work.config.site.smallest_cell)
+    return SummaryReply(
+        header=request.header,
+        site=work.site,
+        summary=summarise(mine, edges, smallest_cell=smallest),
+        public_scores=deciding.public_scores,
+        forecast=dict(deciding.forecast),
+        unscored=work.rounded(int(np.isnan(mine).sum())),
+    )
+
+
+def select_samples(work: Work, request: SelectRequest) -> Reply:
+    """Apply the threshold, and write down why each sample was dropped."""
+    terms = work.terms
+    threshold = request.per_site.get(work.site, request.threshold)
+    file = work.folder / "scores.parquet"
+    ids, status, scores = tables.read_scores(file, terms.scorer.name)
+    if not on_grid(threshold, tables.read_edges(file)):
+        message = (
+            f"threshold {threshold!r} is not on the grid of the histogram's edges; a threshold "
+            "must come from the summaries"
+        )
+        raise RefusalError(message)
+    curated = select(ids, scores, status, threshold)
+    chosen: dict[str, Selection] = {}
+    for arm in terms.study.arms:
+        chosen[arm] = _arm(work, arm, curated, ids, status)
+    tables.write_selection(work.folder / "selection.parquet", chosen)
+    kept = {arm: work.rounded(selection.count) for arm, selection in chosen.items()}
+    return KeptReply(header=request.header, site=work.site, kept=kept)
+
+
+def _arm(
+    work: Work, arm: str, curated: Selection, ids: tuple[str, ...], status: np.ndarray
+) -> Selection:
+    if arm == "curated":
+        return curated
+    if not work.config.simulation:
+        message = f"study arm {arm!r} is answered in simulations only; this site is not one"
+        raise RefusalError(message)
+    if arm == "keep_all":
+        return keep_all(ids, status)
+    if arm == "random":
+        seed = derive_seed(work.terms.run.seed, work.site, "random arm")
+        return random_like(curated, status, seed=seed)
+    label = work.terms.study.truth
+    truth = [sample.labels.get(label, "") for sample in work.pool.samples]
+    if not all(truth):
+        message = f"study.truth = {label!r}: a sample of site {work.site} has no such label; name it in sites.columns.labels"
+        raise DataError(message)
+    return oracle(ids, truth, status)
+
+
+def close(work: Work, request: CloseRequest) -> Reply:
+    """Acknowledge the end."""
+    return Receipt(header=request.header, site=work.site)
+
+
+def _edges(work: Work, public_scores: Scores) -> np.ndarray:
+    unit = scorers(work.terms)[work.terms.scorer.name].unit
+    return edges_from_public(
+        public_scores, bins=work.terms.summary.bins, probability=unit == "probability"
+    )

@@ -1,0 +1,126 @@
+"""What a site works on: its gated samples, its own hold-out, and the public anchors in three parts.
+
+Built alike at every site from the agreed terms; opened lazily, so that texts stay on the disk.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from fedwinnow.client.anchors import AnchorSplit, CalibrationRows, calibration_rows, split_anchors
+from fedwinnow.client.data import Samples, data_hash, open_samples
+from fedwinnow.client.gate import gate
+
+from fedwinnow.curation.config import RunTerms, SiteConfig
+from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """One site's samples under one run's terms."""
+
+    samples: Samples
+    """Private samples that passed the gate, less the own hold-out."""
+    own_holdout: Samples
+    dropped: Mapping[str, str]
+    """Sample id → why the gate dropped it; stays at the site."""
+    split: AnchorSplit
+    rows: CalibrationRows
+    anchors_hash: str
+
+
+def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
+    """Open and gate a site's data, and split the anchors.
+
+    Raises:
+        DataError: a file or column is missing or malformed, or nothing passes the gate.
+    """
+    site, anchors_section = config.site, config.anchors
+    anchors = open_samples(anchors_section.path, anchors_section.columns)
+    split = split_anchors(
+        anchors,
+        reference=terms.anchors.reference,
+        calibration=terms.anchors.calibration,
+        seed=derive_seed(terms.run.seed, "anchors"),
+    )
+    rows = calibration_rows(
+        split.calibration,
+        corruptions=terms.anchors.corruptions,
+        copies=terms.anchors.copies,
+        seed=derive_seed(terms.run.seed, "calibration"),
+    )
+    everything = open_samples(site.data, site.columns, domain=site.domain)
+    gated = gate(everything, anchors, site.gate)
+    if not gated.kept:
+        message = (
+            f"{site.data}: none of {len(everything)} samples passes the gate of site {site.name}; "
+            "look at sites.gate and at duplicates of the anchors"
+        )
+        raise DataError(message)
+    held = [
+        index
+        for index in gated.kept
+        if _share(terms.run.seed, everything.ids[index]) < terms.evaluation.own_holdout
+    ]
+    chosen = sorted(set(gated.kept) - set(held))
+    if not chosen:
+        message = f"{site.data}: evaluation.own_holdout leaves no sample to train on; lower it"
+        raise DataError(message)
+    logger.info("site %s: %d samples, %d pass the gate", site.name, len(everything), len(chosen))
+    return Pool(
+        samples=everything.subset(chosen),
+        own_holdout=everything.subset(held),
+        dropped=dict(gated.reasons),
+        split=split,
+        rows=rows,
+        anchors_hash=data_hash(anchors),
+    )
+
+
+def warm_up_samples(pool: Pool, site: str, sites: Sequence[str], seed: int) -> "Chain":
+    """Private samples and this site's part of the calibration rows, for equal exposure.
+
+    Every calibration row trains at exactly one site, and within a site each row is drawn as often
+    as a private sample: signals of both then have seen the model equally (design, section 4).
+    """
+    ordered = sorted(sites)
+    mine = [
+        sample
+        for sample in pool.rows.samples
+        if ordered[derive_seed(seed, "exposure", sample.id) % len(ordered)] == site
+    ]
+    return Chain(parts=(pool.samples, mine))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain(Sequence[Sample]):
+    """Several sample sequences read as one, without copying any."""
+
+    parts: tuple[Sequence[Sample], ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = index if index >= 0 else len(self) + index
+        for part in self.parts:
+            if 0 <= position < len(part):
+                return part[position]
+            position -= len(part)
+        message = f"sample {index} of {len(self)}"
+        raise IndexError(message)
+
+
+def _share(seed: int, sample_id: str) -> float:
+    return derive_seed(seed, "own-holdout", sample_id) / 2**63

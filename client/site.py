@@ -1,0 +1,135 @@
+"""A silo's one door: ``Site.handle(request) -> reply``, whatever the transport.
+
+A site keeps its work on disk, keyed by run: ``terms.json``, ``signals-T.parquet``,
+``scores.parquet``, ``selection.parquet``, and every reply it gave. A repeated request is answered
+from disk; a request out of order, or outside the site's own word, is answered by a refusal.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fedwinnow.client.answers import answer
+from fedwinnow.client.pool import open_pool
+from fedwinnow.client.work import Work, check_terms
+from fedwinnow.client.workshop import Workshop, deterministic
+from fedwinnow.curation import wire
+from fedwinnow.curation.config import RunTerms, SiteConfig
+from fedwinnow.curation.errors import CurationError, ProtocolError
+from fedwinnow.curation.files import write
+from fedwinnow.curation.messages import PROTOCOL, Header, JoinRequest, Refusal, Reply, Request
+from fedwinnow.curation.settings import canonical, parse
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Site:
+    """One silo and what it remembers of its runs."""
+
+    config: SiteConfig
+    workshop: Workshop = field(default_factory=Workshop)
+    _work: dict[str, Work] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The site's name, as its own configuration says it."""
+        return self.config.site.name
+
+    def handle(self, request: Request) -> Reply:
+        """Answer a request; never raises, and no error text holds anything of the silo's data."""
+        try:
+            return self.answer(request)
+        except CurationError as error:
+            logger.warning("site %s refuses %s: %s", self.name, request.header.phase, error)
+            return self._refusal(request.header, type(error).__name__, str(error))
+        except Exception as error:
+            logger.exception("site %s failed in phase %s", self.name, request.header.phase)
+            reason = "the site could not compute this; its own log says why"
+            return self._refusal(request.header, type(error).__name__, reason)
+
+    def answer(self, request: Request) -> Reply:
+        """Answer a request, raising what goes wrong: for tests and for a local simulation.
+
+        Raises:
+            CurationError: whatever stands in the way, with what to change.
+        """
+        if request.header.protocol != PROTOCOL:
+            message = f"protocol {request.header.protocol} came, this site speaks {PROTOCOL}; upgrade the older side"
+            raise ProtocolError(message)
+        key = hashlib.sha256(wire.encode(request)).hexdigest()[:32]
+        work = (
+            self._join(request)
+            if isinstance(request, JoinRequest)
+            else self._open(request.header.run)
+        )
+        stored = work.folder / "replies" / f"{request.header.phase}-{key}.safetensors"
+        if stored.exists():
+            logger.info("site %s answers %s from disk", self.name, request.header.phase)
+            return _reply(wire.decode(stored.read_bytes()))
+        deterministic(work.terms.run.threads)
+        reply = answer(work, request)
+        write(stored, wire.encode(reply))
+        return reply
+
+    def _join(self, request: JoinRequest) -> Work:
+        run = request.header.run
+        if not run or not all(c.isalnum() or c in "-_" for c in run):
+            message = f"run id {run!r}: expected letters, digits, '-' and '_'"
+            raise ProtocolError(message)
+        terms = parse(_object(request.terms), RunTerms)
+        folder = Path(self.config.work) / run
+        file = folder / "terms.json"
+        if file.exists() and file.read_text(encoding="utf-8") != canonical(terms):
+            message = f"run {run} is already joined under other terms; start it under a new run id"
+            raise ProtocolError(message)
+        self._work[run] = self._make(folder, terms)
+        write(file, canonical(terms).encode())
+        return self._work[run]
+
+    def _open(self, run: str) -> Work:
+        if run not in self._work:
+            file = Path(self.config.work) / run / "terms.json"
+            if not run or not all(c.isalnum() or c in "-_" for c in run) or not file.exists():
+                message = (
+                    f"run {run!r} has not been joined by this site; send the join request first"
+                )
+                raise ProtocolError(message)
+            terms = parse(_object(file.read_text(encoding="utf-8")), RunTerms)
+            self._work[run] = self._make(file.parent, terms)
+        return self._work[run]
+
+    def _make(self, folder: Path, terms: RunTerms) -> Work:
+        check_terms(terms)
+        model = replace(
+            terms.model, name=self.config.model.name, gguf_file=self.config.model.gguf_file
+        )
+        return Work(
+            config=self.config,
+            terms=terms,
+            folder=folder,
+            pool=open_pool(self.config, terms),
+            model=model,
+            workshop=self.workshop,
+        )
+
+    def _refusal(self, header: Header, clause: str, reason: str) -> Refusal:
+        return Refusal(header=header, site=self.name, clause=clause, reason=reason)
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        message = f"terms are no JSON ({error})"
+        raise ProtocolError(message) from error
+    if not isinstance(tree, dict):
+        message = "terms must be a JSON object"
+        raise ProtocolError(message)
+    return tree
+
+
+def _reply(message: object) -> Reply:
+    return message  # type: ignore[return-value]  # stored replies were encoded by this class

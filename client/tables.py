@@ -1,0 +1,141 @@
+"""The site's own tables as Parquet: signals, scores, selection. They never leave the site."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.files import replacing
+from fedwinnow.curation.nouns import Scores, Selection, SignalTable
+
+
+def write_signals(path: Path, table: SignalTable) -> None:
+    """One row per sample; a column with several references becomes ``name.reference``."""
+    columns: dict[str, Any] = {
+        "id": list(table.ids),
+        "domain": list(table.domains),
+        "status": table.status,
+    }
+    for name, values in sorted(table.columns.items()):
+        if values.ndim == 1:
+            columns[name] = values
+        else:
+            for k, reference in enumerate(table.references):
+                columns[f"{name}.{reference}"] = np.ascontiguousarray(values[:, k])
+    extra = {
+        "checkpoint": table.checkpoint,
+        "references": list(table.references),
+        "gram": table.reference_gram.tolist(),
+        "learning_rate": table.learning_rate,
+        "columns": {name: values.ndim for name, values in sorted(table.columns.items())},
+    }
+    _write(path, columns, extra)
+
+
+def read_signals(path: Path) -> SignalTable:
+    """The table that :func:`write_signals` wrote.
+
+    Raises:
+        ProtocolError: the file is not there: the phase that writes it has not run at this site.
+    """
+    table, extra = _read(path)
+    references = tuple(extra["references"])
+    columns = {}
+    for name, axes in extra["columns"].items():
+        if axes == 1:
+            columns[name] = table[name].to_numpy()
+        else:
+            parts = [table[f"{name}.{reference}"].to_numpy() for reference in references]
+            columns[name] = np.stack(parts, axis=1)
+    return SignalTable(
+        ids=tuple(table["id"].to_pylist()),
+        domains=tuple(table["domain"].to_pylist()),
+        checkpoint=int(extra["checkpoint"]),
+        status=table["status"].to_numpy().astype(np.int8),
+        columns=columns,
+        references=references,
+        reference_gram=np.array(extra["gram"], dtype=np.float64).reshape(
+            len(references), len(references)
+        )
+        if extra["gram"]
+        else np.zeros((0, 0)),
+        learning_rate=float(extra["learning_rate"]),
+    )
+
+
+def write_scores(
+    path: Path,
+    table: SignalTable,
+    scores: Mapping[str, Scores],
+    edges: Float[np.ndarray, " edges"],
+) -> None:
+    """One row per sample, one float64 column per scorer (null where it has no score).
+
+    The histogram's edges are noted too: a threshold is checked against them.
+    """
+    columns: dict[str, Any] = {
+        "id": list(table.ids),
+        "domain": list(table.domains),
+        "status": table.status,
+    }
+    columns |= {name: pa.array(values, from_pandas=True) for name, values in scores.items()}
+    _write(path, columns, {"edges": edges.tolist()})
+
+
+def read_edges(path: Path) -> Float[np.ndarray, " edges"]:
+    """Edges of the histogram that was sent."""
+    _, extra = _read(path)
+    return np.array(extra["edges"], dtype=np.float64)
+
+
+def read_scores(path: Path, scorer: str) -> tuple[tuple[str, ...], np.ndarray, Scores]:
+    """Ids, status and the scores of one scorer (NaN where it has none)."""
+    table, _ = _read(path)
+    return (
+        tuple(table["id"].to_pylist()),
+        table["status"].to_numpy().astype(np.int8),
+        table[scorer].to_numpy(),
+    )
+
+
+def write_selection(path: Path, selections: Mapping[str, Selection]) -> None:
+    """One row per sample: kept and reason of the curated arm, kept of every other arm."""
+    curated = selections["curated"]
+    columns: dict[str, Any] = {
+        "id": list(curated.ids),
+        "kept": list(curated.kept),
+        "reason": list(curated.reasons),
+    }
+    columns |= {
+        f"kept.{arm}": list(selection.kept)
+        for arm, selection in selections.items()
+        if arm != "curated"
+    }
+    _write(path, columns, {})
+
+
+def read_kept(path: Path, arm: str) -> np.ndarray:
+    """Whether each sample is kept in an arm, in data order."""
+    table, _ = _read(path)
+    kept: np.ndarray = table["kept" if arm == "curated" else f"kept.{arm}"].to_numpy()
+    return kept.astype(bool)
+
+
+def _write(path: Path, columns: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    table = pa.table(dict(columns)).replace_schema_metadata({"fedwinnow": json.dumps(extra)})
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _read(path: Path) -> tuple[pa.Table, Any]:
+    if not path.exists():
+        message = f"{path.name} is not there: the phase that makes it has not run at this site"
+        raise ProtocolError(message)
+    table = pq.read_table(path)
+    return table, json.loads((table.schema.metadata or {}).get(b"fedwinnow", b"{}"))

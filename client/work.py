@@ -1,0 +1,134 @@
+"""One run at one site: terms, samples and folder, and what may be asked of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from fedwinnow.curation.modeling import LoadedModel, set_adapter
+
+from fedwinnow.client.pool import Pool
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation.adapters import adapter_hash, check_adapter
+from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig
+from fedwinnow.curation.errors import PluginError, ProtocolError
+from fedwinnow.curation.messages import Header
+from fedwinnow.curation.nouns import Adapter, Sample, SignalTable
+from fedwinnow.curation.protocols import Scorer
+from fedwinnow.curation.settings import canonical
+from fedwinnow.strategies.registry import build
+
+ONCE = frozenset({"unconditional_loss", "contrast_loss_mean", "contrast_loss_min"})
+"""Columns that are measured at checkpoint 0 only."""
+GRADIENT = frozenset({"dot", "norm", "adam_dot", "adam_norm"})
+"""Columns that need B ≠ 0, so a checkpoint after warm-up."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """One run at one site: its terms, its samples, and the folder that keeps its tables."""
+
+    config: SiteConfig
+    terms: RunTerms
+    folder: Path
+    pool: Pool
+    model: ModelSection
+    """The agreed model section, with the site's own name of the base model."""
+    workshop: Workshop
+
+    @property
+    def site(self) -> str:
+        """Name of the site."""
+        return self.config.site.name
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The base model with an adapter attached, warm after first use."""
+        return self.workshop.model(self.model, self.terms.adapter, self.terms.run.seed)
+
+    def rounded(self, number: int) -> int:
+        """A count as it may leave the site: a multiple of ``round_counts_to``, 0 only for 0."""
+        step = self.config.site.round_counts_to
+        return 0 if number == 0 else max(step, round(number / step) * step)
+
+
+def check_terms(terms: RunTerms) -> None:
+    """Refuse terms that this site could not fulfil later.
+
+    Raises:
+        PluginError: a plug-in or a setting is unknown here, or a scorer needs gradient columns
+            where ``run.trajectory`` is "none".
+    """
+    build("ordering", terms.training.ordering.name, terms.training.ordering.settings)
+    build("objective", terms.training.objective.name, terms.training.objective.settings)
+    for name, scorer in scorers(terms).items():
+        if terms.run.trajectory == "none" and scorer.columns & GRADIENT and name != "calibrated":
+            message = (
+                f"scorer {name!r} needs gradient columns, which run.trajectory = 'none' does not "
+                "measure; set run.trajectory = 'global' or choose a forward-only scorer"
+            )
+            raise PluginError(message)
+
+
+def scorers(terms: RunTerms) -> dict[str, Scorer]:
+    """The deciding scorer first, then those of the comparison."""
+    chosen = {terms.scorer.name: build("scorer", terms.scorer.name, terms.scorer.settings)}
+    return chosen | {
+        name: build("scorer", name, {}) for name in terms.scorer.comparison if name not in chosen
+    }
+
+
+def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
+    """Which columns the run's scorers need at a checkpoint."""
+    needed = frozenset().union(*(scorer.columns for scorer in scorers(terms).values()))
+    return needed - GRADIENT if checkpoint == 0 else needed - ONCE
+
+
+def hold(work: Work, header: Header, adapter: Adapter) -> str:
+    """Load the request's adapter into the model, after checking that it is the one it names."""
+    if adapter.base != work.loaded.fingerprint:
+        message = f"adapter is for base {adapter.base[:12]}, this site holds {work.loaded.fingerprint[:12]}"
+        raise ProtocolError(message)
+    check_adapter(adapter)
+    found = adapter_hash(adapter)
+    if header.adapter != found:
+        message = (
+            f"adapter hash is {found[:12]}, the header says {header.adapter[:12]}; send it again"
+        )
+        raise ProtocolError(message)
+    set_adapter(work.loaded, adapter)
+    return found
+
+
+def public_key(work: Work, adapter: str) -> tuple[str, ...]:
+    """What results on public samples depend on: adapter, anchors, terms, model."""
+    return (adapter, work.pool.anchors_hash, canonical(work.terms), canonical(work.model))
+
+
+def rows_of(table: SignalTable, keep: Sequence[int]) -> SignalTable:
+    """The table with only the given rows."""
+    index = np.asarray(keep, dtype=np.int64)
+    return SignalTable(
+        ids=tuple(table.ids[i] for i in index),
+        domains=tuple(table.domains[i] for i in index),
+        checkpoint=table.checkpoint,
+        status=table.status[index],
+        columns={name: values[index] for name, values in table.columns.items()},
+        references=table.references,
+        reference_gram=table.reference_gram,
+        learning_rate=table.learning_rate,
+    )
+
+
+def spread(anchors: Sequence[Sample], number: int) -> tuple[Sample, ...]:
+    """The first ``number`` anchors, taken from the domains in turn."""
+    by_domain: dict[str, list[Sample]] = {}
+    for sample in anchors:
+        by_domain.setdefault(sample.domain, []).append(sample)
+    turns = [
+        domain[i]
+        for i in range(max(map(len, by_domain.values()), default=0))
+        for _, domain in sorted(by_domain.items())
+        if i < len(domain)
+    ]
+    return tuple(turns[:number])

@@ -1,0 +1,55 @@
+"""What the sites of one process share: the loaded base model, and results on PUBLIC samples.
+
+A real site has a process of its own, so the workshop then only keeps its model warm between
+messages. In a simulation it spares loading the model and measuring the same public rows once per
+site. Nothing that depends on private data is ever put here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+import torch
+from fedwinnow.curation.modeling import LoadedModel, load_model
+
+from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.settings import canonical
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Workshop:
+    """One process's models and public results."""
+
+    keep: int = 64
+    """Public results remembered at most; the oldest is forgotten first."""
+    _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
+    _public: dict[tuple[str, ...], object] = field(default_factory=dict)
+
+    def model(self, section: ModelSection, adapter: AdapterSection, seed: int) -> LoadedModel:
+        """The loaded model with its adapter; loaded at first use.
+
+        Raises:
+            ModelError: the model cannot be loaded or lacks the LoRA targets.
+        """
+        key = (canonical(section), canonical(adapter), seed)
+        if key not in self._models:
+            self._models.clear()  # one base in memory at a time
+            self._models[key] = load_model(section, adapter, seed=seed)
+        return self._models[key]
+
+    def public(self, key: tuple[str, ...], compute: Callable[[], T]) -> T:
+        """A result on public samples, computed once for its key."""
+        if key not in self._public:
+            while len(self._public) >= self.keep:
+                del self._public[next(iter(self._public))]
+            self._public[key] = compute()
+        return cast("T", self._public[key])
+
+
+def deterministic(threads: int) -> None:
+    """Fix the number of threads and PyTorch's algorithms, so that a run repeats bit for bit."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)

@@ -1,0 +1,85 @@
+"""A whole federation in one process: no Flower, no Ray, but every message goes through the wire."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedwinnow.client.site import Site
+from fedwinnow.client.work import check_terms
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation import wire
+from fedwinnow.curation.config import RunConfig, site_configs
+from fedwinnow.curation.messages import JoinRequest, Reply, Request
+from fedwinnow.curation.scenario import run_id, sites_folder
+from fedwinnow.server.driver import Delivery, Progress, drive
+from fedwinnow.server.outcome import finish
+from fedwinnow.server.rounds import init
+from fedwinnow.server.store import Store
+from fedwinnow.simulations.truth import selection_figures
+from fedwinnow.strategies.registry import build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InProcess:
+    """Transport that calls the sites one after the other, in order of name."""
+
+    sites: Mapping[str, Site]
+
+    def exchange(
+        self,
+        request: Request,
+        sites: Sequence[str],
+        *,
+        deadline: float,  # noqa: ARG002 - a call in this process cannot be cut short
+    ) -> Iterator[Delivery]:
+        """Encode, let each site answer, decode: nothing that cannot travel gets through."""
+        data = wire.encode(request)
+        for name in sites or sorted(self.sites):
+            received: Request = wire.decode(data)  # type: ignore[assignment]  # a request was encoded
+            site = self.sites[name]
+            # At join, what a person gave is checked: such an error ends a local simulation at once.
+            answer = site.answer if isinstance(request, JoinRequest) else site.handle
+            back = wire.encode(answer(received))
+            reply: Reply = wire.decode(back)  # type: ignore[assignment]  # a reply was encoded
+            yield Delivery(site=name, reply=reply, bytes_down=len(data), bytes_up=len(back))
+
+
+def check_config(config: RunConfig) -> None:
+    """Build every plug-in of a scenario, so that a wrong name or setting is found at once.
+
+    Raises:
+        PluginError: a plug-in or a setting is unknown, or does not fit the trajectory.
+    """
+    check_terms(config.terms())
+    build("threshold", config.threshold.name, config.threshold.settings)
+    build("weighting", config.weighting.name, config.weighting.settings)
+    build("merging", config.merging.name, config.merging.settings)
+
+
+def simulate(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    command: str = "",
+    workshop: Workshop | None = None,
+) -> Path:
+    """Run a scenario in this process and return its run folder.
+
+    Raises:
+        InputError: the scenario, its data, its model or the run folder is at fault.
+        RunError: the run could not go on.
+    """
+    check_config(config)
+    store = Store.open(config, resume=resume)
+    folder = sites_folder(config)
+    shared = workshop or Workshop()
+    sites = {
+        site.site.name: Site(config=site, workshop=shared)
+        for site in site_configs(config, str(folder))
+    }
+    run = run_id(config)
+    state = store.load() or init(config, run)
+    state = drive(state, InProcess(sites=sites), store=store, progress=progress)
+    finish(state, store, command=command, selection=selection_figures(config, folder, run))
+    return store.folder

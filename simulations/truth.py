@@ -1,0 +1,130 @@
+"""Figures against planted truth: only a simulation knows it, and reads it from the silos' folders.
+
+A comparison scorer is cut where it keeps as many samples over all silos as the run kept, so that
+its precision and recall answer for the ranking alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from fedwinnow.client.data import open_samples
+from fedwinnow.curation.ranking import auroc
+
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import DataError
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Every scored sample of the federation with its planted truth."""
+
+    sites: np.ndarray
+    kinds: np.ndarray
+    kept: np.ndarray
+    scores: Mapping[str, np.ndarray]
+
+    @property
+    def clean(self) -> np.ndarray:
+        """Which samples are clean."""
+        found: np.ndarray = self.kinds == "clean"
+        return found
+
+
+def selection_figures(config: RunConfig, work: Path, run: str) -> Tree | None:
+    """The ``selection`` entry of ``summary.json``, or None where no truth is planted.
+
+    Args:
+        config: The scenario; ``study.truth`` names the label with the planted corruption.
+        work: Folder of the sites' own folders.
+        run: Our run id.
+
+    Raises:
+        DataError: a sample lacks the label.
+    """
+    if not config.study.truth:
+        return None
+    judged = _read(config, work, run)
+    if judged.clean.all() or not judged.clean.any():
+        return None
+    kept = judged.kept
+    figures = _figures(judged, judged.scores[config.scorer.name], kept)
+    comparison = {}
+    for name in config.scorer.comparison:
+        scores = judged.scores[name]
+        order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+        mask = np.zeros(len(scores), dtype=bool)
+        mask[order[: int(kept.sum())]] = True
+        comparison[name] = _figures(judged, scores, mask)
+    return figures | {"comparison": comparison}
+
+
+def _read(config: RunConfig, work: Path, run: str) -> Judged:
+    sites: list[str] = []
+    kinds: list[str] = []
+    kept: list[bool] = []
+    scores: dict[str, list[float]] = {}
+    for site in config.sites:
+        folder = work / site.name / run
+        samples = open_samples(site.data, site.columns, domain=site.domain)
+        truth = {}
+        for sample in samples:
+            label = sample.labels.get(config.study.truth, "")
+            if not label:
+                message = (
+                    f"{site.data}: a sample has no label {config.study.truth!r} (study.truth); "
+                    "name the column in sites.columns.labels"
+                )
+                raise DataError(message)
+            truth[sample.id] = label
+        table = pq.read_table(folder / "scores.parquet").to_pydict()
+        chosen = pq.read_table(folder / "selection.parquet").to_pydict()
+        sites += [site.name] * len(table["id"])
+        kinds += [truth[sample_id] for sample_id in table["id"]]
+        kept += chosen["kept"]
+        for name in (config.scorer.name, *config.scorer.comparison):
+            scores.setdefault(name, []).extend(
+                float("nan") if value is None else value for value in table[name]
+            )
+    return Judged(
+        sites=np.array(sites),
+        kinds=np.array(kinds),
+        kept=np.array(kept, dtype=bool),
+        scores={name: np.array(values) for name, values in scores.items()},
+    )
+
+
+def _figures(judged: Judged, scores: np.ndarray, kept: np.ndarray) -> Tree:
+    clean, scored = judged.clean, ~np.isnan(scores)
+    hits = float((kept & clean).sum())
+    precision = hits / float(kept.sum()) if kept.any() else 0.0
+    recall = hits / float(clean.sum())
+    within = []
+    for site in sorted(set(judged.sites.tolist())):
+        mine = (judged.sites == site) & scored
+        if 0 < clean[mine].sum() < mine.sum():
+            within.append(auroc(scores[mine], clean[mine]))
+    by_kind = {}
+    for kind in sorted(set(judged.kinds.tolist()) - {"clean"}):
+        these = scored & (clean | (judged.kinds == kind))
+        by_kind[kind] = auroc(scores[these], clean[these])
+    return {
+        "auroc": auroc(scores[scored], clean[scored]),
+        "auroc_within": float(np.mean(within)) if within else None,
+        "precision": precision,
+        "recall": recall,
+        "accuracy": float((kept == clean).mean()),
+        "f1": 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0,
+        "auroc_by_corruption": by_kind,
+        "recall_by_site": {
+            site: float((kept & clean)[judged.sites == site].sum())
+            / float(clean[judged.sites == site].sum())
+            for site in sorted(set(judged.sites.tolist()))
+            if clean[judged.sites == site].any()
+        },
+    }
