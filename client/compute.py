@@ -12,6 +12,7 @@ from fedwinnow.curation.modeling import generate, initial_adapter
 from fedwinnow.client import tables
 from fedwinnow.client.pool import warm_up_samples
 from fedwinnow.client.work import Work, columns_at, hold, public_key, rows_of, spread
+from fedwinnow.curation.files import write_json
 from fedwinnow.curation.messages import (
     EvaluateRequest,
     Header,
@@ -46,6 +47,7 @@ def join(work: Work, request: JoinRequest) -> Reply:
         anchors=work.pool.anchors_hash,
         versions=versions(),
     )
+    write_json(work.folder / "gate.json", work.pool.dropped)
     adapter = initial_adapter(work.loaded, seed=derive_seed(work.terms.run.seed, "adapter"))
     return Joined(header=request.header, site=work.site, card=card, adapter=adapter)
 
@@ -83,7 +85,7 @@ def _signals(
             batch_tokens=work.terms.measuring.batch_tokens,
         )
 
-    def table(samples: Sequence[Sample]) -> SignalTable:
+    def table(samples: Sequence[Sample], what: str) -> SignalTable:
         return measure(
             work.loaded,
             samples,
@@ -96,11 +98,14 @@ def _signals(
             max_length=work.terms.model.max_length,
             system_prompt=work.terms.model.system_prompt,
             learning_rate=learning_rate,
+            progress=work.workshop.watch(f"{what}, checkpoint {checkpoint}"),
         )
 
-    private = table(work.pool.samples)
+    private = table(work.pool.samples, f"{work.site} measures its samples")
     tables.write_signals(work.folder / f"signals-{checkpoint}.parquet", private)
-    public = work.workshop.public(("rows", *key), lambda: table(work.pool.rows.samples))
+    public = work.workshop.public(
+        ("rows", *key), lambda: table(work.pool.rows.samples, "measuring public anchors")
+    )
     keep = np.flatnonzero(public.status == Status.OK)
     rows = work.pool.rows
     return PublicSignals(
@@ -156,6 +161,7 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
         seed=seed,
         max_length=terms.model.max_length,
         system_prompt=terms.model.system_prompt,
+        progress=work.workshop.watch(f"{work.site} trains {header.arm or 'warm-up'}"),
     )
     return TrainedAdapter(
         header=header,

@@ -22,6 +22,8 @@ T = TypeVar("T")
 class Workshop:
     """One process's models and public results."""
 
+    progress: Callable[[str, int, int], None] | None = None
+    """Told of long work: what, how much is done, how much there is."""
     keep: int = 64
     """Public results remembered at most; the oldest is forgotten first."""
     _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
@@ -46,6 +48,13 @@ class Workshop:
                 del self._public[next(iter(self._public))]
             self._public[key] = compute()
         return cast("T", self._public[key])
+
+    def watch(self, what: str) -> Callable[[int, int], None] | None:
+        """A progress callback for one piece of work, or None where nobody watches."""
+        if self.progress is None:
+            return None
+        told = self.progress
+        return lambda done, total: told(what, done, total)
 
 
 def deterministic(threads: int) -> None:

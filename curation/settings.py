@@ -3,6 +3,7 @@
 The shape of a file is a tree of frozen dataclasses; this module knows nothing about their meaning.
 """
 
+import copy
 import dataclasses
 import json
 import tomllib
@@ -41,13 +42,23 @@ def load(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
     except tomllib.TOMLDecodeError as error:
         message = f"{path}: not valid TOML: {error}"
         raise ConfigError(message) from error
-    for override in overrides:
-        _apply(tree, override)
     try:
-        return parse(tree, cls)
+        return parse(with_overrides(tree, overrides), cls)
     except ConfigError as error:
         message = f"{path}: {error}"
         raise ConfigError(message) from error
+
+
+def with_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of the tree with ``section.key=value`` lines applied.
+
+    Raises:
+        ConfigError: a line is not of that form, or names something that is no section.
+    """
+    changed = copy.deepcopy(dict(tree))
+    for override in overrides:
+        _apply(changed, override)
+    return changed
 
 
 def parse(tree: Mapping[str, Any], cls: type[T], prefix: str = "") -> T:

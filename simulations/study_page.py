@@ -1,0 +1,131 @@
+"""The page and the picture of a study: tables with mean and range over seeds."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+Tree = dict[str, Any]
+
+
+def page(result: Tree) -> str:
+    """Markdown with the scorers' table, the arms' table and the differences."""
+    scorers = [row for row in result["rows"] if row["arm"] is None]
+    arms = [row for row in result["rows"] if row["arm"] is not None]
+    lines = [
+        f"# Study `{result['study']}`",
+        "",
+        f"Command: `{result['command']}`. Machine: {result['machine']}. "
+        f"Seeds: {', '.join(map(str, result['seeds']))}. Commit: {result['commit'] or 'unknown'}.",
+        "",
+    ]
+    if scorers:
+        lines += _scorer_table(scorers)
+    if arms:
+        lines += _arm_table(arms, result)
+    lines += [f"![AUROC by scorer and seed]({result['study']}.svg)", ""]
+    return "\n".join(lines)
+
+
+def picture(result: Tree) -> str:
+    """AUROC of every scorer, one dot per seed, as SVG text."""
+    rows = [row for row in result["rows"] if row["arm"] is None and row["auroc_pooled"] is not None]
+    names = _by_mean(rows)
+    figure = Figure(figsize=(7.2, 0.36 * max(len(names), 1) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, name in enumerate(reversed(names)):
+        values = [row["auroc_pooled"] for row in rows if row["scorer"] == name]
+        axes.plot(values, [place] * len(values), "o", color="#2f6f6d", alpha=0.75)
+        axes.plot(np.mean(values), place, "|", color="#1b1b1b", markersize=14)
+    axes.set_yticks(range(len(names)), list(reversed(names)))
+    axes.axvline(0.5, color="#999999", linewidth=0.8)
+    axes.set_xlabel("pooled AUROC, clean against corrupted (dot: one seed, bar: mean)")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _by_mean(rows: Sequence[Tree]) -> list[str]:
+    means = {
+        name: float(np.mean([row["auroc_pooled"] for row in rows if row["scorer"] == name]))
+        for name in {row["scorer"] for row in rows}
+    }
+    return sorted(means, key=lambda name: (-means[name], name))
+
+
+def _scorer_table(rows: Sequence[Tree]) -> list[str]:
+    kinds = sorted({kind for row in rows for kind in row["auroc_by_corruption"]})
+    head = ["scorer", "pooled", "range", "within silo", *kinds, "precision", "recall", "accuracy"]
+    lines = [
+        "## Selection against planted truth",
+        "",
+        "AUROC of clean against corrupted, mean over seeds. Scorers other than the first of the run "
+        "are cut where they keep as many samples over all silos as the run kept.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + " --- |" * len(head),
+    ]
+    for name in _by_mean(rows):
+        mine = [row for row in rows if row["scorer"] == name]
+        pooled = [row["auroc_pooled"] for row in mine]
+        cells = [
+            f"`{name}`",
+            f"{np.mean(pooled):.3f}",
+            f"{min(pooled):.3f}–{max(pooled):.3f}",
+            _mean([row["auroc_within"] for row in mine]),
+            *(_mean([row["auroc_by_corruption"].get(kind) for row in mine]) for kind in kinds),
+            *(_mean([row[key] for row in mine]) for key in ("precision", "recall", "accuracy")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    first = [row for row in rows if row["threshold"] != "same count"]
+    sites = sorted({site for row in first for site in row["recall_by_site"]})
+    if sites:
+        lines += ["", "Clean recall of the run by silo:", ""]
+        lines += ["| seed | " + " | ".join(sites) + " |", "|" + " --- |" * (len(sites) + 1)]
+        for row in first:
+            recalls = [_mean([row["recall_by_site"].get(site)]) for site in sites]
+            lines.append(f"| {row['seed']} | " + " | ".join(recalls) + " |")
+    return [*lines, ""]
+
+
+def _arm_table(rows: Sequence[Tree], result: Tree) -> list[str]:
+    seeds = [str(seed) for seed in result["seeds"]]
+    lines = [
+        "## Arms: the same steps from the same initial adapter",
+        "",
+        "Loss in nats per token on clean public hold-out answers, mean over items. The difference "
+        "is arm − curated, paired over the items of all seeds (bootstrap, 95 %): above 0, the arm "
+        "is worse than curated.",
+        "",
+        "| arm | kept | steps | "
+        + " | ".join(f"loss, seed {seed}" for seed in seeds)
+        + " | arm − curated | share of the oracle's gap |",
+        "|" + " --- |" * (len(seeds) + 5),
+    ]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = {str(row["seed"]): row for row in rows if row["arm"] == arm}
+        difference = result["differences"].get(arm)
+        apart = "–"
+        if difference is not None:
+            apart = (
+                f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+            )
+        cells = [
+            arm,
+            _mean([row["kept"] for row in mine.values()], ".1f"),
+            _mean([row["steps"] for row in mine.values()], ".0f"),
+            *(f"{mine[seed]['eval_loss']:.4f}" if seed in mine else "–" for seed in seeds),
+            apart,
+            _mean([row["gap_recovered"] for row in mine.values()], ".2f"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _mean(values: Sequence[float | None], form: str = ".3f") -> str:
+    known = [value for value in values if value is not None]
+    return format(float(np.mean(known)), form) if known else "–"

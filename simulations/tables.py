@@ -1,0 +1,84 @@
+"""The tables that a finished run prints."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Tree = dict[str, Any]
+
+
+def show_run(record: Tree, folder: Path) -> None:
+    """Print what was kept, how well it was chosen, how the arms compare, and where the report lies."""
+    console = Console(soft_wrap=False)
+    console.print(_kept(record))
+    if record["selection"]:
+        console.print(_selection(record))
+    if record["arms"]:
+        console.print(_arms(record))
+    evidence = record["threshold"]["evidence"]
+    if evidence.get("inseparable"):
+        console.print("The anchors cannot be told from their corruptions: everything is kept.")
+    console.print(f"report   {folder / 'report.html'}", soft_wrap=True)
+    if record["adapter"]:
+        console.print(f"adapter  {folder / record['adapter']['path']}", soft_wrap=True)
+    console.print(f"summary  {folder / 'summary.json'}", soft_wrap=True)
+
+
+def _kept(record: Tree) -> Table:
+    table = Table("silo", "samples", "kept", "share", title="Kept")
+    recalls = (record["selection"] or {}).get("recall_by_site", {})
+    if recalls:
+        table.add_column("clean recall")
+    for site in record["sites"]:
+        share = site["kept"] / site["samples"] if site["samples"] else 0.0
+        cells = [site["site"], str(site["samples"]), str(site["kept"]), f"{share:.0%}"]
+        table.add_row(*cells, *([_number(recalls.get(site["site"]))] if recalls else []))
+    return table
+
+
+def _selection(record: Tree) -> Table:
+    selection = record["selection"]
+    rows = {record["scorer"]["name"]: selection, **selection["comparison"]}
+    kinds = sorted(selection["auroc_by_corruption"])
+    table = Table(
+        "scorer",
+        "AUROC",
+        "within silo",
+        *kinds,
+        "precision",
+        "recall",
+        title="Selection against the planted truth (comparison scorers keep the same number)",
+    )
+    for name, figures in rows.items():
+        table.add_row(
+            name,
+            _number(figures["auroc"]),
+            _number(figures["auroc_within"]),
+            *(_number(figures["auroc_by_corruption"].get(kind)) for kind in kinds),
+            _number(figures["precision"]),
+            _number(figures["recall"]),
+        )
+    return table
+
+
+def _arms(record: Tree) -> Table:
+    table = Table("arm", "kept", "steps", "evaluation loss", "arm − curated (95 %)", title="Arms")
+    if record["initial_loss"] is not None:
+        table.add_row("untrained", "0", "0", f"{record['initial_loss']:.4f}", "")
+    for arm, result in record["arms"].items():
+        apart = record["arm_differences"].get(arm)
+        text = (
+            ""
+            if apart is None
+            else f"{apart['mean']:+.4f} [{apart['low']:+.4f}, {apart['high']:+.4f}]"
+        )
+        table.add_row(
+            arm, str(result["kept"]), str(result["steps"]), _number(result["eval_loss"], 4), text
+        )
+    return table
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
