@@ -1,0 +1,55 @@
+"""Flower's run config as a scenario: the name of a file, and flat keys that override it.
+
+Flower knows only texts, numbers and truth values, and only keys that ``pyproject.toml`` lists.
+``scenario`` names the TOML file, ``overrides`` holds lines ``section.key=value``, ``resume`` goes
+on with the run in the run folder, and every other key (``training.rounds``) is one override; an
+empty text means that the scenario's own value holds.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.scenario import load_scenario
+
+OWN_KEYS = frozenset({"scenario", "overrides", "resume"})
+"""Keys that are not overrides of the scenario."""
+
+
+def overrides(run_config: Mapping[str, object]) -> tuple[str, ...]:
+    """The ``section.key=value`` lines of a run config; ``overrides`` wins over single keys."""
+    single = [
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in sorted(run_config.items())
+        if key not in OWN_KEYS and value != ""
+    ]
+    lines = str(run_config.get("overrides", "")).splitlines()
+    return (*single, *(line.strip() for line in lines if line.strip()))
+
+
+def scenario_file(run_config: Mapping[str, object]) -> Path:
+    """The scenario that a run config names.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    name = str(run_config.get("scenario", ""))
+    if not name:
+        message = (
+            "scenario: expected the path of a scenario file, got ''; give one: "
+            """flwr run . --run-config 'scenario="/path/of/scenario.toml"' """
+            "(fedwinnow init writes one for your data)"
+        )
+        raise ConfigError(message)
+    return Path(name).expanduser()
+
+
+def run_config_scenario(run_config: Mapping[str, object]) -> RunConfig:
+    """The whole configuration that a run config stands for.
+
+    Raises:
+        ConfigError: no scenario is named, it cannot be read, or a key or value is wrong.
+    """
+    return load_scenario(scenario_file(run_config), overrides(run_config))

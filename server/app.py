@@ -1,0 +1,29 @@
+"""The Flower ServerApp: loads the scenario of the run config and starts the strategy.
+
+Whatever stops the run leaves :func:`main` as an exception, so Flower's status of it is "failed".
+"""
+
+import json
+import shlex
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedwinnow.curation.run_config import run_config_scenario
+from fedwinnow.server.strategy import CurationStrategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that ``scenario`` in the run config describes.
+
+    Raises:
+        CurationError: the scenario is wrong, or the run cannot go on.
+    """
+    config = run_config_scenario(context.run_config)
+    resume = bool(context.run_config.get("resume", False))
+    given = [f"{key}={json.dumps(v)}" for key, v in sorted(context.run_config.items()) if v != ""]
+    command = f"flwr run . --run-config {shlex.quote(' '.join(given))}"
+    CurationStrategy(config, resume=resume, command=command).start(grid)

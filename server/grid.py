@@ -1,0 +1,206 @@
+"""Our messages over Flower's Grid: push, then take replies as they arrive, until the deadline.
+
+Flower knows nodes by random ids, the protocol knows sites by name. At join every reachable node is
+asked and its reply says its name; later requests go to the named sites only. Every message carries
+the deadline as its time to live, so an answer that comes too late is dropped by Flower itself.
+"""
+
+import logging
+import time
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedwinnow.curation import messages, wire
+from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
+from fedwinnow.server.driver import Delivery
+
+Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
+
+logger = logging.getLogger(__name__)
+
+CURATION, IDENTITY = "query.curation", "query.identity"
+"""Message types that :mod:`fedwinnow.client.app` answers."""
+
+
+@dataclass(slots=True)
+class GridTransport:
+    """Carries requests to Flower's nodes (a :class:`fedwinnow.server.driver.Transport`)."""
+
+    grid: Grid
+    expected: int = 1
+    """Nodes to wait for before the first message."""
+    patience: float = 60.0
+    """Longest wait for them, seconds."""
+    poll: float = 0.1
+    """Pause between two looks for replies, seconds."""
+    nodes: dict[str, int] = field(default_factory=dict)
+    """Site → node id, learned at join."""
+
+    def exchange(
+        self, request: messages.Request, sites: Sequence[str], *, deadline: float
+    ) -> Iterator[Delivery]:
+        """Send to the named sites (none named: to every node) and yield as they answer.
+
+        Raises:
+            TransportError: fewer nodes than expected came up in time.
+        """
+        end = time.monotonic() + deadline
+        if sites and not set(sites) <= set(self.nodes):
+            self._introduce(end)
+        for site in sites:
+            if site not in self.nodes:
+                yield Delivery(site=site, reply=None, missing="no reachable node is this site")
+        if sites:
+            targets = {self.nodes[site]: site for site in sites if site in self.nodes}
+        else:
+            targets = dict.fromkeys(self._reachable(), "")
+        content = _content(request)
+        down = _bytes(content)
+        left = max(end - time.monotonic(), 1.0)
+        group = f"{request.header.phase}-{request.header.round}"
+        posted = self._push(content, targets, CURATION, ttl=left, group=group)
+        for node, reply in self._replies(posted, targets, end):
+            yield self._delivery(node, targets[node], reply, down, deadline)
+
+    def _push(
+        self, content: RecordDict, nodes: Mapping[int, str], kind: str, *, ttl: float, group: str
+    ) -> dict[str, int]:
+        """Message id → node; one by one, as Flower leaves out the ids of refused messages."""
+        posted = {}
+        for node in nodes:
+            message = Message(content, node, kind, ttl=ttl, group_id=group)
+            posted.update({str(i): node for i in self.grid.push_messages([message]) if i})
+        return posted
+
+    def _replies(
+        self, posted: Mapping[str, int], nodes: Mapping[int, str], end: float
+    ) -> Iterator[tuple[int, Message | None]]:
+        """(node, reply) as they arrive; at the end (node, None) for those that did not answer."""
+        waiting = dict(posted)
+        while waiting and time.monotonic() < end:
+            for reply in self.grid.pull_messages(list(waiting)):
+                node = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    yield node, reply
+            if waiting:
+                time.sleep(self.poll)
+        silent = set(waiting.values()) | (set(nodes) - set(posted.values()))
+        for node in sorted(silent):
+            yield node, None
+
+    def _delivery(
+        self, node: int, site: str, reply: Message | None, down: int, deadline: float
+    ) -> Delivery:
+        label = site or f"node {node}"
+        if reply is None:
+            why = f"no answer within {deadline:.0f} s"
+            return Delivery(site=label, reply=None, missing=why, bytes_down=down)
+        if reply.has_error():
+            why = f"Flower's error {reply.error.code}: {(reply.error.reason or '')[:200]}"
+            return Delivery(site=label, reply=None, missing=why, bytes_down=down)
+        up = _bytes(reply.content)
+        try:
+            said = _reply(reply.content)
+            label = self._name(node, site, said.site)
+        except CurationError as error:
+            why = f"its message is refused: {error}"
+            return Delivery(site=label, reply=None, missing=why, bytes_down=down, bytes_up=up)
+        return Delivery(site=label, reply=said, bytes_down=down, bytes_up=up)
+
+    def _name(self, node: int, expected: str, said: str) -> str:
+        """The site behind a node; learned at join, checked ever after."""
+        if expected:
+            if said not in {expected, ""}:
+                message = f"it speaks as site {said!r}, but joined as {expected!r}"
+                raise ProtocolError(message)
+            return expected
+        if not said:
+            return f"node {node}"
+        if self.nodes.setdefault(said, node) != node:
+            message = f"it claims the name {said!r}, which another node joined with"
+            raise ProtocolError(message)
+        return said
+
+    def _introduce(self, end: float) -> None:
+        """Ask every node for its name: a resumed run knows sites but no nodes."""
+        nodes = dict.fromkeys(self._reachable(), "")
+        left = min(max(end - time.monotonic(), 1.0), self.patience)
+        content = RecordDict({"identity": ConfigRecord()})
+        posted = self._push(content, nodes, IDENTITY, ttl=left, group="identity")
+        for node, reply in self._replies(posted, nodes, time.monotonic() + left):
+            if reply is None or reply.has_error():
+                logger.warning("node %d does not say which site it is", node)
+                continue
+            name = str(reply.content.config_records["identity"]["site"])
+            if name:
+                self.nodes.setdefault(name, node)
+
+    def _reachable(self) -> tuple[int, ...]:
+        return reachable(self.grid, expected=self.expected, patience=self.patience, poll=self.poll)
+
+
+def reachable(grid: Grid, *, expected: int, patience: float, poll: float = 0.1) -> tuple[int, ...]:
+    """Ids of all nodes, in ascending order, once at least ``expected`` are there.
+
+    Raises:
+        TransportError: fewer came up within ``patience`` seconds.
+    """
+    end = time.monotonic() + patience
+    while True:
+        nodes = tuple(sorted(grid.get_node_ids()))
+        if len(nodes) >= max(expected, 1):
+            return nodes
+        if time.monotonic() >= end:
+            message = (
+                f"{len(nodes)} of at least {expected} nodes came up within {patience:.0f} s; start "
+                "the SuperNodes, in a simulation with --federation-config "
+                f"num-supernodes={expected}, or lower run.minimum_sites"
+            )
+            raise TransportError(message)
+        time.sleep(poll)
+
+
+def record_of(arrays: Arrays) -> ArrayRecord:
+    """Named arrays as Flower's record, in their order."""
+    return ArrayRecord({key: Array(array) for key, array in arrays.items()})
+
+
+def arrays_in(record: ArrayRecord) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """The named arrays of a record, in its order."""
+    return {key: array.numpy() for key, array in record.items()}
+
+
+def _content(request: messages.Request) -> RecordDict:
+    text, arrays = wire.to_arrays(request)
+    return RecordDict({"message": ConfigRecord({"text": text}), "arrays": record_of(arrays)})
+
+
+def _reply(content: RecordDict) -> messages.Reply:
+    try:
+        text = str(content.config_records["message"]["text"])
+        arrays = arrays_in(content.array_records["arrays"])
+    except (KeyError, ValueError, TypeError) as error:
+        message = f"records are not those of a message ({type(error).__name__})"
+        raise ProtocolError(message) from error
+    reply = wire.from_arrays(text, arrays)
+    if not isinstance(reply, typing.get_args(messages.Reply)):
+        message = f"a {type(reply).__name__} came where a reply was expected"
+        raise ProtocolError(message)
+    return typing.cast("messages.Reply", reply)
+
+
+def _bytes(content: RecordDict) -> int:
+    """Payload of a message: text and array bytes, without Flower's envelope."""
+    text = sum(
+        len(str(value)) for record in content.config_records.values() for value in record.values()
+    )
+    arrays = sum(
+        len(array.data) for record in content.array_records.values() for array in record.values()
+    )
+    return text + arrays

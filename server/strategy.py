@@ -1,0 +1,301 @@
+"""The Flower strategy: the curation protocol over a Grid, and our merging in an ordinary app.
+
+``start(grid)`` runs the driver of :mod:`fedwinnow.server.driver` over Flower's messages. Given
+``initial_arrays``, ``start`` is Flower's own loop and this is a strategy like FedAvg that weighs
+and merges LoRA factors: ΔW* = Σ p_i s_i B_i A_i by the merge rule of the configuration.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
+from fedwinnow.curation.protocols import Merging, Weighting
+from fedwinnow.curation.scenario import run_id
+from fedwinnow.server.driver import DEADLINE, Progress, drive
+from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
+from fedwinnow.server.grid import GridTransport, arrays_in, reachable, record_of
+from fedwinnow.server.outcome import finish
+from fedwinnow.server.rounds import init
+from fedwinnow.server.state import RunState
+from fedwinnow.server.store import Store
+from fedwinnow.strategies.registry import build
+
+logger = logging.getLogger(__name__)
+
+NUM_EXAMPLES = "num-examples"
+"""Flower's key of the number of samples behind a reply."""
+
+
+class CurationStrategy(Strategy):
+    """Curates and trains over a Grid; merges LoRA factors in an ordinary Flower app."""
+
+    def __init__(
+        self,
+        config: RunConfig | None = None,
+        *,
+        resume: bool = False,
+        patience: float = 60.0,
+        command: str = "",
+        progress: Progress | None = None,
+    ) -> None:
+        """Take the configuration of the run.
+
+        Args:
+            config: The run; in an ordinary app only ``weighting``, ``merging``, ``adapter`` (its
+                scale) and ``run.minimum_sites`` count.
+            resume: Go on from the last committed state of the run folder.
+            patience: Longest wait for the nodes to appear, seconds.
+            command: The command line that reproduces the run, for the report.
+            progress: Told of every delivery.
+        """
+        self.config = RunConfig() if config is None else config
+        self.resume = resume
+        self.patience = patience
+        self.progress = progress
+        self.command = command
+        self._ttl = DEADLINE
+        self._previous: ArrayRecord | None = None
+
+    @property
+    def expected(self) -> int:
+        """Nodes to wait for: every simulated site, or the fewest that the run may go on with."""
+        return max(len(self.config.sites), self.config.run.minimum_sites)
+
+    @property
+    def _scale(self) -> float:
+        adapter = self.config.adapter
+        return adapter.alpha / (math.sqrt(adapter.rank) if adapter.rslora else adapter.rank)
+
+    def summary(self) -> None:
+        """Log what decides and what merges."""
+        config = self.config
+        logger.info(
+            "scorer %s, threshold %s, weighting %s, merging %s, at least %d nodes",
+            config.scorer.name,
+            config.threshold.name,
+            config.weighting.name,
+            config.merging.name,
+            self.expected,
+        )
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 3,
+        timeout: float = DEADLINE,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the curation protocol, or Flower's own rounds where ``initial_arrays`` are given.
+
+        Args:
+            grid: Flower's grid.
+            initial_arrays: LoRA factors under PEFT's names: run ordinary rounds from them.
+            num_rounds: Ordinary rounds; the protocol takes ``training.rounds``.
+            timeout: Longest wait for the replies of one phase or round, and TTL of its messages,
+                seconds.
+            train_config: As in Flower, ordinary rounds only.
+            evaluate_config: As in Flower, ordinary rounds only.
+            evaluate_fn: As in Flower, ordinary rounds only.
+
+        Raises:
+            TransportError: too few nodes, or no node gave a usable reply.
+            RunError: the run cannot go on (see :mod:`fedwinnow.curation.errors`).
+        """
+        self._ttl = timeout
+        if initial_arrays is not None:
+            return super().start(
+                grid,
+                initial_arrays,
+                num_rounds,
+                timeout,
+                train_config,
+                evaluate_config,
+                evaluate_fn,
+            )
+        self.summary()
+        store = Store.open(self.config, resume=self.resume)
+        state = (store.load() if self.resume else None) or init(self.config, run_id(self.config))
+        transport = GridTransport(grid=grid, expected=self.expected, patience=self.patience)
+        state = drive(state, transport, store=store, deadline=timeout, progress=self.progress)
+        finish(state, store, command=self.command)
+        return result_of(state)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the factors to every node."""
+        self._previous = arrays
+        return self._messages(server_round, arrays, config, grid, MessageType.TRAIN)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Weigh by ``num-examples`` and merge the factors.
+
+        Raises:
+            TransportError: no node gave a usable reply.
+            EmptySelectionError: no node trained on a sample.
+            IncompatibleAdapterError: a node's factors are not those that it was sent.
+        """
+        if self._previous is None:
+            message = "aggregate_train: configure_train comes first, it holds the adapter sent"
+            raise ProtocolError(message)
+        contents = _usable(replies, server_round, "train")
+        counts = _counts(contents)
+        adapters = {
+            node: adapter_of(arrays_in(_only(content.array_records, node)), scale=self._scale)
+            for node, content in contents.items()
+            if counts[node] > 0
+        }
+        weighting: Weighting = build(
+            "weighting", self.config.weighting.name, self.config.weighting.settings
+        )
+        merging: Merging = build("merging", self.config.merging.name, self.config.merging.settings)
+        sent = arrays_in(self._previous)
+        weights = weighting({node: counts[node] for node in adapters})
+        merged = merging(adapters, weights, adapter_of(sent, scale=self._scale))
+        arrays = arrays_of(merged.adapter, like=sent, scale=self._scale)
+        metrics = _means(contents, counts)
+        metrics |= {f"merge-{key}": float(value) for key, value in merged.report.items()}
+        return record_of(arrays), MetricRecord(metrics)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the merged factors to every node."""
+        return self._messages(server_round, arrays, config, grid, MessageType.EVALUATE)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Mean of each metric over samples, not over nodes.
+
+        Raises:
+            TransportError: no node gave a usable reply.
+            EmptySelectionError: no node evaluated a sample.
+        """
+        contents = _usable(replies, server_round, "evaluate")
+        counts = _counts(contents)
+        return MetricRecord(_means(contents, counts))
+
+    def _messages(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        message_type: str,
+    ) -> Iterable[Message]:
+        nodes = reachable(grid, expected=self.expected, patience=self.patience)
+        config["server-round"] = server_round
+        content = RecordDict({"arrays": arrays, "config": config})
+        return [
+            Message(content, node, message_type, ttl=self._ttl, group_id=str(server_round))
+            for node in nodes
+        ]
+
+
+def result_of(state: RunState) -> Result:
+    """Flower's result of a curation run: the curated adapter and its losses by round.
+
+    Ordinary rounds count from 1; round 0 of the evaluation is the untrained adapter.
+    """
+    result = Result()
+    final = state.finals.get("curated")
+    if final is not None:
+        result.arrays = record_of(state_dict_of(final))
+    for record in state.records:
+        if record.arm not in {"", "curated"}:
+            continue
+        if record.phase == "evaluate" and record.public_losses:
+            loss = float(np.mean(record.public_losses))
+            metrics = MetricRecord({"eval-loss": loss, NUM_EXAMPLES: len(record.public_losses)})
+            result.evaluate_metrics_clientapp[record.round] = metrics
+        if record.phase == "train":
+            samples = sum(site.samples for site in record.sites.values())
+            merge = {f"merge-{key}": float(value) for key, value in record.merge.items()}
+            result.train_metrics_clientapp[record.round] = MetricRecord(
+                {NUM_EXAMPLES: samples, **merge}
+            )
+    return result
+
+
+def _usable(replies: Iterable[Message], server_round: int, what: str) -> dict[str, RecordDict]:
+    """Node → content, by node id in sorted order, without the errors.
+
+    Raises:
+        TransportError: none is left.
+    """
+    contents: dict[str, RecordDict] = {}
+    failures: list[str] = []
+    for reply in replies:
+        node = str(reply.metadata.src_node_id)
+        if reply.has_error():
+            failures.append(f"node {node}: {(reply.error.reason or '')[:200]}")
+        else:
+            contents[node] = reply.content
+    for failure in failures:
+        logger.warning("%s round %d, %s", what, server_round, failure)
+    if not contents:
+        reasons = "; ".join(failures) or "no reply came in time"
+        message = f"{what} round {server_round}: no node gave a usable reply ({reasons}); mend them"
+        raise TransportError(message)
+    return dict(sorted(contents.items()))
+
+
+def _only(records: Mapping[str, Any], node: str) -> Any:  # noqa: ANN401 - either kind of record
+    if len(records) != 1:
+        message = (
+            f"node {node}: expected one ArrayRecord and one MetricRecord, got {len(records)} of "
+            "one kind; reply with RecordDict({'arrays': …, 'metrics': …})"
+        )
+        raise ProtocolError(message)
+    return next(iter(records.values()))
+
+
+def _counts(contents: Mapping[str, RecordDict]) -> dict[str, int]:
+    counts = {}
+    for node, content in contents.items():
+        value = _only(content.metric_records, node).get(NUM_EXAMPLES)
+        if isinstance(value, list) or value is None or value < 0 or int(value) != value:
+            message = (
+                f"node {node}: {NUM_EXAMPLES} must be a whole number of samples, got {value!r}"
+            )
+            raise ProtocolError(message)
+        counts[node] = int(value)
+    return counts
+
+
+def _means(
+    contents: Mapping[str, RecordDict], counts: Mapping[str, int]
+) -> dict[str, int | float | list[int] | list[float]]:
+    """Mean over samples of every metric, and their total number."""
+    total = sum(counts.values())
+    if total == 0:
+        message = f"{NUM_EXAMPLES} is 0 at every one of {len(counts)} nodes; give them samples"
+        raise EmptySelectionError(message)
+    means: dict[str, int | float | list[int] | list[float]] = {NUM_EXAMPLES: total}
+    first = _only(next(iter(contents.values())).metric_records, min(contents))
+    for key in sorted(set(first) - {NUM_EXAMPLES}):
+        values = [_only(content.metric_records, node)[key] for node, content in contents.items()]
+        weights = [counts[node] / total for node in contents]
+        means[key] = np.tensordot(weights, np.asarray(values, dtype=np.float64), axes=1).tolist()
+    return means

@@ -1,0 +1,164 @@
+"""A scenario on Flower's simulation runtime: the same federation, carried by Flower and Ray.
+
+The run is submitted to a SuperLink of our own (:mod:`fedwinnow.simulations.superlink`) and watched
+through Flower's command line, because ``flwr run --stream`` returns 0 even when a run fails.
+"""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedwinnow.curation import errors
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import InputError, RunError, TransportError
+from fedwinnow.curation.scenario import run_id, sites_folder
+from fedwinnow.curation.settings import to_toml
+from fedwinnow.server.outcome import finish
+from fedwinnow.server.store import Store
+from fedwinnow.simulations.in_process import check_config
+from fedwinnow.simulations.superlink import SuperLink, private_superlink
+from fedwinnow.simulations.truth import selection_figures
+
+logger = logging.getLogger(__name__)
+
+LONGEST = 7 * 24 * 3600.0
+"""Longest run, seconds, where the caller gives none."""
+_APP = """\
+[project]
+name = "fedwinnow-simulation"
+version = "0.1.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fedwinnow"
+
+[tool.flwr.app.components]
+serverapp = "fedwinnow.server.app:app"
+clientapp = "fedwinnow.client.app:app"
+
+[tool.flwr.app.config]
+scenario = ""
+resume = false
+"""
+
+
+def simulate_with_flower(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    command: str = "",
+    app: Path | None = None,
+    deadline: float = LONGEST,
+) -> Path:
+    """Run a scenario on Flower's simulation runtime and return its run folder.
+
+    Args:
+        config: The scenario, with at least one site.
+        resume: Go on from the last committed state of the run folder.
+        command: The command line that reproduces the run, for the report.
+        app: Folder of the Flower app to submit; None makes one that names our components.
+        deadline: Longest run, seconds.
+
+    Raises:
+        InputError: the scenario, its data, its model or the run folder is at fault.
+        TransportError: the SuperLink or the run did not start, or the deadline passed.
+        RunError: the run did not end as completed.
+    """
+    check_config(config)
+    store = Store.open(config, resume=resume)
+    with private_superlink() as superlink:
+        scenario = superlink.home / "scenario.toml"
+        scenario.write_text(to_toml(config), encoding="utf-8")
+        given = superlink.home / "run-config.toml"
+        given.write_text(f"scenario = {json.dumps(str(scenario))}\nresume = {json.dumps(resume)}\n")
+        submitted = superlink.flwr(
+            "run",
+            str(app or _thin_app(superlink.home)),
+            "--run-config",
+            str(given),
+            "--federation-config",
+            _resources(config),
+        )
+        run = str(submitted["run-id"])
+        logger.info("Flower run %s of %d sites started", run, len(config.sites))
+        _wait(superlink, run, store, deadline)
+    state = store.load()
+    if state is None:
+        message = f"{store.folder}: the run is completed but left no state; run it again"
+        raise RunError(message)
+    figures = selection_figures(config, sites_folder(config), run_id(config))
+    finish(state, store, command=command, selection=figures)
+    return store.folder
+
+
+def _resources(config: RunConfig) -> str:
+    """Flower's federation config: one node a site, as many at a time as fit."""
+    available = os.cpu_count() or 1
+    each = min(config.run.threads, available)
+    total = min(available, each * len(config.sites))
+    settings = {
+        "num-supernodes": len(config.sites),
+        "client-resources-num-cpus": each,
+        "client-resources-num-gpus": 1.0 if torch.cuda.is_available() else 0.0,
+        "init-args-num-cpus": total,
+    }
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _thin_app(home: Path) -> Path:
+    """A Flower app without code: the components are those of the package that runs here."""
+    folder = home / "fedwinnow-simulation"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(_APP, encoding="utf-8")
+    return folder
+
+
+def _wait(superlink: SuperLink, run: str, store: Store, deadline: float) -> None:
+    """Until the run is finished; asking costs seconds of CPU, so it is done seldom."""
+    end, asked, cost = time.monotonic() + deadline, time.monotonic(), 1.0
+    told = 0
+    while time.monotonic() < end:
+        if superlink.process.poll() is not None:
+            message = f"the SuperLink of run {run} ended before the run:\n{superlink.tail()}"
+            raise TransportError(message)
+        lines = _lines(store.folder / "metrics.jsonl")
+        for line in lines[told:]:
+            logger.info("phase %(phase)s round %(round)d arm %(arm)s: %(seconds).1f s", line)
+        told, closed = len(lines), bool(lines) and lines[-1]["phase"] == "close"
+        if closed or time.monotonic() - asked > 3 * cost:
+            asked = time.monotonic()
+            answer = superlink.flwr("list", "--run-id", run)["runs"][0]
+            cost = time.monotonic() - asked
+            if str(answer["status"]).startswith("finished"):
+                return _judge(answer, run, superlink)
+        time.sleep(0.2)
+    message = (
+        f"run {run} is not finished after {deadline:.0f} s; its log ends:\n{superlink.run_log(run)}"
+    )
+    raise TransportError(message)
+
+
+def _judge(answer: Mapping[str, Any], run: str, superlink: SuperLink) -> None:
+    """Raise unless the run is completed; input at fault keeps its own error and exit code."""
+    if answer["status"] == "finished:completed":
+        return
+    details = str(answer.get("status-details", ""))
+    message = f"Flower's run {run} ended as {answer['status']}: {details}"
+    for clause in re.findall(r"refused \((\w+)\)", details):
+        kind = getattr(errors, clause, None)
+        if isinstance(kind, type) and issubclass(kind, InputError):
+            raise kind(message)
+    raise RunError(f"{message}\nIts log ends:\n{superlink.run_log(run)}")  # noqa: EM102, TRY003 - log below the message
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

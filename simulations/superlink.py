@@ -1,0 +1,207 @@
+"""A SuperLink of our own on a free loopback port, with a private home, and its certain end.
+
+Offline by construction: no installation at run time, no telemetry, no update check, and Ray takes
+127.0.0.1 as its own address. Whatever happens, every process that was started here is stopped, and
+no other: they are the SuperLink's session and the bearers of its private ``FLWR_HOME``.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fedwinnow
+from fedwinnow.curation.errors import TransportError
+
+logger = logging.getLogger(__name__)
+
+START_UP = 120.0
+"""Longest wait for the SuperLink to listen, seconds."""
+_CONNECTION = """\
+[superlink]
+default = "simulation"
+
+[superlink.simulation]
+address = "127.0.0.1:{port}"
+insecure = true
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperLink:
+    """A running SuperLink and the environment that its commands need."""
+
+    home: Path
+    process: subprocess.Popen[bytes]
+    environment: Mapping[str, str]
+
+    @property
+    def log(self) -> Path:
+        """What the SuperLink has printed."""
+        return self.home / "superlink.log"
+
+    def tail(self, lines: int = 30) -> str:
+        """The last lines that the SuperLink printed."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        return _last(text, lines)
+
+    def run_log(self, run: str, lines: int = 30) -> str:
+        """The last lines of a run's own log: server and sites."""
+        return _last(self._call("log", run, "--show").stdout, lines)
+
+    def flwr(self, *arguments: str) -> dict[str, Any]:
+        """Run a command of Flower's command line and return its JSON answer.
+
+        Raises:
+            TransportError: the command failed.
+        """
+        done = self._call(*arguments, "--format", "json")
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            answer = {}
+        if done.returncode != 0 or not answer.get("success"):
+            said = answer.get("error-message") or _last(done.stdout + done.stderr)
+            message = (
+                f"flwr {arguments[0]} failed with code {done.returncode}: {said}\n{self.tail()}"
+            )
+            raise TransportError(message)
+        return answer
+
+    def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - our own command, no shell
+            [_program("flwr"), *arguments],
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@contextmanager
+def private_superlink() -> Iterator[SuperLink]:
+    """A private SuperLink, stopped at the end together with all that it started."""
+    short = "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 - Ray's socket paths must stay below 108 bytes
+    with tempfile.TemporaryDirectory(prefix="fw-", dir=short, ignore_cleanup_errors=True) as name:
+        home, port = Path(name), _free_port()
+        (home / "config.toml").write_text(_CONNECTION.format(port=port), encoding="utf-8")
+        environment = _environment(home)
+        with (home / "superlink.log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                [
+                    _program("flower-superlink"),
+                    *("--insecure", "--simulation", "--isolation", "subprocess"),
+                    *("--host", "127.0.0.1", "--port", str(port)),
+                    "--disable-runtime-dependency-installation",
+                ],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        superlink = SuperLink(home=home, process=process, environment=environment)
+        try:
+            _listening(superlink, port)
+            yield superlink
+        finally:
+            _stop(process, home)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Ours, without a Ray cluster of others, and with nothing that talks to the network."""
+    programs = str(Path(sys.executable).parent)
+    packages = str(Path(fedwinnow.__file__).resolve().parents[1])
+    inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return inherited | {
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "PATH": os.pathsep.join([programs, os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH", "")])),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: take 127.0.0.1 as own address
+        "RAY_TMPDIR": str(home),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def _listening(superlink: SuperLink, port: int) -> None:
+    end = time.monotonic() + START_UP
+    while time.monotonic() < end and superlink.process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    message = f"the SuperLink does not listen on 127.0.0.1:{port}:\n{superlink.tail()}"
+    raise TransportError(message)
+
+
+def _last(text: str, lines: int = 30) -> str:
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _program(name: str) -> str:
+    """A console script of this Python, wherever the shell is."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        message = f"{name} is not installed beside {sys.executable}; install flwr[simulation]"
+        raise TransportError(message)
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
+    """Stop the SuperLink's session, then whatever else bears our private ``FLWR_HOME``."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=10)
+    except ProcessLookupError:
+        pass  # it ended by itself
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for _ in range(50):
+        ours = _marked(home)
+        if not ours:
+            return
+        for pid in ours:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it ended by itself
+        time.sleep(0.1)
+    logger.warning("processes %s of the run in %s do not end", ours, home)
+
+
+def _marked(home: Path) -> list[int]:
+    """Processes that inherited our private ``FLWR_HOME``; empty where there is no /proc."""
+    mark = f"FLWR_HOME={home}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue  # ended meanwhile, or not ours to look at
+    return found
