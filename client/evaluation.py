@@ -1,0 +1,67 @@
+"""Evaluation of the loaded adapter: one mean token loss per sample.
+
+ℓ_i = (1 / T_i) Σ_t −log p(y_t | x, y_<t) in nats, over body and end-of-turn token
+(:mod:`fedwinnow.curation.losses`). Sums and counts travel, never means of means.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from fedwinnow.curation.errors import NonFiniteError
+from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.modeling import LoadedModel, encode
+from fedwinnow.curation.nouns import Sample
+
+
+def evaluate(
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    *,
+    batch_tokens: int,
+    max_length: int,
+    system_prompt: str = "",
+) -> Float64[np.ndarray, " samples"]:
+    """Mean token loss of each response, nats, in the samples' order.
+
+    Args:
+        loaded: Model with the adapter to evaluate; left as it was, dropout off meanwhile.
+        samples: May be empty.
+        batch_tokens: Tokens of a forward pass, padding included; changes results by rounding only.
+        max_length: Longest sample in tokens; longer ones are cut.
+        system_prompt: System message before every sample.
+
+    Returns:
+        float64; NaN exactly where no response token is left after truncation: leave such samples
+        out of sums and counts.
+
+    Raises:
+        NonFiniteError: the model returned a NaN or an infinity.
+    """
+    losses = np.full(len(samples), np.nan)
+    encodings = [
+        encode(loaded, sample, max_length=max_length, system_prompt=system_prompt)
+        for sample in samples
+    ]
+    usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
+    lengths = np.array([len(encodings[i].tokens) for i in usable], dtype=np.int64)
+    training = loaded.model.training
+    loaded.model.eval()
+    try:
+        with torch.no_grad():
+            for places in plan_batches(lengths, batch_tokens):
+                chosen = usable[places]
+                batch = collate([encodings[i] for i in chosen]).to(loaded.device)
+                losses[chosen] = sample_losses(loaded.model, batch).double().cpu().numpy()
+    finally:
+        loaded.model.train(training)
+    broken = int((~np.isfinite(losses[usable])).sum())
+    if broken:
+        message = (
+            f"evaluation: expected finite losses, got NaN or infinity for {broken} of "
+            f"{len(usable)} samples; lower training.learning_rate or use model.dtype = 'float32'"
+        )
+        raise NonFiniteError(message)
+    return losses

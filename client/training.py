@@ -1,0 +1,262 @@
+"""Local training of a site's adapter: exactly so many optimizer steps, repeatable on a CPU.
+
+One step draws ``batch_size · accumulation`` samples from an endless stream of passes over the kept
+samples, and takes θ ← AdamW(θ, ∇L) with L from the objective, a clipped gradient, and the learning
+rate of a plan that spans all rounds. The optimizer starts fresh in every call.
+
+Reference:
+    I. Loshchilov, F. Hutter, Decoupled Weight Decay Regularization (AdamW), ICLR 2019,
+    https://arxiv.org/abs/1711.05101
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from fedwinnow.client.plan import check_order, draws
+from fedwinnow.client.plan import learning_rate as planned_rate
+from fedwinnow.curation.config import TrainingSection
+from fedwinnow.curation.errors import (
+    ConfigError,
+    EmptySelectionError,
+    NonFiniteError,
+)
+from fedwinnow.curation.losses import Batch, collate, sample_losses
+from fedwinnow.curation.modeling import (
+    Encoding,
+    LoadedModel,
+    encode,
+    get_adapter,
+    set_adapter,
+)
+from fedwinnow.curation.nouns import Adapter, Sample
+from fedwinnow.curation.protocols import Objective, Order
+from fedwinnow.curation.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a round of local training gives."""
+
+    adapter: Adapter
+    losses: tuple[float, ...]
+    """Per optimizer step: mean loss of the samples it drew, nats, without a proximal term."""
+    learning_rate: float
+    """Mean learning rate of the round's steps."""
+
+
+def train(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    *,
+    adapter: Adapter,
+    section: TrainingSection,
+    steps: int,
+    step_offset: int,
+    total_steps: int,
+    order: Order,
+    objective: Objective,
+    learning_rate: float,
+    schedule: str,
+    seed: int,
+    max_length: int,
+    system_prompt: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """Train from ``adapter`` for exactly ``steps`` optimizer steps.
+
+    The first pass follows ``order``; later passes repeat it where ``order.keep_order``, else each
+    is shuffled by ``seed``. The stream goes on where earlier rounds stopped (``step_offset``), so a
+    curriculum spans rounds. Samples without a target are passed over. On a CPU equal arguments give
+    a bit-identical adapter, whatever the process did before; its random state is left alone.
+
+    Args:
+        loaded: Model to train with; holds the trained adapter afterwards.
+        samples: What the site kept.
+        adapter: Where to start.
+        section: Batch size, accumulation, clipping, decay, precision; its rate and schedule are
+            NOT read, see ``learning_rate`` and ``schedule``.
+        steps: Optimizer steps of this call, at least 1.
+        step_offset: Optimizer steps of earlier rounds.
+        total_steps: Optimizer steps of all rounds: the learning-rate plan spans them.
+        order: A permutation of the samples' positions.
+        objective: What a step minimises.
+        learning_rate: Peak of the plan.
+        schedule: The caller's choice, by custom ``order.schedule_hint or section.schedule``.
+        seed: Of later passes and of dropout.
+        max_length: Longest sample in tokens; longer ones are cut.
+        system_prompt: System message before every sample.
+        progress: Called with (steps done, steps) after each.
+
+    Raises:
+        ConfigError: the schedule is unknown, or the precision needs another device.
+        EmptySelectionError: no sample, or none with a target token.
+        IncompatibleAdapterError: the adapter does not fit the model.
+        NonFiniteError: a loss is NaN or infinite; names the step.
+        PluginError: the order is no permutation.
+        ProtocolError: the steps lie outside the plan.
+    """
+    rates = [
+        planned_rate(step_offset + step, total_steps, learning_rate, schedule, section.warmup_share)
+        for step in range(steps)
+    ]
+    check_order(order, len(samples))
+    set_adapter(loaded, adapter)
+    batches = _batches(
+        draws(order, seed, step_offset * section.batch_size * section.accumulation),
+        lambda place: encode(
+            loaded, samples[place], max_length=max_length, system_prompt=system_prompt
+        ),
+        size=section.batch_size,
+        patience=len(samples),
+    )
+    with _training_mode(loaded, section, derive_seed(seed, "dropout", step_offset)):
+        losses = _run(loaded, batches, section, objective, rates, progress)
+    logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
+    mean_rate = math.fsum(rates) / len(rates)
+    return Trained(adapter=get_adapter(loaded), losses=tuple(losses), learning_rate=mean_rate)
+
+
+def _run(
+    loaded: LoadedModel,
+    batches: Iterator[Batch],
+    section: TrainingSection,
+    objective: Objective,
+    rates: Sequence[float],
+    progress: Callable[[int, int], None] | None,
+) -> list[float]:
+    """The optimizer loop; returns the mean sample loss of each step."""
+    accelerator = _accelerator(loaded.device, section)
+    parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
+    initial = {name: value.detach().clone() for name, value in parameters.items()}
+    optimizer = accelerator.prepare(
+        torch.optim.AdamW(parameters.values(), lr=rates[0], weight_decay=section.weight_decay)
+    )
+    optimizer.zero_grad()
+    losses = []
+    for step, rate in enumerate(rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        mean = torch.zeros((), device=loaded.device)
+        for _ in range(section.accumulation):
+            with accelerator.accumulate(loaded.model):
+                with accelerator.autocast():
+                    each = sample_losses(loaded.model, next(batches).to(loaded.device))
+                value = objective(each, parameters, initial)
+                mean += each.detach().mean() / section.accumulation
+                accelerator.backward(value)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(parameters.values(), section.max_grad_norm)
+                    finite = torch.isfinite(mean) & torch.isfinite(value)
+                    if section.precision != "fp16":  # else the scaler skips the step
+                        finite &= torch.isfinite(norm)
+                    _check_finite(finite, mean, f"{step + 1} of {len(rates)}", rate)
+                optimizer.step()
+                optimizer.zero_grad()
+        losses.append(float(mean))
+        if progress is not None:
+            progress(step + 1, len(rates))
+    return losses
+
+
+def _check_finite(finite: torch.Tensor, loss: torch.Tensor, step: str, rate: float) -> None:
+    if not bool(finite):
+        message = (
+            f"training step {step}: expected a finite loss and gradient, got loss {float(loss)} at "
+            f"learning rate {rate:.3g}; lower training.learning_rate or set "
+            "training.precision = 'no'"
+        )
+        raise NonFiniteError(message)
+
+
+def _accelerator(device: torch.device, section: TrainingSection) -> Accelerator:
+    """An accelerator of this call alone."""
+    if section.precision == "fp16" and device.type == "cpu":
+        message = (
+            "training.precision = 'fp16' needs a CUDA device, got cpu; set it to 'no' or 'bf16'"
+        )
+        raise ConfigError(message)
+    # accelerate keeps one state per process and refuses a second precision; nothing of an earlier
+    # call may live on, so its own reset is used (it offers no other).
+    AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 - see above
+    GradientState._reset_state()  # noqa: SLF001 - see above
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=section.precision,
+            gradient_accumulation_steps=section.accumulation,
+        )
+    except ValueError as error:
+        message = (
+            f"training.precision = {section.precision!r} does not run on {device}: {error}; "
+            "set it to 'no' or 'bf16'"
+        )
+        raise ConfigError(message) from error
+
+
+@contextmanager
+def _training_mode(loaded: LoadedModel, section: TrainingSection, seed: int) -> Iterator[None]:
+    """Train mode, checkpointing and seeded dropout inside; everything as before outside."""
+    model, was_training = loaded.model, loaded.model.training
+    devices = [loaded.device] if loaded.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        model.train()
+        if section.gradient_checkpointing:
+            _checkpointing(model, "enable")
+        try:
+            yield
+        finally:
+            if section.gradient_checkpointing:
+                _checkpointing(model, "disable")
+            model.zero_grad(set_to_none=True)
+            model.train(was_training)
+
+
+def _checkpointing(model: torch.nn.Module, change: Literal["enable", "disable"]) -> None:
+    """Switch checkpointing under its newer or older name (transformers renamed it in 5.x)."""
+    names = [f"{kind}_checkpointing_{change}" for kind in ("activation", "gradient")]
+    switch = next((getattr(model, name) for name in names if hasattr(model, name)), None)
+    try:
+        if switch is None:
+            message = f"{type(model).__name__} has neither {' nor '.join(names)}"
+            raise ValueError(message)  # noqa: TRY301 - the same as a model that refuses
+        switch(*([{"use_reentrant": False}] if change == "enable" else []))
+    except ValueError as error:
+        message = (
+            f"training.gradient_checkpointing: not supported by the model ({error}); set false"
+        )
+        raise ConfigError(message) from error
+
+
+def _batches(
+    stream: Iterator[int], encoding: Callable[[int], Encoding], *, size: int, patience: int
+) -> Iterator[Batch]:
+    """Full batches of samples with a target; gives up after ``2 · patience`` draws without one."""
+    chosen: list[Encoding] = []
+    misses = 0
+    for place in stream:
+        encoded = encoding(place)
+        if encoded.has_target:
+            chosen.append(encoded)
+            misses = 0
+        else:
+            misses += 1
+        if misses >= 2 * patience:  # two passes: one may begin in the middle of a shuffle
+            message = (
+                f"training: expected a sample with a response token, got none among {patience}; "
+                "raise model.max_length"
+            )
+            raise EmptySelectionError(message)
+        if len(chosen) == size:
+            yield collate(chosen)
+            chosen = []

@@ -1,0 +1,105 @@
+"""Mean token loss of each response in a batch, from logits at the response's positions only.
+
+ℓ_i = (1 / T_i) Σ_t −log p(y_t | x, y_<t) in nats, over body and end-of-turn token of sample i.
+Never the loss that a model computes from labels: that is a mean over all tokens of a batch, so a
+sample's share would depend on its neighbours.
+
+Reference:
+    Padding on the right changes nothing under causal attention: A. Vaswani et al., Attention Is All
+    You Need, NeurIPS 2017, section 3.2.3, https://arxiv.org/abs/1706.03762
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fedwinnow.curation.modeling import Encoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Samples side by side, padded on the right."""
+
+    tokens: Int[Tensor, "batch length"]
+    mask: Int[Tensor, "batch length"]
+    """1 where a token is, 0 where padding is."""
+    targets: Bool[Tensor, "batch length"]
+    """Whether the token at a place counts in the loss; never at place 0, which nothing predicts."""
+    first: int
+    """First place of the batch whose token counts, at least 1."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        return Batch(
+            tokens=self.tokens.to(device),
+            mask=self.mask.to(device),
+            targets=self.targets.to(device),
+            first=self.first,
+        )
+
+
+def collate(encodings: Sequence[Encoding]) -> Batch:
+    """Pad at least one encoding, each with a target, into a batch on the CPU."""
+    length = max(len(encoding.tokens) for encoding in encodings)
+    tokens = torch.zeros(len(encodings), length, dtype=torch.int64)
+    mask = torch.zeros_like(tokens)
+    targets = torch.zeros(tokens.shape, dtype=torch.bool)
+    for row, encoding in enumerate(encodings):
+        size = len(encoding.tokens)
+        tokens[row, :size] = torch.as_tensor(np.asarray(encoding.tokens), dtype=torch.int64)
+        mask[row, :size] = 1
+        targets[row, max(encoding.response_start, 1) : size] = True
+    first = int(targets.any(dim=0).int().argmax())
+    return Batch(tokens=tokens, mask=mask, targets=targets, first=first)
+
+
+def sample_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+    """Mean token loss of every sample, nats, float32, differentiable.
+
+    Logits are computed from the first response token of the batch on, so that a long prompt costs
+    no vocabulary-sized memory.
+
+    Args:
+        model: A causal language model that knows ``logits_to_keep``.
+        batch: On the model's device; every sample has a target.
+    """
+    first = batch.first
+    kept = batch.tokens.shape[1] - first + 1
+    output = model(
+        input_ids=batch.tokens,
+        attention_mask=batch.mask,
+        use_cache=False,
+        logits_to_keep=kept,
+    )
+    logits = output.logits[:, -kept:-1]  # places first − 1 … length − 2
+    targets = batch.targets[:, first:]
+    losses = torch.nn.functional.cross_entropy(
+        logits[targets].float(), batch.tokens[:, first:][targets], reduction="none"
+    )
+    table = torch.zeros(targets.shape, dtype=losses.dtype, device=losses.device)
+    table = table.masked_scatter(targets, losses)
+    return table.sum(dim=1) / targets.sum(dim=1)
+
+
+def plan_batches(
+    lengths: Int[np.ndarray, " samples"], batch_tokens: int
+) -> tuple[Int[np.ndarray, " batch"], ...]:
+    """Positions batch by batch: longest first, padding included within ``batch_tokens``.
+
+    A pure function of its arguments; a sample longer than the budget gets a batch of its own.
+
+    Args:
+        lengths: Tokens of each sample.
+        batch_tokens: Tokens of a batch, padding included, at least 1.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        room = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
+        batches.append(order[start : start + room])
+        start += room
+    return tuple(batches)
