@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from fedwinnow.curation.modeling import export_adapter
 from fedwinnow.server.report import write_report
 from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.server.summary_file import summary_json
@@ -18,6 +17,7 @@ from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.files import write_json
+from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.messages import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.settings import plain

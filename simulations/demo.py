@@ -67,7 +67,7 @@ def demo_config(seed: int, *, overrides: Sequence[str] = ()) -> RunConfig:
 
     def count(prompt: str, response: str) -> int:
         sample = Sample(id="", prompt=prompt, response=response)
-        found = encode(tokenizer, sample, max_length=10**6, system_prompt=section.system_prompt)
+        found = encode_sample(tokenizer, sample, max_length=10**6, system_prompt=section.system_prompt)
         return len(found.tokens)
 
     data = build(folder, seed=config.run.seed, count=count)

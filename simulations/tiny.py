@@ -1,0 +1,59 @@
+"""A tiny model for tests and trials: a two-layer Llama and a character tokenizer, made in code.
+
+``write_tiny_model`` writes an ordinary model folder, so that everything loads it by the same path
+as a real one, with no network.
+"""
+
+import string
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'][0] }}>{{ message['content'] }}</s>"
+    "{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+)
+"""Chat template: a role tag, the text, the end of turn."""
+
+
+def write_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
+    """Write a random Llama and its tokenizer into ``folder`` and return it."""
+    tokenizer = _tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    special = ["<pad>", "</s>", "<unk>", "<s>", "<u>", "<a>"]
+    letters = [*string.ascii_letters, *string.digits, *string.punctuation, " ", "\n"]
+    vocabulary = {token: index for index, token in enumerate([*special, *letters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<s>", "<u>", "<a>"],
+        chat_template=TEMPLATE,
+    )

@@ -1,0 +1,24 @@
+"""Fixtures of the whole suite: a tiny model on disk, no network."""
+
+from pathlib import Path
+
+import pytest
+
+from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.modeling import LoadedModel, load_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory) -> Path:
+    """A two-layer Llama and a character tokenizer, written once."""
+    from fedwinnow.simulations.tiny import write_tiny_model  # noqa: PLC0415 - once a session
+
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", seed=0)
+
+
+@pytest.fixture
+def tiny_model(tiny_model_folder) -> LoadedModel:
+    """A fresh loaded tiny model with a rank-4 adapter; a test may train it."""
+    section = ModelSection(name=str(tiny_model_folder), max_length=96)
+    adapter = AdapterSection(rank=4, alpha=8.0, targets=("q_proj", "v_proj"))
+    return load_model(section, adapter, seed=0)
