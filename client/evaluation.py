@@ -34,8 +34,8 @@ def evaluate(
         system_prompt: System message before every sample.
 
     Returns:
-        float64; NaN exactly where no response token is left after truncation: leave such samples
-        out of sums and counts.
+        float64; NaN exactly where a sample has no response token: leave such samples out of sums
+        and counts.
 
     Raises:
         NonFiniteError: the model returned a NaN or an infinity.

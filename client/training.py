@@ -254,7 +254,7 @@ def _batches(
         if misses >= 2 * patience:  # two passes: one may begin in the middle of a shuffle
             message = (
                 f"training: expected a sample with a response token, got none among {patience}; "
-                "raise model.max_length"
+                "check columns.response or raise model.max_length"
             )
             raise EmptySelectionError(message)
         if len(chosen) == size:

@@ -57,8 +57,8 @@ def collate(encodings: Sequence[Encoding]) -> Batch:
     return Batch(tokens=tokens, mask=mask, targets=targets, first=first)
 
 
-def sample_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
-    """Mean token loss of every sample, nats, float32, differentiable.
+def token_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "batch places"]:
+    """Loss of every token from place ``batch.first`` on, nats, float32, 0 where none counts.
 
     Logits are computed from the first response token of the batch on, so that a long prompt costs
     no vocabulary-sized memory.
@@ -81,8 +81,12 @@ def sample_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, " batch
         logits[targets].float(), batch.tokens[:, first:][targets], reduction="none"
     )
     table = torch.zeros(targets.shape, dtype=losses.dtype, device=losses.device)
-    table = table.masked_scatter(targets, losses)
-    return table.sum(dim=1) / targets.sum(dim=1)
+    return table.masked_scatter(targets, losses)
+
+
+def sample_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+    """Mean token loss of every sample, nats, float32, differentiable; see :func:`token_losses`."""
+    return token_losses(model, batch).sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
 
 
 def plan_batches(
