@@ -1,0 +1,338 @@
+"""The measuring pass: every signal of every sample at one checkpoint, in length-bucketed batches.
+
+One forward pass gives the losses, their spread, the end-of-turn loss and the representation; where
+gradient columns are asked for, the same pass is followed by one backward pass that contracts the
+per-sample LoRA gradients (``curation/gradients.py``). Unconditional and contrastive losses are
+forward passes of the SAME body tokens under another prompt. Only the asked columns are computed.
+
+The per-sample loss of the gradient is the mean over body and end of turn; the loss columns are over
+the body alone, so that truncation shows in ``has_end`` and ``end_loss`` and nowhere else.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedwinnow.client.references import References
+from fedwinnow.curation.errors import DataError, ModelError
+from fedwinnow.curation.gradients import Contraction, sample_gradients
+from fedwinnow.curation.losses import Batch, collate, plan_batches, token_losses
+from fedwinnow.curation.modeling import Encoding, LoadedModel, encode
+from fedwinnow.curation.nouns import Sample, SignalTable, Status
+from fedwinnow.curation.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+LOSSES = ("loss", "loss_sd", "loss_q90", "end_loss", "has_end", "length")
+GRADIENTS = frozenset({"dot", "norm", "adam_dot", "adam_norm"})
+CONTRASTS = frozenset({"contrast_loss_mean", "contrast_loss_min"})
+KNOWN = frozenset({*LOSSES, *GRADIENTS, *CONTRASTS, "unconditional_loss", "representation"})
+Told = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How samples are read and batched."""
+
+    batch_tokens: int
+    max_length: int
+    system_prompt: str = ""
+
+
+def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    *,
+    columns: frozenset[str],
+    checkpoint: int,
+    references: References | None,
+    contrast: Sequence[Sample],
+    contrast_prompts: int,
+    batch_tokens: int,
+    max_length: int,
+    system_prompt: str = "",
+    learning_rate: float = 0.0,
+    progress: Told | None = None,
+) -> SignalTable:
+    """Measure samples with the loaded adapter.
+
+    Args:
+        loaded: Model with the adapter of this checkpoint.
+        samples: Read one by one; only their tokens are held.
+        columns: Names of the wanted columns (``KNOWN``).
+        checkpoint: 0 for the untrained adapter.
+        references: Reference gradients and representations; needed for those columns.
+        contrast: PUBLIC samples whose prompts stand against each response.
+        contrast_prompts: How many of them for each response.
+        batch_tokens: Tokens of a pass, padding included; changes results by rounding only.
+        max_length: Longest sample in tokens.
+        system_prompt: System message before every sample.
+        learning_rate: Noted in the table.
+        progress: Called with (samples done, samples of all passes).
+
+    Returns:
+        Rows in the samples' order, float32; NaN in every column of a row whose status is not OK.
+
+    Raises:
+        ModelError: a column is unknown or needs references, or the adapter cannot be measured.
+        DataError: there is no other public prompt to contrast with.
+    """
+    _check(columns, references)
+    reading = Reading(batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt)
+    names = () if references is None else references.names
+    table = _Rows.empty(len(samples), columns, len(names))
+    encodings = [
+        encode(loaded, sample, max_length=max_length, system_prompt=system_prompt)
+        for sample in samples
+    ]
+    usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
+    table.status[[i for i, e in enumerate(encodings) if not e.has_target]] = Status.NO_TARGET
+    more = ("unconditional_loss" in columns) + contrast_prompts * bool(columns & CONTRASTS)
+    count = _Count(total=len(usable) * (1 + more), told=progress)
+    if columns:
+        _main_pass(loaded, encodings, usable, table, references, reading, count)
+    if "unconditional_loss" in columns:
+        empty = _prompt(loaded, Sample(id="", prompt="", response=""), reading)
+        pairs = [(encodings[i], empty) for i in usable]
+        values = _under_prompts(loaded, pairs, reading, count)
+        table.columns["unconditional_loss"][usable] = values
+    if columns & CONTRASTS:
+        chosen = [_others(samples[i], contrast, contrast_prompts) for i in usable]
+        prompts = {sample.id: _prompt(loaded, sample, reading) for sample in contrast}
+        pairs = [
+            (encodings[i], prompts[other.id])
+            for i, others in zip(usable, chosen, strict=True)
+            for other in others
+        ]
+        values = _under_prompts(loaded, pairs, reading, count).reshape(len(usable), -1)
+        for name, reduced in (("mean", values.mean(1)), ("min", values.min(1, initial=np.inf))):
+            if f"contrast_loss_{name}" in columns:
+                table.columns[f"contrast_loss_{name}"][usable] = reduced
+    table.close()
+    return SignalTable(
+        ids=tuple(sample.id for sample in samples),
+        domains=tuple(sample.domain for sample in samples),
+        checkpoint=checkpoint,
+        status=table.status,
+        columns={name: table.columns[name] for name in sorted(columns)},
+        references=names,
+        reference_gram=np.zeros((0, 0)) if references is None else references.gram,
+        learning_rate=learning_rate,
+    )
+
+
+@contextmanager
+def last_hidden(loaded: LoadedModel) -> Iterator[list[Tensor]]:
+    """Collects what goes into the language-model head: the last hidden states of each pass."""
+    seen: list[Tensor] = []
+    head = loaded.model.get_base_model().get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def mean_states(hidden: Tensor, batch: Batch, encodings: Sequence[Encoding]) -> Tensor:
+    """Mean last hidden state over the body's tokens, (batch, hidden), float32."""
+    start = batch.tokens.shape[1] - hidden.shape[1]
+    places = torch.arange(start, batch.tokens.shape[1], device=hidden.device)
+    begins = torch.tensor([e.response_start for e in encodings], device=hidden.device)
+    ends = torch.tensor([e.body_end for e in encodings], device=hidden.device)
+    body = (places >= begins[:, None]) & (places < ends[:, None])
+    total = torch.einsum("bp,bph->bh", body.float(), hidden.float())
+    return total / body.sum(dim=1, keepdim=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rows:
+    columns: dict[str, np.ndarray]
+    status: np.ndarray
+
+    @classmethod
+    def empty(cls, number: int, columns: frozenset[str], references: int) -> "_Rows":
+        wide = {"dot", "adam_dot", "representation"}
+        return cls(
+            columns={
+                name: np.full((number, references) if name in wide else number, np.nan, np.float32)
+                for name in columns
+            },
+            status=np.zeros(number, dtype=np.int8),
+        )
+
+    def put(self, name: str, rows: np.ndarray, values: Tensor) -> None:
+        if name in self.columns:
+            self.columns[name][rows] = values.detach().float().cpu().numpy()
+
+    def close(self) -> None:
+        """Mark rows with a NaN or an infinity, and blank every row that is not OK."""
+        for values in self.columns.values():
+            broken = ~np.isfinite(values.reshape(len(self.status), -1)).all(axis=1)
+            self.status[broken & (self.status == Status.OK)] = Status.NON_FINITE
+        for values in self.columns.values():
+            values[self.status != Status.OK] = np.nan
+
+
+@dataclass(slots=True, kw_only=True)
+class _Count:
+    total: int
+    told: Told | None
+    done: int = field(default=0)
+
+    def add(self, number: int) -> None:
+        self.done += number
+        if self.told is not None:
+            self.told(self.done, self.total)
+
+
+def _check(columns: frozenset[str], references: References | None) -> None:
+    unknown = sorted(columns - KNOWN)
+    if unknown:
+        message = f"signal columns {', '.join(unknown)} are unknown; known: {', '.join(sorted(KNOWN))}"
+        raise ModelError(message)
+    needing = columns & (GRADIENTS | {"representation"})
+    if needing and references is None:
+        message = f"signal columns {', '.join(sorted(needing))} need reference anchors; give references"
+        raise ModelError(message)
+
+
+def _main_pass(  # noqa: PLR0917 - the one place where all of it meets
+    loaded: LoadedModel,
+    encodings: Sequence[Encoding],
+    usable: np.ndarray,
+    table: _Rows,
+    references: References | None,
+    reading: Reading,
+    count: _Count,
+) -> None:
+    """Losses, representation and gradients of every usable sample under its own prompt."""
+    wanted = set(table.columns)
+    lengths = np.array([len(encodings[i].tokens) for i in usable], dtype=np.int64)
+    contraction = None
+    with ExitStack() as stack:
+        if wanted & GRADIENTS and references is not None:
+            contraction = references.contraction(
+                plain=bool(wanted & {"dot", "norm"}), adam=bool(wanted & {"adam_dot", "adam_norm"})
+            )
+            firing = stack.enter_context(
+                sample_gradients(loaded.model, dict(loaded.layers()), contraction)
+            )
+        else:
+            stack.enter_context(_forward_only(loaded))
+        seen = stack.enter_context(last_hidden(loaded)) if "representation" in wanted else []
+        for places in plan_batches(lengths, reading.batch_tokens):
+            rows = usable[places]
+            chosen = [encodings[i] for i in rows]
+            batch = collate(chosen).to(loaded.device)
+            losses = token_losses(loaded.model, batch)
+            _put_losses(table, rows, losses.detach(), batch, chosen)
+            if "representation" in wanted and references is not None:
+                states = mean_states(seen.pop(), batch, chosen)
+                table.put("representation", rows, references.similarity(states))
+            if contraction is not None:
+                each = losses.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
+                each.sum().backward()
+                firing.check()
+                table.put("dot", rows, contraction.dots)
+                table.put("adam_dot", rows, contraction.adam_dots)
+                for name, squares in (("norm", contraction.squares), ("adam_norm", contraction.adam_squares)):
+                    if name in wanted:
+                        table.put(name, rows, squares.sqrt())
+                contraction.reset()
+            count.add(len(rows))
+
+
+@contextmanager
+def _forward_only(loaded: LoadedModel) -> Iterator[None]:
+    training = loaded.model.training
+    loaded.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        loaded.model.train(training)
+
+
+def _put_losses(
+    table: _Rows, rows: np.ndarray, losses: Tensor, batch: Batch, encodings: Sequence[Encoding]
+) -> None:
+    """Statistics of the body's token losses, and the loss of the end of turn."""
+    values = losses.float().cpu()
+    first = batch.first
+    for row, line, encoding in zip(rows, values, encodings, strict=True):
+        body = line[encoding.response_start - first : encoding.body_end - first].double()
+        closing = encoding.body_end - first
+        has_end = len(encoding.tokens) > encoding.body_end
+        found = {
+            "loss": body.mean(),
+            "loss_sd": body.std(correction=0),
+            "loss_q90": torch.quantile(body, 0.9),
+            "length": torch.tensor(float(len(body))),
+            "has_end": torch.tensor(float(has_end)),
+            "end_loss": line[closing] if has_end else torch.tensor(0.0),
+        }
+        for name, value in found.items():
+            if name in table.columns:
+                table.columns[name][row] = float(value)
+
+
+def _prompt(loaded: LoadedModel, sample: Sample, reading: Reading) -> np.ndarray:
+    """Tokens of the prompt alone."""
+    alone = Sample(id=sample.id, prompt=sample.prompt, response="", history=sample.history)
+    encoding = encode(
+        loaded, alone, max_length=reading.max_length, system_prompt=reading.system_prompt
+    )
+    return encoding.tokens[: encoding.response_start]
+
+
+def _under_prompts(
+    loaded: LoadedModel,
+    pairs: Sequence[tuple[Encoding, np.ndarray]],
+    reading: Reading,
+    count: _Count,
+) -> np.ndarray:
+    """Mean loss of the same body tokens under another prompt, float32, in the pairs' order."""
+    encodings = []
+    for encoding, prompt in pairs:
+        body = encoding.tokens[encoding.response_start : encoding.body_end]
+        kept = prompt[-max(1, reading.max_length - len(body)) :]
+        tokens = np.concatenate([kept, body]).astype(np.int32)
+        encodings.append(
+            Encoding(tokens=tokens, response_start=len(kept), body_end=len(tokens))
+        )
+    values = np.full(len(pairs), np.nan, dtype=np.float32)
+    lengths = np.array([len(e.tokens) for e in encodings], dtype=np.int64)
+    done, share = 0, len(pairs) or 1
+    with _forward_only(loaded):
+        for places in plan_batches(lengths, reading.batch_tokens):
+            batch = collate([encodings[i] for i in places]).to(loaded.device)
+            losses = token_losses(loaded.model, batch).sum(dim=1)
+            means = losses / batch.targets[:, batch.first :].sum(dim=1)
+            values[places] = means.float().cpu().numpy()
+            done += len(places)
+            count.add(len(places))
+    logger.debug("%d of %d passes under other prompts", done, share)
+    return values
+
+
+def _others(sample: Sample, public: Sequence[Sample], number: int) -> list[Sample]:
+    """Other public samples of the same domain (of any, where it has none), chosen by hash."""
+    other = [one for one in public if one.prompt != sample.prompt]
+    pool = [one for one in other if one.domain == sample.domain] or other
+    if not pool:
+        message = (
+            "measuring.contrast_prompts: no public reference anchor has another prompt than "
+            "the sample; give more anchors or set measuring.contrast_prompts = 0"
+        )
+        raise DataError(message)
+    chosen = []
+    for turn in range(number):
+        place = derive_seed(turn, "contrast", sample.id) % len(pool)
+        chosen.append(pool[place])
+        pool = [*pool[:place], *pool[place + 1 :]] or pool
+    return chosen
