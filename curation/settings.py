@@ -34,8 +34,9 @@ def load(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror}); give the path of a TOML file"
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        message = f"{path}: cannot be read ({why}); give the path of a TOML file"
         raise ConfigError(message) from error
     try:
         tree = tomllib.loads(text)
@@ -149,7 +150,7 @@ def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - one branch
     if origin is dict:
         if not isinstance(value, Mapping):
             raise _wrong(key, "a table", value)
-        return dict(value)
+        return {name: _free(item, f"{key}.{name}") for name, item in value.items()}
     if origin in {typing.Union, types.UnionType}:  # pragma: no cover - no such field today
         message = f"{key}: unions are not supported in settings"
         raise TypeError(message)
@@ -168,9 +169,31 @@ def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - one branch
     return value
 
 
+def _free(value: Any, key: str) -> Any:  # noqa: ANN401 - whatever a plug-in may take
+    """A setting of a plug-in: what TOML and JSON both hold, so no date and no NaN."""
+    if isinstance(value, Mapping):
+        return {name: _free(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_free(item, f"{key}.{i}") for i, item in enumerate(value)]
+    if not isinstance(value, str | int | float) or value != value:  # noqa: PLR0124 - refuses NaN
+        raise _wrong(key, "a text, a number, true or false, a list or a table", value)
+    return value
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    bare = name != "" and all(c.isascii() and (c.isalnum() or c in "-_") for c in name)
+    return name if bare else _quoted(name)
+
+
 def _scalar(value: Any) -> str:  # noqa: ANN401 - whatever TOML holds
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return _quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(k)} = {_scalar(v)}" for k, v in value.items()) + "}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -183,19 +206,21 @@ def _write(
 ) -> None:
     tables = {k: v for k, v in tree.items() if isinstance(v, Mapping)}
     arrays = {
-        k: v for k, v in tree.items() if isinstance(v, list) and v and isinstance(v[0], Mapping)
+        k: v
+        for k, v in tree.items()
+        if isinstance(v, list) and v and all(isinstance(item, Mapping) for item in v)
     }
     for key, value in tree.items():
         if key in tables or key in arrays:
             continue
         comment = comments.get(f"{prefix}{key}")
         lines.extend([f"# {comment}"] if comment else [])
-        lines.append(f"{key} = {_scalar(value)}")
+        lines.append(f"{_key(key)} = {_scalar(value)}")
     for key, value in tables.items():
         if value:
-            lines.extend(["", f"[{prefix}{key}]"])
-            _write(value, f"{prefix}{key}.", comments, lines)
+            lines.extend(["", f"[{prefix}{_key(key)}]"])
+            _write(value, f"{prefix}{_key(key)}.", comments, lines)
     for key, items in arrays.items():
         for item in items:
-            lines.extend(["", f"[[{prefix}{key}]]"])
-            _write(item, f"{prefix}{key}.", comments, lines)
+            lines.extend(["", f"[[{prefix}{_key(key)}]]"])
+            _write(item, f"{prefix}{_key(key)}.", comments, lines)

@@ -8,6 +8,7 @@ travels as uint16 under its recorded dtype. A NaN or an infinity in an array is 
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -48,11 +49,7 @@ def from_arrays(text: str, arrays: Mapping[str, Any]) -> messages.Message:
         ProtocolError: unknown kind, missing or additional field or array, wrong type or shape.
         NonFiniteError: an array holds a NaN or an infinity.
     """
-    try:
-        envelope = json.loads(text)
-    except (ValueError, TypeError) as error:
-        message = f"message is no JSON text ({error}); it was cut short or not made by fedwinnow"
-        raise ProtocolError(message) from error
+    envelope = _parse(text)
     if not isinstance(envelope, dict) or set(envelope) != {"kind", "body"}:
         message = "message must be an object with the keys kind and body"
         raise ProtocolError(message)
@@ -92,7 +89,7 @@ def restore(data: bytes, cls: type[N]) -> N:
         ProtocolError: the bytes are cut short or hold another class.
     """
     text, arrays = _open(data)
-    return typing.cast("N", _unpack(json.loads(text), arrays, cls))
+    return typing.cast("N", _unpack(_parse(text), arrays, cls))
 
 
 def pack(node: object) -> tuple[str, Arrays]:
@@ -100,6 +97,14 @@ def pack(node: object) -> tuple[str, Arrays]:
     arrays: Arrays = {}
     tree = _to_tree(node, type(node).__name__, arrays)
     return json.dumps(tree), arrays
+
+
+def _parse(text: str) -> Any:  # noqa: ANN401 - a tree of JSON
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        message = f"message is no JSON text ({error}); it was cut short or not made by fedwinnow"
+        raise ProtocolError(message) from error
 
 
 def _open(data: bytes) -> tuple[str, Arrays]:
@@ -133,7 +138,7 @@ def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401 - 
         finite = node.dtype.kind != "f" or bool(np.isfinite(node).all())
         return _leaf(np.ascontiguousarray(node), str(node.dtype), finite, path, arrays)
     if isinstance(node, float):
-        if node != node:  # noqa: PLR0124 - NaN is the one number unequal to itself
+        if math.isnan(node):
             raise NonFiniteError(f"{path} is NaN; a number is needed")  # noqa: EM102, TRY003 - one clause
         return str(node) if node in _NON_FINITE.values() else float(node)
     if node is None or isinstance(node, bool | int | str):
@@ -189,14 +194,24 @@ def _from_tree(tree: Any, hint: Any, path: str, arrays: Mapping[str, Any], used:
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return _array(tree, hint, path, arrays, used)
     if hint is float:
-        if isinstance(tree, str) and tree in _NON_FINITE:
-            return _NON_FINITE[tree]
-        if isinstance(tree, bool) or not isinstance(tree, int | float) or tree != tree:  # noqa: PLR0124 - refuses NaN
-            raise _wrong(path, "a number", tree)
-        return float(tree)
+        return _number(tree, path)
     if hint not in {str, int, bool} or type(tree) is not hint:
         raise _wrong(path, f"a {getattr(hint, '__name__', hint)}", tree)
     return tree
+
+
+def _number(tree: Any, path: str) -> float:  # noqa: ANN401 - a node of JSON
+    if isinstance(tree, str) and tree in _NON_FINITE:
+        return _NON_FINITE[tree]
+    if isinstance(tree, bool) or not isinstance(tree, int | float):
+        raise _wrong(path, "a number", tree)
+    try:
+        number = float(tree)
+    except OverflowError as error:
+        raise _wrong(path, "a number below 1.8e308", "a larger one") from error
+    if math.isnan(number):
+        raise _wrong(path, "a number", tree)
+    return number
 
 
 def _array(tree: Any, hint: Any, path: str, arrays: Mapping[str, Any], used: set[str]) -> Any:  # noqa: ANN401 - array or tensor
@@ -212,12 +227,16 @@ def _array(tree: Any, hint: Any, path: str, arrays: Mapping[str, Any], used: set
     if list(array.shape) != tree["shape"] or str(array.dtype) != stored:
         raise _wrong(path, f"{stored}{tree['shape']}", f"{array.dtype}{list(array.shape)}")
     if hint.array_type is not torch.Tensor:
+        if not isinstance(array, hint):
+            raise _wrong(path, hint.__name__, f"{array.dtype}{list(array.shape)}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             message = f"{path} holds a NaN or an infinity; the message is refused"
             raise NonFiniteError(message)
         return array
     tensor = torch.from_numpy(array.copy())
     tensor = tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+    if not isinstance(tensor, hint):
+        raise _wrong(path, hint.__name__, f"{dtype}{list(array.shape)}")
     if not bool(torch.isfinite(tensor).all()):
         message = f"{path} holds a NaN or an infinity; the message is refused"
         raise NonFiniteError(message)
