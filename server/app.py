@@ -4,6 +4,7 @@ Whatever stops the run leaves :func:`main` as an exception, so Flower's status o
 """
 
 import json
+import logging
 import shlex
 
 from flwr.app import Context
@@ -22,8 +23,17 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         CurationError: the scenario is wrong, or the run cannot go on.
     """
+    _show_progress()
     config = run_config_scenario(context.run_config)
     resume = bool(context.run_config.get("resume", False))
     given = [f"{key}={json.dumps(v)}" for key, v in sorted(context.run_config.items()) if v != ""]
     command = f"flwr run . --run-config {shlex.quote(' '.join(given))}"
     CurationStrategy(config, resume=resume, command=command).start(grid)
+
+
+def _show_progress() -> None:
+    """One line a phase in ``flwr log``: this process is Flower's, and it shows no lines of ours."""
+    ours = logging.getLogger("fedwinnow")
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler())
+        ours.setLevel(logging.INFO)

@@ -29,7 +29,6 @@ from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import DEADLINE, Progress, drive
 from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
 from fedwinnow.server.grid import GridTransport, arrays_in, reachable, record_of
-from fedwinnow.server.outcome import finish
 from fedwinnow.server.rounds import init
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
@@ -56,8 +55,7 @@ class CurationStrategy(Strategy):
         """Take the configuration of the run.
 
         Args:
-            config: The run; in an ordinary app only ``weighting``, ``merging``, ``adapter`` (its
-                scale) and ``run.minimum_sites`` count.
+            config: The run; an ordinary app reads weighting, merging, adapter, run.minimum_sites.
             resume: Go on from the last committed state of the run folder.
             patience: Longest wait for the nodes to appear, seconds.
             command: The command line that reproduces the run, for the report.
@@ -109,8 +107,7 @@ class CurationStrategy(Strategy):
             grid: Flower's grid.
             initial_arrays: LoRA factors under PEFT's names: run ordinary rounds from them.
             num_rounds: Ordinary rounds; the protocol takes ``training.rounds``.
-            timeout: Longest wait for the replies of one phase or round, and TTL of its messages,
-                seconds.
+            timeout: Longest wait for one phase or round, and TTL of its messages, seconds.
             train_config: As in Flower, ordinary rounds only.
             evaluate_config: As in Flower, ordinary rounds only.
             evaluate_fn: As in Flower, ordinary rounds only.
@@ -130,6 +127,8 @@ class CurationStrategy(Strategy):
                 evaluate_config,
                 evaluate_fn,
             )
+        from fedwinnow.server.outcome import finish  # noqa: PLC0415 - transformers load only here
+
         self.summary()
         store = Store.open(self.config, resume=self.resume)
         state = (store.load() if self.resume else None) or init(self.config, run_id(self.config))

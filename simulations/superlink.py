@@ -182,7 +182,7 @@ def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for _ in range(50):
-        ours = _marked(home)
+        ours = bearers(f"FLWR_HOME={home}")
         if not ours:
             return
         for pid in ours:
@@ -194,14 +194,14 @@ def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
     logger.warning("processes %s of the run in %s do not end", ours, home)
 
 
-def _marked(home: Path) -> list[int]:
-    """Processes that inherited our private ``FLWR_HOME``; empty where there is no /proc."""
-    mark = f"FLWR_HOME={home}".encode()
-    found = []
+def bearers(start: str) -> list[int]:
+    """Processes with an environment entry that starts so; empty where there is no /proc."""
+    mark, found = start.encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+            entries = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # ended meanwhile, or not ours to look at
+        if any(entry.startswith(mark) for entry in entries):
+            found.append(int(folder.name))
     return found

@@ -1,4 +1,4 @@
-"""Flower without processes: a Grid that calls ClientApps directly, but through Flower's serialiser."""
+"""Flower without processes: a Grid that calls ClientApps directly, through Flower's serialiser."""
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +25,7 @@ class InProcessGrid(Grid):
         self._replies: dict[str, Message] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Let every node that is not silent answer at once."""
         ids = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = uuid.uuid4().hex
@@ -42,6 +43,7 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The answers to these messages, each once."""
         return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
 
     def send_and_receive(
@@ -50,19 +52,24 @@ class InProcessGrid(Grid):
         *,
         timeout: float | None = None,  # noqa: ARG002 - answers are there at once
     ) -> Iterable[Message]:
+        """Push and pull."""
         return self.pull_messages(self.push_messages(messages))
 
     def get_node_ids(self) -> Iterable[int]:
+        """All nodes, in no particular order."""
         return list(self.apps)
 
-    def set_run(self, run):  # pragma: no cover - this Grid needs no run
+    def set_run(self, run):
+        """This Grid needs no run."""
         raise NotImplementedError
 
     @property
-    def run(self):  # pragma: no cover - likewise
+    def run(self):
+        """This Grid needs no run."""
         raise NotImplementedError
 
-    def create_message(self, *args, **kwargs):  # pragma: no cover - deprecated in Flower
+    def create_message(self, *args, **kwargs):
+        """Deprecated in Flower."""
         raise NotImplementedError
 
 

@@ -12,6 +12,7 @@ from fedwinnow.server.grid import GridTransport, reachable
 
 
 def adapter() -> Adapter:
+    """One module in two number formats."""
     return Adapter(
         base="b",
         a={"m": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)},
@@ -64,6 +65,7 @@ TRAIN = messages.TrainRequest(
 
 
 def exchange(transport, request, sites=(), deadline=5.0):
+    """Deliveries by site."""
     return {d.site: d for d in transport.exchange(request, sites, deadline=deadline)}
 
 
@@ -119,7 +121,8 @@ def test_grid_transport_reports_an_error_of_flower_by_site(make_grid):
     def broken(request):
         if isinstance(request, messages.JoinRequest):
             return messages.Receipt(header=request.header, site="law")
-        raise RuntimeError("boom")
+        message = "boom"
+        raise RuntimeError(message)
 
     transport = GridTransport(grid=make_grid({1: client("law", broken)}))
     exchange(transport, JOIN)

@@ -1,0 +1,85 @@
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from fedwinnow.client.tables import read_scores
+from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
+from fedwinnow.simulations.flower import simulate_with_flower
+from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.superlink import bearers
+from fedwinnow.simulations.toy import SITES, write_toy_scenario
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [
+    pytest.mark.flower,
+    pytest.mark.skipif(
+        not Path("/proc").is_dir(), reason="left-over processes are sought in /proc"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory) -> Path:
+    """A toy federation on disk."""
+    return write_toy_scenario(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def mark(monkeypatch) -> str:
+    """An entry that every process started from here inherits in its environment."""
+    monkeypatch.setenv("FEDWINNOW_TEST_MARK", uuid.uuid4().hex)
+    return f"FEDWINNOW_TEST_MARK={os.environ['FEDWINNOW_TEST_MARK']}"
+
+
+def summary(folder: Path):
+    """The run's record without times."""
+    return json.loads((folder / "record.json").read_text())
+
+
+def test_flower_run_equals_the_run_in_process(scenario, tmp_path, mark):
+    """Flower and Ray carry the same bits: adapter, losses, threshold, scores, kept counts.
+
+    The app is the repository itself, as in plain ``flwr run .``.
+    """
+    here = load_scenario(scenario, [f"run.output={tmp_path / 'here'}"])
+    there = load_scenario(scenario, [f"run.output={tmp_path / 'there'}"])
+    mine = summary(simulate(here))
+    theirs = summary(simulate_with_flower(there, app=ROOT))
+    assert theirs["adapter"]["hash"] == mine["adapter"]["hash"]
+    for key in ("threshold", "forecast", "public", "sites", "arms", "selection"):
+        assert theirs[key] == mine[key], key
+    for site in SITES:
+        first, second = (
+            read_scores(sites_folder(c) / site / run_id(c) / "scores.parquet", c.scorer.name)
+            for c in (here, there)
+        )
+        assert first[0] == second[0]
+        assert first[2].tobytes() == second[2].tobytes()
+    assert (tmp_path / "there" / "toy" / "report.html").is_file()
+    assert not bearers(mark)
+
+
+def test_flower_run_fails_where_every_client_fails(scenario, tmp_path, mark):
+    """Silos without data fail the run: a message with the cause, code 2, nothing left running."""
+    missing = [f"sites.{i}.data={tmp_path / 'nothing.jsonl'}" for i in range(len(SITES))]
+    settings = [f"run.output={tmp_path}", *missing]
+    command = [sys.executable, "-m", "fedwinnow.simulations.cli", "simulate", str(scenario)]
+    command += ["--runtime", "flower", *(part for item in settings for part in ("--set", item))]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "nothing.jsonl" in done.stdout + done.stderr
+    assert "DataError" in done.stdout + done.stderr
+    assert not (tmp_path / "toy" / "adapter").exists()
+    assert not bearers(mark)
