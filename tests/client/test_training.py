@@ -21,6 +21,7 @@ from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.protocols import Order
+from fedwinnow.strategies.merging.stack import stack
 from fedwinnow.strategies.objectives.proximal import proximal
 from fedwinnow.strategies.objectives.sft import sft
 
@@ -273,6 +274,20 @@ def test_train_refuses_a_wrong_order_or_plan(tiny_model):
         run(tiny_model, start, order=replace(in_order(), indices=np.zeros(6, dtype=np.int64)))
     with pytest.raises(ProtocolError, match="plan of 3 steps"):
         run(tiny_model, start, step_offset=1)
+
+
+def test_train_starts_from_a_merged_adapter_of_any_rank(tiny_model):
+    """Two sites' stacked adapter has twice the rank, trains, and keeps that rank."""
+    start = get_adapter(tiny_model)
+    sites = {
+        "a": run(tiny_model, start, SAMPLES[:3]).adapter,
+        "b": run(tiny_model, start, SAMPLES[3:]).adapter,
+    }
+    merged = stack()(sites, {"a": 0.5, "b": 0.5}, start).adapter
+    trained = run(tiny_model, merged)
+    assert {factor.shape[0] for factor in trained.adapter.a.values()} == {8}
+    assert trained.adapter.scales == start.scales
+    assert distance(trained.adapter, merged) > 0
 
 
 def test_train_changes_the_adapter_only(tiny_model):
