@@ -196,9 +196,7 @@ def encode_sample(
         if len(prompt) + len(body) + len(closing) > max_length:
             body, closing = body[: max_length - len(prompt)], []
     tokens = np.array([*prompt, *body, *closing], dtype=np.int32)
-    return Encoding(
-        tokens=tokens, response_start=len(prompt), body_end=len(prompt) + len(body)
-    )
+    return Encoding(tokens=tokens, response_start=len(prompt), body_end=len(prompt) + len(body))
 
 
 def end_tokens(tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - see encode_sample
@@ -246,7 +244,9 @@ def set_adapter(loaded: LoadedModel, adapter: Adapter) -> None:
         rank = adapter.a[name].shape[0]
         if adapter.a[name].shape != (rank, wide) or adapter.b[name].shape != (tall, rank):
             shapes = f"{tuple(adapter.a[name].shape)} and {tuple(adapter.b[name].shape)}"
-            message = f"module {name}: factors must be (rank, {wide}) and ({tall}, rank), not {shapes}"
+            message = (
+                f"module {name}: factors must be (rank, {wide}) and ({tall}, rank), not {shapes}"
+            )
             raise IncompatibleAdapterError(message)
     for name, layer in layers.items():
         rank = adapter.a[name].shape[0]
@@ -257,7 +257,7 @@ def set_adapter(loaded: LoadedModel, adapter: Adapter) -> None:
                     linear.weight.copy_(values)
             else:
                 linear.weight = torch.nn.Parameter(
-                    values.to(linear.weight), requires_grad=linear.weight.requires_grad
+                    values.to(linear.weight, copy=True), requires_grad=linear.weight.requires_grad
                 )
                 linear.out_features, linear.in_features = values.shape
         layer.r[NAME] = rank
@@ -373,9 +373,7 @@ def _prompt_text(tokenizer: Any, sample: Sample, system_prompt: str) -> str:  # 
     turns += [{"role": role, "content": content} for role, content in sample.history]
     turns.append({"role": "user", "content": sample.prompt})
     if tokenizer.chat_template:
-        return str(
-            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        )
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     return "\n".join(turn["content"] for turn in turns) + "\n"
 
 
