@@ -75,7 +75,11 @@ def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
     return Pool(
         samples=everything.subset(chosen),
         own_holdout=everything.subset(held),
-        dropped=dict(gated.reasons),
+        dropped={
+            everything.ids[row]: reason
+            for row, reason in gated.reasons.items()
+            if reason != "exact duplicate"  # its id is that of the sample that is kept
+        },
         split=split,
         rows=rows,
         anchors_hash=data_hash(anchors),

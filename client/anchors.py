@@ -1,0 +1,93 @@
+"""The public anchors in three disjoint parts, and the calibration rows made from one of them.
+
+A part is chosen by the hash of (seed, id) within each domain, so the order of the file changes
+nothing and every site gets the same parts. Corrupted copies follow their parent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedwinnow.curation.corruption import corrupt
+from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.seeds import derive_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnchorSplit:
+    """Disjoint parts of the anchors, each sorted by id."""
+
+    reference: tuple[Sample, ...]
+    calibration: tuple[Sample, ...]
+    holdout: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRows:
+    """Clean calibration anchors and their corruptions."""
+
+    samples: tuple[Sample, ...]
+    kinds: tuple[str, ...]
+    """Per row: "clean" or the kind of corruption."""
+    parents: tuple[str, ...]
+    """Per row: id of the clean anchor that it is or was made from."""
+
+
+def split_anchors(
+    anchors: Sequence[Sample], *, reference: float, calibration: float, seed: int
+) -> AnchorSplit:
+    """Split by parent, domain by domain.
+
+    Args:
+        anchors: Clean public samples; duplicates count once.
+        reference: Share in (0, 1) for reference gradients.
+        calibration: Share in (0, 1) to be corrupted; the rest is the hold-out.
+        seed: Of the split.
+
+    Raises:
+        DataError: a part of a domain would be empty.
+    """
+    by_domain: dict[str, dict[str, Sample]] = {}
+    for anchor in anchors:
+        by_domain.setdefault(anchor.domain, {})[anchor.id] = anchor
+    parts: tuple[list[Sample], ...] = ([], [], [])
+    for domain, unique in sorted(by_domain.items()):
+        ordered = sorted(unique.values(), key=lambda s: (derive_seed(seed, "split", s.id), s.id))
+        first, second = round(reference * len(ordered)), round(calibration * len(ordered))
+        cut = (ordered[:first], ordered[first : first + second], ordered[first + second :])
+        for name, part in zip(("reference", "calibration", "hold-out"), cut, strict=True):
+            if not part:
+                message = (
+                    f"anchors: domain {domain!r} has {len(ordered)} anchors and the {name} part "
+                    "would be empty; add anchors or change anchors.reference and "
+                    "anchors.calibration"
+                )
+                raise DataError(message)
+        for target, part in zip(parts, cut, strict=True):
+            target.extend(part)
+    chosen = [tuple(sorted(part, key=lambda sample: sample.id)) for part in parts]
+    return AnchorSplit(reference=chosen[0], calibration=chosen[1], holdout=chosen[2])
+
+
+def calibration_rows(
+    anchors: Sequence[Sample], *, corruptions: Sequence[str], copies: int, seed: int
+) -> CalibrationRows:
+    """Each anchor clean, then ``copies`` corruptions of it; kinds are dealt in turn.
+
+    Raises:
+        DataError: a kind is unknown, or cannot be made from these anchors.
+    """
+    rows: list[tuple[Sample, str, str]] = []
+    dealt = 0
+    for anchor in anchors:
+        rows.append((anchor, "clean", anchor.id))
+        for copy in range(copies):
+            kind = corruptions[dealt % len(corruptions)]
+            dealt += 1
+            bad = corrupt(anchor, kind, pool=anchors, seed=derive_seed(seed, anchor.id, copy))
+            rows.append((bad, kind, anchor.id))
+    return CalibrationRows(
+        samples=tuple(row[0] for row in rows),
+        kinds=tuple(row[1] for row in rows),
+        parents=tuple(row[2] for row in rows),
+    )

@@ -1,0 +1,136 @@
+"""Seeded corruptions of clean samples, for calibration: what bad data look like.
+
+===========  ====================================================================
+kind         what happens to the response
+===========  ====================================================================
+swap         another sample's response, of the same domain
+cut          only its first 20 to 60 % of words
+delete       25 to 50 % of its words are left out
+substitute   25 to 50 % of its words become words of other responses
+noise        characters of 25 to 45 % of its words are swapped, dropped or replaced
+wrong_domain a response of another domain
+===========  ====================================================================
+
+Studies plant their noise by other code, strengths and vocabulary (``simulations/noise.py``).
+
+Reference:
+    The kinds follow CLUES (Z. Zhao et al., NeurIPS 2024, table 6, https://arxiv.org/abs/2507.03004)
+    and FedDQC (Y. Du et al., Findings of ACL 2025, https://arxiv.org/abs/2410.11540).
+"""
+
+import hashlib
+import json
+import random
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.nouns import Sample
+
+_ATTEMPTS = 20
+
+
+def corrupt(sample: Sample, kind: str, *, pool: Sequence[Sample], seed: int) -> Sample:
+    """A corrupted copy; its response always differs from the sample's.
+
+    Args:
+        sample: Clean sample.
+        kind: One of ``KINDS``.
+        pool: Clean samples that swapped answers and words are taken from.
+        seed: Of the choice; equal arguments, equal copy.
+
+    Returns:
+        A sample with a new id, the kind noted in ``labels["corruption"]``.
+
+    Raises:
+        DataError: the kind is unknown, or cannot be made: no other response in the pool, or a
+            response too short to change.
+    """
+    if kind not in KINDS:
+        message = f"anchors.corruptions: kind {kind!r} is unknown; choose from {', '.join(KINDS)}"
+        raise DataError(message)
+    for attempt in range(_ATTEMPTS):
+        source = random.Random(f"{seed} {kind} {attempt}")  # noqa: S311 - a seeded draw, no secret
+        response = KINDS[kind](sample, pool, source)
+        if response not in {"", sample.response}:
+            text = json.dumps([sample.id, kind, response])
+            return replace(
+                sample,
+                id=hashlib.sha256(text.encode()).hexdigest()[:32],
+                response=response,
+                labels={**sample.labels, "corruption": kind},
+            )
+    message = (
+        f"anchors: {kind} cannot be made from anchor {sample.id[:12]} of domain {sample.domain!r}; "
+        "give more anchors with longer responses, or leave the kind out of anchors.corruptions"
+    )
+    raise DataError(message)
+
+
+def _swap(sample: Sample, pool: Sequence[Sample], source: random.Random) -> str:
+    others = [one.response for one in pool if one.domain == sample.domain and one.prompt != sample.prompt]
+    return source.choice(others) if others else ""
+
+
+def _wrong_domain(sample: Sample, pool: Sequence[Sample], source: random.Random) -> str:
+    others = [one.response for one in pool if one.domain != sample.domain]
+    return source.choice(others) if others else ""
+
+
+def _cut(sample: Sample, _pool: Sequence[Sample], source: random.Random) -> str:
+    words = sample.response.split()
+    return " ".join(words[: max(1, round(len(words) * source.uniform(0.2, 0.6)))])
+
+
+def _delete(sample: Sample, _pool: Sequence[Sample], source: random.Random) -> str:
+    words = sample.response.split()
+    gone = _some(words, source.uniform(0.25, 0.5), source)
+    return " ".join(word for place, word in enumerate(words) if place not in gone)
+
+
+def _substitute(sample: Sample, pool: Sequence[Sample], source: random.Random) -> str:
+    words = sample.response.split()
+    other = [word for one in pool if one.id != sample.id for word in one.response.split()]
+    if not other:
+        return ""
+    changed = _some(words, source.uniform(0.25, 0.5), source)
+    return " ".join(
+        source.choice(other) if place in changed else word for place, word in enumerate(words)
+    )
+
+
+def _noise(sample: Sample, _pool: Sequence[Sample], source: random.Random) -> str:
+    words = sample.response.split()
+    changed = _some(words, source.uniform(0.25, 0.45), source)
+    return " ".join(
+        _garble(word, source) if place in changed else word for place, word in enumerate(words)
+    )
+
+
+def _garble(word: str, source: random.Random) -> str:
+    place = source.randrange(len(word))
+    change = source.choice(("swap", "drop", "replace"))
+    if change == "swap" and len(word) > 1:
+        place = min(place, len(word) - 2)
+        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+    if change == "drop" and len(word) > 1:
+        return word[:place] + word[place + 1 :]
+    return word[:place] + source.choice(string.ascii_lowercase) + word[place + 1 :]
+
+
+def _some(words: Sequence[str], share: float, source: random.Random) -> frozenset[int]:
+    """Places of a share of the words, at least one."""
+    number = min(len(words), max(1, round(share * len(words))))
+    return frozenset(source.sample(range(len(words)), number))
+
+
+KINDS: Mapping[str, Callable[[Sample, Sequence[Sample], random.Random], str]] = {
+    "swap": _swap,
+    "cut": _cut,
+    "delete": _delete,
+    "substitute": _substitute,
+    "noise": _noise,
+    "wrong_domain": _wrong_domain,
+}
+"""Name → how a corrupted response is made."""
