@@ -82,10 +82,7 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
     path = Path(source)
     lines = path.is_file() and path.suffix == ".jsonl"
     if lines:  # before Arrow sees it: its errors name no line
-        checked = [
-            (sample.id, sample.domain)
-            for sample in _checked_lines(path, columns, domain)
-        ]
+        checked = [(sample.id, sample.domain) for sample in _checked_lines(path, columns, domain)]
     table = _table(source, folder.name)
     if not lines:
         _require(columns, table.column_names, source)
@@ -189,7 +186,9 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
-                        message = f"{path}: line {number}: expected a JSON object, got {line[:40]!r}"
+                        message = (
+                            f"{path}: line {number}: expected a JSON object, got {line[:40]!r}"
+                        )
                         raise DataError(message)
                     yield number, row
     except json.JSONDecodeError as error:
@@ -247,9 +246,7 @@ def _sample(row: Mapping[str, Any], columns: ColumnsSection, domain: str, place:
         response=response,
         domain=own or domain,
         history=history,
-        labels={
-            name: "" if row.get(name) is None else str(row[name]) for name in columns.labels
-        },
+        labels={name: "" if row.get(name) is None else str(row[name]) for name in columns.labels},
     )
 
 
@@ -265,7 +262,9 @@ def _text(value: object, place: str) -> str:
 def _turns(turns: object, place: str) -> tuple[tuple[tuple[str, str], ...], str, str]:
     """History, last user turn, last assistant turn of a chat."""
     form = all(
-        isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        isinstance(turn, Mapping)
+        and isinstance(turn.get("role"), str)
+        and isinstance(turn.get("content"), str)
         for turn in (turns if isinstance(turns, list) else [None])
     )
     if not isinstance(turns, list) or not form:

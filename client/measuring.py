@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedwinnow.client.references import References
 from fedwinnow.curation.errors import DataError, ModelError
-from fedwinnow.curation.gradients import Contraction, sample_gradients
+from fedwinnow.curation.gradients import sample_gradients
 from fedwinnow.curation.losses import Batch, collate, plan_batches, token_losses
 from fedwinnow.curation.modeling import Encoding, LoadedModel, encode
 from fedwinnow.curation.nouns import Sample, SignalTable, Status
@@ -193,15 +193,19 @@ class _Count:
 def _check(columns: frozenset[str], references: References | None) -> None:
     unknown = sorted(columns - KNOWN)
     if unknown:
-        message = f"signal columns {', '.join(unknown)} are unknown; known: {', '.join(sorted(KNOWN))}"
+        message = (
+            f"signal columns {', '.join(unknown)} are unknown; known: {', '.join(sorted(KNOWN))}"
+        )
         raise ModelError(message)
     needing = columns & (GRADIENTS | {"representation"})
     if needing and references is None:
-        message = f"signal columns {', '.join(sorted(needing))} need reference anchors; give references"
+        message = (
+            f"signal columns {', '.join(sorted(needing))} need reference anchors; give references"
+        )
         raise ModelError(message)
 
 
-def _main_pass(  # noqa: PLR0917 - the one place where all of it meets
+def _main_pass(
     loaded: LoadedModel,
     encodings: Sequence[Encoding],
     usable: np.ndarray,
@@ -240,7 +244,10 @@ def _main_pass(  # noqa: PLR0917 - the one place where all of it meets
                 firing.check()
                 table.put("dot", rows, contraction.dots)
                 table.put("adam_dot", rows, contraction.adam_dots)
-                for name, squares in (("norm", contraction.squares), ("adam_norm", contraction.adam_squares)):
+                for name, squares in (
+                    ("norm", contraction.squares),
+                    ("adam_norm", contraction.adam_squares),
+                ):
                     if name in wanted:
                         table.put(name, rows, squares.sqrt())
                 contraction.reset()
@@ -302,9 +309,7 @@ def _under_prompts(
         body = encoding.tokens[encoding.response_start : encoding.body_end]
         kept = prompt[-max(1, reading.max_length - len(body)) :]
         tokens = np.concatenate([kept, body]).astype(np.int32)
-        encodings.append(
-            Encoding(tokens=tokens, response_start=len(kept), body_end=len(tokens))
-        )
+        encodings.append(Encoding(tokens=tokens, response_start=len(kept), body_end=len(tokens)))
     values = np.full(len(pairs), np.nan, dtype=np.float32)
     lengths = np.array([len(e.tokens) for e in encodings], dtype=np.int64)
     done, share = 0, len(pairs) or 1

@@ -104,7 +104,9 @@ def reference_state(
         seen = stack.enter_context(last_hidden(loaded)) if wants_states else []
         lengths = np.array([len(encoding.tokens) for _, encoding in pairs], dtype=np.int64)
         weights, squares = sums.weights, sums.square_weights
-        for places in plan_batches(lengths, batch_tokens) if wants_gradients or wants_states else ():
+        for places in (
+            plan_batches(lengths, batch_tokens) if wants_gradients or wants_states else ()
+        ):
             chosen: list[Encoding] = [pairs[i][1] for i in places]
             batch = collate(chosen).to(loaded.device)
             losses = token_losses(loaded.model, batch)

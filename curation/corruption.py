@@ -69,7 +69,9 @@ def corrupt(sample: Sample, kind: str, *, pool: Sequence[Sample], seed: int) -> 
 
 
 def _swap(sample: Sample, pool: Sequence[Sample], source: random.Random) -> str:
-    others = [one.response for one in pool if one.domain == sample.domain and one.prompt != sample.prompt]
+    others = [
+        one.response for one in pool if one.domain == sample.domain and one.prompt != sample.prompt
+    ]
     return source.choice(others) if others else ""
 
 

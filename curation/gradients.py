@@ -109,7 +109,12 @@ class Firing:
 def refuse(model: nn.Module, layers: Mapping[str, Any]) -> None:
     """Raise a :class:`ModelError` for every adapter whose gradients this file cannot give."""
     problem = ""
-    factors = [getattr(layer, kind)[key].weight for layer in layers.values() for kind in ("lora_A", "lora_B") for key in layer.active_adapters]
+    factors = [
+        getattr(layer, kind)[key].weight
+        for layer in layers.values()
+        for kind in ("lora_A", "lora_B")
+        for key in layer.active_adapters
+    ]
     if not layers:
         problem = "the model has no LoRA layer"
     elif any(hasattr(part, "_orig_mod") for part in model.modules()):
@@ -122,7 +127,9 @@ def refuse(model: nn.Module, layers: Mapping[str, Any]) -> None:
         problem = "the adapter is merged into the base; unmerge it first"
     elif any(any(layer.use_dora.values()) for layer in layers.values()):
         problem = "DoRA runs its factors on an identity matrix too; use plain LoRA"
-    elif any(layer.lora_bias.get(key) for layer in layers.values() for key in layer.active_adapters):
+    elif any(
+        layer.lora_bias.get(key) for layer in layers.values() for key in layer.active_adapters
+    ):
         problem = "biases of the adapter are not measured; set lora_bias = False"
     elif len({factor.data_ptr() for factor in factors}) != len(factors):
         problem = "two layers share a factor; its norm is not the sum of theirs"

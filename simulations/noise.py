@@ -17,10 +17,7 @@ from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
 EVERYDAY = tuple(
-    "window river orange mountain slowly kitchen violin garden purple umbrella tomorrow sandwich "
-    "bicycle thunder pillow quietly marble forest ticket candle harbour winter lemon carpet whistle "
-    "feather station butterfly dinner yellow basket cloud Tuesday engine sleepy bridge coconut "
-    "mirror dancing pencil island grateful rocket blanket silver pepper orchestra laughing".split()
+    ["window", "river", "orange", "mountain", "slowly", "kitchen", "violin", "garden", "purple", "umbrella", "tomorrow", "sandwich", "bicycle", "thunder", "pillow", "quietly", "marble", "forest", "ticket", "candle", "harbour", "winter", "lemon", "carpet", "whistle", "feather", "station", "butterfly", "dinner", "yellow", "basket", "cloud", "Tuesday", "engine", "sleepy", "bridge", "coconut", "mirror", "dancing", "pencil", "island", "grateful", "rocket", "blanket", "silver", "pepper", "orchestra", "laughing"]
 )
 
 

@@ -1,0 +1,73 @@
+"""How well scores rank, and how well a cut selects: AUROC, precision, recall, accuracy, F1.
+
+AUROC = P(score of a positive > score of a negative) + ½ P(equal), by the rank sum.
+
+Reference:
+    J. Hanley, B. McNeil, The Meaning and Use of the Area under a ROC Curve, Radiology 143, 1982,
+    https://doi.org/10.1148/radiology.143.1.7063747
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+
+from fedwinnow.curation.errors import NonFiniteError, RunError
+
+
+def auroc(scores: Float[np.ndarray, " samples"], positive: Bool[np.ndarray, " samples"]) -> float:
+    """Area under the ROC curve, in [0, 1]; ½ where scores say nothing.
+
+    Raises:
+        RunError: only one class is there.
+        NonFiniteError: a score is NaN.
+    """
+    hits = int(positive.sum())
+    misses = len(positive) - hits
+    if hits == 0 or misses == 0:
+        message = f"AUROC needs both classes; got {hits} positive and {misses} negative samples"
+        raise RunError(message)
+    if np.isnan(scores).any():
+        message = "AUROC of a NaN score is not defined; leave out samples without a score"
+        raise NonFiniteError(message)
+    ranks = rankdata(scores)
+    return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * misses))
+
+
+def auroc_within(
+    scores: Float[np.ndarray, " samples"],
+    positive: Bool[np.ndarray, " samples"],
+    groups: Sequence[str],
+) -> float | None:
+    """Mean AUROC over the groups that hold both classes; None where no group does."""
+    labels = np.array(groups)
+    found = [
+        auroc(scores[labels == group], positive[labels == group])
+        for group in sorted(set(groups))
+        if 0 < positive[labels == group].sum() < (labels == group).sum()
+    ]
+    return float(np.mean(found)) if found else None
+
+
+def selection_quality(
+    kept: Bool[np.ndarray, " samples"], positive: Bool[np.ndarray, " samples"]
+) -> dict[str, float]:
+    """Precision (0 where nothing is kept), recall, accuracy and F1 of a kept mask.
+
+    Raises:
+        RunError: no sample is positive, so that recall is not defined.
+    """
+    if not positive.any():
+        message = "recall needs at least one positive sample; got none"
+        raise RunError(message)
+    hits = float((kept & positive).sum())
+    precision = hits / float(kept.sum()) if kept.any() else 0.0
+    recall = hits / float(positive.sum())
+    total = precision + recall
+    return {
+        "precision": precision,
+        "recall": recall,
+        "accuracy": float((kept == positive).mean()),
+        "f1": 2 * precision * recall / total if total > 0 else 0.0,
+    }

@@ -1,0 +1,96 @@
+"""What scorers without parameters share: a score is a formula over columns, nothing is fitted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.nouns import (
+    Fitted,
+    PublicRows,
+    Scores,
+    SignalTable,
+    Status,
+    Trajectory,
+)
+from fedwinnow.curation.ranking import auroc
+
+Formula = Callable[[Trajectory], Float[np.ndarray, " samples"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """A scorer that is one formula."""
+
+    name: str
+    columns: frozenset[str]
+    unit: str
+    formula: Formula
+
+    def fit(self, public: PublicRows) -> Fitted:
+        """Score the public rows; there is nothing to fit."""
+        scores = self._scores(public.trajectory)
+        return Fitted(
+            schema=f"{self.name}/1", public_scores=scores, forecast=forecast(scores, public.kinds)
+        )
+
+    def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:  # noqa: ARG002 - every scorer has this form
+        """Apply the formula; NaN where a checkpoint has no signals of the sample."""
+        return self._scores(trajectory)
+
+    def _scores(self, trajectory: Trajectory) -> Scores:
+        usable = np.logical_and.reduce([table.status == Status.OK for table in trajectory])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = self.formula(trajectory).astype(np.float64)
+        return np.where(usable & np.isfinite(values), values, np.nan)
+
+
+def forecast(scores: Scores, kinds: Sequence[str]) -> dict[str, float]:
+    """AUROC of clean against corrupted public rows, all together and by kind."""
+    labels = np.array(kinds)
+    known = ~np.isnan(scores)
+    found: dict[str, float] = {}
+    for kind in ("", *sorted(set(kinds) - {"clean"})):
+        rows = known & ((labels == "clean") | (labels == kind) | (kind == ""))
+        clean = labels[rows] == "clean"
+        if clean.any() and not clean.all():
+            found[f"auroc_{kind}" if kind else "auroc"] = auroc(scores[rows], clean)
+    return found
+
+
+def column(table: SignalTable, name: str) -> Float[np.ndarray, "samples ..."]:
+    """A column in float64."""
+    return table.columns[name].astype(np.float64)
+
+
+def later(trajectory: Trajectory, scorer: str) -> Sequence[SignalTable]:
+    """Tables of checkpoints after warm-up, which hold the gradient columns.
+
+    Raises:
+        PluginError: there is none.
+    """
+    tables = trajectory[1:]
+    if not tables:
+        message = (
+            f"scorer {scorer!r} needs gradient columns, which run.trajectory = 'none' does not "
+            "measure; set run.trajectory = 'global'"
+        )
+        raise PluginError(message)
+    return tables
+
+
+def rate_shares(tables: Sequence[SignalTable]) -> Float[np.ndarray, " checkpoints"]:
+    """Learning rates of the checkpoints as shares of their sum; equal where none is noted."""
+    rates = np.array([table.learning_rate for table in tables], dtype=np.float64)
+    total = rates.sum()
+    return rates / total if total > 0 else np.full(len(tables), 1 / len(tables))
+
+
+def cosines(table: SignalTable, dot: str, norm: str) -> Float[np.ndarray, "samples references"]:
+    """Cosine with each domain's mean reference gradient; 0 where a gradient is zero."""
+    lengths = np.sqrt(np.diag(table.reference_gram))
+    product = column(table, norm)[:, None] * lengths[None, :]
+    safe = np.where(product > 0, product, 1.0)
+    return np.where(product > 0, column(table, dot) / safe, 0.0)

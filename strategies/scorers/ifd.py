@@ -1,0 +1,31 @@
+"""Instruction-following difficulty, turned so that an answer that fits its prompt scores high.
+
+Score at checkpoint 0:  s_b = −ℓ_b(y | x) / ℓ_b(y), conditional over unconditional mean loss of the
+same body tokens, without unit.
+
+Differs from the paper: it selects hard samples (high IFD below 1); as a detector of bad answers low
+IFD is good, which is how CLUES and FedDQC compare it.
+
+Reference:
+    M. Li et al., From Quantity to Quality, NAACL 2024, section 2.2, https://arxiv.org/abs/2308.12032
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.nouns import Trajectory
+from fedwinnow.strategies.scorers.arithmetic import Arithmetic, column
+
+
+def ifd() -> Arithmetic:
+    """Negative ratio of conditional to unconditional loss; see the module."""
+    return Arithmetic(
+        name="ifd",
+        columns=frozenset({"loss", "unconditional_loss"}),
+        unit="ratio",
+        formula=_formula,
+    )
+
+
+def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
+    return -column(trajectory[0], "loss") / column(trajectory[0], "unconditional_loss")

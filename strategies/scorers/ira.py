@@ -1,0 +1,25 @@
+"""Instruction-response alignment: what the prompt explains of the response.
+
+Score at checkpoint 0:  s_b = ℓ_b(y) − ℓ_b(y | x), unconditional minus conditional mean loss of the same
+body tokens, in nats.
+
+Reference:
+    Y. Du et al., FedDQC, Findings of ACL 2025, section 3.2, https://arxiv.org/abs/2410.11540
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.nouns import Trajectory
+from fedwinnow.strategies.scorers.arithmetic import Arithmetic, column
+
+
+def ira() -> Arithmetic:
+    """Loss drop by the prompt; see the module."""
+    return Arithmetic(
+        name="ira", columns=frozenset({"loss", "unconditional_loss"}), unit="nats", formula=_formula
+    )
+
+
+def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
+    return column(trajectory[0], "unconditional_loss") - column(trajectory[0], "loss")

@@ -1,0 +1,32 @@
+"""LESS: Adam-aware cosine with the reference gradients, the best over domains.
+
+Score:  s_b = max_k Σ_t w_t ⟨Γ(g_b), G_k⟩ / (‖Γ(g_b)‖ ‖G_k‖), w_t the share of the learning rate of
+checkpoint t ≥ 1; in [−1, 1].
+
+Differs from the paper: no random projection (products are exact), moments of the public reference
+anchors instead of the training run.
+
+Reference:
+    M. Xia et al., LESS: Selecting Influential Data for Targeted Instruction Tuning, ICML 2024,
+    sections 3.2 and 4, https://arxiv.org/abs/2402.04333
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.nouns import Trajectory
+from fedwinnow.strategies.scorers.arithmetic import Arithmetic, cosines, later, rate_shares
+
+
+def less() -> Arithmetic:
+    """Largest Adam-aware cosine over domains; see the module."""
+    return Arithmetic(
+        name="less", columns=frozenset({"adam_dot", "adam_norm"}), unit="cosine", formula=_formula
+    )
+
+
+def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
+    tables = later(trajectory, "less")
+    shares = rate_shares(tables)
+    parts = [w * cosines(t, "adam_dot", "adam_norm") for w, t in zip(shares, tables, strict=True)]
+    return np.sum(parts, axis=0).max(axis=1)

@@ -1,0 +1,24 @@
+"""Likelihood of the response: an easy sample scores high.
+
+Score of sample b at checkpoint 0:  s_b = −(1/T_b) Σ_t −log p(y_t | x, y_<t), over the T_b body
+tokens, in nats; the logarithm of the inverse perplexity.
+
+Reference:
+    M. Marion et al., When Less is More: Investigating Data Pruning for Pretraining LLMs at Scale,
+    2023, section 2.1, https://arxiv.org/abs/2309.04564
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.nouns import Trajectory
+from fedwinnow.strategies.scorers.arithmetic import Arithmetic, column
+
+
+def perplexity() -> Arithmetic:
+    """Negative mean token loss; see the module."""
+    return Arithmetic(name="perplexity", columns=frozenset({"loss"}), unit="nats", formula=_formula)
+
+
+def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
+    return -column(trajectory[0], "loss")

@@ -1,0 +1,19 @@
+"""A control: the score is a hash of the sample's id, uniform in [0, 1), and says nothing."""
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.nouns import Trajectory
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.strategies.scorers.arithmetic import Arithmetic
+
+
+def uniform() -> Arithmetic:
+    """Hash of the id; see the module."""
+    return Arithmetic(name="uniform", columns=frozenset(), unit="share", formula=_formula)
+
+
+def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
+    return np.array(
+        [derive_seed(0, "uniform", one) / 2**63 for one in trajectory[0].ids], dtype=np.float64
+    ).reshape(len(trajectory[0].ids))
