@@ -71,3 +71,12 @@ def selection_quality(
         "accuracy": float((kept == positive).mean()),
         "f1": 2 * precision * recall / total if total > 0 else 0.0,
     }
+
+
+def standard_error(area: float, positive: int, negative: int) -> float:
+    """Standard error of an AUROC from the two class sizes (Hanley and McNeil, equations 1 and 2)."""
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = (
+        area * (1 - area) + (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)
+    ) / (positive * negative)
+    return float(np.sqrt(max(variance, 0.0)))

@@ -1,0 +1,32 @@
+"""A low quantile of the clean anchors' scores: τ = Q_share(s_A), a share of clean samples is given up.
+
+Reference:
+    The split-conformal idea of a clean calibration set: V. Vovk et al., Algorithmic Learning in a
+    Random World, 2005, chapter 4, https://doi.org/10.1007/b106715
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.protocols import Threshold
+from fedwinnow.strategies.thresholds.deciding import check_share, clean_scores, decide
+
+
+def anchor_quantile(*, share: float = 0.1) -> Threshold:
+    """Make the rule; see the module.
+
+    Args:
+        share: Share of clean anchors below the threshold, in (0, 1].
+
+    Raises:
+        ValueError: the share is out of range.
+    """
+    check_share("share", share)
+
+    def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
+        clean = clean_scores(public, "anchor_quantile")
+        return decide(float(np.quantile(clean, share)), summaries, public)
+
+    return rule

@@ -1,0 +1,16 @@
+"""A control: −∞, every sample that has a score passes; what any selection must beat."""
+
+from collections.abc import Mapping
+
+from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.protocols import Threshold
+from fedwinnow.strategies.thresholds.deciding import decide
+
+
+def keep_all() -> Threshold:
+    """Make the rule; see the module."""
+
+    def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
+        return decide(float("-inf"), summaries, public)
+
+    return rule

@@ -1,0 +1,32 @@
+"""A share of all samples over all sites: the global quantile of the merged histogram.
+
+τ with |{s ≥ τ}| = share · N, linear inside a cell. Sites with better data keep more.
+
+Reference:
+    R. Hyndman, Y. Fan, Sample Quantiles in Statistical Packages, 1996, https://doi.org/10.1080/00031305.1996.10473566
+"""
+
+from collections.abc import Mapping
+
+from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.protocols import Threshold
+from fedwinnow.curation.summary import quantile
+from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled
+
+
+def keep_fraction(*, share: float = 0.6) -> Threshold:
+    """Make the rule; see the module.
+
+    Args:
+        share: Share of all samples to keep, in (0, 1].
+
+    Raises:
+        ValueError: the share is out of range.
+    """
+    check_share("share", share)
+
+    def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
+        value = quantile(pooled(summaries), share)
+        return decide(value, summaries, public)
+
+    return rule

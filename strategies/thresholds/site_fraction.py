@@ -1,0 +1,42 @@
+"""A control: each site keeps the same share of its own samples, whatever their quality.
+
+τ_k with |{s ≥ τ_k}| = share · n_k at site k. A silo with bad data keeps as much of it as a silo with
+good data: what a global threshold is meant to beat.
+"""
+
+from collections.abc import Mapping
+
+from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.protocols import Threshold
+from fedwinnow.curation.summary import quantile, snap
+from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled
+
+
+def site_fraction(*, share: float = 0.6) -> Threshold:
+    """Make the rule; see the module.
+
+    Args:
+        share: Share of each site's samples to keep, in (0, 1].
+
+    Raises:
+        ValueError: the share is out of range.
+    """
+    check_share("share", share)
+
+    def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
+        if "" in summaries:
+            message = (
+                "threshold 'site_fraction' needs each site's own summary, and only their sum is "
+                "seen; choose keep_fraction"
+            )
+            raise PluginError(message)
+        whole = decide(quantile(pooled(summaries), share), summaries, public)
+        own = {
+            site: snap(quantile(summary, share), summary.edges)
+            for site, summary in sorted(summaries.items())
+            if summary.total > 0
+        }
+        return ThresholdDecision(value=whole.value, per_site=own, evidence=whole.evidence)
+
+    return rule
