@@ -1,0 +1,222 @@
+"""The default: probability of being clean, from a small model fitted on the public anchors.
+
+Anchors are public and clean, and so are seeded corruptions of them: labelled data at no cost in
+privacy. ``curation/calibration.py`` fits, on signals of both (``curation/features.py``), a ridge
+logistic regression averaged with typicality, which knows no corruption. Every site fits the same
+model from the same rows.
+
+Score of a sample: p in (0, 1), its probability of being clean where half of all are. Scores of the
+public rows come from held-out folds. The forecast says, before anything is dropped:
+
+``auroc``, ``auroc_se``, ``auroc_within``   clean against all corruptions; its standard error; and
+                                            the mean over domains
+``auroc_KIND``, ``auroc_left_out_KIND``     against one kind; and fitted without that kind
+``recall``, ``precision``                   of keeping p ≥ 1/2, at equal shares
+``inseparable``                             1 where the AUROC is not two standard errors above 1/2:
+                                            then every score is 1/2 and every rule keeps all
+
+Reference:
+    The idea of labelling by corruption: Natarajan et al., NeurIPS 2013, for noise rates;
+    calibration: Platt, 1999. Signals: CLUES, https://arxiv.org/abs/2507.03004, and
+    ``curation/features.py``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from fedwinnow.curation.calibration import (
+    Recipe,
+    Rows,
+    choose_ridge,
+    fit_logistic,
+    fit_model,
+    fused,
+    held_out,
+    probability,
+    standard_error,
+)
+from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.features import features, nearest_domains, scored, take
+from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Trajectory
+from fedwinnow.curation.ranking import auroc, auroc_within
+from fedwinnow.curation.standard import folds_of, standard_of
+
+COLUMNS = frozenset(
+    {
+        "loss",
+        "loss_sd",
+        "loss_q90",
+        "length",
+        "end_loss",
+        "has_end",
+        "unconditional_loss",
+        "contrast_loss_mean",
+        "contrast_loss_min",
+        "representation",
+        "dot",
+        "norm",
+        "adam_dot",
+        "adam_norm",
+    }
+)
+"""Signals that it reads; gradient columns exist only where there is a trajectory."""
+TYPICAL = ("loss", "loss_sd", "loss_q90", "length", "has_end", "end_loss", "ira")
+"""Features of the typicality part."""
+_FLAGS = frozenset({"has_end"})
+_SCHEMA = "calibrated/1"
+_FEWEST = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """The scorer; see the module."""
+
+    recipe: Recipe
+    folds: int
+    columns: frozenset[str] = COLUMNS
+    unit: str = "probability"
+
+    def fit(self, public: PublicRows) -> Fitted:
+        """Fit on the public rows, whatever their order.
+
+        Raises:
+            PluginError: fewer than four anchors, or no corrupted copy, have signals.
+        """
+        usable = np.flatnonzero(scored(public.trajectory))
+        usable = np.array(
+            sorted(usable, key=lambda i: (public.parents[i], public.kinds[i], i)), dtype=np.int64
+        )
+        kinds = np.array([public.kinds[i] for i in usable], dtype=object)
+        rows = self._rows(public, usable, kinds)
+        ridge, scores = choose_ridge(rows, self.recipe)
+        gain, offset = fit_logistic(scores[:, None], rows.clean, ridge=1e-5)
+        forecast = self._forecast(rows, kinds, scores, ridge)
+        apart = gain > 0 and not forecast["inseparable"]
+        forecast["inseparable"] = float(not apart)
+        final = np.array([gain, offset]) if apart else np.zeros(2)
+        chances = probability(final[0] * scores + final[1])
+        forecast |= _kept(chances, rows)
+        public_scores = np.full(len(public.parents), np.nan)
+        public_scores[usable] = chances
+        model = fit_model(rows, self.recipe, ridge=ridge)
+        return Fitted(
+            schema=f"{_SCHEMA}:{','.join(rows.names)}",
+            parameters=model | {"gamma": final},
+            public_scores=public_scores,
+            forecast=forecast,
+        )
+
+    def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:
+        """Probability of being clean, NaN where a sample has no signals.
+
+        Raises:
+            PluginError: the columns differ from those of the fit.
+        """
+        scores = np.full(len(trajectory[0].ids), np.nan)
+        usable = np.flatnonzero(scored(trajectory))
+        if len(usable) == 0:
+            return scores
+        kept = take(trajectory, usable)
+        domains = nearest_domains(kept[0], standard_of(fitted.parameters).mean)
+        found = features(kept, domains)
+        schema = f"{_SCHEMA}:{','.join(found.names)}"
+        if schema != fitted.schema:
+            message = (
+                f"scorer 'calibrated' was fitted as {fitted.schema!r}, but the samples give "
+                f"{schema!r}; measure both with the same columns at the same checkpoints"
+            )
+            raise PluginError(message)
+        value = fused(
+            fitted.parameters, found.values, domains, names=found.names, recipe=self.recipe
+        )
+        gain, offset = fitted.parameters["gamma"]
+        scores[usable] = probability(gain * value + offset)
+        return scores
+
+    def _rows(
+        self,
+        public: PublicRows,
+        usable: Int[np.ndarray, " rows"],
+        kinds: Shaped[np.ndarray, " rows"],
+    ) -> Rows:
+        clean = kinds == "clean"
+        if clean.sum() < _FEWEST or clean.all():
+            message = (
+                f"scorer 'calibrated' needs at least {_FEWEST} clean anchors and a corrupted copy "
+                f"with signals, but {clean.sum()} and {(~clean).sum()} came; "
+                "raise anchors.calibration, anchors.copies or the number of anchors"
+            )
+            raise PluginError(message)
+        kept = take(public.trajectory, usable)
+        domains = kept[0].domains
+        found = features(kept, domains)
+        parents = [public.parents[i] for i in usable]
+        folds = min(self.folds, len(set(parents)))
+        return Rows(
+            names=found.names,
+            values=found.values,
+            domains=domains,
+            clean=clean.astype(bool),
+            folds=np.array(folds_of(parents, domains, folds)),
+        )
+
+    def _forecast(
+        self,
+        rows: Rows,
+        kinds: Shaped[np.ndarray, " rows"],
+        scores: Float[np.ndarray, " rows"],
+        ridge: float,
+    ) -> dict[str, float]:
+        """Held-out AUROCs of the public rows."""
+        clean = rows.clean
+        total = auroc(scores, clean)
+        error = standard_error(total, int(clean.sum()), int((~clean).sum()))
+        within = auroc_within(scores, clean, rows.domains)
+        found = {
+            "auroc": total,
+            "auroc_se": error,
+            "auroc_within": total if within is None else within,
+            "ridge": ridge,
+            "clean_rows": float(clean.sum()),
+            "corrupted_rows": float((~clean).sum()),
+            "inseparable": float(total - 2 * error <= 0.5),  # noqa: PLR2004 - chance
+        }
+        names = sorted(set(kinds) - {"clean"})
+        for name in names:
+            here = clean | (kinds == name)
+            found[f"auroc_{name}"] = auroc(scores[here], clean[here])
+            if len(names) > 1:
+                unseen = held_out(rows, self.recipe, ridge=ridge, without=kinds == name)
+                found[f"auroc_left_out_{name}"] = auroc(unseen[here], clean[here])
+        return found
+
+
+def calibrated(*, safeguard: float = 0.5, shrinkage: float = 8.0, folds: int = 8) -> Calibrated:
+    """Make the scorer.
+
+    Args:
+        safeguard: Weight of typicality beside the discriminative part, in [0, 1]; 0 trusts the
+            corruptions that were tried, 1 trusts none.
+        shrinkage: Pseudo-anchors that pull a domain's mean and spread to the pool's, above 0.
+        folds: Cross-validation folds over anchors, at least 2.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    if not 0 <= safeguard <= 1 or shrinkage <= 0 or folds < 2:  # noqa: PLR2004 - the documented range
+        message = (
+            "safeguard in [0, 1], shrinkage above 0 and at least 2 folds are expected, "
+            f"got {safeguard}, {shrinkage} and {folds}"
+        )
+        raise ValueError(message)
+    recipe = Recipe(typical=TYPICAL, only_typical=_FLAGS, safeguard=safeguard, shrinkage=shrinkage)
+    return Calibrated(recipe=recipe, folds=folds)
+
+
+def _kept(chances: Float[np.ndarray, " rows"], rows: Rows) -> dict[str, float]:
+    """Recall and precision of keeping p ≥ 1/2 at equal shares of clean and corrupted."""
+    recall = float((chances[rows.clean] >= 0.5).mean())  # noqa: PLR2004 - even odds
+    passed = float((chances[~rows.clean] >= 0.5).mean())  # noqa: PLR2004 - even odds
+    return {"recall": recall, "precision": recall / (recall + passed) if recall + passed else 1.0}
