@@ -4,13 +4,13 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from fedwinnow.client.evaluation import evaluate
-from fedwinnow.client.measuring import References, measure, reference_state
-from fedwinnow.client.training import train
-from fedwinnow.curation.modeling import generate, initial_adapter
 
 from fedwinnow.client import tables
+from fedwinnow.client.evaluation import evaluate
+from fedwinnow.client.measuring import measure
 from fedwinnow.client.pool import warm_up_samples
+from fedwinnow.client.references import References, reference_state
+from fedwinnow.client.training import train
 from fedwinnow.client.work import Work, columns_at, hold, public_key, rows_of, spread
 from fedwinnow.curation.files import write_json
 from fedwinnow.curation.messages import (
@@ -28,6 +28,7 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
+from fedwinnow.curation.modeling import generate, initial_adapter
 from fedwinnow.curation.nouns import Adapter, Metrics, Sample, SignalTable, Status
 from fedwinnow.curation.protocols import Objective, Ordering
 from fedwinnow.curation.seeds import derive_seed
@@ -181,13 +182,14 @@ def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:
     key = public_key(work, checked)
 
     def losses(samples: Sequence[Sample]) -> np.ndarray:
-        return evaluate(
+        values = evaluate(
             work.loaded,
             samples,
             batch_tokens=terms.measuring.batch_tokens,
             max_length=terms.model.max_length,
             system_prompt=terms.model.system_prompt,
         )
+        return values[~np.isnan(values)]  # NaN: no response token is left of the sample
 
     own = Metrics()
     if len(work.pool.own_holdout) > 0:

@@ -1,8 +1,6 @@
 """Answers that need no model: score from the tables, select by the threshold, close."""
 
 import numpy as np
-from fedwinnow.curation.selection import keep_all, oracle, random_like, select
-from fedwinnow.curation.summary import edges_from_public, on_grid, summarise
 
 from fedwinnow.client import tables
 from fedwinnow.client.work import Work, scorers
@@ -18,6 +16,8 @@ from fedwinnow.curation.messages import (
 )
 from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Selection, Trajectory
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.selection import keep_all, oracle, random_like, select
+from fedwinnow.curation.summary import edges_from_public, on_grid, summarise
 
 
 def score(work: Work, request: ScoreRequest) -> Reply:

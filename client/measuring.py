@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.references import References
+from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, KNOWN
 from fedwinnow.curation.errors import DataError, ModelError
 from fedwinnow.curation.gradients import sample_gradients
 from fedwinnow.curation.losses import Batch, collate, plan_batches, token_losses
@@ -28,10 +30,6 @@ from fedwinnow.curation.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
-LOSSES = ("loss", "loss_sd", "loss_q90", "end_loss", "has_end", "length")
-GRADIENTS = frozenset({"dot", "norm", "adam_dot", "adam_norm"})
-CONTRASTS = frozenset({"contrast_loss_mean", "contrast_loss_min"})
-KNOWN = frozenset({*LOSSES, *GRADIENTS, *CONTRASTS, "unconditional_loss", "representation"})
 Told = Callable[[int, int], None]
 
 
@@ -124,29 +122,6 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         reference_gram=np.zeros((0, 0)) if references is None else references.gram,
         learning_rate=learning_rate,
     )
-
-
-@contextmanager
-def last_hidden(loaded: LoadedModel) -> Iterator[list[Tensor]]:
-    """Collects what goes into the language-model head: the last hidden states of each pass."""
-    seen: list[Tensor] = []
-    head = loaded.model.get_base_model().get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
-def mean_states(hidden: Tensor, batch: Batch, encodings: Sequence[Encoding]) -> Tensor:
-    """Mean last hidden state over the body's tokens, (batch, hidden), float32."""
-    start = batch.tokens.shape[1] - hidden.shape[1]
-    places = torch.arange(start, batch.tokens.shape[1], device=hidden.device)
-    begins = torch.tensor([e.response_start for e in encodings], device=hidden.device)
-    ends = torch.tensor([e.body_end for e in encodings], device=hidden.device)
-    body = (places >= begins[:, None]) & (places < ends[:, None])
-    total = torch.einsum("bp,bph->bh", body.float(), hidden.float())
-    return total / body.sum(dim=1, keepdim=True)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedwinnow.client.hidden import last_hidden, mean_states
+from fedwinnow.curation.columns import GRADIENTS
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.gradients import (
     BETAS,
@@ -77,8 +79,6 @@ def reference_state(
         DataError: no reference anchor has a response token.
         ModelError: gradients are asked for and the adapter cannot be measured (B = 0, …).
     """
-    from fedwinnow.client.measuring import GRADIENTS, last_hidden, mean_states  # noqa: PLC0415
-
     ordered = sorted(samples, key=lambda sample: sample.id)
     encoded = [
         (sample, encode(loaded, sample, max_length=max_length, system_prompt=system_prompt))

@@ -5,23 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fedwinnow.curation.modeling import LoadedModel, set_adapter
 
 from fedwinnow.client.pool import Pool
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.adapters import adapter_hash, check_adapter
+from fedwinnow.curation.columns import GRADIENTS, ONCE
 from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.messages import Header
+from fedwinnow.curation.modeling import LoadedModel, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample, SignalTable
 from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.settings import canonical
 from fedwinnow.strategies.registry import build
-
-ONCE = frozenset({"unconditional_loss", "contrast_loss_mean", "contrast_loss_min"})
-"""Columns that are measured at checkpoint 0 only."""
-GRADIENT = frozenset({"dot", "norm", "adam_dot", "adam_norm"})
-"""Columns that need B ≠ 0, so a checkpoint after warm-up."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +58,7 @@ def check_terms(terms: RunTerms) -> None:
     build("ordering", terms.training.ordering.name, terms.training.ordering.settings)
     build("objective", terms.training.objective.name, terms.training.objective.settings)
     for name, scorer in scorers(terms).items():
-        if terms.run.trajectory == "none" and scorer.columns & GRADIENT and name != "calibrated":
+        if terms.run.trajectory == "none" and scorer.columns & GRADIENTS and name != "calibrated":
             message = (
                 f"scorer {name!r} needs gradient columns, which run.trajectory = 'none' does not "
                 "measure; set run.trajectory = 'global' or choose a forward-only scorer"
@@ -81,7 +77,7 @@ def scorers(terms: RunTerms) -> dict[str, Scorer]:
 def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
     """Which columns the run's scorers need at a checkpoint."""
     needed = frozenset().union(*(scorer.columns for scorer in scorers(terms).values()))
-    return needed - GRADIENT if checkpoint == 0 else needed - ONCE
+    return needed - GRADIENTS if checkpoint == 0 else needed - ONCE
 
 
 def hold(work: Work, header: Header, adapter: Adapter) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import torch
-from fedwinnow.curation.modeling import LoadedModel, load_model
 
 from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.modeling import LoadedModel, load_model
 from fedwinnow.curation.settings import canonical
 
 T = TypeVar("T")

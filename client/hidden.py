@@ -1,0 +1,33 @@
+"""Last hidden states of a pass, and their mean over a response's body."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fedwinnow.curation.losses import Batch
+from fedwinnow.curation.modeling import Encoding, LoadedModel
+
+
+@contextmanager
+def last_hidden(loaded: LoadedModel) -> Iterator[list[Tensor]]:
+    """Collects what goes into the language-model head: the last hidden states of each pass."""
+    seen: list[Tensor] = []
+    head = loaded.model.get_base_model().get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def mean_states(hidden: Tensor, batch: Batch, encodings: Sequence[Encoding]) -> Tensor:
+    """Mean last hidden state over the body's tokens, (batch, hidden), float32."""
+    start = batch.tokens.shape[1] - hidden.shape[1]
+    places = torch.arange(start, batch.tokens.shape[1], device=hidden.device)
+    begins = torch.tensor([e.response_start for e in encodings], device=hidden.device)
+    ends = torch.tensor([e.body_end for e in encodings], device=hidden.device)
+    body = (places >= begins[:, None]) & (places < ends[:, None])
+    total = torch.einsum("bp,bph->bh", body.float(), hidden.float())
+    return total / body.sum(dim=1, keepdim=True)
