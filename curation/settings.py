@@ -154,6 +154,10 @@ def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - one branch
     if origin in {typing.Union, types.UnionType}:  # pragma: no cover - no such field today
         message = f"{key}: unions are not supported in settings"
         raise TypeError(message)
+    return _plain_value(value, hint, key)
+
+
+def _plain_value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - a text, a number, a truth value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

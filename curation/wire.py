@@ -119,7 +119,7 @@ def _open(data: bytes) -> tuple[str, Arrays]:
         raise ProtocolError(message) from error
 
 
-def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401 - a tree of JSON
+def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401, PLR0911 - a tree of JSON, one branch a type
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return {
             f.name: _to_tree(getattr(node, f.name), f"{path}.{f.name}", arrays)

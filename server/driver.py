@@ -71,12 +71,19 @@ def drive(
     while (request := next_request(state)) is not None:
         began = time.monotonic()
         deliveries = []
+        replies: dict[str, Reply] = {}
+        missing = dict.fromkeys(state.sites, "no reply came")
         for delivery in transport.exchange(request, state.sites, deadline=deadline):
             deliveries.append(delivery)
             if progress is not None:
                 progress(state, request, delivery)
-        replies = {d.site: d.reply for d in deliveries if d.reply is not None}
-        missing = {d.site: d.missing for d in deliveries if d.reply is None}
+            if delivery.reply is None:
+                missing[delivery.site] = delivery.missing
+            elif delivery.site in replies:
+                logger.warning("site %s answered twice; the first reply counts", delivery.site)
+            else:
+                replies[delivery.site] = delivery.reply
+        missing = {site: why for site, why in missing.items() if site not in replies}
         state = absorb(state, replies, missing)
         cost = replace(
             state.records[-1],

@@ -1,4 +1,4 @@
-"""The run as a pure fold: ``state = init(config)``, ``next_request(state)``, ``absorb(state, replies)``.
+"""The run as a pure fold: ``init(config)``, ``next_request(state)``, ``absorb(state, replies)``.
 
 Phases: join → probe → (warm up → measure) × T → score → select → (train × R, evaluate) per study
 arm → close. Nothing here knows a transport, a clock or a file; the same replies give the same
@@ -28,6 +28,7 @@ from fedwinnow.curation.messages import (
     TrainRequest,
 )
 from fedwinnow.curation.settings import canonical
+from fedwinnow.server.checks import fault
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 from fedwinnow.server.steps import STEPS
 
@@ -39,7 +40,7 @@ def init(config: RunConfig, run: str) -> RunState:
     return RunState(run=run, config=canonical(config))
 
 
-def next_request(state: RunState) -> Request | None:
+def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one request a phase
     """What to ask every member now; None when the run is done."""
     config, phase = configuration(state), Phase(state.phase)
     if phase is Phase.DONE:
@@ -96,7 +97,7 @@ def absorb(
         EmptySelectionError: no site keeps a sample for the curated arm.
     """
     config, header = configuration(state), _header(state)
-    fitting, absent = sift(replies, header, dict(missing or {}))
+    fitting, absent = sift(state, replies, header, dict(missing or {}))
     needed = config.run.minimum_sites
     if len(fitting) < needed:
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(absent.items())) or "no reply"
@@ -111,9 +112,10 @@ def absorb(
 
 
 def sift(
-    replies: Mapping[str, Reply], header: Header, absent: dict[str, str]
+    state: RunState, replies: Mapping[str, Reply], header: Header, absent: dict[str, str]
 ) -> tuple[dict[str, Reply], dict[str, str]]:
     """Replies that answer this request, and why the others do not."""
+    config = configuration(state)
     fitting: dict[str, Reply] = {}
     for site, reply in sorted(replies.items()):
         if isinstance(reply, Refusal):
@@ -125,6 +127,8 @@ def sift(
                 if getattr(reply.header, name) != getattr(header, name)
             ]
             absent[site] = "does not match: " + ", ".join(wrong)
+        elif why := fault(site, reply, state, config):
+            absent[site] = f"is refused: {why}"
         else:
             fitting[site] = reply
     for site, why in sorted(absent.items()):
@@ -132,7 +136,7 @@ def sift(
     return fitting, absent
 
 
-def _advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunState:
+def _advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunState:  # noqa: PLR0911 - one way on a phase
     """Append the record and move to the next phase."""
     state = replace(state, records=(*state.records, record))
     phase = Phase(state.phase)

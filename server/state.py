@@ -90,6 +90,11 @@ def configuration(state: RunState) -> RunConfig:
 
 
 def given(value: V | None, name: str) -> V:
+    """A value that the phase needs.
+
+    Raises:
+        ProtocolError: it is None.
+    """
     if value is None:
         message = f"state has no {name} where the phase needs one; the state file is not whole"
         raise ProtocolError(message)

@@ -5,8 +5,10 @@ over sites counts, and a site that is further from it than ``TOLERANCE`` is refu
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +38,9 @@ TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-6
 """Largest difference between the sites' scores of the public rows (design, section 4)."""
 
+R = TypeVar("R")
+K = TypeVar("K")
+
 Replies = Mapping[str, Reply]
 Outcome = tuple[RunState, RoundRecord]
 Step = Callable[[RunState, RunConfig, Replies, RoundRecord], Outcome]
@@ -43,16 +48,12 @@ Step = Callable[[RunState, RunConfig, Replies, RoundRecord], Outcome]
 
 def join(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Members are the sites that hold the same base, anchors and initial adapter."""
-    joined = {site: reply for site, reply in replies.items() if isinstance(reply, Joined)}
-    _all_of(joined, replies, "joined")
+    joined = _as(replies, Joined)
     keys = {
         site: (reply.card.base, reply.card.anchors, adapter_hash(reply.adapter))
         for site, reply in joined.items()
     }
-    counts: dict[tuple[str, str, str], int] = {}
-    for key in keys.values():
-        counts[key] = counts.get(key, 0) + 1
-    agreed = max(sorted(counts), key=lambda key: counts[key])
+    agreed = _majority(keys)
     missing = dict(record.missing)
     for site, key in keys.items():
         for name, mine, theirs in zip(
@@ -69,15 +70,14 @@ def join(state: RunState, config: RunConfig, replies: Replies, record: RoundReco
 
 def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Agree on the public rows of one checkpoint."""
-    rows = {site: reply for site, reply in replies.items() if isinstance(reply, PublicSignals)}
-    _all_of(rows, replies, "public signals")
-    first = rows[min(rows)]
+    rows = _as(replies, PublicSignals)
     missing = dict(record.missing)
-    for site, reply in sorted(rows.items()):
-        same = (reply.table.ids, reply.kinds, reply.parents, sorted(reply.table.columns))
-        if same != (first.table.ids, first.kinds, first.parents, sorted(first.table.columns)):
+    agreed = _majority({site: _layout(reply) for site, reply in rows.items()})
+    for site, reply in rows.items():
+        if _layout(reply) != agreed:
             missing[site] = "its public rows are not those of the other sites"
     rows = {site: reply for site, reply in rows.items() if site not in missing}
+    first = rows[min(rows)]
     table, strangers = _median({site: reply.table for site, reply in rows.items()})
     missing.update(strangers)
     _enough([site for site in rows if site not in strangers], config, missing)
@@ -93,8 +93,7 @@ def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
 
 def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Weigh and merge; a site that kept nothing has weight 0 and no adapter."""
-    trained = {site: reply for site, reply in replies.items() if isinstance(reply, TrainedAdapter)}
-    _all_of(trained, replies, "adapters")
+    trained = _as(replies, TrainedAdapter)
     adapters = {site: r.adapter for site, r in trained.items() if r.adapter is not None}
     counts = {site: reply.samples for site, reply in trained.items() if site in adapters}
     weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
@@ -117,10 +116,22 @@ def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
 
 def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Merge summaries and set the threshold."""
-    said = {site: reply for site, reply in replies.items() if isinstance(reply, SummaryReply)}
-    _all_of(said, replies, "summaries")
-    middle = np.median(np.stack([said[site].public_scores for site in sorted(said)]), axis=0)
-    missing = dict(record.missing)
+    said, missing = _as(replies, SummaryReply), dict(record.missing)
+    rows = len(state.kinds)
+    missing |= {
+        site: f"it scores {len(reply.public_scores)} public rows, not {rows}"
+        for site, reply in said.items()
+        if len(reply.public_scores) != rows
+    }
+    edges = _majority({site: reply.summary.edges.tobytes() for site, reply in said.items()})
+    missing |= {
+        site: "its histogram lies on other edges than the others'"
+        for site, reply in said.items()
+        if reply.summary.edges.tobytes() != edges
+    }
+    said = {site: reply for site, reply in said.items() if site not in missing}
+    _enough(said, config, missing)
+    middle = np.median(np.stack([said[site].public_scores for site in said]), axis=0)
     for site, reply in sorted(said.items()):
         apart = float(np.abs(reply.public_scores - middle).max(initial=0.0))
         if apart > SCORE_TOLERANCE * max(1.0, float(np.abs(middle).max(initial=0.0))):
@@ -147,10 +158,9 @@ def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
 
 def select(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Note how many samples each site keeps."""
-    said = {site: reply for site, reply in replies.items() if isinstance(reply, KeptReply)}
-    _all_of(said, replies, "kept counts")
-    kept = {
-        arm: {site: said[site].kept.get(arm, 0) for site in sorted(said)}
+    said = _as(replies, KeptReply)
+    kept: dict[str, dict[str, int]] = {
+        str(arm): {site: said[site].kept.get(arm, 0) for site in sorted(said)}
         for arm in config.study.arms
     }
     logger.info("kept %d samples at %d sites", sum(kept["curated"].values()), len(said))
@@ -159,9 +169,16 @@ def select(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
 
 def evaluate(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Median public losses; sums over the sites' own hold-outs."""
-    said = {site: reply for site, reply in replies.items() if isinstance(reply, MetricsReply)}
-    _all_of(said, replies, "metrics")
-    losses = np.median(np.stack([said[site].public_losses for site in sorted(said)]), axis=0)
+    said, missing = _as(replies, MetricsReply), dict(record.missing)
+    anchors = _majority({site: len(reply.public_losses) for site, reply in said.items()})
+    missing |= {
+        site: f"it evaluates {len(reply.public_losses)} public anchors, the others {anchors}"
+        for site, reply in said.items()
+        if len(reply.public_losses) != anchors
+    }
+    said = {site: reply for site, reply in said.items() if site not in missing}
+    _enough(said, config, missing)
+    losses = np.median(np.stack([said[site].public_losses for site in said]), axis=0)
     first = said[min(said)]
     record = replace(
         record,
@@ -171,6 +188,7 @@ def evaluate(state: RunState, config: RunConfig, replies: Replies, record: Round
         prompts=first.prompts,
         references=first.references,
         generations=first.generations,
+        missing=missing,
     )
     return state, record
 
@@ -193,11 +211,24 @@ STEPS: Mapping[Phase, Step] = {
 }
 
 
-def _all_of(fitting: Mapping[str, object], replies: Replies, what: str) -> None:
-    strangers = sorted(set(replies) - set(fitting))
-    if strangers:
-        message = f"sites {', '.join(strangers)} answered with something other than {what}"
-        raise ProtocolError(message)
+def _as(replies: Replies, cls: type[R]) -> dict[str, R]:
+    """Replies of one class, by site in order of name; others were sifted out before."""
+    return {site: reply for site, reply in sorted(replies.items()) if isinstance(reply, cls)}
+
+
+def _majority(keys: Mapping[str, K]) -> K:
+    """What most sites say; where two are equally many, what the first site by name says."""
+    ((agreed, _),) = Counter(keys[site] for site in sorted(keys)).most_common(1)
+    return agreed
+
+
+def _layout(reply: PublicSignals) -> tuple[object, ...]:
+    """Everything of public rows but the measured numbers: it must be equal at every site."""
+    table = reply.table
+    columns = tuple((name, table.columns[name].shape) for name in sorted(table.columns))
+    head = (table.ids, table.domains, table.checkpoint, table.references, table.learning_rate)
+    sizes = (table.status.tobytes(), table.reference_gram.shape)
+    return (*head, reply.kinds, reply.parents, columns, *sizes)
 
 
 def _enough(sites: object, config: RunConfig, missing: Mapping[str, str]) -> None:
@@ -221,8 +252,9 @@ def _median(tables: Mapping[str, SignalTable]) -> tuple[SignalTable, dict[str, s
     gram = np.median(np.stack([table.reference_gram for table in ordered]), axis=0)
     strangers = {}
     for site, table in sorted(tables.items()):
-        for name, middle in columns.items():
-            apart = _distance(table.columns[name], middle)
+        compared = [(name, table.columns[name], middle) for name, middle in columns.items()]
+        for name, values, middle in [*compared, ("gram", table.reference_gram, gram)]:
+            apart = _distance(values, middle)
             if apart > TOLERANCE:
                 strangers[site] = f"public column {name} differs from the median by {apart:.2g}"
     return replace(first, columns=columns, reference_gram=gram), strangers

@@ -11,7 +11,15 @@ from fedwinnow.curation.files import replacing, write, write_json
 
 
 def entries(folder):
+    """Names in a folder, hidden ones too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def half_write(file, error):
+    """Be stopped by ``error`` in the middle of writing."""
+    with replacing(file) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
 
 
 def test_files_write_makes_folders_and_replaces(tmp_path):
@@ -27,23 +35,21 @@ def test_files_interrupted_write_leaves_the_old_file(tmp_path):
     """Whatever stops the block: the old content stays, and no temporary file does."""
     file = tmp_path / "c.bin"
     write(file, b"old")
-    with pytest.raises(KeyboardInterrupt), replacing(file) as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        half_write(file, KeyboardInterrupt)
     assert file.read_bytes() == b"old"
     assert entries(tmp_path) == ["c.bin"]
 
 
 def test_files_interrupted_first_write_leaves_nothing(tmp_path):
     """A file that was never whole is never there."""
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "c.bin") as temporary:
-        temporary.write_bytes(b"half")
-        _ = 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        half_write(tmp_path / "c.bin", ZeroDivisionError)
     assert entries(tmp_path) == []
 
 
 def test_files_full_disk_is_one_clear_error(tmp_path, monkeypatch):
-    """A full disk is an OutputError with path and cure; the old file stays, nothing half-written."""
+    """A full disk is an OutputError with its path; the old file stays, nothing half-written."""
     file = tmp_path / "c.bin"
     write(file, b"old")
 

@@ -49,6 +49,7 @@ class Outer:
 
 
 def write(folder, text):
+    """A TOML file with this text."""
     file = folder / "run.toml"
     file.write_text(text, encoding="utf-8")
     return file
@@ -192,7 +193,7 @@ _free = st.dictionaries(_texts, _nested, max_size=3)
     parts=st.lists(st.tuples(_texts, st.floats(min_value=1e-300)), max_size=3),
 )
 def test_settings_toml_round_trip(title, count, share, free, parts):
-    """parse ∘ tomllib ∘ to_toml is the identity, for any texts, numbers and free settings."""
+    """Parse ∘ tomllib ∘ to_toml is the identity, for any texts, numbers and free settings."""
     node = Outer(
         title=title,
         count=count,

@@ -29,7 +29,7 @@ def make_adapter(dtype=torch.float32, *, rank=2) -> Adapter:
         base="base",
         a={name: torch.randn(rank, 3, generator=generator).to(dtype) for name in names},
         b={name: torch.randn(4, rank, generator=generator).to(dtype) for name in names},
-        scales={name: 2.0 for name in names},
+        scales=dict.fromkeys(names, 2.0),
     )
 
 
@@ -140,7 +140,7 @@ def test_wire_examples_cover_every_message():
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 def test_wire_decode_undoes_encode(message):
-    """decode ∘ encode is the identity, bit for bit, with types and order of keys."""
+    """Decode ∘ encode is the identity, bit for bit, with types and order of keys."""
     assert same(wire.decode(wire.encode(message)), message)
     assert same(wire.from_arrays(*wire.to_arrays(message)), message)
     assert same(wire.restore(wire.dump(message), type(message)), message)
