@@ -215,18 +215,6 @@ def probability(logit: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " sam
     return np.asarray(np.exp(-np.logaddexp(0.0, -logit)))
 
 
-def standard_error(auroc: float, clean: int, corrupted: int) -> float:
-    """Standard error of an AUROC of so many clean and corrupted samples.
-
-    Reference:
-        Hanley and McNeil, Radiology 143, 1982, equation 1 with the exponential approximation.
-    """
-    q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
-    variance = auroc * (1 - auroc)
-    variance += (clean - 1) * (q1 - auroc**2) + (corrupted - 1) * (q2 - auroc**2)
-    return float(np.sqrt(max(variance, 0.0) / (clean * corrupted)))
-
-
 def _anchor(rows: Rows, recipe: Recipe) -> tuple[Standard, Float[np.ndarray, "typical typical"]]:
     """Standardisation and precision matrix of the clean rows."""
     anchors = rows.take(rows.clean)

@@ -35,12 +35,11 @@ from fedwinnow.curation.calibration import (
     fused,
     held_out,
     probability,
-    standard_error,
 )
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.features import features, nearest_domains, scored, take
 from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Trajectory
-from fedwinnow.curation.ranking import auroc, auroc_within
+from fedwinnow.curation.ranking import auroc, auroc_within, standard_error
 from fedwinnow.curation.standard import folds_of, standard_of
 
 COLUMNS = frozenset(

@@ -13,7 +13,6 @@ from fedwinnow.curation.calibration import (
     fused,
     held_out,
     probability,
-    standard_error,
 )
 from fedwinnow.curation.standard import (
     POOL,
@@ -185,9 +184,3 @@ def test_safeguard_lowers_what_no_corruption_foresaw():
     found = fused(model, far, ("x",), names=rows.names, recipe=RECIPE)
     clean = fused(model, rows.values[rows.clean], ("x",) * 24, names=rows.names, recipe=RECIPE)
     assert found[0] < np.quantile(clean, 0.05)
-
-
-def test_standard_error_is_that_of_hanley_and_mcneil():
-    """Oracle: AUROC 0.5 of n and m has the variance of the rank-sum test, (n + m + 1) / 12nm."""
-    assert standard_error(0.5, 20, 30) == pytest.approx(np.sqrt(51 / (12 * 600)), rel=1e-12)
-    assert standard_error(1.0, 20, 30) == 0.0
