@@ -1,24 +1,51 @@
-"""Which samples a site trains on, and why each other one is dropped."""
+"""Which samples a site trains on, and why each other one is dropped.
 
-from collections.abc import Sequence
+A sample is kept if its score is at least the threshold: ties are kept, and −inf keeps whatever can
+be measured. Keeping none is a result, not an error. The other arms of a study are here too.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int8
 
+from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.nouns import Scores, Selection, Status
 
 _REASONS = {
-    Status.NO_TARGET: "no response token is left",
-    Status.NON_FINITE: "the model gives no finite number",
+    Status.NO_TARGET: "no target token",
+    Status.NON_FINITE: "not finite",
 }
 Statuses = Int8[np.ndarray, " samples"]
 
 
-def select(ids: tuple[str, ...], scores: Scores, status: Statuses, threshold: float) -> Selection:
-    """Keep a sample if its score is at least the threshold; ties are kept, NaN is not."""
+def select(
+    ids: tuple[str, ...],
+    scores: Scores,
+    status: Statuses,
+    threshold: float,
+    *,
+    gated: Mapping[str, str] | None = None,
+) -> Selection:
+    """Keep a sample if its score is at least the threshold.
+
+    Args:
+        ids: Every sample of the silo, in data order.
+        scores: NaN where a sample has none: it is dropped.
+        status: Why a sample has or lacks signals.
+        threshold: −inf keeps every sample with a score.
+        gated: Sample id → why a gate dropped it; goes before every other reason.
+
+    Raises:
+        NonFiniteError: the threshold is NaN.
+    """
+    if np.isnan(threshold):
+        message = "threshold: expected a number, −inf or inf, got NaN; repair the threshold's rule"
+        raise NonFiniteError(message)
     kept, reasons = [], []
-    for score, state in zip(scores.tolist(), status.tolist(), strict=True):
-        reason = _REASONS.get(Status(state), "")
+    barred = gated or {}
+    for sample_id, score, state in zip(ids, scores.tolist(), status.tolist(), strict=True):
+        reason = barred.get(sample_id, "") or _REASONS.get(Status(state), "")
         if not reason and np.isnan(score):
             reason = "no score"
         elif not reason and score < threshold:
