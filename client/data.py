@@ -6,8 +6,11 @@ copy lies in a private temporary folder that goes with the object: no text enter
 
 import hashlib
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -35,8 +38,6 @@ class Samples(Sequence[Sample]):
     _table: Any
     _columns: ColumnsSection
     _domain: str
-    _folder: Any
-    """Keeps the temporary folder alive as long as the samples."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,7 +63,6 @@ class Samples(Sequence[Sample]):
             _table=self._table,
             _columns=self._columns,
             _domain=self._domain,
-            _folder=self._folder,
         )
 
 
@@ -78,12 +78,15 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
     Raises:
         DataError: the source is missing, empty or broken; names file, line and column.
     """
-    folder = tempfile.TemporaryDirectory(prefix="fedwinnow-arrow-")
     path = Path(source)
     lines = path.is_file() and path.suffix == ".jsonl"
     if lines:  # before Arrow sees it: its errors name no line
         checked = [(sample.id, sample.domain) for sample in _checked_lines(path, columns, domain)]
-    table = _table(source, folder.name)
+    with ExitStack() as cleaning:  # the folder goes with the last of the samples, silently
+        folder = tempfile.mkdtemp(prefix="fedwinnow-arrow-")
+        cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
+        table = _table(source, folder)
+        weakref.finalize(table, cleaning.pop_all().close)
     if not lines:
         _require(columns, table.column_names, source)
         checked = [(s.id, s.domain) for s in _checked_rows(table, columns, domain, source)]
@@ -99,7 +102,6 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
         _table=table,
         _columns=columns,
         _domain=domain,
-        _folder=folder,
     )
 
 
