@@ -74,7 +74,7 @@ def selection_quality(
 
 
 def standard_error(area: float, positive: int, negative: int) -> float:
-    """Standard error of an AUROC from the two class sizes (Hanley and McNeil, equations 1 and 2)."""
+    """Standard error of an AUROC of so many samples (Hanley and McNeil, equations 1 and 2)."""
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (
         area * (1 - area) + (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)

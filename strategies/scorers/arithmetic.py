@@ -61,7 +61,17 @@ def forecast(scores: Scores, kinds: Sequence[str]) -> dict[str, float]:
 
 
 def column(table: SignalTable, name: str) -> Float[np.ndarray, "samples ..."]:
-    """A column in float64."""
+    """A column in float64.
+
+    Raises:
+        PluginError: it was not measured.
+    """
+    if name not in table.columns:
+        message = (
+            f"a scorer reads column {name!r}, but checkpoint {table.checkpoint} holds "
+            f"{', '.join(sorted(table.columns)) or 'none'}; name it in the scorer's columns"
+        )
+        raise PluginError(message)
     return table.columns[name].astype(np.float64)
 
 

@@ -25,6 +25,7 @@ def clues() -> Arithmetic:
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
     tables = later(trajectory, "clues")
-    return np.sum(
+    found: Float[np.ndarray, " samples"] = np.sum(
         [table.learning_rate * column(table, "adam_dot").mean(axis=1) for table in tables], axis=0
     )
+    return found

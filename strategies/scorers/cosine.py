@@ -1,7 +1,8 @@
-"""Cosine of the sample's gradient with the reference gradients, the best over domains.
+"""Cosine of the sample's gradient with the mean reference gradient of all domains.
 
-Score:  s_b = max_k Σ_t w_t ⟨g_b, G_k⟩ / (‖g_b‖ ‖G_k‖), w_t the share of the learning rate of
-checkpoint t ≥ 1; in [−1, 1]. Unlike the plain dot it does not favour large gradients.
+Score:  s_b = Σ_t w_t ⟨g_b, Ḡ⟩ / (‖g_b‖ ‖Ḡ‖), Ḡ = (1/K) Σ_k G_k, w_t the share of the learning rate
+of checkpoint t ≥ 1; in [−1, 1]. ‖Ḡ‖² = (1/K²) Σ_kl ⟨G_k, G_l⟩ comes from the table's Gram matrix.
+Unlike the plain dot it does not favour large gradients. A zero gradient scores 0.
 
 Reference:
     M. Xia et al., LESS, ICML 2024, section 3.3 on normalisation, https://arxiv.org/abs/2402.04333
@@ -11,11 +12,11 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.nouns import Trajectory
-from fedwinnow.strategies.scorers.arithmetic import Arithmetic, cosines, later, rate_shares
+from fedwinnow.strategies.scorers.arithmetic import Arithmetic, column, later, rate_shares
 
 
 def cosine() -> Arithmetic:
-    """Largest cosine over domains; see the module."""
+    """Cosine with the mean over domains; see the module."""
     return Arithmetic(
         name="cosine", columns=frozenset({"dot", "norm"}), unit="cosine", formula=_formula
     )
@@ -23,6 +24,10 @@ def cosine() -> Arithmetic:
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
     tables = later(trajectory, "cosine")
-    shares = rate_shares(tables)
-    parts = [w * cosines(t, "dot", "norm") for w, t in zip(shares, tables, strict=True)]
-    return np.sum(parts, axis=0).max(axis=1)
+    found = np.zeros(len(tables[0].ids))
+    for share, table in zip(rate_shares(tables), tables, strict=True):
+        length = np.sqrt(max(float(table.reference_gram.mean()), 0.0))
+        product = column(table, "norm") * length
+        dot = column(table, "dot").mean(axis=1)
+        found += share * np.divide(dot, product, out=np.zeros_like(dot), where=product > 0)
+    return found

@@ -28,4 +28,7 @@ def ifd() -> Arithmetic:
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    return -column(trajectory[0], "loss") / column(trajectory[0], "unconditional_loss")
+    found: Float[np.ndarray, " samples"] = -column(trajectory[0], "loss") / column(
+        trajectory[0], "unconditional_loss"
+    )
+    return found

@@ -1,7 +1,7 @@
 """Instruction-response alignment: what the prompt explains of the response.
 
-Score at checkpoint 0:  s_b = ℓ_b(y) − ℓ_b(y | x), unconditional minus conditional mean loss of the same
-body tokens, in nats.
+Score at checkpoint 0:  s_b = ℓ_b(y) − ℓ_b(y | x), unconditional minus conditional mean loss of the
+same body tokens, in nats.
 
 Reference:
     Y. Du et al., FedDQC, Findings of ACL 2025, section 3.2, https://arxiv.org/abs/2410.11540
@@ -22,4 +22,7 @@ def ira() -> Arithmetic:
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    return column(trajectory[0], "unconditional_loss") - column(trajectory[0], "loss")
+    found: Float[np.ndarray, " samples"] = column(trajectory[0], "unconditional_loss") - column(
+        trajectory[0], "loss"
+    )
+    return found

@@ -4,7 +4,8 @@ Score:  s_b = max_k Σ_t w_t ⟨Γ(g_b), G_k⟩ / (‖Γ(g_b)‖ ‖G_k‖), w_t
 checkpoint t ≥ 1; in [−1, 1].
 
 Differs from the paper: no random projection (products are exact), moments of the public reference
-anchors instead of the training run.
+anchors instead of the training run, and each domain's reference gradients are averaged before they
+are set to unit length, not after.
 
 Reference:
     M. Xia et al., LESS: Selecting Influential Data for Targeted Instruction Tuning, ICML 2024,
@@ -29,4 +30,5 @@ def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
     tables = later(trajectory, "less")
     shares = rate_shares(tables)
     parts = [w * cosines(t, "adam_dot", "adam_norm") for w, t in zip(shares, tables, strict=True)]
-    return np.sum(parts, axis=0).max(axis=1)
+    found: Float[np.ndarray, " samples"] = np.sum(parts, axis=0).max(axis=1)
+    return found

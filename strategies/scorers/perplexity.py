@@ -1,7 +1,7 @@
 """Likelihood of the response: an easy sample scores high.
 
-Score of sample b at checkpoint 0:  s_b = −(1/T_b) Σ_t −log p(y_t | x, y_<t), over the T_b body
-tokens, in nats; the logarithm of the inverse perplexity.
+Score of sample b at checkpoint 0:  s_b = (1/T_b) Σ_t log p(y_t | x, y_<t) = −loss, over the T_b
+body tokens, in nats per token; perplexity is exp(−s_b), so the two rank alike.
 
 Reference:
     M. Marion et al., When Less is More: Investigating Data Pruning for Pretraining LLMs at Scale,

@@ -1,7 +1,8 @@
-"""Similarity of the response's representation to the clean reference anchors, the best over domains.
+"""Similarity of the response's representation to the clean anchors', the best over domains.
 
 Score at checkpoint 0:  s_b = max_k cos(h_b, H_k), h_b the mean last hidden state over the body, H_k
-its mean over the reference anchors of domain k; in [−1, 1].
+its mean over the reference anchors of domain k; in [−1, 1]. The best domain counts, not the one
+declared: what a silo calls its data decides nothing.
 
 Reference:
     H. Ivison et al., Large-Scale Data Selection for Instruction Tuning (RDS+), 2025, section 3,
@@ -26,4 +27,5 @@ def representation() -> Arithmetic:
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    return column(trajectory[0], "representation").max(axis=1)
+    found: Float[np.ndarray, " samples"] = column(trajectory[0], "representation").max(axis=1)
+    return found

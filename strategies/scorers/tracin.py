@@ -1,7 +1,7 @@
 """TracIn over checkpoints: the loss drop of the anchors that one step on the sample would bring.
 
-Score:  s_b = Σ_t η_t · (1/K) Σ_k ⟨g_b, G_k⟩ over checkpoints t ≥ 1 and the K domains' mean reference
-gradients, η_t the mean learning rate that led to t.
+Score:  s_b = Σ_t η_t · (1/K) Σ_k ⟨g_b, G_k⟩ over checkpoints t ≥ 1 and the K domains' mean
+reference gradients, η_t the mean learning rate that led to t.
 
 Reference:
     G. Pruthi et al., Estimating Training Data Influence by Tracing Gradient Descent, NeurIPS 2020,
@@ -22,6 +22,7 @@ def tracin() -> Arithmetic:
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
     tables = later(trajectory, "tracin")
-    return np.sum(
+    found: Float[np.ndarray, " samples"] = np.sum(
         [table.learning_rate * column(table, "dot").mean(axis=1) for table in tables], axis=0
     )
+    return found

@@ -1,7 +1,7 @@
 """CLUES' rule: the mean score of the clean anchors.
 
-τ = (1/|A|) Σ_a s_a. About half of all clean samples lie below the mean of clean anchors, so recall is
-about one half: kept as the published rule, not as advice.
+τ = (1/|A|) Σ_a s_a. About half of all clean samples lie below the mean of clean anchors, so recall
+is about one half: kept as the published rule, not as advice.
 
 Reference:
     Z. Zhao et al., CLUES, NeurIPS 2024, section 3.3, https://arxiv.org/abs/2507.03004

@@ -1,11 +1,13 @@
 """Mean score of the clean anchors, less some standard deviations.
 
-τ = mean(s_A) − f · sd(s_A): CLUES' rule moved to where most clean samples pass.
+τ = mean(s_A) − f · sd(s_A), with the sample standard deviation: CLUES' rule, moved to where most
+clean samples pass.
 
 Reference:
     Z. Zhao et al., CLUES, NeurIPS 2024, section 3.3 (the mean), https://arxiv.org/abs/2507.03004
 """
 
+import math
 from collections.abc import Mapping
 
 from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
@@ -17,11 +19,18 @@ def anchor_mean_minus_sd(*, factor: float = 1.0) -> Threshold:
     """Make the rule; see the module.
 
     Args:
-        factor: Standard deviations f below the mean.
+        factor: Standard deviations f below the mean, finite.
+
+    Raises:
+        ValueError: the factor is not finite.
     """
+    if not math.isfinite(factor):
+        message = f"factor = {factor} is out of range; allowed: a finite number"
+        raise ValueError(message)
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
-        clean = clean_scores(public, "anchor_mean_minus_sd")
-        return decide(float(clean.mean() - factor * clean.std()), summaries, public)
+        clean = clean_scores(public, "anchor_mean_minus_sd", least=2)
+        spread = float(clean.std(ddof=1))
+        return decide(float(clean.mean()) - factor * spread, summaries, public)
 
     return rule

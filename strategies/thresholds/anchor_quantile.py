@@ -1,4 +1,6 @@
-"""A low quantile of the clean anchors' scores: τ = Q_share(s_A), a share of clean samples is given up.
+"""A low quantile of the clean anchors' scores: a share of clean samples is given up.
+
+τ = Q_share(s_A), linear between two anchors.
 
 Reference:
     The split-conformal idea of a clean calibration set: V. Vovk et al., Algorithmic Learning in a

@@ -1,8 +1,15 @@
-"""What threshold rules share: merge the summaries, put the number on the grid, note the evidence."""
+"""What threshold rules share: merge the summaries, put the number on the grid, note the evidence.
+
+Every decision says ``kept_share``, the share of private samples at or above (from the histogram);
+``expected_recall`` and ``corrupted_pass``, the share of clean and of corrupted public rows at or
+above; and ``rank_error``, the bound of the histogram. Where all public scores are one number there
+is nothing to rank by: everything is kept, whatever the rule, and ``inseparable`` is 1.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float
 
 from fedwinnow.curation.errors import EmptySummaryError
 from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
@@ -15,9 +22,17 @@ def pooled(summaries: Summaries) -> ScoreSummary:
     """All sites' summaries added up, in order of name.
 
     Raises:
-        EmptySummaryError: no site sent one.
+        EmptySummaryError: no site sent one, or none holds a sample.
+        ProtocolError: their edges differ.
     """
-    return merge(summaries[site] for site in sorted(summaries))
+    total = merge(summaries[site] for site in sorted(summaries))
+    if total.total <= 0:
+        message = (
+            f"threshold: expected scored samples, got 0 from {len(summaries)} sites "
+            f"({', '.join(sorted(summaries))}); look at why their samples have no score"
+        )
+        raise EmptySummaryError(message)
+    return total
 
 
 def decide(
@@ -26,39 +41,57 @@ def decide(
     public: PublicScores,
     evidence: Mapping[str, float] | None = None,
 ) -> ThresholdDecision:
-    """A decision on the grid, with what can be said of any threshold.
+    """A decision on the grid, never above ``value``, with what can be said of any threshold.
 
-    ``kept_share`` of the private samples (from the histogram), ``expected_recall``: share of clean
-    public rows at or above, ``corrupted_pass``: the same of corrupted ones, ``rank_error``: bound by
-    the fullest run of cells.
+    Raises:
+        EmptySummaryError: no site contributed a score.
     """
     total = pooled(summaries)
-    threshold = snap(value, total.edges)
-    clean = public.clean
-    corrupted = public.scores[np.array([kind != "clean" for kind in public.kinds], dtype=bool)]
-    found = {"kept_share": share_above(total, threshold), "rank_error": rank_error_bound(total)}
+    clean, corrupted = scores_of(public, clean=True), scores_of(public, clean=False)
+    known = np.concatenate([clean, corrupted])
+    constant = len(known) > 0 and bool((known == known[0]).all())
+    threshold = float("-inf") if constant else snap(value, total.edges)
+    found = {
+        "kept_share": share_above(total, threshold),
+        "rank_error": rank_error_bound(total) if np.isfinite(threshold) else 0.0,
+    }
     if len(clean):
         found["expected_recall"] = float((clean >= threshold).mean())
     if len(corrupted):
         found["corrupted_pass"] = float((corrupted >= threshold).mean())
+    found |= {"inseparable": 1.0} if constant else {}
     return ThresholdDecision(value=threshold, evidence=found | dict(evidence or {}))
 
 
-def clean_scores(public: PublicScores, rule: str) -> np.ndarray:
+def scores_of(public: PublicScores, *, clean: bool) -> Float[np.ndarray, " rows"]:
+    """Scores of the clean or of the corrupted public rows, without those that have none (NaN)."""
+    wanted = np.array([(kind == "clean") == clean for kind in public.kinds], dtype=bool)
+    found: Float[np.ndarray, " rows"] = public.scores[wanted & ~np.isnan(public.scores)]
+    return found.astype(np.float64)
+
+
+def clean_scores(public: PublicScores, rule: str, *, least: int = 1) -> Float[np.ndarray, " rows"]:
     """Scores of the clean public rows.
 
     Raises:
-        EmptySummaryError: there is none.
+        EmptySummaryError: there are fewer than ``least``.
     """
-    clean = public.clean
-    if len(clean) == 0:
-        message = f"threshold {rule!r} needs clean public rows; add calibration anchors"
+    clean = scores_of(public, clean=True)
+    if len(clean) < least:
+        message = (
+            f"threshold {rule!r}: expected at least {least} clean public rows with a score, got "
+            f"{len(clean)}; add anchors or raise anchors.calibration"
+        )
         raise EmptySummaryError(message)
     return clean
 
 
 def check_share(name: str, share: float) -> None:
-    """Refuse a share outside (0, 1]."""
+    """Refuse a share outside (0, 1].
+
+    Raises:
+        ValueError: it is.
+    """
     if not 0 < share <= 1:
-        message = f"{name} must lie in (0, 1], got {share}"
+        message = f"{name} = {share} is out of range; allowed: in (0, 1]"
         raise ValueError(message)

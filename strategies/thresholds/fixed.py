@@ -1,5 +1,10 @@
-"""A control: a number given in advance, in the scorer's own unit."""
+"""A control: a number given in advance, in the scorer's own unit.
 
+It is moved down to the grid of the histogram's edges, as every threshold is; ``asked`` in the
+evidence is the number given.
+"""
+
+import math
 from collections.abc import Mapping
 
 from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
@@ -11,10 +16,17 @@ def fixed(*, value: float) -> Threshold:
     """Make the rule; see the module.
 
     Args:
-        value: The threshold.
+        value: The threshold; ±inf keeps or drops everything.
+
+    Raises:
+        ValueError: the value is NaN.
     """
+    if math.isnan(value):
+        message = "value = nan is out of range; allowed: a number, -inf or inf"
+        raise ValueError(message)
+    asked = {"asked": float(value)} if math.isfinite(value) else {}
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
-        return decide(value, summaries, public)
+        return decide(float(value), summaries, public, asked)
 
     return rule

@@ -1,7 +1,7 @@
 """A control: each site keeps the same share of its own samples, whatever their quality.
 
-τ_k with |{s ≥ τ_k}| = share · n_k at site k. A silo with bad data keeps as much of it as a silo with
-good data: what a global threshold is meant to beat.
+τ_k with |{s ≥ τ_k}| = share · n_k at site k. A silo with bad data keeps as much of it as a silo
+with good data: what a global threshold is meant to beat.
 """
 
 from collections.abc import Mapping
@@ -27,11 +27,13 @@ def site_fraction(*, share: float = 0.6) -> Threshold:
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
         if "" in summaries:
             message = (
-                "threshold 'site_fraction' needs each site's own summary, and only their sum is "
-                "seen; choose keep_fraction"
+                "threshold 'site_fraction': expected each site's own summary, got only their sum; "
+                "choose threshold.name = 'keep_fraction'"
             )
             raise PluginError(message)
         whole = decide(quantile(pooled(summaries), share), summaries, public)
+        if "inseparable" in whole.evidence:
+            return whole
         own = {
             site: snap(quantile(summary, share), summary.edges)
             for site, summary in sorted(summaries.items())

@@ -1,19 +1,26 @@
 """The default: keep a stated share of the clean samples, and say what passes besides.
 
-The cut is a split-conformal one: with n clean public scores from held-out folds,
+The cut is a split-conformal one: with n clean public scores, from held-out folds where the scorer
+is fitted, in ascending order,
 
-    τ = s_(k), k = ⌊(1 − recall) · (n + 1)⌋, and −∞ where k = 0,
+    τ = s_(k), k = ⌊(1 − recall) · (n + 1)⌋, and −∞ where k = 0 (too few anchors for any cut),
 
-so a new clean sample passes with probability at least ``recall``, on average over anchors. The clean
-share π of the private samples is estimated from the SUMMED private histogram as a mixture
-π f_clean + (1 − π) f_corrupted of the public densities (EM on coarse cells), and corrects the prior:
+so a new clean sample passes with probability (n + 1 − k) / (n + 1) ≥ recall on average over
+anchors; given these anchors, the recall is a draw of Beta(n + 1 − k, k): its 95 % interval is told.
+On the grid the cut can only be lower. The clean share π of the private samples is estimated from
+the SUMMED private histogram N_j on coarse cells as a mixture of the public densities C (clean) and
+B (corrupted), by expectation maximisation with the prior Beta(2, 2):
 
-    expected precision = π R_clean(τ) / (π R_clean(τ) + (1 − π) R_corrupted(τ)).
+    π ← (1 + Σ_j N_j π C_j / (π C_j + (1 − π) B_j)) / (2 + Σ_j N_j)
 
-Where clean and corrupted public rows cannot be told apart (AUROC less than two standard errors above
-one half), nothing is cut: ``inseparable`` is 1.
+and corrects the prior of what passes: precision = π R / (π R + (1 − π) P), with R and P the shares
+of clean and corrupted rows at or above τ; the posterior at τ is that of its coarse cell,
+π C_j / (π C_j + (1 − π) B_j).
 
-References:
+Where clean and corrupted public rows cannot be told apart, or nearly not (AUROC less two standard
+errors at most 0.55), nothing is cut: ``inseparable`` is 1.
+
+Reference:
     V. Vovk et al., Algorithmic Learning in a Random World, 2005, chapter 4,
     https://doi.org/10.1007/b106715
     M. Saerens et al., Adjusting the Outputs of a Classifier to New a Priori Probabilities, Neural
@@ -21,6 +28,7 @@ References:
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -30,12 +38,36 @@ from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecisi
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.ranking import auroc, standard_error
 from fedwinnow.curation.summary import share_above
-from fedwinnow.strategies.thresholds.deciding import check_share, clean_scores, decide, pooled
+from fedwinnow.strategies.thresholds.deciding import (
+    check_share,
+    clean_scores,
+    decide,
+    pooled,
+    scores_of,
+)
 
 CELLS = 8
 """Coarse cells of the mixture, equally full of public rows."""
-_STEPS = 500
+NEARLY = 0.55
+"""AUROC that the lower end of the interval must exceed before anything is cut."""
+_STEPS = 1000
 _LEAST = 1e-9
+
+_Scores = Float[np.ndarray, " rows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """The private histogram as a mixture of the public densities."""
+
+    share: float
+    """π, estimated share of clean private samples, in (0, 1)."""
+    error: float
+    """Standard error of π by the private counts; the public densities are taken as known."""
+    inner: Float[np.ndarray, " cuts"]
+    """Borders between the coarse cells."""
+    posterior: Float[np.ndarray, " cells"]
+    """Chance that a private sample of the cell is clean."""
 
 
 def target_recall(*, recall: float = 0.9) -> Threshold:
@@ -51,70 +83,92 @@ def target_recall(*, recall: float = 0.9) -> Threshold:
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
         clean = np.sort(clean_scores(public, "target_recall"))
-        corrupted = public.scores[np.array([kind != "clean" for kind in public.kinds], dtype=bool)]
-        if _inseparable(clean, corrupted):
-            return decide(float("-inf"), summaries, public, {"inseparable": 1.0})
-        place = int(np.floor((1 - recall) * (len(clean) + 1) + _LEAST))
+        corrupted = scores_of(public, clean=False)
+        found = {"clean_rows": float(len(clean)), "corrupted_rows": float(len(corrupted))}
+        apart = _apart(clean, corrupted)
+        found["inseparable"] = float(not apart)
+        place = int(np.floor((1 - recall) * (len(clean) + 1) + _LEAST)) if apart else 0
         cut = float(clean[place - 1]) if place > 0 else float("-inf")
         decision = decide(cut, summaries, public)
-        evidence = dict(decision.evidence) | {"inseparable": 0.0}
-        evidence |= _recall_interval(place, len(clean))
-        evidence |= _mixture(pooled(summaries), clean, corrupted, decision.value)
-        return ThresholdDecision(value=decision.value, evidence=evidence)
+        threshold = decision.value
+        found |= _recall(clean, threshold, place)
+        if apart:
+            mixture = fit_mixture(pooled(summaries), clean, corrupted)
+            found |= _consequences(mixture, threshold, found["expected_recall"], corrupted)
+        return ThresholdDecision(value=threshold, evidence=dict(decision.evidence) | found)
 
     return rule
 
 
-def clean_share(
-    summary: ScoreSummary, clean: Float[np.ndarray, " a"], corrupted: Float[np.ndarray, " b"]
-) -> float:
-    """π of the mixture that fits the private histogram best, by EM from one half.
+def fit_mixture(summary: ScoreSummary, clean: _Scores, corrupted: _Scores) -> Mixture:
+    """Fit π to the private histogram, from one half, in a fixed number of steps.
 
-    Cells get half a row of each class beforehand, so that an empty one rules nothing out.
+    Cells get half a public row of each class beforehand, so that an empty one rules nothing out.
+
+    Args:
+        summary: Histogram of the private scores, summed over sites.
+        clean: Scores of clean public rows, at least one.
+        corrupted: Scores of corrupted public rows, at least one.
     """
     both = np.concatenate([clean, corrupted])
     inner = np.unique(np.quantile(both, np.arange(1, CELLS) / CELLS))
-    private = np.diff([0.0, *(1 - share_above(summary, float(cut)) for cut in inner), 1.0])
-    densities = []
-    for scores in (clean, corrupted):
-        counts = np.bincount(np.searchsorted(inner, scores, side="right"), minlength=len(inner) + 1)
-        densities.append((counts + 0.5) / (counts + 0.5).sum())
-    good, bad = densities
-    share = 0.5
+    below = [0.0, *(1 - share_above(summary, float(cut)) for cut in inner), 1.0]
+    private = np.maximum(np.diff(below), 0.0) * summary.total
+    good, bad = (_density(scores, inner) for scores in (clean, corrupted))
+    share, posterior = 0.5, good
     for _ in range(_STEPS):
         posterior = share * good / (share * good + (1 - share) * bad)
-        share = float((private * posterior).sum())
-    return min(1.0, max(0.0, share))
+        share = float((1 + private @ posterior) / (2 + private.sum()))
+    slope = (good - bad) / (share * good + (1 - share) * bad)
+    information = float(private @ slope**2) + 1 / share**2 + 1 / (1 - share) ** 2
+    return Mixture(
+        share=share, error=float(information**-0.5), inner=inner, posterior=np.asarray(posterior)
+    )
 
 
-def _inseparable(clean: Float[np.ndarray, " a"], corrupted: Float[np.ndarray, " b"]) -> bool:
+def _density(scores: _Scores, inner: Float[np.ndarray, " cuts"]) -> Float[np.ndarray, " cells"]:
+    cells = np.searchsorted(inner, scores, side="right")
+    counts = np.bincount(cells, minlength=len(inner) + 1) + 0.5
+    return np.asarray(counts / counts.sum())
+
+
+def _apart(clean: _Scores, corrupted: _Scores) -> bool:
+    """Whether the public rows show that the scorer tells clean from corrupted."""
     if len(corrupted) == 0:
         return False
     scores = np.concatenate([clean, corrupted])
     area = auroc(scores, np.arange(len(scores)) < len(clean))
-    return area - 2 * standard_error(area, len(clean), len(corrupted)) <= 0.5  # noqa: PLR2004 - chance
+    return area - 2 * standard_error(area, len(clean), len(corrupted)) > NEARLY
 
 
-def _recall_interval(place: int, number: int) -> dict[str, float]:
-    """95 % interval of the recall: of n exchangeable scores, Beta(n + 1 − k, k) pass above s_(k)."""
-    if place == 0:
-        return {"recall_low": 1.0, "recall_high": 1.0}
+def _recall(clean: _Scores, threshold: float, place: int) -> dict[str, float]:
+    """Expected recall, and its 95 % interval, when ``place`` − 1 clean rows lie below the cut."""
+    if place == 0 or not np.isfinite(threshold):
+        return {"expected_recall": 1.0, "recall_low": 1.0, "recall_high": 1.0}
+    number = len(clean)
     low, high = beta.ppf([0.025, 0.975], number + 1 - place, place)
-    return {"recall_low": float(low), "recall_high": float(high)}
+    return {
+        "expected_recall": (number + 1 - place) / (number + 1),
+        "recall_low": float(low),
+        "recall_high": float(high),
+    }
 
 
-def _mixture(
-    summary: ScoreSummary,
-    clean: Float[np.ndarray, " a"],
-    corrupted: Float[np.ndarray, " b"],
-    threshold: float,
+def _consequences(
+    mixture: Mixture, threshold: float, recall: float, corrupted: _Scores
 ) -> dict[str, float]:
-    if len(corrupted) == 0 or summary.total <= 0:
-        return {}
-    share = clean_share(summary, clean, corrupted)
-    good = share * float((clean >= threshold).mean())
-    bad = (1 - share) * float((corrupted >= threshold).mean())
-    found = {"clean_share": share}
-    if good + bad > 0:
-        found["expected_precision"] = good / (good + bad)
+    """What the clean share makes of the cut."""
+    passed = (float((corrupted >= threshold).sum()) + 0.5) / (len(corrupted) + 1)
+    if not np.isfinite(threshold):
+        passed = 1.0
+    good, bad = mixture.share * recall, (1 - mixture.share) * passed
+    found = {
+        "clean_share": mixture.share,
+        "clean_share_error": mixture.error,
+        "expected_precision": good / (good + bad),
+        "expected_kept": good + bad,
+    }
+    if np.isfinite(threshold):
+        cell = int(np.searchsorted(mixture.inner, threshold, side="right"))
+        found["posterior_at_threshold"] = float(mixture.posterior[cell])
     return found
