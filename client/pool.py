@@ -27,7 +27,7 @@ class Pool:
     """Private samples that passed the gate, less the own hold-out."""
     own_holdout: Samples
     dropped: Mapping[str, str]
-    """Sample id → why the gate dropped it; stays at the site."""
+    """Row of the data, from 0 → why the gate dropped it; stays at the site."""
     split: AnchorSplit
     rows: CalibrationRows
     anchors_hash: str
@@ -74,11 +74,7 @@ def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
     return Pool(
         samples=everything.subset(chosen),
         own_holdout=everything.subset(held),
-        dropped={
-            everything.ids[row]: reason
-            for row, reason in gated.reasons.items()
-            if reason != "exact duplicate"  # its id is that of the sample that is kept
-        },
+        dropped={str(row): reason for row, reason in gated.reasons.items()},
         split=split,
         rows=rows,
         anchors_hash=data_hash(anchors),

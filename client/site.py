@@ -17,12 +17,21 @@ from fedwinnow.client.work import Work, check_terms
 from fedwinnow.client.workshop import Workshop, deterministic
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunTerms, SiteConfig
-from fedwinnow.curation.errors import CurationError, ProtocolError
+from fedwinnow.curation.errors import (
+    CurationError,
+    DataError,
+    ModelError,
+    OutputError,
+    ProtocolError,
+)
 from fedwinnow.curation.files import write
 from fedwinnow.curation.messages import PROTOCOL, Header, JoinRequest, Refusal, Reply, Request
 from fedwinnow.curation.settings import canonical, parse
 
 logger = logging.getLogger(__name__)
+
+_OWN = "the site could not compute this; its own log says why"
+"""What a server hears of the silo's files: error texts name paths, columns and counts."""
 
 
 @dataclass(slots=True)
@@ -44,11 +53,12 @@ class Site:
             return self.answer(request)
         except CurationError as error:
             logger.warning("site %s refuses %s: %s", self.name, request.header.phase, error)
-            return self._refusal(request.header, type(error).__name__, str(error))
+            own = isinstance(error, DataError | ModelError | OutputError)
+            reason = _OWN if own and not self.config.simulation else str(error)
+            return self._refusal(request.header, type(error).__name__, reason)
         except Exception as error:
             logger.exception("site %s failed in phase %s", self.name, request.header.phase)
-            reason = "the site could not compute this; its own log says why"
-            return self._refusal(request.header, type(error).__name__, reason)
+            return self._refusal(request.header, type(error).__name__, _OWN)
 
     def answer(self, request: Request) -> Reply:
         """Answer a request, raising what goes wrong: for tests and for a local simulation.
@@ -57,7 +67,10 @@ class Site:
             CurationError: whatever stands in the way, with what to change.
         """
         if request.header.protocol != PROTOCOL:
-            message = f"protocol {request.header.protocol} came, this site speaks {PROTOCOL}; upgrade the older side"
+            message = (
+                f"protocol {request.header.protocol} came, this site speaks {PROTOCOL}; "
+                "upgrade the older side"
+            )
             raise ProtocolError(message)
         key = hashlib.sha256(wire.encode(request)).hexdigest()[:32]
         work = (

@@ -95,12 +95,16 @@ def read_edges(path: Path) -> Float[np.ndarray, " edges"]:
 
 
 def read_scores(path: Path, scorer: str) -> tuple[tuple[str, ...], np.ndarray, Scores]:
-    """Ids, status and the scores of one scorer (NaN where it has none)."""
+    """Ids, status and the scores of one scorer (NaN where it has none).
+
+    Raises:
+        ProtocolError: the file or the scorer's column is not there.
+    """
     table, _ = _read(path)
     return (
         tuple(table["id"].to_pylist()),
         table["status"].to_numpy().astype(np.int8),
-        table[scorer].to_numpy(),
+        _column(table, scorer, path).to_numpy(),
     )
 
 
@@ -121,9 +125,14 @@ def write_selection(path: Path, selections: Mapping[str, Selection]) -> None:
 
 
 def read_kept(path: Path, arm: str) -> np.ndarray:
-    """Whether each sample is kept in an arm, in data order."""
+    """Whether each sample is kept in an arm, in data order.
+
+    Raises:
+        ProtocolError: the file or the arm's column is not there.
+    """
     table, _ = _read(path)
-    kept: np.ndarray = table["kept" if arm == "curated" else f"kept.{arm}"].to_numpy()
+    name = "kept" if arm == "curated" else f"kept.{arm}"
+    kept: np.ndarray = _column(table, name, path).to_numpy()
     return kept.astype(bool)
 
 
@@ -139,3 +148,10 @@ def _read(path: Path) -> tuple[pa.Table, Any]:
         raise ProtocolError(message)
     table = pq.read_table(path)
     return table, json.loads((table.schema.metadata or {}).get(b"fedwinnow", b"{}"))
+
+
+def _column(table: pa.Table, name: str, path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
+    if name not in table.column_names:
+        message = f"{path.name} has no column {name!r}: the run's terms did not ask for it"
+        raise ProtocolError(message)
+    return table[name]

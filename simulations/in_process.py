@@ -1,5 +1,6 @@
 """A whole federation in one process: no Flower, no Ray, but every message goes through the wire."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from fedwinnow.client.work import check_terms
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig, site_configs
+from fedwinnow.curation.errors import ConfigError, InputError
 from fedwinnow.curation.messages import JoinRequest, Reply, Request
 from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.server.driver import Delivery, Progress, drive
@@ -45,12 +47,20 @@ class InProcess:
 
 
 def check_config(config: RunConfig) -> None:
-    """Build every plug-in of a scenario, so that a wrong name or setting is found at once.
+    """Check what a scenario says of plug-ins and truth, so that an error is found at once.
 
     Raises:
+        ConfigError: ``study.truth`` names a label that a site does not carry.
         PluginError: a plug-in or a setting is unknown, or does not fit the trajectory.
     """
     check_terms(config.terms())
+    for site in config.sites:
+        if config.study.truth and config.study.truth not in site.columns.labels:
+            message = (
+                f"study.truth = {config.study.truth!r}: site {site.name} does not carry this label "
+                f"(sites.columns.labels = {list(site.columns.labels)}); add the column there"
+            )
+            raise ConfigError(message)
     build("threshold", config.threshold.name, config.threshold.settings)
     build("weighting", config.weighting.name, config.weighting.settings)
     build("merging", config.merging.name, config.merging.settings)
@@ -71,6 +81,8 @@ def simulate(
         RunError: the run could not go on.
     """
     check_config(config)
+    run_folder = Path(config.run.output) / config.run.name
+    new = not run_folder.exists()
     store = Store.open(config, resume=resume)
     folder = sites_folder(config)
     shared = workshop or Workshop()
@@ -80,6 +92,11 @@ def simulate(
     }
     run = run_id(config)
     state = store.load() or init(config, run)
-    state = drive(state, InProcess(sites=sites), store=store, progress=progress)
+    try:
+        state = drive(state, InProcess(sites=sites), store=store, progress=progress)
+    except InputError:
+        if new and not (store.load() or state).records:
+            shutil.rmtree(run_folder)  # nothing was computed: leave nothing half-written
+        raise
     finish(state, store, command=command, selection=selection_figures(config, folder, run))
     return store.folder

@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fedwinnow.client.data import columns_of, open_samples
-from fedwinnow.client.gate import overlapping
 
+from fedwinnow.client.data import Samples, columns_of, open_samples
+from fedwinnow.client.gate import overlapping
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import DataError
@@ -113,7 +113,7 @@ def score_data(
                 training=replace(config.training, rounds=0),
             )
             run = simulate(alone, progress=progress, workshop=workshop)
-            table = _gather(sites_folder(alone) / site.name / run_id(alone), data.ids)
+            table = _gather(sites_folder(alone) / site.name / run_id(alone), data)
             summary = json.loads((run / "record.json").read_text(encoding="utf-8"))
         pq.write_table(table, probe)
     chosen = table["kept"].to_pylist()
@@ -129,42 +129,48 @@ def score_data(
     )
 
 
-def _gather(folder: Path, ids: tuple[str, ...]) -> pa.Table:
-    """Join signals, scores and selection by id; samples that the gate dropped say why."""
-    rows: dict[str, dict[str, Any]] = {sample_id: {"id": sample_id} for sample_id in ids}
+def _gather(folder: Path, data: Samples) -> pa.Table:
+    """Signals, scores and selection, one row per sample of the data; dropped ones say why."""
+    found: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("signals-*.parquet")):
         checkpoint = file.stem.removeprefix("signals-")
         for row in pq.read_table(file).to_pylist():
-            rows[row["id"]] |= {
-                f"{name}@{checkpoint}": value
-                for name, value in row.items()
-                if name not in {"id", "domain", "status"}
-            }
+            found.setdefault(row["id"], {}).update(
+                {
+                    f"{name}@{checkpoint}": value
+                    for name, value in row.items()
+                    if name not in {"id", "domain", "status"}
+                }
+            )
     for row in pq.read_table(folder / "scores.parquet").to_pylist():
         named = {key: value for key, value in row.items() if key not in {"id", "domain", "status"}}
-        rows[row["id"]] |= {"domain": row["domain"], "score": next(iter(named.values()))} | {
-            f"score.{name}": value for name, value in named.items()
-        }
+        found[row["id"]] |= {"score": next(iter(named.values()))}
+        found[row["id"]] |= {f"score.{name}": value for name, value in named.items()}
     for row in pq.read_table(folder / "selection.parquet").to_pylist():
-        rows[row["id"]] |= {"kept": row["kept"], "reason": row["reason"]}
+        found[row["id"]] |= {"kept": row["kept"], "reason": row["reason"]}
     dropped = json.loads((folder / "gate.json").read_text(encoding="utf-8"))
-    for sample_id, row in rows.items():
-        row.setdefault("kept", False)
-        row.setdefault("reason", dropped.get(sample_id, "dropped by the gate"))
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    ordered = [rows[sample_id] for sample_id in dict.fromkeys(ids)]
-    return pa.table({name: [row.get(name) for row in ordered] for name in names})
+    rows = []
+    for place, (sample_id, domain) in enumerate(zip(data.ids, data.domains, strict=True)):
+        why = dropped.get(str(place), "held out for evaluation")
+        left_out = {"kept": False, "reason": why}
+        passed = str(place) not in dropped and sample_id in found
+        rows.append(
+            {"id": sample_id, "domain": domain} | (found[sample_id] if passed else left_out)
+        )
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
-def _write_kept(path: Path, data: Any, chosen: list[bool]) -> None:  # noqa: ANN401 - a lazy sequence of samples
+def _write_kept(path: Path, data: Samples, chosen: Sequence[bool]) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        seen: set[str] = set()
-        verdict = dict(zip(dict.fromkeys(data.ids), chosen, strict=True))
-        for sample in data:
-            if sample.id in seen or not verdict[sample.id]:
+        for sample, keep in zip(data, chosen, strict=True):
+            if not keep:
                 continue
-            seen.add(sample.id)
-            row = {"prompt": sample.prompt, "response": sample.response, "domain": sample.domain}
+            row: dict[str, Any] = {
+                "prompt": sample.prompt,
+                "response": sample.response,
+                "domain": sample.domain,
+            }
             if sample.history:
                 row["history"] = [{"role": r, "content": c} for r, c in sample.history]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

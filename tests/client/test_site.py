@@ -1,0 +1,430 @@
+"""Laws of a silo's one door: in order, from disk if repeated, no data in a refusal."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedwinnow.client import site as door
+from fedwinnow.client.site import Site
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation import messages as m
+from fedwinnow.curation import wire
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.config import RunConfig, SiteConfig, site_configs
+from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.simulations.toy import write_toy_scenario
+
+RUN = "toy-run"
+SMALL = ("training.rounds=1", 'study.arms=["curated", "random"]', "evaluation.generate=1")
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory) -> Path:
+    """A toy federation of three silos of eight samples."""
+    return write_toy_scenario(tmp_path_factory.mktemp("toy"), samples=8)
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Workshop:
+    """One warm model for the module."""
+    return Workshop()
+
+
+def config_of(scenario: Path, *overrides: str) -> RunConfig:
+    """The toy run, small."""
+    return load_scenario(scenario, (*SMALL, *overrides))
+
+
+def make_site(config: RunConfig, work: Path, workshop: Workshop, **changes) -> Site:
+    """The site "south" of a run; ``changes`` are keys of its own configuration."""
+    return Site(config=replace(site_configs(config, str(work))[1], **changes), workshop=workshop)
+
+
+def walk(site: Site, config: RunConfig) -> list[tuple[m.Request, m.Reply]]:
+    """The whole run with this one site: what was asked and what it said."""
+    state, heard = init(config, RUN), []
+    while (request := next_request(state)) is not None:
+        reply = site.answer(request)
+        heard.append((request, reply))
+        state = absorb(state, {site.name: reply})
+    return heard
+
+
+@pytest.fixture(scope="module")
+def heard(scenario, workshop, tmp_path_factory):
+    """A finished run: its site's folder, requests and replies."""
+    config = config_of(scenario)
+    work = tmp_path_factory.mktemp("work")
+    site = make_site(config, work, workshop)
+    return work, config, walk(site, config)
+
+
+def of(heard, kind, number=0):
+    """The n-th request of a class."""
+    return [request for request, _ in heard[2] if isinstance(request, kind)][number]
+
+
+@pytest.fixture
+def joined(heard, workshop, tmp_path) -> Site:
+    """A site of its own folder that has joined the run and done nothing else."""
+    site = make_site(heard[1], tmp_path, workshop)
+    assert isinstance(site.handle(of(heard, m.JoinRequest)), m.Joined)
+    return site
+
+
+@pytest.fixture
+def measured(heard, workshop, tmp_path):
+    """Makes the site of a run that is measured and scored but remembers no reply."""
+    shutil.copytree(heard[0], tmp_path / "copy", ignore=shutil.ignore_patterns("replies"))
+
+    def make(**changes) -> Site:
+        site = make_site(heard[1], tmp_path / "copy", workshop)
+        own = replace(site.config.site, **changes)
+        return Site(config=replace(site.config, site=own), workshop=workshop)
+
+    return make
+
+
+def refused(site: Site, request: m.Request, clause: str) -> str:
+    """The reason of the refusal that must come."""
+    reply = site.handle(request)
+    assert isinstance(reply, m.Refusal), reply
+    assert (reply.site, reply.clause, reply.header) == ("south", clause, request.header)
+    return reply.reason
+
+
+def test_site_answers_every_phase_with_its_reply(heard):
+    """A whole run: each reply repeats the header of its request and the site's name."""
+    kinds = [type(reply).__name__ for _, reply in heard[2]]
+    assert kinds == [
+        "Joined",
+        "PublicSignals",
+        "TrainedAdapter",
+        "PublicSignals",
+        "SummaryReply",
+        "KeptReply",
+        "MetricsReply",
+        "TrainedAdapter",
+        "MetricsReply",
+        "TrainedAdapter",
+        "MetricsReply",
+        "Receipt",
+    ]
+    assert all(request.header == reply.header for request, reply in heard[2])
+    assert {reply.site for _, reply in heard[2]} == {"south"}
+
+
+def test_site_keeps_its_tables(heard):
+    """Signals by checkpoint, scores, selection and gate stay in the site's folder."""
+    names = {path.name for path in (heard[0] / "south" / RUN).iterdir()}
+    assert names == {
+        "gate.json",
+        "replies",
+        "scores.parquet",
+        "selection.parquet",
+        "signals-0.parquet",
+        "signals-1.parquet",
+        "terms.json",
+    }
+
+
+def test_site_answers_a_repeated_request_from_disk(heard, monkeypatch):
+    """A new process gives every reply again, bit for bit, and computes nothing."""
+
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(door, "answer", never)
+    again = make_site(heard[1], heard[0], Workshop())
+    for request, reply in heard[2]:
+        assert wire.encode(again.answer(request)) == wire.encode(reply)
+
+
+def test_site_computes_what_differs_in_any_way(heard, workshop):
+    """Another round is another request: it is computed, not taken from disk."""
+    site = make_site(heard[1], heard[0], workshop)
+    request = of(heard, m.TrainRequest, 1)
+    later = replace(request, header=replace(request.header, round=7))
+    assert isinstance(site.handle(later), m.TrainedAdapter)
+    assert site.handle(later).header.round == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (m.ScoreRequest, "signals-0.parquet is not there"),
+        (m.SelectRequest, "scores.parquet is not there"),
+    ],
+)
+def test_site_refuses_a_request_out_of_order(heard, joined, kind, said):
+    """Score before measuring, select before scoring: refused, and nothing is written."""
+    folder = Path(joined.config.work) / RUN
+    before = sorted(folder.rglob("*"))
+    assert said in refused(joined, of(heard, kind), "ProtocolError")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_site_refuses_to_train_an_arm_before_the_selection(heard, joined):
+    """Training on what was kept needs a selection."""
+    said = refused(joined, of(heard, m.TrainRequest, 1), "ProtocolError")
+    assert "selection.parquet is not there" in said
+
+
+def test_site_refuses_a_run_that_it_has_not_joined(heard, workshop, tmp_path):
+    """Any request but join of an unknown run is refused, and leaves no folder."""
+    site = make_site(heard[1], tmp_path, workshop)
+    for request, _ in heard[2][1:]:
+        assert "has not been joined" in refused(site, request, "ProtocolError")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "run", ["", ".", "..", "../x", "a/b", "/abs", "a\\b", "a.b", "a\0b", "a b"]
+)
+def test_site_refuses_a_run_id_that_looks_like_a_path(heard, workshop, tmp_path, run):
+    """A run id names a folder of the site: nothing but letters, digits, '-' and '_'."""
+    site = make_site(heard[1], tmp_path / "work", workshop)
+    for request in (of(heard, m.JoinRequest), of(heard, m.ProbeRequest)):
+        refused(site, replace(request, header=replace(request.header, run=run)), "ProtocolError")
+    assert not list(tmp_path.iterdir())
+
+
+def test_site_refuses_another_protocol(heard, joined):
+    """A newer or older coordinator is refused with both versions."""
+    request = of(heard, m.ProbeRequest)
+    said = refused(
+        joined, replace(request, header=replace(request.header, protocol=2)), "ProtocolError"
+    )
+    assert "protocol 2 came, this site speaks 1" in said
+
+
+def test_site_refuses_an_adapter_that_the_header_does_not_name(heard, joined):
+    """The header's hash must be the adapter's."""
+    request = of(heard, m.ProbeRequest)
+    wrong = replace(request, header=replace(request.header, adapter="0" * 64))
+    assert "adapter hash is" in refused(joined, wrong, "ProtocolError")
+
+
+def test_site_refuses_an_adapter_of_another_base(heard, joined):
+    """An adapter for another base model is refused by fingerprint."""
+    request = of(heard, m.ProbeRequest)
+    wrong = replace(request, adapter=replace(request.adapter, base="f" * 64))
+    assert "adapter is for base ffffffffffff" in refused(joined, wrong, "ProtocolError")
+
+
+def test_site_refuses_an_adapter_with_a_nan(heard, joined):
+    """A NaN in a factor is refused by the factor's name."""
+    request = of(heard, m.ProbeRequest)
+    factors = {name: factor.clone() for name, factor in request.adapter.b.items()}
+    name = min(factors)
+    factors[name][0, 0] = torch.nan
+    adapter = replace(request.adapter, b=factors)
+    wrong = replace(
+        request, adapter=adapter, header=replace(request.header, adapter=adapter_hash(adapter))
+    )
+    assert name in refused(joined, wrong, "NonFiniteError")
+
+
+def test_site_refuses_an_adapter_of_other_modules(heard, joined):
+    """A module that the site's model does not adapt is refused."""
+    request = of(heard, m.ProbeRequest)
+    old = request.adapter
+    name = min(old.a)
+    move = lambda factors: {(f"{k}.other" if k == name else k): v for k, v in factors.items()}  # noqa: E731 - used thrice
+    adapter = replace(old, a=move(old.a), b=move(old.b), scales=move(old.scales))
+    wrong = replace(
+        request, adapter=adapter, header=replace(request.header, adapter=adapter_hash(adapter))
+    )
+    refused(joined, wrong, "IncompatibleAdapterError")
+
+
+def test_site_refuses_other_terms_under_the_same_run_id(heard, joined, scenario):
+    """A run's terms are fixed at its first join; asking again with the same ones is fine."""
+    request = of(heard, m.JoinRequest)
+    other = next_request(init(config_of(scenario, "run.seed=5"), RUN))
+    assert "already joined under other terms" in refused(joined, other, "ProtocolError")
+    assert isinstance(joined.handle(request), m.Joined)
+    assert joined.handle(of(heard, m.ProbeRequest)) is not None
+
+
+@pytest.mark.parametrize("terms", ["", "[]", "{", '{"unknown": 1}', '{"run": {"threads": 0}}'])
+def test_site_refuses_terms_that_make_no_sense(heard, workshop, tmp_path, terms):
+    """Broken terms are refused, and the run is not joined."""
+    site = make_site(heard[1], tmp_path, workshop)
+    request = replace(of(heard, m.JoinRequest), terms=terms)
+    assert isinstance(site.handle(request), m.Refusal)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("scorer.name=magic", "scorer 'magic' is unknown; choose one of calibrated"),
+        ("scorer.settings.wild=1", "has no setting 'wild'"),
+        ("training.objective.name=magic", "objective 'magic' is unknown"),
+        ("training.ordering.name=os.system", "ordering 'os.system' is unknown"),
+    ],
+)
+def test_site_that_lacks_a_plug_in_says_so_at_join(scenario, workshop, tmp_path, override, said):
+    """An unknown plug-in or setting is refused with the choices, before anything is computed."""
+    config = config_of(scenario, override)
+    site = make_site(config, tmp_path, workshop)
+    assert said in refused(site, next_request(init(config, RUN)), "PluginError")
+    assert not list(tmp_path.iterdir())
+
+
+def test_site_refuses_gradient_scorers_without_a_trajectory(scenario, workshop, tmp_path):
+    """A scorer that needs gradient columns is refused by run.trajectory at join."""
+    config = config_of(scenario, "run.trajectory=none", "scorer.name=tracin")
+    site = make_site(config, tmp_path, workshop)
+    assert "run.trajectory" in refused(site, next_request(init(config, RUN)), "PluginError")
+
+
+def test_site_refuses_a_threshold_off_the_grid(heard, workshop):
+    """A threshold between grid points could count single samples: refused."""
+    site = make_site(heard[1], heard[0], workshop)
+    request = of(heard, m.SelectRequest)
+    before = (heard[0] / "south" / RUN / "selection.parquet").read_bytes()
+    off = replace(request, threshold=float(np.nextafter(request.threshold, np.inf)))
+    assert "not on the grid" in refused(site, off, "RefusalError")
+    own = replace(request, per_site={"south": 0.123456789})
+    assert "not on the grid" in refused(site, own, "RefusalError")
+    assert (heard[0] / "south" / RUN / "selection.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(("value", "kept"), [(float("-inf"), 8), (float("inf"), 0)])
+def test_site_takes_infinite_thresholds(heard, measured, value, kept):
+    """−inf keeps every scored sample, +inf none; a silo that keeps nothing does not train."""
+    site = measured()
+    reply = site.handle(replace(of(heard, m.SelectRequest), threshold=value))
+    assert reply.kept["curated"] == kept
+    trained = site.handle(of(heard, m.TrainRequest, 1))
+    assert (trained.adapter is None) == (kept == 0)
+    assert trained.samples == kept
+
+
+def test_site_outside_a_simulation_answers_no_study_arm(heard, measured):
+    """Keep-all, random and oracle counts are answered in simulations only."""
+    site = measured()
+    real = Site(config=replace(site.config, simulation=False), workshop=site.workshop)
+    assert isinstance(real.handle(of(heard, m.ScoreRequest)), m.SummaryReply)
+    assert "simulations only" in refused(real, of(heard, m.SelectRequest), "RefusalError")
+
+
+def test_site_rounds_every_count_that_leaves(heard, measured):
+    """With round_counts_to = 5 every count in a reply is a multiple of 5."""
+    site = measured(round_counts_to=5)
+    kinds = m.JoinRequest | m.ScoreRequest | m.SelectRequest | m.TrainRequest
+    replies = [site.answer(request) for request, _ in heard[2] if isinstance(request, kinds)]
+    counts = [replies[0].card.samples]
+    counts += [n for r in replies if isinstance(r, m.KeptReply) for n in r.kept.values()]
+    counts += [r.samples for r in replies if isinstance(r, m.TrainedAdapter)]
+    counts += [r.unscored for r in replies if isinstance(r, m.SummaryReply)]
+    assert counts
+    assert all(count % 5 == 0 for count in counts)
+
+
+def test_site_merges_cells_to_its_own_smallest(heard, measured):
+    """The larger of the run's and the site's smallest cell holds: no run of cells below it."""
+    reply = measured(smallest_cell=8).answer(of(heard, m.ScoreRequest))
+    assert len(set(reply.summary.counts.tolist())) == 1
+    assert reply.summary.total == pytest.approx(8)
+
+
+def test_site_leaves_out_overlap_with_the_anchors_silently(scenario, workshop, tmp_path):
+    """A private sample that is an anchor is dropped; only the site's own file says so."""
+    lines = (scenario.parent / "south.jsonl").read_text(encoding="utf-8").splitlines()
+    anchor = (scenario.parent / "anchors.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    data = tmp_path / "south.jsonl"
+    data.write_text("\n".join([anchor, *lines]) + "\n", encoding="utf-8")
+    config = config_of(scenario, f"sites.1.data={json.dumps(str(data))}")
+    site = make_site(config, tmp_path / "work", workshop)
+    reply = site.handle(next_request(init(config, RUN)))
+    assert reply.card.samples == 8
+    gate = json.loads((tmp_path / "work" / "south" / RUN / "gate.json").read_text())
+    assert gate == {"0": "equals or nearly equals a public anchor"}
+
+
+CANARY = "CANARY-7f3a"
+
+
+def broken(kind: str, folder: Path, good: list[str]) -> str:
+    """A data file with something wrong in it, full of canaries."""
+    file = folder / f"{CANARY}.jsonl"
+    rows = [json.loads(line) for line in good]
+    spoiled = [row | {"prompt": f"{CANARY} {row['prompt']}", "truth": CANARY} for row in rows]
+    lines = [json.dumps(row) for row in spoiled]
+    if kind == "broken line":
+        lines[3] = f'{{"prompt": "{CANARY}'
+    if kind == "missing column":
+        lines = [json.dumps({f"{CANARY}-column": "x"})]
+    if kind == "wrong type":
+        lines[2] = json.dumps({"prompt": {CANARY: 1}, "response": CANARY, "domain": 3})
+    if kind == "nothing passes":
+        lines = (folder.parent / "anchors.txt").read_text(encoding="utf-8").splitlines()
+    if kind != "missing file":
+        file.write_text("\n".join(lines) + "\n" if kind != "empty" else "", encoding="utf-8")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["broken line", "missing column", "wrong type", "missing file", "empty", "nothing passes"],
+)
+def test_site_refusals_hold_nothing_of_the_silo(heard, scenario, workshop, tmp_path, kind, caplog):
+    """What is wrong with the data is in the site's own log; the server hears its class only."""
+    (tmp_path / "anchors.txt").write_bytes((scenario.parent / "anchors.jsonl").read_bytes())
+    folder = tmp_path / CANARY
+    folder.mkdir()
+    good = (scenario.parent / "south.jsonl").read_text(encoding="utf-8").splitlines()
+    base = site_configs(heard[1], str(tmp_path / "work"))[1]
+    config = replace(
+        base, simulation=False, site=replace(base.site, data=broken(kind, folder, good))
+    )
+    reply = Site(config=config, workshop=workshop).handle(of(heard, m.JoinRequest))
+    assert isinstance(reply, m.Refusal)
+    assert reply.clause == "DataError"
+    data = wire.encode(reply)
+    assert CANARY.encode() not in data
+    assert str(tmp_path).encode() not in data
+    assert b"jsonl" not in data
+    assert CANARY in caplog.text  # the operator reads which file
+
+
+def test_site_failure_inside_tells_the_server_its_class_only(heard, joined, monkeypatch, caplog):
+    """Any exception becomes a refusal; its text, which may hold data, stays in the log."""
+
+    def fails(*_):
+        raise ValueError(CANARY)
+
+    monkeypatch.setattr(door, "answer", fails)
+    reply = joined.handle(of(heard, m.ProbeRequest))
+    assert (reply.clause, reply.site) == ("ValueError", "south")
+    assert CANARY.encode() not in wire.encode(reply)
+    assert CANARY in caplog.text
+
+
+def test_site_full_disk_is_a_refusal_and_no_half_reply(heard, joined, monkeypatch):
+    """A reply that cannot be stored is not given; the next time it is computed again."""
+    request = of(heard, m.ProbeRequest)
+    with monkeypatch.context() as patch:
+
+        def full(_self, _data):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(Path, "write_bytes", full)
+        refused(joined, request, "OutputError")
+    replies = Path(joined.config.work) / RUN / "replies"
+    assert [path.name.split("-")[0] for path in replies.iterdir()] == ["join"]
+    assert isinstance(joined.handle(request), m.PublicSignals)
+
+
+def test_site_default_configuration_is_no_simulation():
+    """Study arms and error texts are for simulations; a site.toml is none unless it says so."""
+    assert SiteConfig.__dataclass_fields__["simulation"].default is False
