@@ -112,7 +112,7 @@ def _signals(
     return PublicSignals(
         header=header,
         site=work.site,
-        table=rows_of(public, keep),
+        table=rows_of(public, keep.tolist()),
         kinds=tuple(rows.kinds[i] for i in keep),
         parents=tuple(rows.parents[i] for i in keep),
     )
@@ -189,7 +189,8 @@ def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:
             max_length=terms.model.max_length,
             system_prompt=terms.model.system_prompt,
         )
-        return values[~np.isnan(values)]  # NaN: no response token is left of the sample
+        known: np.ndarray = values[~np.isnan(values)]  # NaN: no response token is left
+        return known
 
     own = Metrics()
     if len(work.pool.own_holdout) > 0:

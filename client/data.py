@@ -1,4 +1,4 @@
-"""Samples from JSONL, Parquet, CSV, a data set's folder or a hub name, read lazily through ``datasets``.
+"""Samples from JSONL, Parquet, CSV, a folder or a hub name, read lazily through ``datasets``.
 
 Texts stay on the disk (Arrow, memory-mapped); an opened file holds ids and domains only. The Arrow
 copy lies in a private temporary folder that goes with the object: no text enters a shared cache.
@@ -147,14 +147,15 @@ def _table(source: str, folder: str) -> Any:  # noqa: ANN401 - datasets has no t
                 return datasets.load_dataset(kind, data_files=files, **options)
             if path.suffix in LOADERS or source.startswith((".", "/", "~")) or not source:
                 message = f"{source!r}: no such data file; give its path, a folder or a hub name"
-                raise DataError(message)
+                raise DataError(message)  # noqa: TRY301 - passes through below
             name, _, split = source.partition(":")
             return datasets.load_dataset(name, **(options | {"split": split or "train"}))
     except DataError:
         raise
     except Exception as error:  # datasets raises whatever its readers raise
         first = str(error.__cause__ or error).strip().split("\n")[0]
-        message = f"{source}: cannot be read as a data set ({type(error).__name__}: {first}); mend the file"
+        what = f"{type(error).__name__}: {first}"
+        message = f"{source}: cannot be read as a data set ({what}); mend the file"
         raise DataError(message) from error
 
 

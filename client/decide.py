@@ -87,7 +87,10 @@ def _arm(
     label = work.terms.study.truth
     truth = [sample.labels.get(label, "") for sample in work.pool.samples]
     if not all(truth):
-        message = f"study.truth = {label!r}: a sample of site {work.site} has no such label; name it in sites.columns.labels"
+        message = (
+            f"study.truth = {label!r}: a sample of site {work.site} has no such label; name it in "
+            "sites.columns.labels"
+        )
         raise DataError(message)
     return oracle(ids, truth, status)
 

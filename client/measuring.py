@@ -107,7 +107,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
             for i, others in zip(usable, chosen, strict=True)
             for other in others
         ]
-        values = _under_prompts(loaded, pairs, reading, count).reshape(len(usable), -1)
+        values = _under_prompts(loaded, pairs, reading, count)
+        values = values.reshape(len(usable), contrast_prompts)
         for name, reduced in (("mean", values.mean(1)), ("min", values.min(1, initial=np.inf))):
             if f"contrast_loss_{name}" in columns:
                 table.columns[f"contrast_loss_{name}"][usable] = reduced
@@ -147,7 +148,7 @@ class _Rows:
     def close(self) -> None:
         """Mark rows with a NaN or an infinity, and blank every row that is not OK."""
         for values in self.columns.values():
-            broken = ~np.isfinite(values.reshape(len(self.status), -1)).all(axis=1)
+            broken = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
             self.status[broken & (self.status == Status.OK)] = Status.NON_FINITE
         for values in self.columns.values():
             values[self.status != Status.OK] = np.nan

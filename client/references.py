@@ -2,7 +2,7 @@
 
 For domain k with reference anchors a ∈ R_k at the loaded adapter:
 
-    G_k = 1/|R_k| Σ_{a ∈ R_k} ∇ℓ_a        Gram_kl = ⟨G_k, G_l⟩        h_k = mean of their body states
+    G_k = 1/|R_k| Σ_{a ∈ R_k} ∇ℓ_a        Gram_kl = ⟨G_k, G_l⟩        h_k: mean of body states
 
 Adam's moments come from the same anchors one by one in order of id, m ← β₁ m + (1 − β₁) g and v
 likewise, written as the weighted sums that this recursion is; they are public and equal everywhere.

@@ -83,7 +83,8 @@ def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
 def hold(work: Work, header: Header, adapter: Adapter) -> str:
     """Load the request's adapter into the model, after checking that it is the one it names."""
     if adapter.base != work.loaded.fingerprint:
-        message = f"adapter is for base {adapter.base[:12]}, this site holds {work.loaded.fingerprint[:12]}"
+        held = work.loaded.fingerprint[:12]
+        message = f"adapter is for base {adapter.base[:12]}, this site holds {held}"
         raise ProtocolError(message)
     check_adapter(adapter)
     found = adapter_hash(adapter)

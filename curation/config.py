@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from fedwinnow.curation.settings import check
 
+LEAST = 8
+"""Fewest tokens of a sample or batch that still hold a prompt and a response."""
+
 SettingsTable = dict[str, Any]
 """Keyword arguments of a plug-in's factory, checked against its signature by the registry."""
 
@@ -27,7 +30,7 @@ class RunSection:
     threads: int = 2
     """CPU threads of each site's arithmetic, at least 1; part of what makes a run repeatable."""
     trajectory: Literal["global", "none"] = "global"
-    """"global": warm up and measure gradients at shared checkpoints; "none": forward signals only."""
+    """"global": warm up, measure gradients at shared checkpoints; "none": forward signals only."""
     minimum_sites: int = 1
     """Sites that must answer a phase, at least 1."""
 
@@ -63,7 +66,12 @@ class ModelSection:
     """System message before every sample; "" leaves it to the chat template."""
 
     def __post_init__(self) -> None:
-        check("model.max_length", self.max_length, self.max_length >= 8, "at least 8 tokens")
+        check(
+            "model.max_length",
+            self.max_length,
+            self.max_length >= LEAST,
+            f"at least {LEAST} tokens",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +154,12 @@ class MeasuringSection:
     """Other public prompts that each response is set against, at least 0."""
 
     def __post_init__(self) -> None:
-        check("measuring.batch_tokens", self.batch_tokens, self.batch_tokens >= 8, "at least 8")
+        check(
+            "measuring.batch_tokens",
+            self.batch_tokens,
+            self.batch_tokens >= LEAST,
+            f"at least {LEAST}",
+        )
         check(
             "measuring.contrast_prompts",
             self.contrast_prompts,

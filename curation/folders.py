@@ -57,7 +57,8 @@ def export_adapter(
     for name in adapter.modules:
         weights[f"{_PREFIX}{name}.lora_A.weight"] = adapter.a[name].contiguous()
         weights[f"{_PREFIX}{name}.lora_B.weight"] = adapter.b[name].contiguous()
-    temporary, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    temporary = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
     try:
         for leftover in (temporary, old):
             if leftover.exists():
@@ -72,7 +73,10 @@ def export_adapter(
         if old.exists():
             shutil.rmtree(old)
     except (OSError, SafetensorError) as error:
-        message = f"{folder}: the adapter cannot be written ({error}); free the disk or choose another folder"
+        message = (
+            f"{folder}: the adapter cannot be written ({error}); free the disk or choose another "
+            "folder"
+        )
         raise OutputError(message) from error
 
 
@@ -93,7 +97,9 @@ def load_adapter(folder: Path, *, base: str) -> Adapter:
         message = f"{folder}: expected a PEFT adapter folder ({error})"
         raise IncompatibleAdapterError(message) from error
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias") != "none":
-        message = f"{folder}: only plain LoRA is read; got peft_type {config.get('peft_type')!r}, use_dora {config.get('use_dora')!r}, bias {config.get('bias')!r}"
+        named = ("peft_type", "use_dora", "bias")
+        came = ", ".join(f"{name} {config.get(name)!r}" for name in named)
+        message = f"{folder}: only plain LoRA is read; got {came}"
         raise IncompatibleAdapterError(message)
     a, b, scales = {}, {}, {}
     for key, value in weights.items():

@@ -7,8 +7,8 @@ of which autograd hands to a hook on the factor's output,
 
 is one batched matrix product of rank-r size per factor. It replaces the weight gradient of a
 training step, so it costs no additional arithmetic, and yields dots with k references, norms and
-Adam-aware forms at once. Padding contributes nothing: its δ and v are zero. The loss of a batch must
-be the SUM of its samples' losses, so that no sample's gradient depends on its neighbours.
+Adam-aware forms at once. Padding contributes nothing: its δ and v are zero. The loss of a batch
+must be the SUM of its samples' losses, so that no sample's gradient depends on its neighbours.
 
 References:
     Z. Zhao et al., CLUES, NeurIPS 2024, section 3.2, https://arxiv.org/abs/2507.03004
@@ -62,7 +62,7 @@ def sample_gradients(
     try:
         model.eval()
         for parameter in wanted:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad_(False)  # noqa: FBT003 - torch's own form
         embedding = model.get_input_embeddings()  # type: ignore[operator]  # every causal LM has it
         handles.append(embedding.register_forward_hook(_carry_graph))
         for name, layer in layers.items():
@@ -75,7 +75,7 @@ def sample_gradients(
         for handle in handles:
             handle.remove()
         for parameter, grad in wanted.items():
-            parameter.requires_grad_(requires_grad=grad)
+            parameter.requires_grad_(grad)
         model.train(training)
 
 
@@ -106,7 +106,9 @@ class Firing:
         self.backward.clear()
 
 
-def refuse(model: nn.Module, layers: Mapping[str, Any]) -> None:
+def refuse(  # noqa: C901 - one line for each thing that cannot be measured
+    model: nn.Module, layers: Mapping[str, Any]
+) -> None:
     """Raise a :class:`ModelError` for every adapter whose gradients this file cannot give."""
     problem = ""
     factors = [
@@ -190,7 +192,7 @@ def adam_direction(
 
 @dataclass(slots=True, kw_only=True)
 class Contraction:
-    """Dots with k references, norms and Adam-aware forms of the current batch, summed over layers."""
+    """Dots with k references, norms and Adam-aware forms of a batch, summed over layers."""
 
     references: Mapping[str, Float[Tensor, "k parameters"]]
     moments: Moments | None = None

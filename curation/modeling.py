@@ -1,6 +1,6 @@
-"""The one door to transformers and PEFT: load a base, attach a LoRA adapter, encode, generate, save.
+"""The one door to transformers and PEFT: load a base, attach an adapter, encode, generate.
 
-Everything above this file speaks of :class:`LoadedModel`, :class:`Encoding` and the ``Adapter`` noun.
+Everything above this file speaks of :class:`LoadedModel`, :class:`Encoding` and ``Adapter``.
 
 Reference:
     E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, section 4.1,
@@ -237,7 +237,10 @@ def set_adapter(loaded: LoadedModel, adapter: Adapter) -> None:
         raise IncompatibleAdapterError(message)
     if set(layers) != set(adapter.a) or set(layers) != set(adapter.b):
         differing = sorted(set(layers) ^ set(adapter.a))[:3]
-        message = f"adapter has other modules than the model ({', '.join(differing)}, …); use the same adapter.targets"
+        message = (
+            f"adapter has other modules than the model ({', '.join(differing)}, …); use the same "
+            "adapter.targets"
+        )
         raise IncompatibleAdapterError(message)
     for name, layer in layers.items():
         wide, tall = layer.in_features, layer.out_features

@@ -127,7 +127,9 @@ class PublicScores:
     @property
     def clean(self) -> Scores:
         """Scores of the clean rows only."""
-        return self.scores[np.array([kind == "clean" for kind in self.kinds], dtype=bool)]
+        rows = np.array([kind == "clean" for kind in self.kinds], dtype=bool)
+        found: Scores = self.scores[rows]
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ class Scorer(Protocol):
 
     @property
     def unit(self) -> str:
-        """Unit of a score, for axes and tables: ``"nats"``, ``"probability"``, …"""
+        """Unit of a score, for axes and tables: ``"nats"``, ``"probability"`` and so on."""
         ...
 
     def fit(self, public: PublicRows) -> Fitted:

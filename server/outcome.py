@@ -78,7 +78,7 @@ def finish(
 
 
 def _record(state: RunState, config: RunConfig) -> Tree:
-    arms = {arm: _arm(state, arm) for arm in config.study.arms if arm in state.finals}
+    arms: Tree = {arm: _arm(state, arm) for arm in config.study.arms if arm in state.finals}
     decision = state.decision
     scorer = build("scorer", config.scorer.name, config.scorer.settings)
     value = None if decision is None else decision.value

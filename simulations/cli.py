@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Federated collaborative curation for language models: one quality standard, no shared sample.",
+    help="Federated curation for language models: one quality standard, no shared sample.",
 )
 
 Set = Annotated[
@@ -264,8 +264,8 @@ def plugins(*, as_json: AsJson = False) -> None:
         return
     table = Table("kind", "name", "settings", "about", "source")
     for row in rows:
-        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-        table.add_row(row["kind"], row["name"], settings, row["about"], row["paper"])
+        shown = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        table.add_row(row["kind"], row["name"], shown, row["about"], row["paper"])
     Console().print(table)
 
 

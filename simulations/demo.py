@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedwinnow.curation.modeling import encode, load_tokenizer
-
 from fedwinnow.curation.config import ModelSection, RunConfig
 from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.modeling import encode_sample, load_tokenizer
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.simulations.demo_data import build
@@ -67,7 +66,9 @@ def demo_config(seed: int, *, overrides: Sequence[str] = ()) -> RunConfig:
 
     def count(prompt: str, response: str) -> int:
         sample = Sample(id="", prompt=prompt, response=response)
-        found = encode_sample(tokenizer, sample, max_length=10**6, system_prompt=section.system_prompt)
+        found = encode_sample(
+            tokenizer, sample, max_length=10**6, system_prompt=section.system_prompt
+        )
         return len(found.tokens)
 
     data = build(folder, seed=config.run.seed, count=count)

@@ -8,7 +8,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from fedwinnow.client.data import columns_of
-
 from fedwinnow.curation import config as words
 from fedwinnow.curation.config import (
     AnchorsSection,
@@ -48,7 +47,9 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
         if target.exists():
             message = f"{target} is already there; move it or choose another folder with --out"
             raise OutputError(message)
-    head = "# Made by `fedwinnow init`. Every key is here with its default; delete what you do not change.\n\n"
+    head = (
+        "# Made by `fedwinnow init`: every key with its default; delete what you do not change.\n\n"
+    )
     write(targets[0], (head + to_toml(scenario, comments(RunConfig))).encode())
     write(targets[1], (head + to_toml(own, comments(SiteConfig))).encode())
     return targets
@@ -68,8 +69,9 @@ def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:
     messages, prompt, response = first(CHATS), first(PROMPTS), first(RESPONSES)
     if not messages and not (prompt and response):
         message = (
-            f"{source}: columns {', '.join(names)} hold no chat ({', '.join(CHATS)}) and no pair of "
-            f"prompt ({', '.join(PROMPTS)}) and response ({', '.join(RESPONSES)}); rename two columns"
+            f"{source}: columns {', '.join(names)} hold no chat ({', '.join(CHATS)}) and no pair "
+            f"of prompt ({', '.join(PROMPTS)}) and response ({', '.join(RESPONSES)}); rename two "
+            "columns"
         )
         raise DataError(message)
     return ColumnsSection(
@@ -87,7 +89,7 @@ def comments(cls: type) -> Mapping[str, str]:
 
     def visit(node: type, prefix: str) -> None:
         hints = typing.get_type_hints(node)
-        for field in fields(node):  # type: ignore[arg-type]  # a dataclass by construction
+        for field in fields(node):
             hint = hints[field.name]
             inner = [hint, *typing.get_args(hint)]
             section = next((item for item in inner if is_dataclass(item)), None)

@@ -1,6 +1,6 @@
 """Planted noise for studies: the silos' own bad data, made by other means than the calibration's.
 
-The kinds bear the calibration's names, but the code, the strengths and the words are others: swapped
+The kinds bear the calibration's names, but code, strengths and words are others: swapped
 answers rotate through the silo, cuts keep 20–50 % of the characters up to a word's end, deletions
 take 40 % of the words in runs, substitutes come from a fixed list of everyday words, and noise
 shuffles the letters inside words.
@@ -16,9 +16,57 @@ from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
-EVERYDAY = tuple(
-    ["window", "river", "orange", "mountain", "slowly", "kitchen", "violin", "garden", "purple", "umbrella", "tomorrow", "sandwich", "bicycle", "thunder", "pillow", "quietly", "marble", "forest", "ticket", "candle", "harbour", "winter", "lemon", "carpet", "whistle", "feather", "station", "butterfly", "dinner", "yellow", "basket", "cloud", "Tuesday", "engine", "sleepy", "bridge", "coconut", "mirror", "dancing", "pencil", "island", "grateful", "rocket", "blanket", "silver", "pepper", "orchestra", "laughing"]
-)
+EVERYDAY = [
+    "window",
+    "river",
+    "orange",
+    "mountain",
+    "slowly",
+    "kitchen",
+    "violin",
+    "garden",
+    "purple",
+    "umbrella",
+    "tomorrow",
+    "sandwich",
+    "bicycle",
+    "thunder",
+    "pillow",
+    "quietly",
+    "marble",
+    "forest",
+    "ticket",
+    "candle",
+    "harbour",
+    "winter",
+    "lemon",
+    "carpet",
+    "whistle",
+    "feather",
+    "station",
+    "butterfly",
+    "dinner",
+    "yellow",
+    "basket",
+    "cloud",
+    "Tuesday",
+    "engine",
+    "sleepy",
+    "bridge",
+    "coconut",
+    "mirror",
+    "dancing",
+    "pencil",
+    "island",
+    "grateful",
+    "rocket",
+    "blanket",
+    "silver",
+    "pepper",
+    "orchestra",
+    "laughing",
+]
+"""Words that no calibration uses."""
 
 
 def plant(
@@ -40,7 +88,10 @@ def plant(
     """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown or not 0 <= share <= 1:
-        message = f"planted noise: share {share} in [0, 1], kinds among {', '.join(KINDS)}; got {', '.join(kinds)}"
+        message = (
+            f"planted noise: expected a share in [0, 1] and kinds among {', '.join(KINDS)}, got "
+            f"{share} and {', '.join(kinds)}"
+        )
         raise ConfigError(message)
     random = np.random.default_rng(derive_seed(seed, "planted", *(s.id for s in samples[:1])))
     chosen = random.permutation(len(samples))[: round(share * len(samples))]

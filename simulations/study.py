@@ -151,7 +151,7 @@ def _rows(name: str, record: Tree, config: RunConfig) -> list[Tree]:
 
 
 def _recovered(arms: Mapping[str, Tree], arm: str) -> float | None:
-    """(keep_all − arm) / (keep_all − oracle): share of the gap to the oracle, None without a gap."""
+    """(keep_all − arm) / (keep_all − oracle): share of the gap to the oracle, None without one."""
     if "keep_all" not in arms or "oracle" not in arms:
         return None
     gap = arms["keep_all"]["eval_loss"] - arms["oracle"]["eval_loss"]
@@ -180,7 +180,10 @@ def _differences(records: Sequence[Tree]) -> Tree:
 
 def _machine() -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return f"{device}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    return (
+        f"{device}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
 
 
 def _commit() -> str | None:

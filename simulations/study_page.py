@@ -17,8 +17,10 @@ def page(result: Tree) -> str:
     lines = [
         f"# Study `{result['study']}`",
         "",
-        f"Command: `{result['command']}`. Machine: {result['machine']}. "
-        f"Seeds: {', '.join(map(str, result['seeds']))}. Commit: {result['commit'] or 'unknown'}.",
+        (
+            f"Command: `{result['command']}`. Machine: {result['machine']}. Seeds: "
+            f"{', '.join(map(str, result['seeds']))}. Commit: {result['commit'] or 'unknown'}."
+        ),
         "",
     ]
     if scorers:
@@ -63,8 +65,10 @@ def _scorer_table(rows: Sequence[Tree]) -> list[str]:
     lines = [
         "## Selection against planted truth",
         "",
-        "AUROC of clean against corrupted, mean over seeds. Scorers other than the first of the run "
-        "are cut where they keep as many samples over all silos as the run kept.",
+        (
+            "AUROC of clean against corrupted, mean over seeds. Scorers other than the run's own "
+            "are cut where they keep as many samples over all silos as the run kept."
+        ),
         "",
         "| " + " | ".join(head) + " |",
         "|" + " --- |" * len(head),
@@ -94,17 +98,19 @@ def _scorer_table(rows: Sequence[Tree]) -> list[str]:
 
 def _arm_table(rows: Sequence[Tree], result: Tree) -> list[str]:
     seeds = [str(seed) for seed in result["seeds"]]
+    losses = [f"loss, seed {seed}" for seed in seeds]
+    head = ["arm", "kept", "steps", *losses, "arm − curated", "share of the oracle's gap"]
     lines = [
         "## Arms: the same steps from the same initial adapter",
         "",
-        "Loss in nats per token on clean public hold-out answers, mean over items. The difference "
-        "is arm − curated, paired over the items of all seeds (bootstrap, 95 %): above 0, the arm "
-        "is worse than curated.",
+        (
+            "Loss in nats per token on clean public hold-out answers, mean over items. The "
+            "difference is arm − curated, paired over the items of all seeds (bootstrap, 95 %): "
+            "above 0, the arm is worse than curated."
+        ),
         "",
-        "| arm | kept | steps | "
-        + " | ".join(f"loss, seed {seed}" for seed in seeds)
-        + " | arm − curated | share of the oracle's gap |",
-        "|" + " --- |" * (len(seeds) + 5),
+        "| " + " | ".join(head) + " |",
+        "|" + " --- |" * len(head),
     ]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine = {str(row["seed"]): row for row in rows if row["arm"] == arm}

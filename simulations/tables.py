@@ -10,7 +10,7 @@ Tree = dict[str, Any]
 
 
 def show_run(record: Tree, folder: Path) -> None:
-    """Print what was kept, how well it was chosen, how the arms compare, and where the report lies."""
+    """Print what was kept, how well, how the arms compare, and where the report lies."""
     console = Console(soft_wrap=False)
     console.print(_kept(record))
     if record["selection"]:

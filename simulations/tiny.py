@@ -11,6 +11,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+PADDING, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+ROLES = ("<s>", "<u>", "<a>")
 TEMPLATE = (
     "{% for message in messages %}<{{ message['role'][0] }}>{{ message['content'] }}</s>"
     "{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
@@ -43,17 +45,17 @@ def write_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: i
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    special = ["<pad>", "</s>", "<unk>", "<s>", "<u>", "<a>"]
+    special = [PADDING, END, UNKNOWN, *ROLES]
     letters = [*string.ascii_letters, *string.digits, *string.punctuation, " ", "\n"]
     vocabulary = {token: index for index, token in enumerate([*special, *letters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=["<s>", "<u>", "<a>"],
+        pad_token=PADDING,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        additional_special_tokens=[*ROLES],
         chat_template=TEMPLATE,
     )
