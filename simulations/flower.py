@@ -132,7 +132,7 @@ def _wait(superlink: SuperLink, run: str, store: Store, deadline: float) -> None
         for line in lines[told:]:
             logger.info("phase %(phase)s round %(round)d arm %(arm)s: %(seconds).1f s", line)
         told, closed = len(lines), bool(lines) and lines[-1]["phase"] == "close"
-        if closed or time.monotonic() - asked > 3 * cost:
+        if time.monotonic() - asked > (1.0 if closed else 5 * cost):
             asked = time.monotonic()
             answer = superlink.flwr("list", "--run-id", run)["runs"][0]
             cost = time.monotonic() - asked

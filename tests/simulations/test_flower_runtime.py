@@ -1,6 +1,5 @@
 import json
 import os
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from fedwinnow.client.tables import read_scores
 from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
+from fedwinnow.simulations import cli
 from fedwinnow.simulations.flower import simulate_with_flower
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.superlink import bearers
@@ -46,8 +46,9 @@ def test_flower_run_equals_the_run_in_process(scenario, tmp_path, mark):
 
     The app is the repository itself, as in plain ``flwr run .``.
     """
-    here = load_scenario(scenario, [f"run.output={tmp_path / 'here'}"])
-    there = load_scenario(scenario, [f"run.output={tmp_path / 'there'}"])
+    # Two threads are two processors: on a small machine one process serves all sites in turn.
+    here = load_scenario(scenario, [f"run.output={tmp_path / 'here'}", "run.threads=2"])
+    there = load_scenario(scenario, [f"run.output={tmp_path / 'there'}", "run.threads=2"])
     mine = summary(simulate(here))
     theirs = summary(simulate_with_flower(there, app=ROOT))
     assert theirs["adapter"]["hash"] == mine["adapter"]["hash"]
@@ -64,22 +65,18 @@ def test_flower_run_equals_the_run_in_process(scenario, tmp_path, mark):
     assert not bearers(mark)
 
 
-def test_flower_run_fails_where_every_client_fails(scenario, tmp_path, mark):
+def test_flower_run_fails_where_every_client_fails(scenario, tmp_path, mark, monkeypatch, capsys):
     """Silos without data fail the run: a message with the cause, code 2, nothing left running."""
     missing = [f"sites.{i}.data={tmp_path / 'nothing.jsonl'}" for i in range(len(SITES))]
-    settings = [f"run.output={tmp_path}", *missing]
-    command = [sys.executable, "-m", "fedwinnow.simulations.cli", "simulate", str(scenario)]
-    command += ["--runtime", "flower", *(part for item in settings for part in ("--set", item))]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "nothing.jsonl" in done.stdout + done.stderr
-    assert "DataError" in done.stdout + done.stderr
+    settings = [f"run.output={tmp_path}", "run.threads=2", *missing]
+    argv = ["fedwinnow", "simulate", str(scenario), "--runtime", "flower"]
+    argv += [part for item in settings for part in ("--set", item)]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = "".join(capsys.readouterr())
+    assert ended.value.code == 2, said
+    assert "DataError" in said
+    assert "nothing.jsonl" in said
     assert not (tmp_path / "toy" / "adapter").exists()
     assert not bearers(mark)
