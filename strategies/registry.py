@@ -4,11 +4,12 @@ Nothing in a configuration can name code to import: a name is looked up here, or
 points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …) of packages that the operator installed.
 """
 
+import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from fedwinnow.curation.errors import PluginError
@@ -88,9 +89,13 @@ def factory(kind: Kind, name: str) -> Callable[..., Any]:
         raise PluginError(message)
     module, _, attribute = table[name].partition(":")
     try:
-        return typing.cast("Callable[..., Any]", getattr(importlib.import_module(module), attribute))
+        return typing.cast(
+            "Callable[..., Any]", getattr(importlib.import_module(module), attribute)
+        )
     except (ImportError, AttributeError) as error:
-        message = f"{kind} {name!r}: {table[name]} cannot be imported ({error}); reinstall its package"
+        message = (
+            f"{kind} {name!r}: {table[name]} cannot be imported ({error}); reinstall its package"
+        )
         raise PluginError(message) from error
 
 
@@ -120,7 +125,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:  # noqa: A
 
 def _table(kind: Kind) -> dict[str, str]:
     table = dict(BUILT_IN[kind])
-    for point in entry_points(group=f"fedwinnow.{kind}"):
+    for point in _installed(kind, entry_points):
         if point.name in table:
             message = (
                 f"{kind} {point.name!r} is claimed twice: by {table[point.name]} and by "
@@ -129,3 +134,9 @@ def _table(kind: Kind) -> dict[str, str]:
             raise PluginError(message)
         table[point.name] = point.value
     return table
+
+
+@functools.cache
+def _installed(kind: Kind, find: Callable[..., Iterable[EntryPoint]]) -> tuple[EntryPoint, ...]:
+    """Entry points of a kind; packages do not change while a process runs, and reading is slow."""
+    return tuple(find(group=f"fedwinnow.{kind}"))
