@@ -9,9 +9,9 @@ so a new clean sample passes with probability (n + 1 − k) / (n + 1) ≥ recall
 anchors; given these anchors, the recall is a draw of Beta(n + 1 − k, k): its 95 % interval is told.
 On the grid the cut can only be lower. The clean share π of the private samples is estimated from
 the SUMMED private histogram N_j on coarse cells as a mixture of the public densities C (clean) and
-B (corrupted), by expectation maximisation with the prior Beta(2, 2):
+B (corrupted), by expectation maximisation with the prior Beta(3/2, 3/2):
 
-    π ← (1 + Σ_j N_j π C_j / (π C_j + (1 − π) B_j)) / (2 + Σ_j N_j)
+    π ← (½ + Σ_j N_j π C_j / (π C_j + (1 − π) B_j)) / (1 + Σ_j N_j)
 
 and corrects the prior of what passes: precision = π R / (π R + (1 − π) P), with R and P the shares
 of clean and corrupted rows at or above τ; the posterior at τ is that of its coarse cell,
@@ -53,7 +53,8 @@ NEARLY = 0.55
 _STEPS = 1000
 _LEAST = 1e-9
 
-_Scores = Float[np.ndarray, " rows"]
+_Clean = Float[np.ndarray, " clean"]
+_Corrupted = Float[np.ndarray, " corrupted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +101,11 @@ def target_recall(*, recall: float = 0.9) -> Threshold:
     return rule
 
 
-def fit_mixture(summary: ScoreSummary, clean: _Scores, corrupted: _Scores) -> Mixture:
+def fit_mixture(summary: ScoreSummary, clean: _Clean, corrupted: _Corrupted) -> Mixture:
     """Fit π to the private histogram, from one half, in a fixed number of steps.
 
-    Cells get half a public row of each class beforehand, so that an empty one rules nothing out.
+    One public row of each class is spread over the cells beforehand, so that an empty one rules
+    nothing out.
 
     Args:
         summary: Histogram of the private scores, summed over sites.
@@ -118,21 +120,23 @@ def fit_mixture(summary: ScoreSummary, clean: _Scores, corrupted: _Scores) -> Mi
     share, posterior = 0.5, good
     for _ in range(_STEPS):
         posterior = share * good / (share * good + (1 - share) * bad)
-        share = float((1 + private @ posterior) / (2 + private.sum()))
+        share = float((0.5 + private @ posterior) / (1 + private.sum()))
     slope = (good - bad) / (share * good + (1 - share) * bad)
-    information = float(private @ slope**2) + 1 / share**2 + 1 / (1 - share) ** 2
+    information = float(private @ slope**2) + 0.5 / share**2 + 0.5 / (1 - share) ** 2
     return Mixture(
         share=share, error=float(information**-0.5), inner=inner, posterior=np.asarray(posterior)
     )
 
 
-def _density(scores: _Scores, inner: Float[np.ndarray, " cuts"]) -> Float[np.ndarray, " cells"]:
+def _density(
+    scores: Float[np.ndarray, " rows"], inner: Float[np.ndarray, " cuts"]
+) -> Float[np.ndarray, " cells"]:
     cells = np.searchsorted(inner, scores, side="right")
-    counts = np.bincount(cells, minlength=len(inner) + 1) + 0.5
+    counts = np.bincount(cells, minlength=len(inner) + 1) + 1 / (len(inner) + 1)
     return np.asarray(counts / counts.sum())
 
 
-def _apart(clean: _Scores, corrupted: _Scores) -> bool:
+def _apart(clean: _Clean, corrupted: _Corrupted) -> bool:
     """Whether the public rows show that the scorer tells clean from corrupted."""
     if len(corrupted) == 0:
         return False
@@ -141,7 +145,7 @@ def _apart(clean: _Scores, corrupted: _Scores) -> bool:
     return area - 2 * standard_error(area, len(clean), len(corrupted)) > NEARLY
 
 
-def _recall(clean: _Scores, threshold: float, place: int) -> dict[str, float]:
+def _recall(clean: _Clean, threshold: float, place: int) -> dict[str, float]:
     """Expected recall, and its 95 % interval, when ``place`` − 1 clean rows lie below the cut."""
     if place == 0 or not np.isfinite(threshold):
         return {"expected_recall": 1.0, "recall_low": 1.0, "recall_high": 1.0}
@@ -155,7 +159,7 @@ def _recall(clean: _Scores, threshold: float, place: int) -> dict[str, float]:
 
 
 def _consequences(
-    mixture: Mixture, threshold: float, recall: float, corrupted: _Scores
+    mixture: Mixture, threshold: float, recall: float, corrupted: _Corrupted
 ) -> dict[str, float]:
     """What the clean share makes of the cut."""
     passed = (float((corrupted >= threshold).sum()) + 0.5) / (len(corrupted) + 1)

@@ -1,0 +1,96 @@
+"""Laws of the plug-in table."""
+
+import importlib
+import inspect
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from fedwinnow.curation import protocols
+from fedwinnow.curation.errors import PluginError
+from fedwinnow.strategies import registry
+
+ROWS = [(kind, name) for kind in registry.KINDS for name in registry.BUILT_IN[kind]]
+NEEDED = {("threshold", "fixed"): {"value": 0.5}, ("objective", "proximal"): {"mu": 0.1}}
+"""Settings without a default."""
+PROTOCOLS = {kind: getattr(protocols, kind.capitalize()) for kind in registry.KINDS}
+
+
+@pytest.mark.parametrize(("kind", "name"), ROWS)
+def test_row_loads_and_satisfies_its_protocol(kind, name):
+    """Every built-in is a factory of keyword-only settings whose product fits the Protocol."""
+    make = registry.factory(kind, name)
+    kinds = {one.kind for one in inspect.signature(make).parameters.values()}
+    assert kinds <= {inspect.Parameter.KEYWORD_ONLY}
+    made = registry.build(kind, name, NEEDED.get((kind, name), {}))
+    assert isinstance(made, PROTOCOLS[kind])
+
+
+@pytest.mark.parametrize(("kind", "name"), ROWS)
+def test_row_names_its_source_or_says_control(kind, name):
+    """The module's head or the factory's docstring holds a link or the word control."""
+    make = registry.factory(kind, name)
+    module = importlib.import_module(make.__module__)
+    assert make.__doc__
+    text = (module.__doc__ or "") + make.__doc__
+    assert "https://" in text or "control" in text.lower()
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_unknown_name_lists_the_choices(kind):
+    """A typo is answered with every name of the kind."""
+    with pytest.raises(PluginError) as caught:
+        registry.factory(kind, "no_such_thing")
+    for name in registry.names(kind):
+        assert name in str(caught.value)
+
+
+def test_unknown_setting_lists_the_choices():
+    """A setting that the factory does not have is named, and so are those that it has."""
+    with pytest.raises(PluginError, match=r"'target_recall'.*'recal'.*recall"):
+        registry.build("threshold", "target_recall", {"recal": 0.9})
+    with pytest.raises(PluginError, match="it has no settings"):
+        registry.build("scorer", "perplexity", {"base": 2})
+
+
+def test_missing_setting_is_named():
+    """A setting without a default must be given."""
+    with pytest.raises(PluginError, match=r"'fixed' needs the setting 'value'"):
+        registry.build("threshold", "fixed", {})
+
+
+def test_setting_out_of_range_names_plug_in_and_range():
+    """A wrong value is an error of the input, not a crash."""
+    with pytest.raises(PluginError, match=r"'keep_fraction'.*1\.5.*\(0, 1\]"):
+        registry.build("threshold", "keep_fraction", {"share": 1.5})
+
+
+def entry(name, value="json:dumps"):
+    """An entry point of some installed package."""
+    return EntryPoint(name=name, value=value, group="fedwinnow.scorer")
+
+
+def test_installed_plug_in_is_found_by_name(monkeypatch):
+    """An entry point of an installed package stands beside the built-ins."""
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [entry("mine")])
+    assert "mine" in registry.names("scorer")
+    assert registry.factory("scorer", "mine").__name__ == "dumps"
+
+
+@pytest.mark.parametrize(
+    "points", [[entry("perplexity")], [entry("mine"), entry("mine", "json:loads")]]
+)
+def test_name_taken_twice_is_refused(monkeypatch, points):
+    """A clash with a built-in or between two packages is an error that names both."""
+    monkeypatch.setattr(registry, "entry_points", lambda **_: points)
+    with pytest.raises(PluginError, match=r"claimed twice: by .* and by json"):
+        registry.names("scorer")
+
+
+def test_broken_plug_in_is_named(monkeypatch):
+    """A package that cannot be imported is an error that names it."""
+    monkeypatch.setattr(
+        registry, "entry_points", lambda **_: [entry("mine", "no_such_package:mine")]
+    )
+    with pytest.raises(PluginError, match=r"'mine'.*no_such_package.*reinstall"):
+        registry.factory("scorer", "mine")
