@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fedwinnow.curation.ranking import auroc
 
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.features import features, nearest_domains
 from fedwinnow.curation.nouns import PublicRows, SignalTable, Status
 from fedwinnow.curation.protocols import Scorer
+from fedwinnow.curation.ranking import auroc
 from fedwinnow.strategies.scorers.calibrated import calibrated
 from fedwinnow.strategies.scorers.typicality import typicality
 
