@@ -1,0 +1,165 @@
+"""Laws of score summaries."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
+from fedwinnow.curation.summary import (
+    edges_from_public,
+    empty,
+    merge,
+    quantile,
+    rank_error_bound,
+    share_above,
+    snap,
+    summarise,
+)
+
+EDGES = np.linspace(-3.0, 3.0, 13)
+SCORES = st.lists(st.floats(-10, 10), max_size=60).map(lambda v: np.array(v, dtype=np.float64))
+
+
+@given(scores=SCORES, smallest=st.integers(1, 9))
+def test_summary_counts_every_known_score(scores, smallest):
+    """Merging cells changes no total, and every visible run holds enough samples."""
+    found = summarise(scores, EDGES, smallest_cell=smallest)
+    assert found.total == pytest.approx(len(scores))
+    assert len(found.counts) == len(EDGES) + 1
+    if len(scores) >= smallest:
+        runs = np.flatnonzero(np.diff(found.counts)) + 1
+        for part in np.split(found.counts, runs):
+            assert part.sum() >= smallest * (1 - 1e-9)
+
+
+@given(parts=st.lists(SCORES, min_size=3, max_size=3), smallest=st.integers(1, 9))
+def test_summary_merge_is_associative_commutative_and_has_a_zero(parts, smallest):
+    """Any order exactly, any grouping up to rounding, and no sample changes nothing."""
+    one, two, three = (summarise(part, EDGES, smallest_cell=smallest) for part in parts)
+    whole = merge([one, two, three])
+    assert np.array_equal(merge([three, one, two]).counts, whole.counts)
+    for grouped in (merge([merge([one, two]), three]), merge([one, merge([two, three])])):
+        assert np.allclose(grouped.counts, whole.counts, rtol=1e-12)
+        assert grouped.largest_merged == whole.largest_merged
+    assert np.array_equal(merge([one, empty(EDGES)]).counts, one.counts)
+    assert whole.total == pytest.approx(sum(map(len, parts)))
+
+
+@given(parts=st.lists(SCORES, min_size=1, max_size=4))
+def test_summary_merge_of_filled_cells_is_the_pooled_histogram(parts):
+    """Where no cell is merged, the sum is exactly that of all scores together."""
+    fill = np.concatenate([[EDGES[0] - 1], EDGES])
+    parts = [np.concatenate([part, fill]) for part in parts]
+    merged = merge([summarise(part, EDGES, smallest_cell=1) for part in parts])
+    pooled = np.concatenate(parts)
+    bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
+    expected = [((pooled >= a) & (pooled < b)).sum() for a, b in itertools.pairwise(bounds)]
+    assert np.array_equal(merged.counts, expected)
+    assert merged.largest_merged == 0
+
+
+def test_summary_of_small_site_is_one_run():
+    """A site below the smallest cell shows its total and nothing else."""
+    found = summarise(np.array([0.1, 2.0]), EDGES, smallest_cell=5)
+    assert np.allclose(found.counts, 2 / len(found.counts))
+    assert found.largest_merged == 2
+
+
+def test_summary_leaves_out_nan_and_refuses_infinity():
+    """NaN means no score; an infinity is a scorer's fault."""
+    found = summarise(np.array([np.nan, 1.0]), EDGES, smallest_cell=1)
+    assert found.total == pytest.approx(1)
+    assert summarise(np.array([np.nan]), EDGES, smallest_cell=1).total == 0
+    with pytest.raises(NonFiniteError, match="1 infinities"):
+        summarise(np.array([np.inf]), EDGES, smallest_cell=1)
+
+
+def test_merge_of_nothing_or_of_other_edges_is_refused():
+    """No site, or sites that derived other edges."""
+    with pytest.raises(EmptySummaryError):
+        merge([])
+    one = summarise(np.ones(3), EDGES, smallest_cell=1)
+    with pytest.raises(ProtocolError, match="edges"):
+        merge([one, summarise(np.ones(3), EDGES * 2, smallest_cell=1)])
+
+
+@pytest.mark.parametrize("kind", ["normal", "student", "logistic"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_threshold_of_256_bins_has_rank_error_below_a_thousandth(kind, seed):
+    """Eight uneven sites, N = 20,000, edges from 400 public scores: ≤ 0.1 % of all samples."""
+    random = np.random.default_rng(seed)
+    draw = {
+        "normal": lambda n: random.normal(size=n),
+        "student": lambda n: random.standard_t(5, size=n),
+        "logistic": lambda n: 1 / (1 + np.exp(-random.normal(0.5, 1.5, size=n))),
+    }[kind]
+    public = draw(400)
+    edges = edges_from_public(public, bins=256, probability=kind == "logistic")
+    sizes = np.maximum(100, (random.dirichlet(np.ones(8)) * 20_000).astype(int))
+    sizes[0] += max(0, 20_000 - sizes.sum())
+    scores = [draw(size) for size in sizes]
+    merged = merge([summarise(one, edges, smallest_cell=1) for one in scores])
+    pooled = np.concatenate(scores)
+    for share in np.linspace(0.05, 0.95, 19):
+        threshold = snap(quantile(merged, share), edges)
+        assert abs((pooled >= threshold).mean() - share) <= 1e-3
+
+
+def test_quantile_and_share_are_inverse_inside_the_edges():
+    """share_above(quantile(share)) = share."""
+    scores = np.random.default_rng(0).normal(size=5000)
+    found = summarise(scores, EDGES, smallest_cell=1)
+    for share in (0.1, 0.5, 0.9):
+        assert share_above(found, quantile(found, share)) == pytest.approx(share)
+    assert share_above(found, float("-inf")) == 1.0
+
+
+def test_quantile_of_an_empty_summary_is_refused():
+    """No sample, no quantile; its rank error is none."""
+    with pytest.raises(EmptySummaryError):
+        quantile(empty(EDGES), 0.5)
+    assert rank_error_bound(empty(EDGES)) == 0.0
+
+
+def test_quantile_in_the_open_cells_keeps_at_least_the_share():
+    """In the underflow −∞, in the overflow the last edge: never a made-up number."""
+    outside = summarise(
+        np.array([-9.0, -8.0, 0.1, 8.0, 9.0]), np.array([0.0, 1.0]), smallest_cell=1
+    )
+    assert quantile(outside, 1.0) == float("-inf")
+    assert quantile(outside, 0.2) == 1.0
+    assert 0.0 <= quantile(outside, 0.5) < 1.0
+
+
+def test_quantile_never_cuts_above_a_score_that_has_its_own_cell():
+    """Half of all samples share one score: asking for a quarter keeps that score."""
+    public = np.concatenate([np.full(10, 0.5), np.linspace(0.1, 0.9, 31)])
+    edges = edges_from_public(public, bins=64, probability=True)
+    random = np.random.default_rng(0)
+    scores = np.concatenate([np.full(500, 0.5), random.uniform(0.1, 0.9, size=500)])
+    found = summarise(scores, edges, smallest_cell=1)
+    assert snap(quantile(found, 0.5), edges) == 0.5
+
+
+@pytest.mark.parametrize("smallest", [1, 5, 20])
+def test_rank_error_stays_below_its_bound(smallest):
+    """Merged cells or not, at every share, for few samples at uneven sites."""
+    random = np.random.default_rng(smallest)
+    edges = edges_from_public(random.normal(size=200), bins=256, probability=False)
+    sites = [random.normal(i / 4, 1, size=size) for i, size in enumerate((48, 300, 90))]
+    merged = merge([summarise(one, edges, smallest_cell=smallest) for one in sites])
+    pooled, bound = np.concatenate(sites), rank_error_bound(merged)
+    assert 0 < bound < 1
+    for share in np.linspace(0.05, 0.95, 37):
+        threshold = snap(quantile(merged, share), edges)
+        assert abs((pooled >= threshold).mean() - share) <= bound
+
+
+@pytest.mark.parametrize(("edges", "smallest"), [(EDGES, 0), (EDGES[::-1], 1), (EDGES[:0], 1)])
+def test_summary_refuses_edges_and_cells_that_make_no_sense(edges, smallest):
+    """A smallest cell below 1, or edges that do not ascend."""
+    with pytest.raises(ProtocolError, match="smallest_cell"):
+        summarise(np.zeros(3), edges.copy(), smallest_cell=smallest)
