@@ -29,7 +29,7 @@ from fedwinnow.curation.messages import (
     TrainRequest,
 )
 from fedwinnow.curation.modeling import generate, initial_adapter
-from fedwinnow.curation.nouns import Adapter, Metrics, Sample, SignalTable, Status
+from fedwinnow.curation.nouns import Adapter, Metrics, Sample, Scores, SignalTable, Status
 from fedwinnow.curation.protocols import Objective, Ordering
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.versions import versions
@@ -133,15 +133,12 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
         objective: Objective = build("objective", "sft", {})
         steps, rate, schedule = terms.warm_up.steps, terms.warm_up.learning_rate, "constant"
     else:
-        kept = np.flatnonzero(tables.read_kept(work.folder / "selection.parquet", header.arm))
-        _, _, everything = tables.read_scores(work.folder / "scores.parquet", terms.scorer.name)
-        samples, scores = work.pool.samples.subset(kept.tolist()), everything[kept]
+        samples, scores = _kept(work, header.arm)
         section = terms.training
         ordering = build("ordering", section.ordering.name, section.ordering.settings)
         objective = build("objective", section.objective.name, section.objective.settings)
         steps, rate, schedule = section.steps, section.learning_rate, section.schedule
-    count = len(samples)
-    if count == 0:
+    if len(samples) == 0:
         logger.info("site %s keeps no sample for arm %s and does not train", work.site, header.arm)
         return TrainedAdapter(
             header=header, site=work.site, samples=0, adapter=None, losses=(), learning_rate=0.0
@@ -167,11 +164,18 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
     return TrainedAdapter(
         header=header,
         site=work.site,
-        samples=work.rounded(count),
+        samples=work.rounded(len(samples)),
         adapter=trained.adapter,
         losses=trained.losses,
         learning_rate=trained.learning_rate,
     )
+
+
+def _kept(work: Work, arm: str) -> tuple[Sequence[Sample], Scores]:
+    """What an arm keeps, with its scores."""
+    kept = np.flatnonzero(tables.read_kept(work.folder / "selection.parquet", arm))
+    _, _, scores = tables.read_scores(work.folder / "scores.parquet", work.terms.scorer.name)
+    return work.pool.samples.subset(kept.tolist()), scores[kept]
 
 
 def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:

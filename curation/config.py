@@ -1,207 +1,53 @@
 """The configuration of a run and of a site, as frozen dataclasses; the words of ``scenario.toml``.
 
 Each field is followed by one line with its unit and range, which ``fedwinnow init`` copies into the
-file that it writes. Parsing, strictness and messages: ``curation/settings.py``. Functions below the
-rim take plain arguments: configuration stops at the door.
+file that it writes. Sections up to the score: ``curation/sections.py``. Parsing, strictness and
+messages: ``curation/settings.py``. Functions below the rim take plain arguments: configuration
+stops at the door.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from fedwinnow.curation.sections import (
+    LEAST,
+    AdapterSection,
+    AnchorsSection,
+    ColumnsSection,
+    MeasuringSection,
+    ModelSection,
+    PluginSection,
+    RunSection,
+    ScorerSection,
+    SettingsTable,
+    SummarySection,
+)
 from fedwinnow.curation.settings import check
 
-LEAST = 8
-"""Fewest tokens of a sample or batch that still hold a prompt and a response."""
-
-SettingsTable = dict[str, Any]
-"""Keyword arguments of a plug-in's factory, checked against its signature by the registry."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSection:
-    """Identity and reproducibility of a run."""
-
-    name: str = "run"
-    """Name of the run and of its folder: letters, digits, '-', '_' and '.'."""
-    output: str = "runs"
-    """Folder that holds the run folders."""
-    seed: int = 0
-    """Seed of every random choice, at least 0."""
-    threads: int = 2
-    """CPU threads of each site's arithmetic, at least 1; part of what makes a run repeatable."""
-    trajectory: Literal["global", "none"] = "global"
-    """"global": warm up, measure gradients at shared checkpoints; "none": forward signals only."""
-    minimum_sites: int = 1
-    """Sites that must answer a phase, at least 1."""
-
-    def __post_init__(self) -> None:
-        check(
-            "run.name",
-            self.name,
-            self.name != ""
-            and all(c.isalnum() or c in "-_." for c in self.name)
-            and self.name not in {".", ".."},
-            "letters, digits, '-', '_', '.'",
-        )
-        check("run.seed", self.seed, self.seed >= 0, "at least 0")
-        check("run.threads", self.threads, self.threads >= 1, "at least 1")
-        check("run.minimum_sites", self.minimum_sites, self.minimum_sites >= 1, "at least 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSection:
-    """The frozen base model and how text becomes tokens."""
-
-    name: str = ""
-    """Hub name or folder of the base model; a site may hold it elsewhere (site.toml)."""
-    gguf_file: str = ""
-    """File name of a GGUF inside the folder or hub repository; "" for ordinary weights."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the base weights; float32 on a CPU."""
-    quantization: Literal["none", "4bit"] = "none"
-    """"4bit" loads the base with bitsandbytes (CUDA only)."""
-    max_length: int = 512
-    """Longest sample in tokens, prompt and response together, at least 8."""
-    system_prompt: str = ""
-    """System message before every sample; "" leaves it to the chat template."""
-
-    def __post_init__(self) -> None:
-        check(
-            "model.max_length",
-            self.max_length,
-            self.max_length >= LEAST,
-            f"at least {LEAST} tokens",
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterSection:
-    """The LoRA adapter that every site trains."""
-
-    rank: int = 16
-    """Rank r of the factors, at least 1."""
-    alpha: float = 32.0
-    """Numerator of the scale s = alpha / r, above 0."""
-    rslora: bool = False
-    """Use s = alpha / √r instead."""
-    dropout: float = 0.0
-    """Share of adapter inputs dropped in training, in [0, 1)."""
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """Last name parts of the linear layers that get an adapter."""
-
-    def __post_init__(self) -> None:
-        check("adapter.rank", self.rank, self.rank >= 1, "at least 1")
-        check("adapter.alpha", self.alpha, self.alpha > 0, "above 0")
-        check("adapter.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
-        check("adapter.targets", self.targets, len(self.targets) > 0, "at least one layer name")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnsSection:
-    """Which columns of a data file hold what."""
-
-    prompt: str = "prompt"
-    """Column of the user's text (ignored where ``messages`` is set)."""
-    response: str = "response"
-    """Column of the answer."""
-    messages: str = ""
-    """Column of chat messages (list of {role, content}), "" if there is none."""
-    domain: str = ""
-    """Column of the domain, "" if there is none."""
-    labels: tuple[str, ...] = ()
-    """Further columns to carry as labels (licence, origin, …)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnchorsSection:
-    """The public clean anchors: split by parent into reference, calibration and hold-out."""
-
-    path: str = ""
-    """Data file or data set of clean samples that every site holds."""
-    columns: ColumnsSection = field(default_factory=ColumnsSection)
-    """Column names of the anchor file."""
-    reference: float = 0.25
-    """Share of anchors whose mean gradient is the reference, in (0, 1)."""
-    calibration: float = 0.5
-    """Share of anchors that are corrupted to fit the scorer, in (0, 1)."""
-    copies: int = 4
-    """Corrupted copies of each calibration anchor, at least 1."""
-    corruptions: tuple[str, ...] = ("swap", "cut", "delete", "substitute", "noise")
-    """Kinds of corruption, drawn in turn for the copies."""
-
-    def __post_init__(self) -> None:
-        check("anchors.reference", self.reference, 0 < self.reference < 1, "in (0, 1)")
-        check("anchors.calibration", self.calibration, 0 < self.calibration < 1, "in (0, 1)")
-        check(
-            "anchors.calibration",
-            self.calibration,
-            self.reference + self.calibration < 1,
-            "below 1 − anchors.reference, so that a hold-out remains",
-        )
-        check("anchors.copies", self.copies, self.copies >= 1, "at least 1")
-        check(
-            "anchors.corruptions", self.corruptions, len(self.corruptions) > 0, "at least one kind"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuringSection:
-    """The measuring pass."""
-
-    batch_tokens: int = 2048
-    """Tokens in a batch, padding included, at least 8."""
-    contrast_prompts: int = 2
-    """Other public prompts that each response is set against, at least 0."""
-
-    def __post_init__(self) -> None:
-        check(
-            "measuring.batch_tokens",
-            self.batch_tokens,
-            self.batch_tokens >= LEAST,
-            f"at least {LEAST}",
-        )
-        check(
-            "measuring.contrast_prompts",
-            self.contrast_prompts,
-            self.contrast_prompts >= 0,
-            "at least 0",
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScorerSection:
-    """The scorer that decides, and those that are computed beside it."""
-
-    name: str = "calibrated"
-    """Scorer plug-in (see ``fedwinnow plugins``)."""
-    settings: SettingsTable = field(default_factory=dict)
-    """Its settings."""
-    comparison: tuple[str, ...] = ()
-    """Scorers computed on the same table for the report; they decide nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PluginSection:
-    """A plug-in by name, with its settings."""
-
-    name: str
-    """Name of the plug-in (see ``fedwinnow plugins``)."""
-    settings: SettingsTable = field(default_factory=dict)
-    """Its settings."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummarySection:
-    """The histogram of scores that leaves a site."""
-
-    bins: int = 256
-    """Cells between underflow and overflow, 2 to 4096."""
-    smallest_cell: int = 5
-    """Samples that a cell must hold; smaller ones are merged, at least 1."""
-
-    def __post_init__(self) -> None:
-        check("summary.bins", self.bins, 2 <= self.bins <= 4096, "2 to 4096")  # noqa: PLR2004 - the documented range
-        check("summary.smallest_cell", self.smallest_cell, self.smallest_cell >= 1, "at least 1")
+__all__ = [
+    "LEAST",
+    "AdapterSection",
+    "AnchorsSection",
+    "Arm",
+    "ColumnsSection",
+    "EvaluationSection",
+    "GateSection",
+    "MeasuringSection",
+    "ModelSection",
+    "PluginSection",
+    "RunConfig",
+    "RunSection",
+    "RunTerms",
+    "ScorerSection",
+    "SettingsTable",
+    "SiteConfig",
+    "SiteSection",
+    "StudySection",
+    "SummarySection",
+    "TrainingSection",
+    "WarmUpSection",
+    "site_configs",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from fedwinnow.server.report import write_report
-from fedwinnow.server.statistics import paired_bootstrap
-from fedwinnow.server.summary_file import summary_json
 
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig
@@ -22,8 +19,11 @@ from fedwinnow.curation.messages import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.settings import plain
 from fedwinnow.curation.versions import versions
+from fedwinnow.server.report import write_report
 from fedwinnow.server.state import RoundRecord, RunState, configuration
+from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.server.store import Store
+from fedwinnow.server.summary_file import summary_json
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)
@@ -83,19 +83,6 @@ def _record(state: RunState, config: RunConfig) -> Tree:
     scorer = build("scorer", config.scorer.name, config.scorer.settings)
     value = None if decision is None else decision.value
     initial = _losses(state, "", 0)
-    sites = []
-    for card in state.members:
-        summary = state.summaries.get(card.site)
-        sites.append(
-            {
-                "site": card.site,
-                "samples": card.samples,
-                "kept": state.kept.get("curated", {}).get(card.site, 0),
-                "unscored": state.unscored.get(card.site, 0),
-                "edges": [] if summary is None else summary.edges.tolist(),
-                "counts": [] if summary is None else summary.counts.tolist(),
-            }
-        )
     return {
         "run": config.run.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,7 +100,7 @@ def _record(state: RunState, config: RunConfig) -> Tree:
             "kinds": list(state.kinds),
             "domains": list(state.domains),
         },
-        "sites": sites,
+        "sites": _sites(state),
         "initial_loss": float(np.mean(initial)) if initial else None,
         "arms": arms,
         "arm_differences": _differences(arms, config),
@@ -137,6 +124,23 @@ def _record(state: RunState, config: RunConfig) -> Tree:
         ],
         "adapter": None,
     }
+
+
+def _sites(state: RunState) -> list[Tree]:
+    sites = []
+    for card in state.members:
+        summary = state.summaries.get(card.site)
+        sites.append(
+            {
+                "site": card.site,
+                "samples": card.samples,
+                "kept": state.kept.get("curated", {}).get(card.site, 0),
+                "unscored": state.unscored.get(card.site, 0),
+                "edges": [] if summary is None else summary.edges.tolist(),
+                "counts": [] if summary is None else summary.counts.tolist(),
+            }
+        )
+    return sites
 
 
 def _arm(state: RunState, arm: str) -> Tree:

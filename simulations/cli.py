@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong. Progress goes to sta
 to standard output, as JSON with ``--json``.
 """
 
-import inspect
 import json
 import logging
 import os
@@ -16,7 +15,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from fedwinnow.curation.errors import CurationError, DataError
 
@@ -238,35 +236,13 @@ def study(
 @app.command()
 def plugins(*, as_json: AsJson = False) -> None:
     """List every plug-in with its settings, their defaults, and its paper."""
-    from fedwinnow.strategies.registry import KINDS, factory, names  # noqa: PLC0415 - numpy loads here
+    from fedwinnow.simulations.tables import plugin_rows, show_plugins  # noqa: PLC0415 - numpy loads here
 
-    rows: list[dict[str, Any]] = []
-    for kind in KINDS:
-        for name in names(kind):
-            make = factory(kind, name)
-            parameters = inspect.signature(make).parameters.values()
-            settings = {
-                p.name: "required" if p.default is inspect.Parameter.empty else p.default
-                for p in parameters
-            }
-            text = inspect.getdoc(inspect.getmodule(make)) or ""
-            rows.append(
-                {
-                    "kind": kind,
-                    "name": name,
-                    "settings": settings,
-                    "about": text.split("\n\n")[0].replace("\n", " "),
-                    "paper": _paper(text),
-                }
-            )
+    rows = plugin_rows()
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    table = Table("kind", "name", "settings", "about", "source")
-    for row in rows:
-        shown = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-        table.add_row(row["kind"], row["name"], shown, row["about"], row["paper"])
-    Console().print(table)
+    else:
+        show_plugins(rows)
 
 
 def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:  # noqa: ANN401 - typed where torch may load
@@ -298,12 +274,6 @@ def _show(folder: Path, *, as_json: bool) -> None:
 
 def _command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _paper(text: str) -> str:
-    """The lines of a module's documentation that name a source."""
-    marked = [line.strip() for line in text.splitlines() if "http" in line or "arXiv" in line]
-    return " ".join(marked) or "control"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedwinnow.client.data import columns_of
 from fedwinnow.curation import config as words
+from fedwinnow.curation import sections
 from fedwinnow.curation.config import (
     AnchorsSection,
     ColumnsSection,
@@ -104,8 +105,10 @@ def comments(cls: type) -> Mapping[str, str]:
 
 def _documentation() -> Mapping[tuple[str, str], str]:
     found = {}
-    tree = ast.parse(inspect.getsource(words))
-    for node in tree.body:
+    nodes = [
+        node for module in (sections, words) for node in ast.parse(inspect.getsource(module)).body
+    ]
+    for node in nodes:
         if not isinstance(node, ast.ClassDef):
             continue
         for field, text in zip(node.body, node.body[1:], strict=False):

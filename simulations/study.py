@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fedwinnow.server.statistics import paired_bootstrap
 
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import RunConfig
@@ -23,6 +22,7 @@ from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.files import write, write_json
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import Progress
+from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.study_page import page, picture
 
@@ -103,34 +103,13 @@ def _rows(name: str, record: Tree, config: RunConfig) -> list[Tree]:
         "dataset": ", ".join(site["site"] for site in record["sites"]),
         "split": "by domain",
         "n_private": sum(site["samples"] for site in record["sites"]),
-        "n_anchors": len(
-            set(zip(record["public"]["domains"], record["public"]["kinds"], strict=True))
-        ),
+        "n_anchors": record["public"]["kinds"].count("clean"),
         "noise_mix": ", ".join(selection.get("auroc_by_corruption", {})),
         "seed": record["seed"],
         "seconds": record["seconds"],
     }
-    common["n_anchors"] = record["public"]["kinds"].count("clean")
     rows = [
-        common
-        | {
-            "scorer": scorer,
-            "threshold": record["threshold"]["name"]
-            if scorer == record["scorer"]["name"]
-            else "same count",
-            "arm": None,
-            "auroc_pooled": figures.get("auroc"),
-            "auroc_within": figures.get("auroc_within"),
-            "auroc_by_corruption": figures.get("auroc_by_corruption", {}),
-            "auroc_swap": figures.get("auroc_by_corruption", {}).get("swap"),
-            "auroc_left_out": None,
-            "recall": figures.get("recall"),
-            "recall_by_site": figures.get("recall_by_site", {}),
-            "precision": figures.get("precision"),
-            "accuracy": figures.get("accuracy"),
-            "eval_loss": None,
-            "gap_recovered": None,
-        }
+        common | {"scorer": scorer} | _figures(record, scorer, figures)
         for scorer, figures in scorers.items()
         if figures
     ]
@@ -148,6 +127,27 @@ def _rows(name: str, record: Tree, config: RunConfig) -> list[Tree]:
         for arm, result in record["arms"].items()
     ]
     return rows
+
+
+def _figures(record: Tree, scorer: str, figures: Tree) -> Tree:
+    """What one scorer reaches against the planted truth."""
+    deciding = scorer == record["scorer"]["name"]
+    by_corruption = figures.get("auroc_by_corruption", {})
+    return {
+        "threshold": record["threshold"]["name"] if deciding else "same count",
+        "arm": None,
+        "auroc_pooled": figures.get("auroc"),
+        "auroc_within": figures.get("auroc_within"),
+        "auroc_by_corruption": by_corruption,
+        "auroc_swap": by_corruption.get("swap"),
+        "auroc_left_out": None,
+        "recall": figures.get("recall"),
+        "recall_by_site": figures.get("recall_by_site", {}),
+        "precision": figures.get("precision"),
+        "accuracy": figures.get("accuracy"),
+        "eval_loss": None,
+        "gap_recovered": None,
+    }
 
 
 def _recovered(arms: Mapping[str, Tree], arm: str) -> float | None:

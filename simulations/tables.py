@@ -1,10 +1,14 @@
-"""The tables that a finished run prints."""
+"""The tables that the command line prints."""
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from fedwinnow.strategies.registry import KINDS, factory, names
 
 Tree = dict[str, Any]
 
@@ -24,6 +28,45 @@ def show_run(record: Tree, folder: Path) -> None:
     if record["adapter"]:
         console.print(f"adapter  {folder / record['adapter']['path']}", soft_wrap=True)
     console.print(f"summary  {folder / 'summary.json'}", soft_wrap=True)
+
+
+def plugin_rows() -> list[Tree]:
+    """Every plug-in with its settings, their defaults, what it is, and its paper."""
+    rows: list[Tree] = []
+    for kind in KINDS:
+        for name in names(kind):
+            make = factory(kind, name)
+            parameters = inspect.signature(make).parameters.values()
+            settings = {
+                p.name: "required" if p.default is inspect.Parameter.empty else p.default
+                for p in parameters
+            }
+            text = inspect.getdoc(inspect.getmodule(make)) or ""
+            rows.append(
+                {
+                    "kind": kind,
+                    "name": name,
+                    "settings": settings,
+                    "about": text.split("\n\n")[0].replace("\n", " "),
+                    "paper": _paper(text),
+                }
+            )
+    return rows
+
+
+def show_plugins(rows: Sequence[Tree]) -> None:
+    """Print the plug-ins as a table."""
+    table = Table("kind", "name", "settings", "about", "source")
+    for row in rows:
+        shown = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        table.add_row(row["kind"], row["name"], shown, row["about"], row["paper"])
+    Console().print(table)
+
+
+def _paper(text: str) -> str:
+    """The lines of a module's documentation that name a source."""
+    marked = [line.strip() for line in text.splitlines() if "http" in line or "arXiv" in line]
+    return " ".join(marked) or "control"
 
 
 def _kept(record: Tree) -> Table:
