@@ -55,6 +55,7 @@ def simulate_with_flower(
     resume: bool = False,
     command: str = "",
     app: Path | None = None,
+    at_once: int | None = None,
     deadline: float = LONGEST,
 ) -> Path:
     """Run a scenario on Flower's simulation runtime and return its run folder.
@@ -64,6 +65,8 @@ def simulate_with_flower(
         resume: Go on from the last committed state of the run folder.
         command: The command line that reproduces the run, for the report.
         app: Folder of the Flower app to submit; None makes one that names our components.
+        at_once: Sites at work at one time, each in a process with a model of its own; None takes as
+            many as the processors allow.
         deadline: Longest run, seconds.
 
     Raises:
@@ -84,7 +87,7 @@ def simulate_with_flower(
             "--run-config",
             str(given),
             "--federation-config",
-            _resources(config),
+            _resources(config, at_once or len(config.sites)),
         )
         run = str(submitted["run-id"])
         logger.info("Flower run %s of %d sites started", run, len(config.sites))
@@ -98,11 +101,11 @@ def simulate_with_flower(
     return store.folder
 
 
-def _resources(config: RunConfig) -> str:
-    """Flower's federation config: one node a site, as many at a time as fit."""
+def _resources(config: RunConfig, at_once: int) -> str:
+    """Flower's federation config: one node a site, at most ``at_once`` of them at work."""
     available = os.cpu_count() or 1
     each = min(config.run.threads, available)
-    total = min(available, each * len(config.sites))
+    total = min(available, each * at_once)
     settings = {
         "num-supernodes": len(config.sites),
         "client-resources-num-cpus": each,

@@ -46,11 +46,10 @@ def test_flower_run_equals_the_run_in_process(scenario, tmp_path, mark):
 
     The app is the repository itself, as in plain ``flwr run .``.
     """
-    # Two threads are two processors: on a small machine one process serves all sites in turn.
-    here = load_scenario(scenario, [f"run.output={tmp_path / 'here'}", "run.threads=2"])
-    there = load_scenario(scenario, [f"run.output={tmp_path / 'there'}", "run.threads=2"])
+    here = load_scenario(scenario, [f"run.output={tmp_path / 'here'}"])
+    there = load_scenario(scenario, [f"run.output={tmp_path / 'there'}"])
     mine = summary(simulate(here))
-    theirs = summary(simulate_with_flower(there, app=ROOT))
+    theirs = summary(simulate_with_flower(there, app=ROOT, at_once=1))
     assert theirs["adapter"]["hash"] == mine["adapter"]["hash"]
     for key in ("threshold", "forecast", "public", "sites", "arms", "selection"):
         assert theirs[key] == mine[key], key
@@ -68,7 +67,7 @@ def test_flower_run_equals_the_run_in_process(scenario, tmp_path, mark):
 def test_flower_run_fails_where_every_client_fails(scenario, tmp_path, mark, monkeypatch, capsys):
     """Silos without data fail the run: a message with the cause, code 2, nothing left running."""
     missing = [f"sites.{i}.data={tmp_path / 'nothing.jsonl'}" for i in range(len(SITES))]
-    settings = [f"run.output={tmp_path}", "run.threads=2", *missing]
+    settings = [f"run.output={tmp_path}", *missing]
     argv = ["fedwinnow", "simulate", str(scenario), "--runtime", "flower"]
     argv += [part for item in settings for part in ("--set", item)]
     monkeypatch.setattr(sys, "argv", argv)
