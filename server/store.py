@@ -66,7 +66,7 @@ class Store:
         """The last committed state, or None before the first commit."""
         try:
             data = self.state_file.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # nothing there, or no place for it
             return None
         except OSError as error:
             message = f"{self.state_file}: cannot be read ({error.strerror}); check its permissions"

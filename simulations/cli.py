@@ -190,7 +190,11 @@ def report(
     except (OSError, ValueError) as error:
         message = f"{file}: expected the record of a finished run ({error}); give a run folder"
         raise DataError(message) from error
-    write_report(record, run / "report.html")
+    try:
+        write_report(record, run / "report.html")
+    except (KeyError, TypeError) as error:
+        message = f"{file}: not the record of a finished run ({error!r}); give a run folder"
+        raise DataError(message) from error
     print(run / "report.html")
 
 

@@ -24,6 +24,7 @@ from fedwinnow.curation.errors import ConfigError, EmptySelectionError
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
 from fedwinnow.curation.settings import parse
+from fedwinnow.server import outcome as outcome_files
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import simulate
@@ -94,6 +95,14 @@ def finished(config, workshop) -> Iterator[tuple[Path, RunConfig, Eavesdropper]]
         folder = simulate(config, workshop=workshop, command="fedwinnow simulate toy.toml")
     yield folder, config, ear
     shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def plain_report(monkeypatch):
+    """Drawing is tested elsewhere: runs inside a test write a plain page, ``finished`` a real one."""
+    monkeypatch.setattr(
+        outcome_files, "write_report", lambda record, path: path.write_text(record["run"])
+    )
 
 
 def work_of(folder: Path, config: RunConfig, site: str) -> Path:

@@ -1,0 +1,432 @@
+"""Laws of the command line: what it prints, what it leaves behind, and what bad input gets."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from fedwinnow.curation.config import RunConfig, SiteConfig
+from fedwinnow.curation.settings import load
+from fedwinnow.simulations import cli
+from fedwinnow.simulations.toy import write_toy_scenario
+from fedwinnow.strategies.registry import KINDS, names
+
+FAST = (
+    "run.trajectory=none",
+    "scorer.name=perplexity",
+    "training.rounds=1",
+    "training.steps=1",
+    "anchors.copies=1",
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """A folder with a toy federation."""
+    return write_toy_scenario(tmp_path_factory.mktemp("toy"), samples=6).parent
+
+
+@pytest.fixture
+def place(toy, tmp_path) -> Path:
+    """A copy of the data that a test may spoil; model and paths stay the toy's own."""
+    folder = tmp_path / "place"
+    shutil.copytree(toy, folder, ignore=shutil.ignore_patterns("model", "runs"))
+    scenario = folder / "scenario.toml"
+    text = scenario.read_text(encoding="utf-8")
+    for path in folder.glob("*.jsonl"):
+        text = text.replace(str(toy / path.name), str(path))
+    scenario.write_text(text.replace(str(toy / "runs"), str(folder / "runs")), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def fedwinnow(monkeypatch, capsys):
+    """Runs a command line in this process: (exit code, standard output, standard error)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedwinnow", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def settings(*lines: str) -> list[str]:
+    """As options."""
+    return [word for line in lines for word in ("--set", line)]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_cli_simulate_prints_tables_and_paths(place, fedwinnow):
+    """Tables and paths go to standard output, progress to the other; a second start is refused."""
+    words = ("simulate", place / "scenario.toml", *settings(*FAST))
+    code, out, err = fedwinnow(*words)
+    assert code == 0, err
+    for word in ("Kept", "north", "Arms", "report.html", "adapter", "summary.json"):
+        assert word in out
+    assert "apply the threshold" in err
+    assert "apply the threshold" not in out
+    run = place / "runs" / "toy"
+    before = tree(run)
+    one_error(*fedwinnow(*words), "--resume", str(run))
+    assert tree(run) == before
+    (run / "report.html").unlink()
+    code, out, err = fedwinnow("report", run)
+    assert (code, out.strip()) == (0, str(run / "report.html"))
+    assert len((run / "report.html").read_bytes()) == len(before["report.html"])
+
+
+def test_cli_score_writes_one_row_per_sample(place, toy, fedwinnow):
+    """Ids, signals, score, kept and reason, in the order of the file; duplicates say why."""
+    data = place / "south.jsonl"
+    lines = data.read_text(encoding="utf-8").splitlines()
+    data.write_text("\n".join([*lines, lines[0]]) + "\n", encoding="utf-8")
+    out_file, kept_file = place / "scores.parquet", place / "kept.jsonl"
+    code, out, err = fedwinnow(
+        "score",
+        data,
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model", "--out", out_file),
+        *("--kept", kept_file, "--scorer", "perplexity", "--threshold", "keep_fraction", "--json"),
+        *settings("threshold.settings.share=0.5", "summary.smallest_cell=1", "anchors.copies=1"),
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    rows = pq.read_table(out_file).to_pylist()
+    assert found["samples"] == len(rows) == len(lines) + 1
+    assert rows[-1]["reason"] == "exact duplicate"
+    assert rows[-1]["id"] == rows[0]["id"]
+    assert not rows[-1]["kept"]
+    assert all((row["reason"] == "") == row["kept"] for row in rows)
+    assert all(row["score"] is not None and row["loss@0"] is not None for row in rows[:-1])
+    chosen = [json.loads(line) for line in kept_file.read_text(encoding="utf-8").splitlines()]
+    assert found["kept"] == len(chosen) == sum(row["kept"] for row in rows) > 0
+    texts = [
+        json.loads(line)["prompt"] for line, row in zip(lines, rows, strict=False) if row["kept"]
+    ]
+    assert [row["prompt"] for row in chosen] == texts
+
+
+def test_cli_score_writes_for_a_person_too(place, toy, fedwinnow):
+    """Without --json: how many are kept, and where the table lies."""
+    code, out, err = fedwinnow(
+        "score",
+        place / "north.jsonl",
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model"),
+        *("--out", place / "s.parquet", "--threshold", "keep_all"),
+        *settings("anchors.copies=1"),
+    )
+    assert code == 0, err
+    assert out.startswith("6 of 6 samples kept; table in ")
+    assert "forecast AUROC" in out
+
+
+def test_cli_init_writes_a_scenario_that_runs(place, toy, fedwinnow):
+    """What init writes loads, says what each key means, and simulates as it stands."""
+    code, out, err = fedwinnow(
+        "init",
+        place / "north.jsonl",
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model", "--out", place / "new"),
+    )
+    assert code == 0, err
+    assert f"next: fedwinnow simulate {place / 'new' / 'scenario.toml'}" in out
+    site = load(place / "new" / "site.toml", SiteConfig)
+    assert (site.site.columns.prompt, site.site.columns.domain) == ("prompt", "domain")
+    scenario = place / "new" / "scenario.toml"
+    assert load(scenario, RunConfig).sites[0].data == str(place / "north.jsonl")
+    for file in ("scenario.toml", "site.toml"):
+        lines = (place / "new" / file).read_text(encoding="utf-8").splitlines()
+        keys = [i for i, line in enumerate(lines) if " = " in line and not line.startswith("#")]
+        assert len(keys) > 10
+        assert all(lines[i - 1].startswith("# ") for i in keys)
+    code, out, err = fedwinnow(
+        "simulate", scenario, "--json", *settings(*FAST, f"run.output={place / 'runs'}")
+    )
+    assert code == 0, err
+    summary = place / "runs" / "my-run" / "summary.json"
+    assert json.loads(out) == json.loads(summary.read_text(encoding="utf-8"))
+    assert json.loads(out)["sites"][0]["samples"] == 6
+
+
+def test_cli_plugins_lists_every_plug_in_with_its_source(fedwinnow):
+    """--json holds a row per plug-in of each kind, with settings and a paper or "control"."""
+    code, out, _ = fedwinnow("plugins", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [(row["kind"], row["name"]) for row in rows] == [
+        (kind, name) for kind in KINDS for name in names(kind)
+    ]
+    assert all(row["about"] for row in rows)
+    assert all("http" in row["paper"] or row["paper"] == "control" for row in rows)
+    code, out, _ = fedwinnow("plugins")
+    assert code == 0
+    assert "calibrated" in out
+
+
+def test_cli_study_prints_its_page(place, fedwinnow):
+    """A scenario over one seed: the page goes to standard output and to the evidence folder."""
+    words = ("study", place / "scenario.toml", "--seeds", "1", "--evidence", place / "evidence")
+    code, out, err = fedwinnow(*words, *settings(*FAST))
+    assert code == 0, err
+    assert out.strip() == (place / "evidence" / "scenario.md").read_text(encoding="utf-8").strip()
+
+
+def spoil(place: Path, how: str) -> None:
+    """Break the data of site south, or of the anchors."""
+    file = place / ("anchors.jsonl" if how.startswith("anchors") else "south.jsonl")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    if how.endswith("missing column"):
+        rows = [json.loads(line) for line in lines]
+        lines = [json.dumps({"question": r["prompt"], "reply": r["response"]}) for r in rows]
+    if how.endswith("broken line"):
+        lines[2] = lines[2][:20]
+    if how.endswith("wrong type"):
+        lines[3] = json.dumps(json.loads(lines[3]) | {"response": 7})
+    if how.endswith("empty"):
+        lines = []
+    if how.endswith("gone"):
+        file.unlink()
+        return
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+BAD_DATA = {
+    "missing column": ("south.jsonl", "prompt"),
+    "broken line": ("south.jsonl", "line 3"),
+    "wrong type": ("south.jsonl", "line 4", "response"),
+    "empty": ("south.jsonl", "empty"),
+    "gone": ("south.jsonl",),
+    "anchors broken line": ("anchors.jsonl", "line 3"),
+    "anchors empty": ("anchors.jsonl", "empty"),
+    "anchors gone": ("anchors.jsonl",),
+}
+
+
+def one_error(code: int, out: str, err: str, *parts: str) -> None:
+    """Exit code 2, nothing on standard output, one message with all its parts, no traceback."""
+    assert code == 2, err
+    assert out == ""
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, err
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err, err
+
+
+@pytest.mark.parametrize("how", BAD_DATA)
+def test_cli_simulate_with_bad_data_names_file_and_line(place, fedwinnow, how):
+    """Whatever is wrong in a data file: one message, exit code 2, no run folder."""
+    spoil(place, how)
+    before = tree(place)
+    result = fedwinnow("simulate", place / "scenario.toml", *settings(*FAST))
+    one_error(*result, *BAD_DATA[how])
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize("how", BAD_DATA)
+def test_cli_score_with_bad_data_names_file_and_line(place, toy, fedwinnow, how):
+    """Likewise for one silo alone: no table, no file of kept samples."""
+    spoil(place, how)
+    before = tree(place)
+    result = fedwinnow(
+        "score",
+        place / "south.jsonl",
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model"),
+        *("--out", place / "s.parquet", "--kept", place / "k.jsonl"),
+    )
+    one_error(*result, *BAD_DATA[how])
+    assert tree(place) == before
+
+
+BAD_SETTINGS = {
+    "scorer.name=magic": ("scorer 'magic' is unknown", "calibrated", "perplexity"),
+    "threshold.name=magic": ("threshold 'magic' is unknown", "target_recall"),
+    "merging.name=os.system": ("merging 'os.system' is unknown", "core_svd"),
+    "weighting.name=magic": ("weighting 'magic' is unknown", "samples_kept"),
+    "training.ordering.name=magic": ("ordering 'magic' is unknown", "shuffled"),
+    "training.objective.name=magic": ("objective 'magic' is unknown", "sft"),
+    "threshold.settings.shar=0.5": ("has no setting 'shar'", "share"),
+    "threshold.settings.share=2": ("keep_fraction", "share"),
+    "scorer.name=tracin": ("run.trajectory",),
+    "adapter.targets=['nonsense']": ("nonsense", "adapter.targets"),
+    "model.name=/no/such/model": ("/no/such/model",),
+    "trainig.steps=3": ("unknown key trainig", "training", "scenario.toml"),
+    "training.stesp=3": ("unknown key training.stesp", "steps", "scenario.toml"),
+    "training.steps=many": ("training.steps", "a whole number", "scenario.toml"),
+    "training.steps=0": ("training.steps", "at least 1", "scenario.toml"),
+    "training.steps": ("section.key=value",),
+    "study.truth=nonsense": ("study.truth", "sites.columns.labels"),
+    "sites.0.columns.labels=['nonsense']": ("study.truth", "north"),
+}
+
+
+@pytest.mark.parametrize("line", BAD_SETTINGS)
+def test_cli_simulate_with_a_bad_setting_names_key_and_choices(place, fedwinnow, line):
+    """Unknown plug-in, key or value: named with what is allowed; exit code 2, no run folder."""
+    before = tree(place)
+    fast = [setting for setting in FAST if setting.split("=")[0] != line.split("=")[0]]
+    result = fedwinnow("simulate", place / "scenario.toml", *settings(*fast, line))
+    one_error(*result, *BAD_SETTINGS[line])
+    assert tree(place) == before
+
+
+def test_cli_simulate_with_a_typo_in_the_file_names_it(place, fedwinnow):
+    """A misspelt key in scenario.toml: the key, the keys allowed there, and the file."""
+    scenario = place / "scenario.toml"
+    scenario.write_text(scenario.read_text().replace("batch_tokens", "batch_token"))
+    result = fedwinnow("simulate", scenario)
+    one_error(*result, str(scenario), "measuring.batch_token", "batch_tokens")
+    scenario.write_text("[run\n")
+    one_error(*fedwinnow("simulate", scenario), str(scenario), "not valid TOML")
+    scenario.unlink()
+    one_error(*fedwinnow("simulate", scenario), str(scenario), "cannot be read")
+
+
+def test_cli_simulate_with_an_unknown_runtime_lists_them(place, fedwinnow):
+    """--runtime takes two words."""
+    result = fedwinnow("simulate", place / "scenario.toml", "--runtime", "magic")
+    one_error(*result, "'magic'", "in-process or flower")
+
+
+def test_cli_simulate_into_an_unwritable_folder_names_it(place, fedwinnow):
+    """A run folder that cannot be made: its path, exit code 2, nothing elsewhere."""
+    (place / "file").touch()
+    before = tree(place)
+    line = f"run.output={place / 'file' / 'runs'}"
+    result = fedwinnow("simulate", place / "scenario.toml", *settings(*FAST, line))
+    one_error(*result, str(place / "file" / "runs"), "cannot be written")
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3])
+def test_cli_simulate_onto_a_full_disk_says_so(place, fedwinnow, monkeypatch, writes):
+    """A disk that fills up after some writes: one message, exit code 2, no half-written file."""
+    left = [writes]
+    whole = Path.write_bytes
+
+    def filling(self, data):
+        left[0] -= 1
+        if left[0] < 0:
+            whole(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(self, data)
+
+    before = tree(place)
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    result = fedwinnow("simulate", place / "scenario.toml", *settings(*FAST))
+    one_error(*result, "No space left on device", "cannot be written")
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize("name", ["file/s.parquet", "folder"])
+def test_cli_score_into_an_unwritable_place_names_it(place, toy, fedwinnow, name):
+    """An --out that cannot be written is found before anything is computed."""
+    (place / "file").touch()
+    (place / "folder").mkdir()
+    before = tree(place)
+    result = fedwinnow(
+        "score",
+        place / "south.jsonl",
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model", "--out", place / name),
+    )
+    one_error(*result, str(place / name), "cannot be written")
+    assert tree(place) == before
+
+
+def test_cli_score_refuses_overlap_with_the_anchors(place, toy, fedwinnow):
+    """Samples that stand among the anchors are named by their place in the file."""
+    anchors = (place / "anchors.jsonl").read_text(encoding="utf-8").splitlines()
+    data = place / "south.jsonl"
+    lines = data.read_text(encoding="utf-8").splitlines()
+    data.write_text("\n".join([lines[0], anchors[4], *lines[1:]]) + "\n", encoding="utf-8")
+    before = tree(place)
+    result = fedwinnow(
+        "score",
+        data,
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model"),
+        *("--out", place / "s.parquet"),
+    )
+    one_error(*result, str(data), "1 of 7 samples", "samples 2)", "remove them")
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--scorer", "magic"), "scorer 'magic' is unknown"),
+        (("--threshold", "magic"), "threshold 'magic' is unknown"),
+        (("--trajectory", "magic"), "run.trajectory"),
+        (("--model", "/no/such/model"), "/no/such/model"),
+        (("--set", "modle.max_length=9"), "unknown key modle"),
+    ],
+)
+def test_cli_score_with_a_bad_option_names_it(place, toy, fedwinnow, option, said):
+    """Unknown plug-in, trajectory, model or key: one message, no table."""
+    before = tree(place)
+    result = fedwinnow(
+        "score",
+        place / "south.jsonl",
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model"),
+        *("--out", place / "s.parquet", *option),
+    )
+    one_error(*result, said)
+    assert tree(place) == before
+
+
+def test_cli_init_with_bad_input_writes_nothing(place, fedwinnow):
+    """No such data, columns that cannot be guessed, files that are there: each is named."""
+    result = fedwinnow("init", place / "none.jsonl", "--out", place / "new")
+    one_error(*result, str(place / "none.jsonl"), "no such file")
+    spoil(place, "missing column")
+    (place / "odd.jsonl").write_text('{"a": "x", "b": "y"}\n', encoding="utf-8")
+    result = fedwinnow("init", place / "odd.jsonl", "--out", place / "new")
+    one_error(*result, "odd.jsonl", "columns a, b", "prompt", "response")
+    assert not (place / "new").exists()
+    (place / "new").mkdir()
+    (place / "new" / "site.toml").write_text("mine")
+    result = fedwinnow("init", place / "north.jsonl", "--out", place / "new")
+    one_error(*result, "site.toml is already there", "--out")
+    assert tree(place / "new") == {"site.toml": b"mine"}
+
+
+def test_cli_report_of_what_is_no_run_names_the_file(place, fedwinnow):
+    """A folder without a record, or with a broken one: the file is named."""
+    one_error(*fedwinnow("report", place), str(place / "record.json"), "give a run folder")
+    (place / "record.json").write_text("{")
+    one_error(*fedwinnow("report", place), str(place / "record.json"))
+    (place / "record.json").write_text("{}")
+    one_error(*fedwinnow("report", place), str(place / "record.json"))
+
+
+def test_cli_a_failed_run_exits_with_1(place, fedwinnow):
+    """Nothing is kept: the input was right, the run failed; what was computed stays."""
+    lines = ("threshold.name=fixed", "threshold.settings={value = 1e9}")
+    code, out, err = fedwinnow("simulate", place / "scenario.toml", *settings(*FAST, *lines))
+    assert (code, out) == (1, "")
+    assert "error: 0 samples are kept" in err
+    assert (place / "runs" / "toy" / "state" / "state.safetensors").exists()
+
+
+def test_cli_help_and_usage_have_their_exit_codes():
+    """As a process of its own: --help gives 0 and names the commands, a wrong word gives 2."""
+    command = [sys.executable, "-m", "fedwinnow.simulations.cli"]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("demo", "init", "simulate", "score", "report", "study", "plugins"):
+        assert name in done.stdout
+    done = subprocess.run([*command, "simulat"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
