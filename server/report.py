@@ -1,0 +1,89 @@
+"""``report.html``: one self-contained page, drawn from a run's record; no script, no request.
+
+The page is a list of sections, each a list of blocks (text, table, figure with a caption that says
+what to see). A part that the record does not hold is left out.
+"""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from fedwinnow.curation.files import write
+from fedwinnow.server.blocks import number, threshold_of
+from fedwinnow.server.sections import SECTIONS
+
+Tree = Mapping[str, Any]
+
+
+def render(record: Tree) -> str:
+    """The report as HTML text.
+
+    Args:
+        record: What ``server/outcome.py`` wrote as ``record.json``.
+    """
+    folder = files("fedwinnow.server.templates")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
+    sections = [section for make in SECTIONS if (section := make(record)) is not None]
+    return template.render(
+        css=(folder / "report.css").read_text(encoding="utf-8"),
+        run=record["run"],
+        verdict=_verdict(record),
+        created=record["created"],
+        seed=record["seed"],
+        seconds=f"{record['seconds']:.0f}",
+        command=record["command"],
+        tiles=_tiles(record),
+        sections=sections,
+    )
+
+
+def write_report(record: Tree, path: Path) -> None:
+    """Write the report whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write(path, render(record).encode())
+
+
+def _verdict(record: Tree) -> str:
+    """One or two plain sentences: what was kept, and whether it helped."""
+    kept = sum(site["kept"] for site in record["sites"])
+    samples = sum(site["samples"] for site in record["sites"])
+    silos = len(record["sites"])
+    many = "s" if silos != 1 else ""
+    words = [f"{silos} silo{many} agreed on one threshold and kept {kept} of {samples} samples."]
+    difference = record["arm_differences"].get("keep_all")
+    if difference and (difference["low"], difference["high"]) != (0.0, 0.0):
+        better = "lower" if difference["mean"] > 0 else "higher"
+        sure = difference["low"] > 0 or difference["high"] < 0
+        words.append(
+            f"Training on them ends at a {better} evaluation loss than training on everything, by "
+            f"{abs(difference['mean']):.4f} nats per token"
+            + (" (95 % interval excludes 0)." if sure else " (95 % interval includes 0).")
+        )
+    if record["threshold"]["evidence"].get("inseparable"):
+        words.append(
+            "The anchors could not be told from their corruptions, so nothing was dropped."
+        )
+    return " ".join(words)
+
+
+def _tiles(record: Tree) -> list[dict[str, str]]:
+    selection = record["selection"] or {}
+    threshold = threshold_of(record)
+    tiles = [
+        (f"{sum(site['kept'] for site in record['sites'])}", "samples kept"),
+        ("keep all" if threshold is None else f"{threshold:.3g}", "threshold"),
+        (number(selection.get("auroc")), "AUROC against planted truth"),
+        (number(record["forecast"].get("auroc")), "AUROC forecast on public anchors"),
+        (number(selection.get("precision")), "precision"),
+        (number(selection.get("recall")), "recall of clean samples"),
+    ]
+    return [{"value": value, "label": label} for value, label in tiles if value != "–"]
