@@ -99,7 +99,7 @@ def finished(config, workshop) -> Iterator[tuple[Path, RunConfig, Eavesdropper]]
 
 @pytest.fixture(autouse=True)
 def plain_report(monkeypatch):
-    """Drawing is tested elsewhere: runs inside a test write a plain page, ``finished`` a real one."""
+    """Runs inside a test write a plain page, which is fast; ``finished`` draws a real one."""
     monkeypatch.setattr(
         outcome_files, "write_report", lambda record, path: path.write_text(record["run"])
     )
