@@ -44,3 +44,12 @@ def table(
     """A table; ``own`` is the row in bold, ``wrap`` breaks long texts."""
     lines = [{"cells": list(row), "own": place == own} for place, row in enumerate(rows)]
     return {"kind": "table", "head": head, "rows": lines, "caption": caption, "wrap": wrap}
+
+
+def curves_of(rounds: Sequence[Tree]) -> dict[str, list[float]]:
+    """Site → training losses of all rounds in a row."""
+    curves: dict[str, list[float]] = {}
+    for one in rounds:
+        for site, part in one["sites"].items():
+            curves.setdefault(site, []).extend(part["losses"])
+    return {site: values for site, values in curves.items() if values}

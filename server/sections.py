@@ -1,11 +1,12 @@
 """The sections of the report: each a function from the record to a section, or None."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from fedwinnow.server import charts
 from fedwinnow.server.blocks import (
     Section,
     Tree,
+    curves_of,
     figure,
     number,
     section,
@@ -177,7 +178,7 @@ def arms(record: Tree) -> Section | None:
             "adapter."
         )
         blocks.append(figure(charts.arm_bars(found, record["initial_loss"]), caption))
-    curves = _curves(found.get("curated", {"rounds": []})["rounds"])
+    curves = curves_of(found.get("curated", {"rounds": []})["rounds"])
     if curves:
         worst = max(curves, key=lambda site: curves[site][-1])
         caption = (
@@ -296,11 +297,3 @@ SECTIONS: tuple[Callable[[Tree], Section | None], ...] = (
     generations,
     provenance,
 )
-
-
-def _curves(rounds: Sequence[Tree]) -> dict[str, list[float]]:
-    curves: dict[str, list[float]] = {}
-    for one in rounds:
-        for site, part in one["sites"].items():
-            curves.setdefault(site, []).extend(part["losses"])
-    return {site: values for site, values in curves.items() if values}

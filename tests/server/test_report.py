@@ -1,0 +1,109 @@
+"""Laws of the report: every section, no request, no script, nothing unescaped, no NaN."""
+
+import json
+import re
+
+import pytest
+from report_record import SITES, make_record
+
+from fedwinnow.server.report import render, write_report
+from fedwinnow.server.summary_file import summary_json
+
+SECTIONS = (
+    "kept", "scores", "evidence", "comparison", "arms", "merging", "cost", "generations",
+    "provenance",
+)  # fmt: skip
+
+
+def shown(page):
+    return tuple(re.findall(r'<section id="(\w+)"', page))
+
+
+def test_report_shows_every_section_with_captions():
+    """A whole record gives all nine sections, and a caption for each picture."""
+    page = render(make_record())
+    assert shown(page) == SECTIONS
+    assert page.count("<svg") == page.count("<figcaption>") == 6
+    for site in SITES:
+        assert site in page
+
+
+def test_report_makes_no_request_and_runs_no_script():
+    """Nothing is loaded from outside, and no script is there."""
+    page = render(make_record())
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', page)
+    assert "<script" not in page
+    assert "@import" not in page
+    assert len(page) < 2_000_000
+
+
+def test_report_escapes_hostile_text():
+    """A site name or an answer with markup stays text."""
+    record = make_record()
+    record["generations"]["after"] = ["<script>alert(1)</script>"]
+    record["sites"][0]["site"] = "<img src=x onerror=alert(1)>"
+    page = render(record)
+    assert "<script" not in page
+    assert "<img" not in page
+
+
+def test_report_ids_are_unique_over_pictures():
+    """Two pictures never share an id, so that no clip path of one cuts the other."""
+    found = re.findall(r'\bid="([^"]+)"', render(make_record()))
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    ("change", "absent"),
+    [
+        ({"selection": None}, "comparison"),
+        ({"arms": {}, "arm_differences": {}}, "arms"),
+        ({"phases": []}, "cost"),
+        (
+            {"generations": {"prompts": [], "references": [], "before": [], "after": []}},
+            "generations",
+        ),
+    ],
+)
+def test_report_leaves_out_what_the_record_does_not_hold(change, absent):
+    """No truth, no arms, no phases, no generations: the section is not there, the others are."""
+    found = shown(render(make_record() | change))
+    assert absent not in found
+    assert {"kept", "provenance"} <= set(found)
+
+
+def test_report_never_shows_nan():
+    """Zero kept, an infinite threshold, one site, no scores: words instead of NaN."""
+    record = make_record()
+    record["sites"] = [record["sites"][0] | {"kept": 0, "samples": 0, "edges": [], "counts": []}]
+    record["threshold"] = {"name": "keep_all", "value": "-inf", "evidence": {"inseparable": 1.0}}
+    record["public"] = {"scores": [], "kinds": [], "domains": []}
+    page = render(record)
+    assert not re.search(r"\bnan\b", page, flags=re.IGNORECASE)
+    assert "cannot be told apart" in page
+
+
+def test_report_names_who_was_missing():
+    """A site that did not answer stands in the page with its reason."""
+    record = make_record()
+    record["phases"][1]["missing"] = {"law": "refused (policy): no"}
+    assert "refused (policy): no" in render(record)
+
+
+def test_report_file_is_written_whole(tmp_path):
+    """The file holds the page."""
+    record = make_record()
+    write_report(record, tmp_path / "run" / "report.html")
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == render(record)
+
+
+def test_summary_is_strict_json_with_the_promised_keys():
+    """An infinite threshold is null; the file parses without NaN or Infinity."""
+    record = make_record()
+    record["threshold"]["value"] = "-inf"
+    summary = summary_json(record)
+    assert json.loads(json.dumps(summary, allow_nan=False))["threshold"] is None
+    assert set(summary) == {
+        "run", "seconds", "scorer", "threshold", "sites", "arms", "selection", "adapter",
+    }  # fmt: skip
+    assert set(summary["arms"]["curated"]) == {"eval_loss", "kept", "steps"}
