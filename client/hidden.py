@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.losses import Batch
-from fedwinnow.curation.modeling import Encoding, LoadedModel
+from fedwinnow.curation.modeling import LoadedModel
 
 
 @contextmanager

@@ -9,37 +9,26 @@ The per-sample loss of the gradient is the mean over body and end of turn; the l
 the body alone, so that truncation shows in ``has_end`` and ``end_loss`` and nowhere else.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedwinnow.client.contrast import Prompts, contrast_losses, unconditional_losses
 from fedwinnow.client.hidden import last_hidden, mean_states
+from fedwinnow.client.reading import Count, Reading, Told
 from fedwinnow.client.references import References
-from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, KNOWN
-from fedwinnow.curation.errors import DataError, ModelError
-from fedwinnow.curation.gradients import sample_gradients
+from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, KNOWN, ONCE
+from fedwinnow.curation.contraction import Contraction
+from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.gradients import evaluating, sample_gradients
 from fedwinnow.curation.losses import Batch, collate, plan_batches, token_losses
-from fedwinnow.curation.modeling import Encoding, LoadedModel, encode
+from fedwinnow.curation.modeling import LoadedModel, encode
 from fedwinnow.curation.nouns import Sample, SignalTable, Status
-from fedwinnow.curation.seeds import derive_seed
-
-logger = logging.getLogger(__name__)
-
-Told = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How samples are read and batched."""
-
-    batch_tokens: int
-    max_length: int
-    system_prompt: str = ""
 
 
 def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
@@ -90,25 +79,21 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     ]
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     table.status[[i for i, e in enumerate(encodings) if not e.has_target]] = Status.NO_TARGET
-    more = ("unconditional_loss" in columns) + contrast_prompts * bool(columns & CONTRASTS)
-    count = _Count(total=len(usable) * (1 + more), told=progress)
-    if columns:
+    own, bare, against = columns - ONCE, "unconditional_loss" in columns, columns & CONTRASTS
+    passes = bool(own) + bare + contrast_prompts * bool(against)
+    count = Count(total=len(usable) * passes, told=progress)
+    readable = [encodings[i] for i in usable]
+    if own:
         _main_pass(loaded, encodings, usable, table, references, reading, count)
-    if "unconditional_loss" in columns:
-        empty = _prompt(loaded, Sample(id="", prompt="", response=""), reading)
-        pairs = [(encodings[i], empty) for i in usable]
-        values = _under_prompts(loaded, pairs, reading, count)
+    if bare:
+        values = unconditional_losses(loaded, readable, reading, count)
         table.columns["unconditional_loss"][usable] = values
-    if columns & CONTRASTS:
-        chosen = [_others(samples[i], contrast, contrast_prompts) for i in usable]
-        prompts = {sample.id: _prompt(loaded, sample, reading) for sample in contrast}
-        pairs = [
-            (encodings[i], prompts[other.id])
-            for i, others in zip(usable, chosen, strict=True)
-            for other in others
-        ]
-        values = _under_prompts(loaded, pairs, reading, count)
-        values = values.reshape(len(usable), contrast_prompts)
+    if against:
+        prompts = Prompts.of(loaded, contrast, reading)
+        chosen = [samples[int(i)] for i in usable]
+        values = contrast_losses(
+            loaded, chosen, readable, prompts, contrast_prompts, reading, count
+        )
         for name, reduced in (("mean", values.mean(1)), ("min", values.min(1, initial=np.inf))):
             if f"contrast_loss_{name}" in columns:
                 table.columns[f"contrast_loss_{name}"][usable] = reduced
@@ -154,18 +139,6 @@ class _Rows:
             values[self.status != Status.OK] = np.nan
 
 
-@dataclass(slots=True, kw_only=True)
-class _Count:
-    total: int
-    told: Told | None
-    done: int = field(default=0)
-
-    def add(self, number: int) -> None:
-        self.done += number
-        if self.told is not None:
-            self.told(self.done, self.total)
-
-
 def _check(columns: frozenset[str], references: References | None) -> None:
     unknown = sorted(columns - KNOWN)
     if unknown:
@@ -188,7 +161,7 @@ def _main_pass(
     table: _Rows,
     references: References | None,
     reading: Reading,
-    count: _Count,
+    count: Count,
 ) -> None:
     """Losses, representation and gradients of every usable sample under its own prompt."""
     wanted = set(table.columns)
@@ -203,42 +176,34 @@ def _main_pass(
                 sample_gradients(loaded.model, dict(loaded.layers()), contraction)
             )
         else:
-            stack.enter_context(_forward_only(loaded))
+            stack.enter_context(evaluating(loaded.model))
+            stack.enter_context(torch.no_grad())
         seen = stack.enter_context(last_hidden(loaded)) if "representation" in wanted else []
         for places in plan_batches(lengths, reading.batch_tokens):
             rows = usable[places]
             chosen = [encodings[i] for i in rows]
             batch = collate(chosen).to(loaded.device)
             losses = token_losses(loaded.model, batch)
-            _put_losses(table, rows, losses.detach(), batch, chosen)
-            if "representation" in wanted and references is not None:
-                states = mean_states(seen.pop(), batch, chosen)
-                table.put("representation", rows, references.similarity(states))
             if contraction is not None:
                 each = losses.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
                 each.sum().backward()
                 firing.check()
-                table.put("dot", rows, contraction.dots)
-                table.put("adam_dot", rows, contraction.adam_dots)
-                for name, squares in (
-                    ("norm", contraction.squares),
-                    ("adam_norm", contraction.adam_squares),
-                ):
-                    if name in wanted:
-                        table.put(name, rows, squares.sqrt())
+                _put_gradients(table, rows, contraction)
                 contraction.reset()
+            _put_losses(table, rows, losses.detach(), batch, chosen)
+            if "representation" in wanted and references is not None:
+                states = mean_states(seen.pop(), batch, chosen)
+                table.put("representation", rows, references.similarity(states))
             count.add(len(rows))
 
 
-@contextmanager
-def _forward_only(loaded: LoadedModel) -> Iterator[None]:
-    training = loaded.model.training
-    loaded.model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        loaded.model.train(training)
+def _put_gradients(table: _Rows, rows: np.ndarray, contraction: Contraction) -> None:
+    for name, values in (("dot", contraction.dots), ("adam_dot", contraction.adam_dots)):
+        if name in table.columns:
+            table.put(name, rows, values)
+    for name, squares in (("norm", contraction.squares), ("adam_norm", contraction.adam_squares)):
+        if name in table.columns:
+            table.put(name, rows, squares.sqrt())
 
 
 def _put_losses(
@@ -262,58 +227,3 @@ def _put_losses(
         for name, value in found.items():
             if name in table.columns:
                 table.columns[name][row] = float(value)
-
-
-def _prompt(loaded: LoadedModel, sample: Sample, reading: Reading) -> np.ndarray:
-    """Tokens of the prompt alone."""
-    alone = Sample(id=sample.id, prompt=sample.prompt, response="", history=sample.history)
-    encoding = encode(
-        loaded, alone, max_length=reading.max_length, system_prompt=reading.system_prompt
-    )
-    return encoding.tokens[: encoding.response_start]
-
-
-def _under_prompts(
-    loaded: LoadedModel,
-    pairs: Sequence[tuple[Encoding, np.ndarray]],
-    reading: Reading,
-    count: _Count,
-) -> np.ndarray:
-    """Mean loss of the same body tokens under another prompt, float32, in the pairs' order."""
-    encodings = []
-    for encoding, prompt in pairs:
-        body = encoding.tokens[encoding.response_start : encoding.body_end]
-        kept = prompt[-max(1, reading.max_length - len(body)) :]
-        tokens = np.concatenate([kept, body]).astype(np.int32)
-        encodings.append(Encoding(tokens=tokens, response_start=len(kept), body_end=len(tokens)))
-    values = np.full(len(pairs), np.nan, dtype=np.float32)
-    lengths = np.array([len(e.tokens) for e in encodings], dtype=np.int64)
-    done, share = 0, len(pairs) or 1
-    with _forward_only(loaded):
-        for places in plan_batches(lengths, reading.batch_tokens):
-            batch = collate([encodings[i] for i in places]).to(loaded.device)
-            losses = token_losses(loaded.model, batch).sum(dim=1)
-            means = losses / batch.targets[:, batch.first :].sum(dim=1)
-            values[places] = means.float().cpu().numpy()
-            done += len(places)
-            count.add(len(places))
-    logger.debug("%d of %d passes under other prompts", done, share)
-    return values
-
-
-def _others(sample: Sample, public: Sequence[Sample], number: int) -> list[Sample]:
-    """Other public samples of the same domain (of any, where it has none), chosen by hash."""
-    other = [one for one in public if one.prompt != sample.prompt]
-    pool = [one for one in other if one.domain == sample.domain] or other
-    if not pool:
-        message = (
-            "measuring.contrast_prompts: no public reference anchor has another prompt than "
-            "the sample; give more anchors or set measuring.contrast_prompts = 0"
-        )
-        raise DataError(message)
-    chosen = []
-    for turn in range(number):
-        place = derive_seed(turn, "contrast", sample.id) % len(pool)
-        chosen.append(pool[place])
-        pool = [*pool[:place], *pool[place + 1 :]] or pool
-    return chosen

@@ -22,16 +22,12 @@ from torch import Tensor
 
 from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.curation.columns import GRADIENTS
-from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.gradients import (
-    BETAS,
-    Contraction,
-    Moments,
-    WeightedSums,
-    sample_gradients,
-)
-from fedwinnow.curation.losses import collate, plan_batches, token_losses
-from fedwinnow.curation.modeling import Encoding, LoadedModel, encode
+from fedwinnow.curation.contraction import BETAS, Contraction, Moments, WeightedSums
+from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.errors import DataError, NonFiniteError
+from fedwinnow.curation.gradients import evaluating, sample_gradients
+from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.modeling import LoadedModel, encode
 from fedwinnow.curation.nouns import Sample
 
 
@@ -78,6 +74,7 @@ def reference_state(
     Raises:
         DataError: no reference anchor has a response token.
         ModelError: gradients are asked for and the adapter cannot be measured (B = 0, …).
+        NonFiniteError: a reference holds a NaN or an infinity, so every sample's would.
     """
     ordered = sorted(samples, key=lambda sample: sample.id)
     encoded = [
@@ -91,36 +88,56 @@ def reference_state(
     names = tuple(sorted({sample.domain for sample, _ in pairs}))
     domains = _indicator([sample.domain for sample, _ in pairs], names)
     wants_gradients, wants_states = bool(columns & GRADIENTS), "representation" in columns
-    sums = _sums(domains)
-    total = torch.zeros(0)
+    if not wants_gradients and not wants_states:
+        return _references(names, _sums(domains), len(pairs), None)
+    sums, states = _pass(
+        loaded,
+        [encoding for _, encoding in pairs],
+        domains,
+        batch_tokens=batch_tokens,
+        gradients=wants_gradients,
+        hidden=wants_states,
+    )
+    return _references(names, sums, len(pairs), states)
+
+
+def _pass(
+    loaded: LoadedModel,
+    encodings: Sequence[Encoding],
+    domains: Tensor,
+    *,
+    batch_tokens: int,
+    gradients: bool,
+    hidden: bool,
+) -> tuple[WeightedSums, Tensor | None]:
+    """Sums of gradients and mean states over all anchors, batch by batch."""
+    sums, total = _sums(domains), None
+    weights, squares = sums.weights, sums.square_weights
     with ExitStack() as stack:
-        if wants_gradients:
+        if gradients:
             firing = stack.enter_context(
                 sample_gradients(loaded.model, dict(loaded.layers()), sums)
             )
         else:
+            stack.enter_context(evaluating(loaded.model))
             stack.enter_context(torch.no_grad())
-            loaded.model.eval()
-        seen = stack.enter_context(last_hidden(loaded)) if wants_states else []
-        lengths = np.array([len(encoding.tokens) for _, encoding in pairs], dtype=np.int64)
-        weights, squares = sums.weights, sums.square_weights
-        for places in (
-            plan_batches(lengths, batch_tokens) if wants_gradients or wants_states else ()
-        ):
-            chosen: list[Encoding] = [pairs[i][1] for i in places]
+        seen = stack.enter_context(last_hidden(loaded)) if hidden else []
+        lengths = np.array([len(encoding.tokens) for encoding in encodings], dtype=np.int64)
+        for places in plan_batches(lengths, batch_tokens):
+            chosen = [encodings[i] for i in places]
             batch = collate(chosen).to(loaded.device)
-            losses = token_losses(loaded.model, batch)
+            losses = sample_losses(loaded.model, batch)
             index = torch.as_tensor(places)
-            if wants_states:
+            if hidden:
                 states = mean_states(seen.pop(), batch, chosen)
                 added = domains[:, index].to(states) @ states
-                total = added if total.numel() == 0 else total + added
-            if wants_gradients:
+                total = added if total is None else total + added
+            if gradients:
                 sums.weights = weights[:, index].to(loaded.device)
                 sums.square_weights = squares[index].to(loaded.device)
-                (losses.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)).sum().backward()
+                losses.sum().backward()
                 firing.check()
-    return _references(names, sums, len(pairs), total if wants_states else None)
+    return sums, total
 
 
 def _indicator(domains: Sequence[str], names: Sequence[str]) -> Tensor:
@@ -140,6 +157,13 @@ def _sums(domains: Tensor) -> WeightedSums:
 def _references(
     names: tuple[str, ...], sums: WeightedSums, number: int, states: Tensor | None
 ) -> References:
+    finite = [bool(rows.isfinite().all()) for rows in sums.sums.values()]
+    if not all(finite) or (states is not None and not bool(states.isfinite().all())):
+        message = (
+            "references: the model gives a NaN or an infinity on a reference anchor; check the "
+            "adapter and model.dtype (float16 overflows easily), or lower the learning rate"
+        )
+        raise NonFiniteError(message)
     k = len(names)
     means = {factor: rows[:k].contiguous() for factor, rows in sums.sums.items()}
     gram = np.zeros((k, k)) if means else np.zeros((0, 0))

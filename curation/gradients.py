@@ -7,13 +7,15 @@ of which autograd hands to a hook on the factor's output,
 
 is one batched matrix product of rank-r size per factor. It replaces the weight gradient of a
 training step, so it costs no additional arithmetic, and yields dots with k references, norms and
-Adam-aware forms at once. Padding contributes nothing: its δ and v are zero. The loss of a batch
-must be the SUM of its samples' losses, so that no sample's gradient depends on its neighbours.
+Adam-aware forms at once (``curation/contraction.py``). Padding contributes nothing: its δ and v are
+zero. The loss of a batch must be the SUM of its samples' losses, so that no sample's gradient
+depends on its neighbours.
+
+The graph begins where that of a training step begins: at the first output of a factor A.
 
 References:
     Z. Zhao et al., CLUES, NeurIPS 2024, section 3.2, https://arxiv.org/abs/2507.03004
-    M. Xia et al., LESS, ICML 2024, section 3.2 (Adam-aware), https://arxiv.org/abs/2402.04333
-    D. Kingma, J. Ba, Adam, ICLR 2015, algorithm 1, https://arxiv.org/abs/1412.6980
+    M. Xia et al., LESS, ICML 2024, section 3.2, https://arxiv.org/abs/2402.04333
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,13 +29,23 @@ from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
 
-BETAS = (0.9, 0.999)
-"""Decay rates of Adam's moments."""
-EPSILON = 1e-8
-"""Added to √v̂, outside the root."""
-
 Consume = Callable[[str, Float[Tensor, "batch rows columns"]], None]
-"""Told of each factor's per-sample gradients, float32, during the backward pass."""
+"""Told of each factor's per-sample gradients, at least float32, during the backward pass."""
+
+_AXES = 3
+"""Batch, tokens, features."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside; every module is in its own mode again outside."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
@@ -42,8 +54,8 @@ def sample_gradients(
 ) -> Iterator["Firing"]:
     """Watch the backward passes inside the block; the model is as before outside.
 
-    Inside, the model is in eval mode, all its parameters are frozen, and the embedding's output
-    carries the graph. Call :meth:`Firing.check` after each backward pass.
+    Inside, the model is in eval mode and all its parameters are frozen. Call :meth:`Firing.check`
+    after each backward pass.
 
     Args:
         model: The model that is run.
@@ -51,32 +63,26 @@ def sample_gradients(
         consume: Called as ``consume("NAME.A" or "NAME.B", gradients)``.
 
     Raises:
-        ModelError: an adapter that cannot be measured: DoRA, merged, disabled, more than one,
-            shared factors, B = 0 everywhere, or a compiled model.
+        ModelError: an adapter that cannot be measured; see :func:`refuse`.
     """
     refuse(model, layers)
     firing = Firing(expected=tuple(f"{name}.{f}" for name in layers for f in "AB"))
-    training = model.training
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     handles = []
     try:
-        model.eval()
-        for parameter in wanted:
+        for parameter, _ in wanted:
             parameter.requires_grad_(False)  # noqa: FBT003 - torch's own form
-        embedding = model.get_input_embeddings()  # type: ignore[operator]  # every causal LM has it
-        handles.append(embedding.register_forward_hook(_carry_graph))
         for name, layer in layers.items():
-            (key,) = layer.active_adapters
-            for letter, factor in (("A", layer.lora_A[key]), ("B", layer.lora_B[key])):
+            for letter, factor in zip("AB", _factors(layer), strict=True):
                 hook = _watch(f"{name}.{letter}", firing, consume)
                 handles.append(factor.register_forward_hook(hook))
-        yield firing
+        with evaluating(model):
+            yield firing
     finally:
         for handle in handles:
             handle.remove()
-        for parameter, grad in wanted.items():
+        for parameter, grad in wanted:
             parameter.requires_grad_(grad)
-        model.train(training)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,143 +112,90 @@ class Firing:
         self.backward.clear()
 
 
-def refuse(  # noqa: C901 - one line for each thing that cannot be measured
-    model: nn.Module, layers: Mapping[str, Any]
-) -> None:
-    """Raise a :class:`ModelError` for every adapter whose gradients this file cannot give."""
-    problem = ""
-    factors = [
-        getattr(layer, kind)[key].weight
-        for layer in layers.values()
-        for kind in ("lora_A", "lora_B")
-        for key in layer.active_adapters
-    ]
-    if not layers:
-        problem = "the model has no LoRA layer"
-    elif any(hasattr(part, "_orig_mod") for part in model.modules()):
-        problem = "a compiled model ignores hooks; measure the model before torch.compile"
-    elif any(len(layer.active_adapters) != 1 for layer in layers.values()):
-        problem = "exactly one adapter must be active"
-    elif any(layer.disable_adapters for layer in layers.values()):
-        problem = "the adapter is disabled, so it would not be measured; enable it"
-    elif any(layer.merged for layer in layers.values()):
-        problem = "the adapter is merged into the base; unmerge it first"
-    elif any(any(layer.use_dora.values()) for layer in layers.values()):
-        problem = "DoRA runs its factors on an identity matrix too; use plain LoRA"
-    elif any(
-        layer.lora_bias.get(key) for layer in layers.values() for key in layer.active_adapters
-    ):
-        problem = "biases of the adapter are not measured; set lora_bias = False"
-    elif len({factor.data_ptr() for factor in factors}) != len(factors):
-        problem = "two layers share a factor; its norm is not the sum of theirs"
-    elif not any(bool(factor.any()) for factor in factors[1::2]):
-        problem = "B = 0 in every layer, so the gradient of A is zero; warm up first"
+def refuse(model: nn.Module, layers: Mapping[str, Any]) -> None:
+    """Refuse every adapter whose per-sample gradients this file cannot give.
+
+    Raises:
+        ModelError: no LoRA layer, a compiled model, no or several active adapters, a disabled or
+            merged adapter, DoRA or another variant, adapter biases, an adapter of an embedding,
+            shared factors, hooks left by someone, or B = 0 everywhere.
+    """
+    problem = "the model has no LoRA layer" if not layers else ""
+    for part in model.modules():
+        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
+            problem = "a compiled model ignores hooks; measure the model before torch.compile"
+    for name, layer in layers.items():
+        problem = problem or _problem(name, layer)
+    if not problem:
+        weights = [factor.weight for layer in layers.values() for factor in _factors(layer)]
+        if len({weight.data_ptr() for weight in weights}) != len(weights):
+            problem = "two layers share a factor, so its norm is not the sum of theirs; untie them"
+        elif not any(bool(weight.any()) for weight in weights[1::2]):
+            problem = "B = 0 in every layer, so the gradient of A is zero; warm up first"
     if problem:
         message = f"per-sample gradients: {problem}"
         raise ModelError(message)
 
 
-@dataclass(slots=True, kw_only=True)
-class WeightedSums:
-    """Collects Σ_i w_ji g_i for rows j of weights, and Σ_i q_i g_i² for Adam's second moment."""
-
-    weights: Float[Tensor, "rows batch"]
-    """Of the current batch; set before each backward pass."""
-    square_weights: Float[Tensor, " batch"]
-    sums: dict[str, Float[Tensor, "rows parameters"]] = field(default_factory=dict)
-    squares: dict[str, Float[Tensor, " parameters"]] = field(default_factory=dict)
-
-    def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
-        """Add one factor's gradients of one batch."""
-        flat = gradients.flatten(1)
-        added, squared = self.weights @ flat, self.square_weights @ flat.square()
-        if name in self.sums:
-            added += self.sums[name]
-            squared += self.squares[name]
-        self.sums[name], self.squares[name] = added, squared
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
-    """Adam's moments after ``count`` steps, by factor; not bias-corrected."""
-
-    first: Mapping[str, Float[Tensor, " parameters"]]
-    second: Mapping[str, Float[Tensor, " parameters"]]
-    count: int
+def _problem(name: str, layer: Any) -> str:  # noqa: ANN401, PLR0911 - PEFT has no types; one line a refusal
+    """What is wrong with one layer, and the cure; "" where nothing is."""
+    active = layer.active_adapters
+    if len(active) != 1:
+        return f"exactly one adapter must be active in {name}, got {len(active)}; set one"
+    (key,) = active
+    if layer.disable_adapters:
+        return f"the adapter of {name} is disabled, so it would not be measured; enable it"
+    if layer.merged:
+        return f"the adapter of {name} is merged into the base; unmerge it first"
+    if layer.use_dora.get(key):
+        return f"DoRA in {name} runs its factors on an identity matrix too; use plain LoRA"
+    if key in layer.lora_variant:
+        kind = type(layer.lora_variant[key]).__name__
+        return f"{name} has the LoRA variant {kind}; use plain LoRA"
+    if layer.lora_bias.get(key):
+        return f"biases of the adapter of {name} are not measured; set lora_bias = False"
+    if key not in layer.lora_A or not all(isinstance(f, nn.Linear) for f in _factors(layer)):
+        return f"the adapter {key!r} of {name} has no linear factors; adapt linear layers only"
+    if any(f._forward_hooks or f._backward_hooks for f in _factors(layer)):  # noqa: SLF001 - torch has no other way to ask
+        return f"hooks are left on the factors of {name} and would see every pass; remove them"
+    return ""
 
 
-def adam_direction(
-    gradients: Float[Tensor, "batch parameters"],
-    first: Float[Tensor, " parameters"],
-    second: Float[Tensor, " parameters"],
-    count: int,
-) -> Float[Tensor, "batch parameters"]:
-    """Γ(g) = m̂ / (√v̂ + ε) after one virtual Adam step on g from moments of ``count`` steps.
-
-    m̂ = (β₁ m + (1 − β₁) g) / (1 − β₁^(count+1)), v̂ likewise with β₂ and g².
-
-    Differs from the papers' code, which puts ε inside the root and skips the bias correction.
-    """
-    beta, gamma = BETAS
-    steps = count + 1
-    mean = torch.lerp(gradients, first, beta).div_(1 - beta**steps)
-    spread = torch.lerp(gradients.square(), second, gamma).div_(1 - gamma**steps)
-    return mean.div_(spread.sqrt_().add_(EPSILON))
-
-
-@dataclass(slots=True, kw_only=True)
-class Contraction:
-    """Dots with k references, norms and Adam-aware forms of a batch, summed over layers."""
-
-    references: Mapping[str, Float[Tensor, "k parameters"]]
-    moments: Moments | None = None
-    """None leaves the Adam-aware forms out."""
-    plain: bool = True
-    """Whether plain dots and norms are wanted."""
-    dots: Any = 0.0
-    squares: Any = 0.0
-    adam_dots: Any = 0.0
-    adam_squares: Any = 0.0
-
-    def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
-        """Contract one factor's gradients and let them go."""
-        flat = gradients.flatten(1)
-        references = self.references[name]
-        if self.plain:
-            self.dots = self.dots + flat @ references.T
-            # Σ_p g_ip² as a batched product: no squared copy of the gradients.
-            self.squares = self.squares + torch.bmm(flat[:, None, :], flat[:, :, None])[:, 0, 0]
-        if self.moments is not None:
-            direction = adam_direction(
-                flat, self.moments.first[name], self.moments.second[name], self.moments.count
-            )
-            self.adam_dots = self.adam_dots + direction @ references.T
-            self.adam_squares = (
-                self.adam_squares + torch.bmm(direction[:, None, :], direction[:, :, None])[:, 0, 0]
-            )
-
-    def reset(self) -> None:
-        """Forget the batch."""
-        self.dots = self.squares = self.adam_dots = self.adam_squares = 0.0
-
-
-def _carry_graph(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:  # noqa: ANN401 - torch's hook
-    return output.requires_grad_() if torch.is_grad_enabled() else output
+def _factors(layer: Any) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's layers have no types
+    """Modules A and B of the active adapter."""
+    (key,) = layer.active_adapters
+    return layer.lora_A[key], layer.lora_B[key]
 
 
 def _watch(name: str, firing: Firing, consume: Consume) -> Callable[..., None]:
     def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         firing.forward[name] = firing.forward.get(name, 0) + 1
-        if not output.requires_grad:
+        if not torch.is_grad_enabled():
             return
-        (given,) = inputs
+        if inputs[0].ndim != _AXES:
+            message = (
+                f"per-sample gradients: {name} runs on {inputs[0].ndim} axes, expected batch, "
+                "tokens and features; leave routed experts out of adapter.targets"
+            )
+            raise ModelError(message)
+        if not output.requires_grad:
+            output.requires_grad_()  # nothing above requires a gradient: the graph begins here
+        held = [inputs[0].detach()]
 
         def backward(gradient: Tensor) -> None:
             firing.backward[name] = firing.backward.get(name, 0) + 1
-            with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
-                # g[i, o, c] = Σ_t gradient[i, t, o] · given[i, t, c]
-                consume(name, torch.bmm(gradient.float().transpose(1, 2), given.detach().float()))
+            if held:  # a second pass through the same graph is left to Firing.check
+                with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
+                    consume(name, _products(gradient, held.pop()))
 
         output.register_hook(backward)
 
     return forward
+
+
+def _products(
+    gradient: Float[Tensor, "batch tokens rows"], given: Float[Tensor, "batch tokens columns"]
+) -> Float[Tensor, "batch rows columns"]:
+    """g[i, o, c] = Σ_t gradient[i, t, o] · given[i, t, c], accumulated in at least float32."""
+    kind = torch.promote_types(gradient.dtype, torch.float32)
+    return torch.bmm(gradient.to(kind).transpose(1, 2), given.to(kind))

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedwinnow.curation.modeling import Encoding
+from fedwinnow.curation.encoding import Encoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,34 +58,58 @@ def collate(encodings: Sequence[Encoding]) -> Batch:
 
 
 def token_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "batch places"]:
-    """Loss of every token from place ``batch.first`` on, nats, float32, 0 where none counts.
+    """Loss of every token from place ``batch.first`` on, nats, 0 where none counts.
 
-    Logits are computed from the first response token of the batch on, so that a long prompt costs
-    no vocabulary-sized memory.
+    The vocabulary-sized head runs on the hidden states that predict a target and on no other: the
+    rest of prompt and padding costs neither its time nor its memory.
 
     Args:
-        model: A causal language model that knows ``logits_to_keep``.
+        model: A causal language model of transformers, PEFT's wrapper included.
         batch: On the model's device; every sample has a target.
+
+    Returns:
+        Float32, or float64 where the model is.
     """
-    first = batch.first
-    kept = batch.tokens.shape[1] - first + 1
-    output = model(
-        input_ids=batch.tokens,
-        attention_mask=batch.mask,
-        use_cache=False,
-        logits_to_keep=kept,
-    )
-    logits = output.logits[:, -kept:-1]  # places first − 1 … length − 2
-    targets = batch.targets[:, first:]
+    targets = batch.targets[:, batch.first :]
+    kept = targets.shape[1] + 1
+    gathered: list[bool] = []
+
+    def gather(_module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        gathered.append(True)
+        return (inputs[0][:, -kept:-1][targets][None], *inputs[1:])
+
+    head = _plain_head(model)
+    handle = None if head is None else head.register_forward_pre_hook(gather)
+    try:
+        output = model(
+            input_ids=batch.tokens,
+            attention_mask=batch.mask,
+            use_cache=False,
+            logits_to_keep=kept,
+        )
+    finally:
+        if handle is not None:
+            handle.remove()
+    # places first − 1 … length − 2 predict the targets
+    logits = output.logits[0] if gathered else output.logits[:, -kept:-1][targets]
     losses = torch.nn.functional.cross_entropy(
-        logits[targets].float(), batch.tokens[:, first:][targets], reduction="none"
+        logits.to(torch.promote_types(logits.dtype, torch.float32)),
+        batch.tokens[:, batch.first :][targets],
+        reduction="none",
     )
     table = torch.zeros(targets.shape, dtype=losses.dtype, device=losses.device)
     return table.masked_scatter(targets, losses)
 
 
+def _plain_head(model: torch.nn.Module) -> torch.nn.Module | None:
+    """The language-model head, where it is one linear layer that has no adapter of its own."""
+    ask = getattr(model, "get_output_embeddings", None)
+    head = None if ask is None else ask()
+    return head if isinstance(head, torch.nn.Linear) and not hasattr(head, "lora_A") else None
+
+
 def sample_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
-    """Mean token loss of every sample, nats, float32, differentiable; see :func:`token_losses`."""
+    """Mean token loss of every sample, nats, differentiable; see :func:`token_losses`."""
     return token_losses(model, batch).sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
 
 

@@ -20,16 +20,35 @@ TEMPLATE = (
 """Chat template: a role tag, the text, the end of turn."""
 
 
-def write_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
-    """Write a random Llama and its tokenizer into ``folder`` and return it."""
+def write_tiny_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 32,
+    layers: int = 2,
+    intermediate: int = 0,
+    heads: int = 4,
+    vocabulary: int = 0,
+) -> Path:
+    """Write a random Llama and its tokenizer into ``folder`` and return it.
+
+    Args:
+        folder: Where to; made if it is not there.
+        seed: Of the weights.
+        hidden: Width of the residual stream.
+        layers: Decoder layers.
+        intermediate: Width of the MLP; 0 takes twice ``hidden``.
+        heads: Attention heads, an even number; half as many keys and values.
+        vocabulary: Least number of rows of the embedding; the tokenizer's own if that is larger.
+    """
     tokenizer = _tokenizer()
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=max(len(tokenizer), vocabulary),
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
+        intermediate_size=intermediate or 2 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=512,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

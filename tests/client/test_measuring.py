@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.references import reference_state
 from fedwinnow.curation.columns import GRADIENTS, KNOWN, LOSSES
+from fedwinnow.curation.contraction import BETAS, EPSILON, Contraction
 from fedwinnow.curation.errors import DataError, ModelError, RunError
-from fedwinnow.curation.gradients import BETAS, EPSILON, Contraction, sample_gradients
+from fedwinnow.curation.gradients import sample_gradients
 from fedwinnow.curation.losses import collate, sample_losses, token_losses
 from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample, Status
@@ -220,7 +221,7 @@ def test_squared_norm_is_additive_over_layers(model):
 
 
 def test_loss_columns_equal_the_model_own_loss(model):
-    """loss over the body equals the model's label loss of one sample with only the body labelled."""
+    """Loss over the body equals the model's own label loss where only the body is labelled."""
     samples = some(3, "s")
     table = table_of(model, samples, columns=LOSSES)
     for row, sample in enumerate(samples):

@@ -1,0 +1,131 @@
+"""Losses of the SAME body tokens under other prompts: none at all, or other PUBLIC prompts.
+
+    unconditional_i = ℓ(y_i | ∅)        contrast_ij = ℓ(y_i | q′_j),  q′_j ≠ q_i public, same domain
+
+The prompts that a response stands against are drawn by a hash of the sample's id, so that they are
+the same in every run, order and process.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32
+
+from fedwinnow.client.reading import Count, Reading
+from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.gradients import evaluating
+from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.modeling import LoadedModel, encode
+from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.seeds import derive_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """PUBLIC prompts to stand responses against."""
+
+    every: tuple[Sample, ...]
+    by_domain: Mapping[str, tuple[Sample, ...]]
+    tokens: Mapping[str, Int32[np.ndarray, " tokens"]]
+    """Sample id → tokens of its prompt."""
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, public: Sequence[Sample], reading: Reading) -> "Prompts":
+        """Encode the prompts of public samples."""
+        domains = {sample.domain for sample in public}
+        return cls(
+            every=tuple(public),
+            by_domain={d: tuple(s for s in public if s.domain == d) for d in domains},
+            tokens={sample.id: prompt_tokens(loaded, sample, reading) for sample in public},
+        )
+
+    def others(self, sample: Sample, number: int) -> list[Sample]:
+        """Samples of the same domain (of any, where it has none) with another prompt.
+
+        Without repetition while there are enough.
+
+        Raises:
+            DataError: no public sample has another prompt.
+        """
+        near = self.by_domain.get(sample.domain, ())
+        pool = [one for one in near if one.prompt != sample.prompt]
+        pool = pool or [one for one in self.every if one.prompt != sample.prompt]
+        if not pool:
+            message = (
+                "measuring.contrast_prompts: no public reference anchor has another prompt than "
+                "the sample; give more anchors or set measuring.contrast_prompts = 0"
+            )
+            raise DataError(message)
+        chosen = []
+        for turn in range(number):
+            place = derive_seed(turn, "contrast", sample.id) % len(pool)
+            chosen.append(pool[place])
+            pool = [*pool[:place], *pool[place + 1 :]] or pool
+        return chosen
+
+
+def unconditional_losses(
+    loaded: LoadedModel, encodings: Sequence[Encoding], reading: Reading, count: Count
+) -> Float32[np.ndarray, " samples"]:
+    """Mean body loss of each sample under an empty prompt, nats."""
+    empty = prompt_tokens(loaded, Sample(id="", prompt="", response=""), reading)
+    return _under_prompts(loaded, [(e, empty) for e in encodings], reading, count)
+
+
+def contrast_losses(
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    encodings: Sequence[Encoding],
+    prompts: Prompts,
+    number: int,
+    reading: Reading,
+    count: Count,
+) -> Float32[np.ndarray, "samples prompts"]:
+    """Mean body loss of each sample under ``number`` other prompts, nats.
+
+    Raises:
+        DataError: no public sample has another prompt.
+    """
+    pairs = [
+        (encoding, prompts.tokens[other.id])
+        for sample, encoding in zip(samples, encodings, strict=True)
+        for other in prompts.others(sample, number)
+    ]
+    return _under_prompts(loaded, pairs, reading, count).reshape(len(samples), number)
+
+
+def prompt_tokens(
+    loaded: LoadedModel, sample: Sample, reading: Reading
+) -> Int32[np.ndarray, " tokens"]:
+    """Tokens of a sample's prompt alone."""
+    alone = Sample(id=sample.id, prompt=sample.prompt, response="", history=sample.history)
+    encoding = encode(
+        loaded, alone, max_length=reading.max_length, system_prompt=reading.system_prompt
+    )
+    return encoding.tokens[: encoding.response_start]
+
+
+def _under_prompts(
+    loaded: LoadedModel,
+    pairs: Sequence[tuple[Encoding, np.ndarray]],
+    reading: Reading,
+    count: Count,
+) -> Float32[np.ndarray, " pairs"]:
+    """Mean loss of the same body tokens under another prompt, in the pairs' order."""
+    encodings = []
+    for encoding, prompt in pairs:
+        body = encoding.tokens[encoding.response_start : encoding.body_end]
+        kept = prompt[-max(1, reading.max_length - len(body)) :]
+        tokens = np.concatenate([kept, body]).astype(np.int32)
+        encodings.append(Encoding(tokens=tokens, response_start=len(kept), body_end=len(tokens)))
+    values = np.full(len(pairs), np.nan, dtype=np.float32)
+    lengths = np.array([len(e.tokens) for e in encodings], dtype=np.int64)
+    with evaluating(loaded.model), torch.no_grad():
+        for places in plan_batches(lengths, reading.batch_tokens):
+            batch = collate([encodings[i] for i in places]).to(loaded.device)
+            values[places] = sample_losses(loaded.model, batch).float().cpu().numpy()
+            count.add(len(places))
+    return values

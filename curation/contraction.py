@@ -1,0 +1,109 @@
+"""What is done with per-sample LoRA gradients before they are let go: dots, norms, Adam, sums.
+
+For the gradient g_i of sample i, references G_k and Adam's moments m, v after n steps:
+
+    dot_ik = ⟨g_i, G_k⟩    norm_i = ‖g_i‖    adam_dot_ik = ⟨Γ(g_i), G_k⟩    adam_norm_i = ‖Γ(g_i)‖
+
+Each is a sum over factors (norms: of squares), so one factor's gradients at a time are enough.
+
+References:
+    M. Xia et al., LESS, ICML 2024, section 3.2 (Adam-aware), https://arxiv.org/abs/2402.04333
+    D. Kingma, J. Ba, Adam, ICLR 2015, algorithm 1, https://arxiv.org/abs/1412.6980
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BETAS = (0.9, 0.999)
+"""Decay rates of Adam's moments."""
+EPSILON = 1e-8
+"""Added to √v̂, outside the root."""
+
+
+@dataclass(slots=True, kw_only=True)
+class WeightedSums:
+    """Collects Σ_i w_ji g_i for rows j of weights, and Σ_i q_i g_i² for Adam's second moment."""
+
+    weights: Float[Tensor, "rows batch"]
+    """Of the current batch; set before each backward pass."""
+    square_weights: Float[Tensor, " batch"]
+    sums: dict[str, Float[Tensor, "rows parameters"]] = field(default_factory=dict)
+    squares: dict[str, Float[Tensor, " parameters"]] = field(default_factory=dict)
+
+    def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
+        """Add one factor's gradients of one batch."""
+        flat = gradients.flatten(1)
+        added, squared = self.weights @ flat, self.square_weights @ flat.square()
+        if name in self.sums:
+            added += self.sums[name]
+            squared += self.squares[name]
+        self.sums[name], self.squares[name] = added, squared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Adam's moments after ``count`` steps, by factor; not bias-corrected."""
+
+    first: Mapping[str, Float[Tensor, " parameters"]]
+    second: Mapping[str, Float[Tensor, " parameters"]]
+    count: int
+
+
+def adam_direction(
+    gradients: Float[Tensor, "batch parameters"],
+    first: Float[Tensor, " parameters"],
+    second: Float[Tensor, " parameters"],
+    count: int,
+) -> Float[Tensor, "batch parameters"]:
+    """Γ(g) = m̂ / (√v̂ + ε) after one virtual Adam step on g from moments of ``count`` steps.
+
+    m̂ = (β₁ m + (1 − β₁) g) / (1 − β₁^(count+1)), v̂ likewise with β₂ and g².
+
+    Differs from the papers' code, which puts ε inside the root and skips the bias correction.
+    """
+    beta, gamma = BETAS
+    steps = count + 1
+    mean = torch.lerp(gradients, first, beta).div_(1 - beta**steps)
+    spread = torch.lerp(gradients.square(), second, gamma).div_(1 - gamma**steps)
+    return mean.div_(spread.sqrt_().add_(EPSILON))
+
+
+@dataclass(slots=True, kw_only=True)
+class Contraction:
+    """Dots with k references, norms and Adam-aware forms of a batch, summed over layers."""
+
+    references: Mapping[str, Float[Tensor, "k parameters"]]
+    moments: Moments | None = None
+    """None leaves the Adam-aware forms out."""
+    plain: bool = True
+    """Whether plain dots and norms are wanted."""
+    dots: Any = 0.0
+    squares: Any = 0.0
+    adam_dots: Any = 0.0
+    adam_squares: Any = 0.0
+
+    def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
+        """Contract one factor's gradients and let them go."""
+        flat = gradients.flatten(1)
+        references = self.references[name]
+        if self.plain:
+            self.dots = self.dots + flat @ references.T
+            # Σ_p g_ip² as a batched product: no squared copy of the gradients.
+            self.squares = self.squares + torch.bmm(flat[:, None, :], flat[:, :, None])[:, 0, 0]
+        if self.moments is not None:
+            direction = adam_direction(
+                flat, self.moments.first[name], self.moments.second[name], self.moments.count
+            )
+            self.adam_dots = self.adam_dots + direction @ references.T
+            self.adam_squares = (
+                self.adam_squares + torch.bmm(direction[:, None, :], direction[:, :, None])[:, 0, 0]
+            )
+
+    def reset(self) -> None:
+        """Forget the batch."""
+        self.dots = self.squares = self.adam_dots = self.adam_squares = 0.0

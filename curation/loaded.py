@@ -1,0 +1,134 @@
+"""A frozen base with its one adapter: identity, and factors in and out as :class:`Adapter`.
+
+ΔW of module m is s_m · B_m A_m, with A_m (rank, inputs) and B_m (outputs, rank) held in float32.
+
+Reference:
+    E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, section 4.1,
+    https://arxiv.org/abs/2106.09685
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fedwinnow.curation.encoding import end_tokens
+from fedwinnow.curation.errors import IncompatibleAdapterError
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.seeds import derive_seed
+
+NAME = "default"
+"""Name under which PEFT holds the one adapter."""
+_PREFIX = "base_model.model."
+
+
+@dataclass(kw_only=True)
+class LoadedModel:
+    """A frozen base with one trainable adapter, and its tokenizer."""
+
+    model: Any
+    """A ``peft.PeftModel`` whose only adapter is called ``NAME``."""
+    tokenizer: Any
+    fingerprint: str
+    """SHA-256 over the base's names, shapes, number formats and bytes."""
+    device: torch.device
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """End-of-turn tokens that follow every response."""
+        return end_tokens(self.tokenizer)
+
+    def layers(self) -> Iterator[tuple[str, Any]]:
+        """(module name in the base, PEFT's LoRA layer), in order of name."""
+        found = {
+            name.removeprefix(_PREFIX): module
+            for name, module in self.model.named_modules()
+            if hasattr(module, "lora_A") and hasattr(module, "scaling")
+        }
+        yield from sorted(found.items())
+
+
+def fingerprint(base: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes, number formats and bytes of all weights, in order of name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(base.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}\n".encode())
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def get_adapter(loaded: LoadedModel) -> Adapter:
+    """A copy of the adapter that the model holds now, on the CPU in float32."""
+    a, b, scales = {}, {}, {}
+    for name, layer in loaded.layers():
+        a[name] = layer.lora_A[NAME].weight.detach().float().cpu().clone()
+        b[name] = layer.lora_B[NAME].weight.detach().float().cpu().clone()
+        scales[name] = float(layer.scaling[NAME])
+    return Adapter(base=loaded.fingerprint, a=a, b=b, scales=scales)
+
+
+def set_adapter(loaded: LoadedModel, adapter: Adapter) -> None:
+    """Put an adapter into the model, exactly; its ranks may differ from the model's.
+
+    Raises:
+        IncompatibleAdapterError: base, modules or outer shapes differ; the model is unchanged.
+    """
+    layers = dict(loaded.layers())
+    if adapter.base != loaded.fingerprint:
+        message = (
+            f"adapter was made for base {adapter.base[:12]}, the model is "
+            f"{loaded.fingerprint[:12]}; load the base that the federation agreed on"
+        )
+        raise IncompatibleAdapterError(message)
+    parts = (set(adapter.a), set(adapter.b), set(adapter.scales))
+    if any(part != set(layers) for part in parts):
+        differing = sorted(set().union(*(part ^ set(layers) for part in parts)))[:3]
+        message = (
+            f"adapter has other modules than the model ({', '.join(differing)}, …); use the same "
+            "adapter.targets"
+        )
+        raise IncompatibleAdapterError(message)
+    for name, layer in layers.items():
+        wide, tall = layer.in_features, layer.out_features
+        rank = adapter.a[name].shape[0]
+        if adapter.a[name].shape != (rank, wide) or adapter.b[name].shape != (tall, rank):
+            shapes = f"{tuple(adapter.a[name].shape)} and {tuple(adapter.b[name].shape)}"
+            message = (
+                f"module {name}: factors must be (rank, {wide}) and ({tall}, rank), not {shapes}"
+            )
+            raise IncompatibleAdapterError(message)
+    for name, layer in layers.items():
+        rank = adapter.a[name].shape[0]
+        for factors, values in ((layer.lora_A, adapter.a[name]), (layer.lora_B, adapter.b[name])):
+            linear = factors[NAME]
+            if linear.weight.shape == values.shape:
+                with torch.no_grad():
+                    linear.weight.copy_(values)
+            else:
+                linear.weight = torch.nn.Parameter(
+                    values.to(linear.weight, copy=True), requires_grad=linear.weight.requires_grad
+                )
+                linear.out_features, linear.in_features = values.shape
+        layer.r[NAME] = rank
+        layer.scaling[NAME] = adapter.scales[name]
+        layer.lora_alpha[NAME] = adapter.scales[name] * rank
+
+
+def initial_adapter(loaded: LoadedModel, *, seed: int) -> Adapter:
+    """θ_0: A uniform in ±1/√inputs by a generator per module, B zero; the same at every site."""
+    a, b, scales = {}, {}, {}
+    config = loaded.model.peft_config[NAME]
+    for name, layer in loaded.layers():
+        generator = torch.Generator().manual_seed(derive_seed(seed, "factor A", name))
+        bound = 1.0 / math.sqrt(layer.in_features)
+        rank = config.r
+        a[name] = (torch.rand(rank, layer.in_features, generator=generator) * 2 - 1) * bound
+        b[name] = torch.zeros(layer.out_features, rank)
+        root = math.sqrt(rank) if config.use_rslora else rank
+        scales[name] = float(config.lora_alpha / root)
+    return Adapter(base=loaded.fingerprint, a=a, b=b, scales=scales)
