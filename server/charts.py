@@ -69,7 +69,7 @@ def histograms(record: Tree, threshold: float | None) -> str:
                 panels[0].hist(
                     np.clip(public[mask], *span), bins, color=colour, alpha=0.65, label=label
                 )
-        panels[0].legend(frameon=False, fontsize=8.5, loc="upper center", ncols=2)
+        panels[0].legend(frameon=False, fontsize=8.5, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.4))
         _name(panels[0], "public anchors")
         total = np.sum([site["counts"] for site in sites], axis=0) if sites else np.zeros(0)
         for axes, name, counts in zip(
@@ -87,7 +87,7 @@ def histograms(record: Tree, threshold: float | None) -> str:
             axes.set_xlim(*span)
             if threshold is not None:
                 axes.axvline(threshold, color=CUT, linewidth=1.4, linestyle=(0, (4, 2)))
-        panels[-1].set_xlabel(f"score of `{record['scorer']['name']}` ({record['scorer']['unit']})")
+        panels[-1].set_xlabel(f"score of {record['scorer']['name']} ({record['scorer']['unit']})")
         return svg(figure, "histograms")
 
 
