@@ -16,6 +16,7 @@ from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.server.driver import Delivery, Progress, drive
 from fedwinnow.server.outcome import finish
 from fedwinnow.server.rounds import init
+from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.truth import selection_figures
 from fedwinnow.strategies.registry import build
@@ -80,23 +81,39 @@ def simulate(
         InputError: the scenario, its data, its model or the run folder is at fault.
         RunError: the run could not go on.
     """
+    state, store = run_phases(config, resume=resume, progress=progress, workshop=workshop)
+    figures = selection_figures(config, sites_folder(config), run_id(config))
+    finish(state, store, command=command, selection=figures)
+    return store.folder
+
+
+def run_phases(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    workshop: Workshop | None = None,
+) -> tuple[RunState, Store]:
+    """All phases of a scenario, without the final files.
+
+    Raises:
+        InputError: the scenario, its data, its model or the run folder is at fault.
+        RunError: the run could not go on.
+    """
     check_config(config)
     run_folder = Path(config.run.output) / config.run.name
     new = not run_folder.exists()
     store = Store.open(config, resume=resume)
-    folder = sites_folder(config)
     shared = workshop or Workshop()
     sites = {
         site.site.name: Site(config=site, workshop=shared)
-        for site in site_configs(config, str(folder))
+        for site in site_configs(config, str(sites_folder(config)))
     }
-    run = run_id(config)
-    state = store.load() or init(config, run)
+    state = store.load() or init(config, run_id(config))
     try:
         state = drive(state, InProcess(sites=sites), store=store, progress=progress)
     except InputError:
         if new and not (store.load() or state).records:
             shutil.rmtree(run_folder)  # nothing was computed: leave nothing half-written
         raise
-    finish(state, store, command=command, selection=selection_figures(config, folder, run))
-    return store.folder
+    return state, store

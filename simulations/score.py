@@ -4,7 +4,9 @@ The same fold, site and scorer as a federation of one member that trains nothing
 a silo sees alone is what it would contribute.
 """
 
+import contextlib
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +25,9 @@ from fedwinnow.curation.files import replacing
 from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.curation.settings import parse, plain, with_overrides
 from fedwinnow.server.driver import Progress
+from fedwinnow.server.state import given
 from fedwinnow.simulations.demo import local_model
-from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.in_process import run_phases
 from fedwinnow.simulations.new_scenario import guess_columns
 
 SHOWN = 5
@@ -104,28 +107,29 @@ def score_data(
             "remove them from one of the two files"
         )
         raise DataError(message)
-    with replacing(out) as probe:
-        probe.touch()  # an unwritable folder is found before anything is computed
-        with tempfile.TemporaryDirectory(prefix="fedwinnow-score-") as folder:
-            alone = replace(
-                config,
-                run=replace(config.run, output=folder),
-                training=replace(config.training, rounds=0),
-            )
-            run = simulate(alone, progress=progress, workshop=workshop)
-            table = _gather(sites_folder(alone) / site.name / run_id(alone), data)
-            summary = json.loads((run / "record.json").read_text(encoding="utf-8"))
-        pq.write_table(table, probe)
-    chosen = table["kept"].to_pylist()
-    if kept is not None:
-        _write_kept(kept, data, chosen)
-    value = summary["threshold"]["value"]
+    with contextlib.ExitStack() as stack:
+        targets = [stack.enter_context(replacing(path)) for path in (out, kept) if path is not None]
+        for target in targets:
+            target.touch()  # an unwritable folder is found before anything is computed
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fedwinnow-score-"))
+        alone = replace(
+            config,
+            run=replace(config.run, output=folder),
+            training=replace(config.training, rounds=0),
+        )
+        state, _ = run_phases(alone, progress=progress, workshop=workshop)
+        table = _gather(sites_folder(alone) / site.name / run_id(alone), data)
+        chosen = table["kept"].to_pylist()
+        pq.write_table(table, targets[0])
+        if kept is not None:
+            _write_kept(targets[1], data, chosen)
+    decision = given(state.decision, "decision")
     return Scored(
         samples=len(data),
         kept=sum(chosen),
-        threshold=value if isinstance(value, float) else None,
-        forecast=summary["forecast"],
-        evidence=summary["threshold"]["evidence"],
+        threshold=decision.value if math.isfinite(decision.value) else None,
+        forecast=dict(state.forecast),
+        evidence=dict(decision.evidence),
     )
 
 
@@ -162,7 +166,7 @@ def _gather(folder: Path, data: Samples) -> pa.Table:
 
 
 def _write_kept(path: Path, data: Samples, chosen: Sequence[bool]) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file:
         for sample, keep in zip(data, chosen, strict=True):
             if not keep:
                 continue

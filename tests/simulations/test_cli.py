@@ -13,6 +13,7 @@ import pytest
 
 from fedwinnow.curation.config import RunConfig, SiteConfig
 from fedwinnow.curation.settings import load
+from fedwinnow.server import outcome
 from fedwinnow.simulations import cli
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies.registry import KINDS, names
@@ -43,6 +44,14 @@ def place(toy, tmp_path) -> Path:
         text = text.replace(str(toy / path.name), str(path))
     scenario.write_text(text.replace(str(toy / "runs"), str(folder / "runs")), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def plain_report(monkeypatch):
+    """Where the page is not looked at, a plain one: drawing takes seconds."""
+    monkeypatch.setattr(
+        outcome, "write_report", lambda record, path: path.write_text(record["run"])
+    )
 
 
 @pytest.fixture
@@ -135,6 +144,7 @@ def test_cli_score_writes_for_a_person_too(place, toy, fedwinnow):
     assert "forecast AUROC" in out
 
 
+@pytest.mark.usefixtures("plain_report")
 def test_cli_init_writes_a_scenario_that_runs(place, toy, fedwinnow):
     """What init writes loads, says what each key means, and simulates as it stands."""
     code, out, err = fedwinnow(
@@ -177,6 +187,7 @@ def test_cli_plugins_lists_every_plug_in_with_its_source(fedwinnow):
     assert "calibrated" in out
 
 
+@pytest.mark.usefixtures("plain_report")
 def test_cli_study_prints_its_page(place, fedwinnow):
     """A scenario over one seed: the page goes to standard output and to the evidence folder."""
     words = ("study", place / "scenario.toml", "--seeds", "1", "--evidence", place / "evidence")
@@ -333,15 +344,17 @@ def test_cli_simulate_onto_a_full_disk_says_so(place, fedwinnow, monkeypatch, wr
 
 
 @pytest.mark.parametrize("name", ["file/s.parquet", "folder"])
-def test_cli_score_into_an_unwritable_place_names_it(place, toy, fedwinnow, name):
-    """An --out that cannot be written is found before anything is computed."""
+@pytest.mark.parametrize("option", ["--out", "--kept"])
+def test_cli_score_into_an_unwritable_place_names_it(place, toy, fedwinnow, option, name):
+    """What cannot be written is found before anything is computed; the other file is not left."""
     (place / "file").touch()
     (place / "folder").mkdir()
     before = tree(place)
     result = fedwinnow(
         "score",
         place / "south.jsonl",
-        *("--anchors", place / "anchors.jsonl", "--model", toy / "model", "--out", place / name),
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model"),
+        *("--out", place / "s.parquet", option, place / name),
     )
     one_error(*result, str(place / name), "cannot be written")
     assert tree(place) == before
