@@ -1,6 +1,7 @@
 """The pictures of the report as SVG text, drawn by matplotlib without a display."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ CLEAN, CORRUPTED, PRIVATE, CUT = "#2f7f79", "#c8643c", "#8fa3ad", "#1d3f72"
 LINES = ("#1d3f72", "#c8643c", "#2f7f79", "#8a5fa8", "#a08320", "#66747f")
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.edgecolor": MUTED,
@@ -41,7 +43,7 @@ def kept_bars(sites: Sequence[Tree]) -> str:
         axes.barh(places, dropped, left=kept, color=GRID, height=0.6, label="dropped")
         for place, site in zip(places, sites, strict=True):
             share = site["kept"] / site["samples"] if site["samples"] else 0.0
-            axes.text(site["samples"], place, f"  {share:.0%}", va="center", fontsize=9.5)
+            _label(axes, site["samples"], place, f"{share:.0%}")
         axes.set_yticks(list(places), [str(site["site"]) for site in sites])
         axes.invert_yaxis()
         axes.set_xlabel("samples")
@@ -69,7 +71,9 @@ def histograms(record: Tree, threshold: float | None) -> str:
                 panels[0].hist(
                     np.clip(public[mask], *span), bins, color=colour, alpha=0.65, label=label
                 )
-        panels[0].legend(frameon=False, fontsize=8.5, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.4))
+        panels[0].legend(
+            frameon=False, fontsize=8.5, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.4)
+        )
         _name(panels[0], "public anchors")
         total = np.sum([site["counts"] for site in sites], axis=0) if sites else np.zeros(0)
         for axes, name, counts in zip(
@@ -91,14 +95,16 @@ def histograms(record: Tree, threshold: float | None) -> str:
         return svg(figure, "histograms")
 
 
-def lines(series: Mapping[str, Sequence[float]], *, x: str, y: str, name: str) -> str:
-    """One line per name over 1, 2, …; the name stands at its end."""
+def lines(
+    series: Mapping[str, Sequence[float]], *, x: str, y: str, name: str, start: int = 1
+) -> str:
+    """One line per name over start, start + 1, …; names stand beside in the lines' colours."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for place, (label, values) in enumerate(series.items()):
             colour = LINES[place % len(LINES)]
-            steps = np.arange(1, len(values) + 1)
+            steps = np.arange(start, start + len(values))
             axes.plot(
                 steps, values, color=colour, linewidth=1.8, marker="o", markersize=3.2, label=label
             )
@@ -116,15 +122,11 @@ def arm_bars(arms: Mapping[str, Tree], initial: float | None) -> str:
         named = {arm: result for arm, result in arms.items() if result["eval_loss"] is not None}
         figure = Figure(figsize=(7.6, 0.42 * max(len(named), 1) + 0.9), layout="constrained")
         axes = figure.add_subplot()
-        for place, (arm, result) in enumerate(named.items()):
+        for place, result in enumerate(named.values()):
             axes.plot(
                 result["eval_loss"], place, "o", color=LINES[place % len(LINES)], markersize=8
             )
-            axes.text(
-                result["eval_loss"], place - 0.28, f"{result['eval_loss']:.4f}", ha="center",
-                fontsize=8.5,
-            )  # fmt: skip
-            del arm
+            _label(axes, result["eval_loss"], place, f"{result['eval_loss']:.4f}", away=8)
         if initial is not None:
             axes.axvline(initial, color=MUTED, linewidth=1, linestyle=":")
             axes.text(initial, -0.75, "untrained", ha="right", fontsize=8.5, color=MUTED)
@@ -144,8 +146,8 @@ def scorer_bars(figures: Mapping[str, Tree]) -> str:
         for place, (name, values) in enumerate(ordered):
             colour = CLEAN if name == next(iter(figures)) else PRIVATE
             axes.barh(place, values["auroc"], color=colour, height=0.62)
-            axes.text(values["auroc"], place, f" {values['auroc']:.3f}", va="center", fontsize=8.5)
-        axes.axvline(0.5, color=INK, linewidth=0.9)
+            _label(axes, values["auroc"], place, f"{values['auroc']:.3f}")
+        axes.axvline(0.5, color=INK, linewidth=0.9, zorder=1.5)
         axes.set_yticks(range(len(ordered)), [name for name, _ in ordered])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.08)
@@ -163,7 +165,7 @@ def seconds_bars(phases: Sequence[Tree]) -> str:
         axes = figure.add_subplot()
         axes.barh(range(len(spent)), list(spent.values()), color=PRIVATE, height=0.62)
         for place, seconds in enumerate(spent.values()):
-            axes.text(seconds, place, f" {seconds:.1f} s", va="center", fontsize=8.5)
+            _label(axes, seconds, place, f"{seconds:.1f} s")
         axes.set_yticks(range(len(spent)), [name.replace("_", " ") for name in spent])
         axes.invert_yaxis()
         axes.margins(x=0.12)
@@ -174,7 +176,9 @@ def seconds_bars(phases: Sequence[Tree]) -> str:
 def svg(figure: Figure, name: str) -> str:
     """The figure as an ``<svg>`` element whose ids begin with its name."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # Text stays text, so the browser's fonts draw what matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     element = text[text.index("<svg") :]
@@ -203,3 +207,11 @@ def _steps(axes: Axes, edges: np.ndarray, counts: np.ndarray, bins: np.ndarray) 
 
 def _name(axes: Axes, name: str) -> None:
     axes.set_title(name, loc="left", fontsize=9.5, pad=2)
+
+
+def _label(axes: Axes, x: float, y: float, text: str, *, away: float = 4.0) -> None:
+    """Text right of a point; on white, so that a line behind it does not cross it."""
+    axes.annotate(
+        text, (x, y), xytext=(away, 0), textcoords="offset points", va="center", fontsize=8.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+    )  # fmt: skip

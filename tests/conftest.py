@@ -11,7 +11,7 @@ from fedwinnow.curation.modeling import LoadedModel, load_model
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory) -> Path:
     """A two-layer Llama and a character tokenizer, written once."""
-    from fedwinnow.simulations.tiny import write_tiny_model  # noqa: PLC0415 - once a session
+    from fedwinnow.simulations.tiny import write_tiny_model
 
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", seed=0)
 
