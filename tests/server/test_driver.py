@@ -60,10 +60,11 @@ def test_driver_killed_after_any_commit_resumes_to_the_same_state(tmp_path):
     state, store = fresh(
         tmp_path / "whole",
         warm_up=WarmUpSection(rounds=1),
-        training=TrainingSection(rounds=2),
-        study=StudySection(arms=("curated", "keep_all")),
+        training=TrainingSection(rounds=1),
+        study=StudySection(arms=("curated",)),
     )
-    transport = FakeTransport()
+    sites = FakeSites(arms=("curated",))
+    transport = FakeTransport(sites)
     expected = timeless(drive(state, transport, store=store))
     exchanges = len(transport.asked)
     for commits in range(1, exchanges + 2):
@@ -71,11 +72,11 @@ def test_driver_killed_after_any_commit_resumes_to_the_same_state(tmp_path):
             again = Store(folder=tmp_path / f"kill-{commits}")
             killed_after(commits, patch)
             with pytest.raises(Killed):
-                drive(state, FakeTransport(), store=again)
+                drive(state, FakeTransport(sites), store=again)
         committed = again.load()
         assert committed is not None
         assert len(committed.records) == commits - 1
-        rest = FakeTransport()
+        rest = FakeTransport(sites)
         assert timeless(drive(committed, rest, store=again)) == expected
         assert len(rest.asked) == exchanges - (commits - 1)
 
