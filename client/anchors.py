@@ -39,20 +39,30 @@ def split_anchors(
     """Split by parent, domain by domain.
 
     Args:
-        anchors: Clean public samples; duplicates count once.
+        anchors: Clean public samples; equal contents count once, whatever their domain.
         reference: Share in (0, 1) for reference gradients.
         calibration: Share in (0, 1) to be corrupted; the rest is the hold-out.
         seed: Of the split.
 
     Raises:
-        DataError: a part of a domain would be empty.
+        DataError: there is no anchor, or a part of a domain would be empty; names the domain.
     """
-    by_domain: dict[str, dict[str, Sample]] = {}
+    unique: dict[str, Sample] = {}
     for anchor in anchors:
-        by_domain.setdefault(anchor.domain, {})[anchor.id] = anchor
+        held = unique.setdefault(anchor.id, anchor)
+        if anchor.domain < held.domain:  # not the first of the file: its order must not matter
+            unique[anchor.id] = anchor
+    by_domain: dict[str, list[Sample]] = {}
+    for anchor in unique.values():
+        by_domain.setdefault(anchor.domain, []).append(anchor)
+    if not by_domain:
+        message = (
+            "anchors: expected clean public samples, got none; give anchors.path a file of them"
+        )
+        raise DataError(message)
     parts: tuple[list[Sample], ...] = ([], [], [])
-    for domain, unique in sorted(by_domain.items()):
-        ordered = sorted(unique.values(), key=lambda s: (derive_seed(seed, "split", s.id), s.id))
+    for domain, members in sorted(by_domain.items()):
+        ordered = sorted(members, key=lambda s: (derive_seed(seed, "split", s.id), s.id))
         first, second = round(reference * len(ordered)), round(calibration * len(ordered))
         cut = (ordered[:first], ordered[first : first + second], ordered[first + second :])
         for name, part in zip(("reference", "calibration", "hold-out"), cut, strict=True):
@@ -72,7 +82,15 @@ def split_anchors(
 def calibration_rows(
     anchors: Sequence[Sample], *, corruptions: Sequence[str], copies: int, seed: int
 ) -> CalibrationRows:
-    """Each anchor clean, then ``copies`` corruptions of it; kinds are dealt in turn.
+    """Each anchor clean, then ``copies`` corruptions of it.
+
+    Kinds are dealt in turn over all copies, so their numbers differ by one at most.
+
+    Args:
+        anchors: Clean public samples of the calibration part.
+        corruptions: Kinds of corruption, by name.
+        copies: Corrupted copies of each anchor, at least 1.
+        seed: Of the corruptions.
 
     Raises:
         DataError: a kind is unknown, or cannot be made from these anchors.

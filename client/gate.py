@@ -1,35 +1,37 @@
 """What a silo lets into its own pool: licences, duplicates, distance to the public anchors.
 
-Near duplicates: the Jaccard similarity |S ∩ T| / |S ∪ T| of two texts' 5-word shingles. Candidates
-come from MinHash signatures in bands, each is then verified exactly. Prompt and response count
-together, so an answer that stands under a wrong prompt is no duplicate of itself under the right
-one. Against anchors a response of eight words or more also counts alone.
+Two samples are near duplicates if their texts (turns, prompt and response together) are at least
+``gate.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and response
+with response in their words (Jaccard ≥ 0.8, or the threshold if that is lower). The second half
+is a decision: the same answer under another prompt is no duplicate, however long the answer, for
+else a wrongly answered question could push out the sample that it took its answer from; nor are
+two short answers about one long passage.
 
-Samples that overlap an anchor are dropped silently: a refusal would tell what a silo holds.
-
-Reference:
-    A. Broder, On the Resemblance and Containment of Documents, SEQUENCES 1997,
-    https://doi.org/10.1109/SEQUEN.1997.666900
+Against anchors a sample overlaps more easily: prompt and response together, or a response of eight
+words or more alone. Such samples are dropped silently, and the reason stays at the site: a refusal
+would tell what a silo holds.
 """
 
-import functools
-import re
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
+from fedwinnow.client.duplicates import (
+    Index,
+    Shingles,
+    numbered,
+    shared,
+    shingles,
+    sign,
+    similarity,
+    words,
+)
 from fedwinnow.curation.config import GateSection
 from fedwinnow.curation.nouns import Sample
 
-SHINGLE = 5
 LONG_RESPONSE = 8
 """Words from which a response alone counts against the anchors."""
-_BANDS, _ROWS = 32, 4
-_PRIME = (1 << 61) - 1
-
-Shingles = frozenset[int]
+SAME_PART = 0.8
+"""Jaccard similarity of words from which two prompts, or two responses, count as the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +46,23 @@ def gate(samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSect
     """Apply a site's gates in the order of the data; of duplicates the first is kept.
 
     Args:
-        samples: The silo's data; read once, texts are not kept.
+        samples: The silo's data; read three times, texts are not kept.
         anchors: Public anchors.
         section: The site's own settings.
+
+    Returns:
+        Rows kept, and a reason for every other row.
     """
-    near_anchor = set(overlapping(samples, anchors, section.near_duplicates))
-    index = Index(threshold=section.near_duplicates)
+    threshold = section.near_duplicates
+    near_anchor = set(overlapping(samples, anchors, threshold))
+    known = sign((shingles(_whole(one)) for one in samples), len(samples), threshold)
+    useful = shared(known.keys)
+    index = Index(threshold=threshold)
     seen: set[str] = set()
     kept: list[int] = []
     reasons: dict[int, str] = {}
-    for row in range(len(samples)):
-        sample = samples[row]
+    for row, sample in enumerate(samples):
+        keys = numbered(known.keys[row])[useful[row]]
         licence = sample.labels.get("licence", "")
         if section.licences and licence not in section.licences:
             reasons[row] = f"licence {licence!r} is not allowed"
@@ -62,93 +70,63 @@ def gate(samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSect
             reasons[row] = "equals or nearly equals a public anchor"
         elif sample.id in seen:
             reasons[row] = "exact duplicate"
-        elif index.find(_whole(sample)) is not None:
+        elif any(
+            near_duplicates(sample, samples[other], threshold)
+            for other in index.candidates(keys, known.bytes[row], known)
+        ):
             reasons[row] = "near duplicate"
         else:
             seen.add(sample.id)
-            index.add(_whole(sample))
+            index.add(row, keys)
             kept.append(row)
     return Gated(kept=tuple(kept), reasons=reasons)
+
+
+def near_duplicates(one: Sample, other: Sample, threshold: float) -> bool:
+    """Whether two samples of a silo are near duplicates, exactly."""
+    part = min(SAME_PART, threshold)
+    return (
+        similarity(shingles(_whole(one)), shingles(_whole(other))) >= threshold
+        and similarity(frozenset(words(one.prompt)), frozenset(words(other.prompt))) >= part
+        and similarity(frozenset(words(one.response)), frozenset(words(other.response))) >= part
+    )
 
 
 def overlapping(
     samples: Sequence[Sample], anchors: Sequence[Sample], threshold: float
 ) -> tuple[int, ...]:
-    """Rows that equal or nearly equal an anchor, as a whole or by a long response alone."""
-    whole, answers = Index(threshold=threshold), Index(threshold=threshold)
-    for anchor in anchors:
-        whole.add(_whole(anchor))
-        if len(_words(anchor.response)) >= LONG_RESPONSE:
-            answers.add(shingles(anchor.response))
-    found = []
-    for row in range(len(samples)):
-        sample = samples[row]
-        long = len(_words(sample.response)) >= LONG_RESPONSE
-        if whole.find(_whole(sample)) is not None or (
-            long and answers.find(shingles(sample.response)) is not None
-        ):
-            found.append(row)
-    return tuple(found)
+    """Rows that equal or nearly equal an anchor: prompt and response, or a long response alone.
+
+    Args:
+        samples: Private samples, read once.
+        anchors: Public anchors; few, so their shingles are held.
+        threshold: Jaccard similarity of shingles from which texts overlap, in (0, 1].
+    """
+    public = [text for anchor in anchors for text in _comparable(anchor)]
+    known = sign(public, len(public), threshold)
+    index = Index(threshold=threshold)
+    for place in range(len(public)):
+        index.add(place, numbered(known.keys[place]))
+
+    def is_public(text: Shingles) -> bool:
+        own = sign([text], 1, threshold)
+        return any(
+            similarity(text, public[place]) >= threshold
+            for place in index.candidates(numbered(own.keys[0]), own.bytes[0], known)
+        )
+
+    return tuple(
+        row for row, sample in enumerate(samples) if any(map(is_public, _comparable(sample)))
+    )
 
 
-def shingles(text: str) -> Shingles:
-    """32-bit hashes of the runs of five words; a shorter text is one run."""
-    words = _words(text)
-    runs = [" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))]
-    return frozenset(zlib.crc32(run.encode("utf-8", "surrogatepass")) for run in runs)
+def _comparable(sample: Sample) -> Iterator[Shingles]:
+    """What counts against the anchors: the last exchange, and a long response alone."""
+    yield shingles(f"{sample.prompt} {sample.response}")
+    if len(words(sample.response)) >= LONG_RESPONSE:
+        yield shingles(sample.response)
 
 
-def similarity(one: Shingles, other: Shingles) -> float:
-    """Jaccard similarity in [0, 1]; two empty texts are equal."""
-    either = len(one | other)
-    return len(one & other) / either if either else 1.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Index:
-    """Finds a near duplicate among texts added before."""
-
-    threshold: float
-    _texts: list[np.ndarray] = field(default_factory=list)
-    """Sorted shingle hashes of each text: numbers, not words."""
-    _buckets: dict[tuple[int, bytes], list[int]] = field(default_factory=dict)
-
-    def add(self, text: Shingles) -> None:
-        """Remember a text."""
-        self._texts.append(np.array(sorted(text), dtype=np.uint32))
-        for key in _keys(text):
-            self._buckets.setdefault(key, []).append(len(self._texts) - 1)
-
-    def find(self, text: Shingles) -> int | None:
-        """The first text at least ``threshold`` similar, or None."""
-        candidates = {place for key in _keys(text) for place in self._buckets.get(key, ())}
-        for place in sorted(candidates):
-            if similarity(text, frozenset(self._texts[place].tolist())) >= self.threshold:
-                return place
-        return None
-
-
-def _keys(text: Shingles) -> list[tuple[int, bytes]]:
-    """(band, its part of the MinHash signature) of a text."""
-    hashes = np.array(sorted(text), dtype=np.uint64)
-    a, b = _permutations()
-    # (a h + b) mod 2^61 − 1 in 64 bits: h < 2^32 and a < 2^29 keep the product exact.
-    signature = ((hashes[None, :] * a[:, None] + b[:, None]) % np.uint64(_PRIME)).min(axis=1)
-    return [(band, part.tobytes()) for band, part in enumerate(signature.reshape(_BANDS, _ROWS))]
-
-
-@functools.cache
-def _permutations() -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(61)
-    number = _BANDS * _ROWS
-    first = random.integers(1, 1 << 29, number, dtype=np.uint64)
-    return first, random.integers(0, 1 << 60, number, dtype=np.uint64)
-
-
-def _whole(sample: Sample) -> Shingles:
+def _whole(sample: Sample) -> str:
     turns = " ".join(content for _, content in sample.history)
-    return shingles(f"{turns} {sample.prompt} {sample.response}")
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return f"{turns} {sample.prompt} {sample.response}"

@@ -12,6 +12,7 @@ the body alone, so that truncation shows in ``has_end`` and ``end_loss`` and now
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -73,10 +74,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     reading = Reading(batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt)
     names = () if references is None else references.names
     table = _Rows.empty(len(samples), columns, len(names))
-    encodings = [
-        encode(loaded, sample, max_length=max_length, system_prompt=system_prompt)
-        for sample in samples
-    ]
+    read = partial(encode, loaded, max_length=max_length, system_prompt=system_prompt)
+    encodings = [read(sample) for sample in samples]
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     table.status[[i for i, e in enumerate(encodings) if not e.has_target]] = Status.NO_TARGET
     own, bare, against = columns - ONCE, "unconditional_loss" in columns, columns & CONTRASTS
@@ -94,9 +93,7 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         values = contrast_losses(
             loaded, chosen, readable, prompts, contrast_prompts, reading, count
         )
-        for name, reduced in (("mean", values.mean(1)), ("min", values.min(1, initial=np.inf))):
-            if f"contrast_loss_{name}" in columns:
-                table.columns[f"contrast_loss_{name}"][usable] = reduced
+        table.reduce(usable, values)
     table.close()
     return SignalTable(
         ids=tuple(sample.id for sample in samples),
@@ -125,6 +122,12 @@ class _Rows:
             },
             status=np.zeros(number, dtype=np.int8),
         )
+
+    def reduce(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Mean and least of each row's losses under other prompts."""
+        for name, reduced in (("mean", values.mean(1)), ("min", values.min(1, initial=np.inf))):
+            if f"contrast_loss_{name}" in self.columns:
+                self.columns[f"contrast_loss_{name}"][rows] = reduced
 
     def put(self, name: str, rows: np.ndarray, values: Tensor) -> None:
         if name in self.columns:

@@ -11,6 +11,7 @@ noise        characters of 25 to 45 % of its words are swapped, dropped or repla
 wrong_domain a response of another domain
 ===========  ====================================================================
 
+Line breaks and blanks stay where they were, so that white space never tells a copy from its parent.
 Studies plant their noise by other code, strengths and vocabulary (``simulations/noise.py``).
 
 Reference:
@@ -21,6 +22,7 @@ Reference:
 import hashlib
 import json
 import random
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -44,8 +46,8 @@ def corrupt(sample: Sample, kind: str, *, pool: Sequence[Sample], seed: int) -> 
         A sample with a new id, the kind noted in ``labels["corruption"]``.
 
     Raises:
-        DataError: the kind is unknown, or cannot be made: no other response in the pool, or a
-            response too short to change.
+        DataError: the kind is unknown, or cannot be made: no other response in the pool, no other
+            domain, or a response too short to change.
     """
     if kind not in KINDS:
         message = f"anchors.corruptions: kind {kind!r} is unknown; choose from {', '.join(KINDS)}"
@@ -53,7 +55,7 @@ def corrupt(sample: Sample, kind: str, *, pool: Sequence[Sample], seed: int) -> 
     for attempt in range(_ATTEMPTS):
         source = random.Random(f"{seed} {kind} {attempt}")  # noqa: S311 - a seeded draw, no secret
         response = KINDS[kind](sample, pool, source)
-        if response not in {"", sample.response}:
+        if response.split() not in ([], sample.response.split()):
             text = json.dumps([sample.id, kind, response])
             return replace(
                 sample,
@@ -62,8 +64,8 @@ def corrupt(sample: Sample, kind: str, *, pool: Sequence[Sample], seed: int) -> 
                 labels={**sample.labels, "corruption": kind},
             )
     message = (
-        f"anchors: {kind} cannot be made from anchor {sample.id[:12]} of domain {sample.domain!r}; "
-        "give more anchors with longer responses, or leave the kind out of anchors.corruptions"
+        f"anchors: {kind} cannot be made from anchor {sample.id[:12]} of domain {sample.domain!r}: "
+        f"it needs {_NEEDS[kind]}; add such anchors, or leave {kind} out of anchors.corruptions"
     )
     raise DataError(message)
 
@@ -81,32 +83,40 @@ def _wrong_domain(sample: Sample, pool: Sequence[Sample], source: random.Random)
 
 
 def _cut(sample: Sample, _pool: Sequence[Sample], source: random.Random) -> str:
-    words = sample.response.split()
-    return " ".join(words[: max(1, round(len(words) * source.uniform(0.2, 0.6)))])
+    words = _words(sample.response)
+    return _framed(sample, words[: max(1, round(len(words) * source.uniform(0.2, 0.6)))])
 
 
 def _delete(sample: Sample, _pool: Sequence[Sample], source: random.Random) -> str:
-    words = sample.response.split()
+    words = _words(sample.response)
     gone = _some(words, source.uniform(0.25, 0.5), source)
-    return " ".join(word for place, word in enumerate(words) if place not in gone)
+    return _framed(sample, [word for place, word in enumerate(words) if place not in gone])
 
 
 def _substitute(sample: Sample, pool: Sequence[Sample], source: random.Random) -> str:
-    words = sample.response.split()
+    words = _words(sample.response)
     other = [word for one in pool if one.id != sample.id for word in one.response.split()]
     if not other:
         return ""
     changed = _some(words, source.uniform(0.25, 0.5), source)
-    return " ".join(
-        source.choice(other) if place in changed else word for place, word in enumerate(words)
+    return _framed(
+        sample,
+        [
+            (source.choice(other), blank) if place in changed else (word, blank)
+            for place, (word, blank) in enumerate(words)
+        ],
     )
 
 
 def _noise(sample: Sample, _pool: Sequence[Sample], source: random.Random) -> str:
-    words = sample.response.split()
+    words = _words(sample.response)
     changed = _some(words, source.uniform(0.25, 0.45), source)
-    return " ".join(
-        _garble(word, source) if place in changed else word for place, word in enumerate(words)
+    return _framed(
+        sample,
+        [
+            (_garble(word, source), blank) if place in changed else (word, blank)
+            for place, (word, blank) in enumerate(words)
+        ],
     )
 
 
@@ -121,7 +131,19 @@ def _garble(word: str, source: random.Random) -> str:
     return word[:place] + source.choice(string.ascii_lowercase) + word[place + 1 :]
 
 
-def _some(words: Sequence[str], share: float, source: random.Random) -> frozenset[int]:
+def _words(text: str) -> list[tuple[str, str]]:
+    """Words, each with the white space after it."""
+    return re.findall(r"(\S+)(\s*)", text)
+
+
+def _framed(sample: Sample, words: Sequence[tuple[str, str]]) -> str:
+    """The words with their white space, between what the response begins and ends with."""
+    before, after = re.match(r"\s*", sample.response), re.search(r"\s*$", sample.response)
+    text = "".join(word + blank for word, blank in words).rstrip()
+    return f"{before.group() if before else ''}{text}{after.group() if after else ''}"
+
+
+def _some(words: Sequence[object], share: float, source: random.Random) -> frozenset[int]:
     """Places of a share of the words, at least one."""
     number = min(len(words), max(1, round(share * len(words))))
     return frozenset(source.sample(range(len(words)), number))
@@ -136,3 +158,13 @@ KINDS: Mapping[str, Callable[[Sample, Sequence[Sample], random.Random], str]] = 
     "wrong_domain": _wrong_domain,
 }
 """Name → how a corrupted response is made."""
+
+_NEEDS: Mapping[str, str] = {
+    "swap": "another response to another prompt of the same domain",
+    "cut": "a response of two words or more",
+    "delete": "a response of two words or more",
+    "substitute": "a response, and other words in the other responses",
+    "noise": "a response with letters to change",
+    "wrong_domain": "a response of another domain",
+}
+"""Name → what has to be there."""

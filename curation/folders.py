@@ -60,9 +60,7 @@ def export_adapter(
     temporary = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
     try:
-        for leftover in (temporary, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)
+        _clear(temporary, old)
         temporary.mkdir(parents=True)
         save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
         text = json.dumps(config, indent=2, sort_keys=True)
@@ -70,14 +68,20 @@ def export_adapter(
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
-        if old.exists():
-            shutil.rmtree(old)
+        _clear(old)
     except (OSError, SafetensorError) as error:
         message = (
             f"{folder}: the adapter cannot be written ({error}); free the disk or choose another "
             "folder"
         )
         raise OutputError(message) from error
+
+
+def _clear(*folders: Path) -> None:
+    """Remove the folders that are there."""
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def load_adapter(folder: Path, *, base: str) -> Adapter:
@@ -113,7 +117,7 @@ def load_adapter(folder: Path, *, base: str) -> Adapter:
             raise IncompatibleAdapterError(message)
     for name, factor in a.items():
         rank = factor.shape[0]
-        alpha = _pattern(config.get("alpha_pattern") or {}, name, config["lora_alpha"])
+        alpha = _pattern(config.get("alpha_pattern") or {}, name, float(config["lora_alpha"]))
         scales[name] = float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
     return Adapter(base=base, a=a, b=b, scales=scales)
 

@@ -2,8 +2,8 @@
 
 The kinds bear the calibration's names, but code, strengths and words are others: swapped
 answers rotate through the silo, cuts keep 20–50 % of the characters up to a word's end, deletions
-take 40 % of the words in runs, substitutes come from a fixed list of everyday words, and noise
-shuffles the letters inside words.
+take 40 % of the words in runs, substitutes come from a fixed list of everyday words, noise shuffles
+the letters inside words, and a wrong domain's answer is told by the hash of the sample.
 """
 
 import hashlib
@@ -12,10 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
+_ATTEMPTS = 100
 EVERYDAY = [
     "window",
     "river",
@@ -70,7 +71,12 @@ EVERYDAY = [
 
 
 def plant(
-    samples: Sequence[Sample], *, share: float, kinds: Sequence[str], seed: int
+    samples: Sequence[Sample],
+    *,
+    share: float,
+    kinds: Sequence[str],
+    seed: int,
+    foreign: Sequence[Sample] = (),
 ) -> list[Sample]:
     """Corrupt exactly ``round(share · n)`` samples, the kinds in equal parts.
 
@@ -79,22 +85,25 @@ def plant(
         share: Share to corrupt, in [0, 1].
         kinds: Names among ``KINDS``.
         seed: Of the choice.
+        foreign: Held-back samples of other domains, for ``wrong_domain`` in a silo of one domain.
 
     Returns:
         The silo in its order, each sample with ``labels["corruption"]``: "clean" or the kind.
 
     Raises:
-        ConfigError: the share is out of range, a kind is unknown, or the silo is too small to swap.
+        ConfigError: the share is out of range, or a kind is unknown.
+        DataError: a kind cannot be made from these samples.
     """
     unknown = sorted(set(kinds) - set(KINDS))
-    if unknown or not 0 <= share <= 1:
+    number = round(share * len(samples)) if 0 <= share <= 1 else -1
+    if unknown or number < 0 or (number > 0 and not kinds):
         message = (
             f"planted noise: expected a share in [0, 1] and kinds among {', '.join(KINDS)}, got "
-            f"{share} and {', '.join(kinds)}"
+            f"{share} and {', '.join(kinds) or 'no kind'}; change share or kinds"
         )
         raise ConfigError(message)
     random = np.random.default_rng(derive_seed(seed, "planted", *(s.id for s in samples[:1])))
-    chosen = random.permutation(len(samples))[: round(share * len(samples))]
+    chosen = random.permutation(len(samples))[:number]
     turn = random.permutation(len(kinds)) if kinds else np.zeros(0, dtype=np.int64)
     plan = {int(place): kinds[turn[i % len(kinds)]] for i, place in enumerate(chosen)}
     swaps = sorted(place for place, kind in plan.items() if kind == "swap")
@@ -105,21 +114,56 @@ def plant(
             response = sample.response
         elif kind == "swap":
             response = _other_answer(samples, swaps, place)
+        elif kind == "wrong_domain":
+            response = _foreign_answer(sample, [*samples, *foreign], seed)
         else:
-            response = KINDS[kind](sample.response.split(), random)
+            response = _changed(sample, kind, random)
         planted.append(_labelled(sample, response, kind))
     return planted
 
 
 def _other_answer(samples: Sequence[Sample], swaps: Sequence[int], place: int) -> str:
     """The next swapped sample's answer; a single one takes its neighbour's."""
+    own = samples[place]
     following = swaps[(swaps.index(place) + 1) % len(swaps)]
     for step in range(len(samples)):
         other = samples[(following + step) % len(samples)]
-        if other.response != samples[place].response and other.prompt != samples[place].prompt:
+        if (
+            other.domain == own.domain
+            and other.response.split() not in ([], own.response.split())
+            and other.prompt != own.prompt
+        ):
             return other.response
-    message = "planted noise: swap needs two samples with different answers; give a larger silo"
-    raise ConfigError(message)
+    message = (
+        f"planted noise: swap needs two samples of domain {own.domain!r} with different prompts "
+        "and answers; give a larger silo or leave swap out"
+    )
+    raise DataError(message)
+
+
+def _foreign_answer(sample: Sample, among: Sequence[Sample], seed: int) -> str:
+    others = [s.response for s in among if s.domain != sample.domain and s.response.split()]
+    if not others:
+        message = (
+            f"planted noise: wrong_domain needs samples of another domain than {sample.domain!r}; "
+            "give some in foreign or leave wrong_domain out"
+        )
+        raise DataError(message)
+    return others[derive_seed(seed, "foreign", sample.id) % len(others)]
+
+
+def _changed(sample: Sample, kind: str, random: np.random.Generator) -> str:
+    """The response after a change that is one: a draw that leaves it as it was is drawn again."""
+    words = sample.response.split()
+    for _ in range(_ATTEMPTS if words else 0):
+        response = KINDS[kind](words, random)
+        if response.split() not in ([], words):
+            return response
+    message = (
+        f"planted noise: {kind} leaves sample {sample.id[:12]} of {len(words)} words as it is; "
+        "give longer answers or leave the kind out"
+    )
+    raise DataError(message)
 
 
 def _cut(words: Sequence[str], random: np.random.Generator) -> str:
@@ -164,7 +208,8 @@ def _labelled(sample: Sample, response: str, kind: str) -> Sample:
 
 
 KINDS: Mapping[str, Callable[[Sequence[str], np.random.Generator], str]] = {
-    "swap": lambda words, _random: " ".join(words),  # answered with the other samples at hand
+    "swap": lambda words, _random: " ".join(words),  # taken from the other samples at hand
+    "wrong_domain": lambda words, _random: " ".join(words),  # likewise
     "cut": _cut,
     "delete": _delete,
     "substitute": _substitute,

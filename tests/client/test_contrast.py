@@ -1,0 +1,150 @@
+"""Laws of losses under other prompts, and of what a measuring pass does and does not do."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedwinnow.client.contrast import Prompts
+from fedwinnow.client.measuring import measure
+from fedwinnow.client.reading import Reading
+from fedwinnow.client.references import reference_state
+from fedwinnow.curation.columns import GRADIENTS, LOSSES, ONCE
+from fedwinnow.curation.errors import NonFiniteError
+from fedwinnow.curation.modeling import get_adapter, set_adapter
+from fedwinnow.curation.nouns import Sample, Status
+
+READING = Reading(batch_tokens=200, max_length=64)
+
+
+def some(number, tag, domains="xy"):
+    return [
+        Sample(
+            id=f"{tag}{i}",
+            prompt=f"{tag} asks {i}",
+            response="so " * (1 + i % 3) + str(i),
+            domain=domains[i % len(domains)],
+        )
+        for i in range(number)
+    ]
+
+
+def measured(loaded, samples, columns, *, references=None, progress=None, contrast_prompts=2):
+    return measure(
+        loaded,
+        samples,
+        columns=frozenset(columns),
+        checkpoint=0,
+        references=references,
+        contrast=some(6, "r"),
+        contrast_prompts=contrast_prompts,
+        batch_tokens=READING.batch_tokens,
+        max_length=READING.max_length,
+        progress=progress,
+    )
+
+
+@pytest.fixture
+def model(tiny_model):
+    """The tiny model with B ≠ 0."""
+    adapter = get_adapter(tiny_model)
+    for factor in adapter.b.values():
+        factor.copy_(torch.linspace(-0.1, 0.1, factor.numel()).reshape(factor.shape))
+    set_adapter(tiny_model, adapter)
+    return tiny_model
+
+
+@pytest.fixture
+def forwards(model):
+    """Shapes of the batches that the model runs on."""
+    shapes = []
+    embedding = model.model.get_input_embeddings()
+    hook = embedding.register_forward_hook(lambda _m, inputs, _o: shapes.append(inputs[0].shape))
+    yield shapes
+    hook.remove()
+
+
+def test_other_prompts_are_of_the_domain_and_never_the_own(model):
+    """Distinct while there are enough; of any domain where the own has none."""
+    public = some(6, "r")
+    prompts = Prompts.of(model, public, READING)
+    for sample in [*public, *some(4, "s"), Sample(id="n", prompt="n", response="", domain="new")]:
+        chosen = prompts.others(sample, 2)
+        assert len({one.id for one in chosen}) == 2
+        assert all(one.prompt != sample.prompt for one in chosen)
+        assert sample.domain == "new" or {one.domain for one in chosen} == {sample.domain}
+    assert len(prompts.others(public[0], 5)) == 5
+
+
+def test_other_prompts_depend_on_the_id_alone(model):
+    """The same in any order of samples, and not the same for all."""
+    prompts = Prompts.of(model, some(6, "r"), READING)
+    samples = some(12, "s", "x")
+    first = [tuple(one.id for one in prompts.others(sample, 1)) for sample in samples]
+    again = [tuple(one.id for one in prompts.others(sample, 1)) for sample in reversed(samples)]
+    assert first == again[::-1]
+    assert len(set(first)) > 1
+
+
+def test_columns_of_other_prompts_need_no_pass_of_the_own(model, forwards):
+    """Only what is asked is run: unconditional losses alone take one pass over the samples."""
+    measured(model, some(5, "s"), {"unconditional_loss"})
+    assert sum(shape[0] for shape in forwards) == 5
+    forwards.clear()
+    measured(model, some(5, "s"), LOSSES | ONCE)
+    assert sum(shape[0] for shape in forwards) == 5 * (1 + 1 + 2)
+
+
+def test_gradient_columns_take_no_second_forward_pass(model, forwards):
+    """Losses and gradients come from one forward pass."""
+    references = reference_state(
+        model, some(4, "r"), columns=GRADIENTS, batch_tokens=200, max_length=64
+    )
+    forwards.clear()
+    measured(model, some(5, "s"), LOSSES | GRADIENTS, references=references)
+    assert sum(shape[0] for shape in forwards) == 5
+
+
+def test_progress_counts_every_pass(model):
+    """(done, total) grows to the total, which covers all passes."""
+    told = []
+    measured(model, some(5, "s"), LOSSES | ONCE, progress=lambda *pair: told.append(pair))
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert {total for _, total in told} == {20}
+    assert told[-1] == (20, 20)
+
+
+def test_broken_sample_leaves_its_neighbours_alone(model):
+    """A NaN in one sample's embedding marks that row and no other."""
+    samples = some(4, "s")
+    whole = measured(model, samples, LOSSES | ONCE)
+    letter = model.tokenizer("~", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        model.model.get_input_embeddings().weight[letter] = float("nan")
+    spoilt = [*samples, Sample(id="nan", prompt="p~", response="r", domain="x")]
+    table = measured(model, spoilt, LOSSES | ONCE)
+    assert table.status.tolist() == [Status.OK] * 4 + [Status.NON_FINITE]
+    for name, values in table.columns.items():
+        assert np.isnan(values[4])
+        assert np.allclose(values[:4], whole.columns[name], rtol=1e-5, atol=1e-6)
+
+
+def test_broken_reference_is_an_error_not_a_table_of_nans(model):
+    """A reference anchor whose gradient is no number would spoil every row: refused."""
+    letter = model.tokenizer("~", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        model.model.get_input_embeddings().weight[letter] = float("nan")
+    anchors = [*some(3, "r"), Sample(id="nan", prompt="p~", response="r", domain="x")]
+    for columns in (GRADIENTS, frozenset({"representation"})):
+        with pytest.raises(NonFiniteError, match="reference anchor"):
+            reference_state(model, anchors, columns=columns, batch_tokens=200, max_length=64)
+
+
+def test_measuring_keeps_the_mode_of_training(model):
+    """A model that trains goes on training, whichever columns were measured."""
+    model.model.train()
+    for columns in (LOSSES, GRADIENTS, frozenset({"representation"})):
+        references = reference_state(
+            model, some(3, "r"), columns=columns, batch_tokens=200, max_length=64
+        )
+        measured(model, some(2, "s"), columns, references=references)
+        assert all(module.training for module in model.model.modules())
