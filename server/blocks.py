@@ -12,10 +12,21 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def short(value: float | None) -> str:
+    """A number of any size in three digits, or a dash."""
+    return "–" if value is None else f"{value:.3g}"
+
+
 def threshold_of(record: Tree) -> float | None:
     """The threshold, or None where everything is kept."""
     value = record["threshold"]["value"]
     return float(value) if isinstance(value, int | float) else None
+
+
+def own_thresholds(record: Tree) -> dict[str, float]:
+    """Site → its own threshold, where the rule gives each site one."""
+    own = record["threshold"].get("per_site", {})
+    return {site: float(value) for site, value in own.items() if isinstance(value, int | float)}
 
 
 def section(name: str, title: str, *blocks: dict[str, Any]) -> Section:

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, GRID = "#24323f", "#66747f", "#dfe5e8"
@@ -52,7 +53,7 @@ def kept_bars(sites: Sequence[Tree]) -> str:
         return svg(figure, "kept")
 
 
-def histograms(record: Tree, threshold: float | None) -> str:
+def histograms(record: Tree, threshold: float | None, own: Mapping[str, float]) -> str:
     """Score densities: public anchors, all silos together, each silo, on one axis of scores."""
     sites = [site for site in record["sites"] if site["edges"]]
     public, kinds = np.array(record["public"]["scores"]), np.array(record["public"]["kinds"])
@@ -85,12 +86,13 @@ def histograms(record: Tree, threshold: float | None) -> str:
             if sites:
                 _steps(axes, np.array(sites[0]["edges"]), np.array(counts), bins)
             _name(axes, str(name))
-        for axes in panels:
+        for axes, name in zip(panels, ["", "", *(site["site"] for site in sites)], strict=True):
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.set_xlim(*span)
-            if threshold is not None:
-                axes.axvline(threshold, color=CUT, linewidth=1.4, linestyle=(0, (4, 2)))
+            cut = own.get(name, threshold)
+            if cut is not None:
+                axes.axvline(cut, color=CUT, linewidth=1.4, linestyle=(0, (4, 2)))
         panels[-1].set_xlabel(f"score of {record['scorer']['name']} ({record['scorer']['unit']})")
         return svg(figure, "histograms")
 
@@ -102,17 +104,22 @@ def lines(
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        for place, (label, values) in enumerate(series.items()):
+        drawn: list[Line2D] = []
+        for place, values in enumerate(series.values()):
             colour = LINES[place % len(LINES)]
             steps = np.arange(start, start + len(values))
-            axes.plot(
-                steps, values, color=colour, linewidth=1.8, marker="o", markersize=3.2, label=label
+            drawn += axes.plot(
+                steps, values, color=colour, linewidth=1.8, marker="o", markersize=3.2
             )
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        # Handles and names are given, for a label that begins with "_" would be left out.
+        axes.legend(
+            drawn, list(series), frameon=False, fontsize=8.5, loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+        )  # fmt: skip
         return svg(figure, name)
 
 

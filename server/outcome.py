@@ -91,7 +91,10 @@ def _record(state: RunState, config: RunConfig) -> Tree:
         "scorer": {"name": config.scorer.name, "unit": scorer.unit},
         "threshold": {
             "name": config.threshold.name,
-            "value": value if value is None or np.isfinite(value) else str(value),
+            "value": _written(value),
+            "per_site": (
+                {} if decision is None else {k: _written(v) for k, v in decision.per_site.items()}
+            ),
             "evidence": {} if decision is None else dict(decision.evidence),
         },
         "forecast": dict(state.forecast),
@@ -124,6 +127,11 @@ def _record(state: RunState, config: RunConfig) -> Tree:
         ],
         "adapter": None,
     }
+
+
+def _written(threshold: float | None) -> float | str | None:
+    """A threshold as strict JSON: an infinity is a word."""
+    return threshold if threshold is None or np.isfinite(threshold) else str(threshold)
 
 
 def _sites(state: RunState) -> list[Tree]:

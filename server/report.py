@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from fedwinnow.curation.files import write
-from fedwinnow.server.blocks import number, threshold_of
+from fedwinnow.server.blocks import number, own_thresholds, threshold_of
 from fedwinnow.server.sections import SECTIONS
 
 Tree = Mapping[str, Any]
@@ -57,17 +57,29 @@ def _verdict(record: Tree) -> str:
     kept = sum(site["kept"] for site in record["sites"])
     samples = sum(site["samples"] for site in record["sites"])
     silos = len(record["sites"])
-    many = "s" if silos != 1 else ""
-    words = [f"{silos} silo{many} agreed on one threshold and kept {kept} of {samples} samples."]
+    share = f"{kept} of {samples} samples"
+    own = own_thresholds(record)
+    words = [f"{silos} silos agreed on one threshold and kept {share}."]
+    if own:
+        words = [f"{silos} silos kept {share}, each by its own threshold."]
+    if silos == 1:
+        words = [f"One silo kept {share}."]
     difference = record["arm_differences"].get("keep_all")
     if difference and (difference["low"], difference["high"]) != (0.0, 0.0):
         better = "lower" if difference["mean"] > 0 else "higher"
-        sure = difference["low"] > 0 or difference["high"] < 0
-        words.append(
-            f"Training on them ends at a {better} evaluation loss than training on everything, by "
-            f"{abs(difference['mean']):.4f} nats per token"
-            + (" (95 % interval excludes 0)." if sure else " (95 % interval includes 0).")
-        )
+        nats = f"{abs(difference['mean']):.4f} nats per token"
+        if difference["low"] > 0 or difference["high"] < 0:
+            words.append(
+                f"Training on them ends at a {better} evaluation loss than training on everything, "
+                f"by {nats} (the 95% interval excludes 0)."
+            )
+        else:
+            items = len(record["arms"]["keep_all"]["losses"])
+            words.append(
+                f"Training on them ends {nats} {better} in evaluation loss than training on "
+                f"everything; {items} public answers cannot tell that from no difference (the 95% "
+                "interval includes 0)."
+            )
     if record["threshold"]["evidence"].get("inseparable"):
         words.append(
             "The anchors could not be told from their corruptions, so nothing was dropped."
@@ -78,9 +90,13 @@ def _verdict(record: Tree) -> str:
 def _tiles(record: Tree) -> list[dict[str, str]]:
     selection = record["selection"] or {}
     threshold = threshold_of(record)
+    own = own_thresholds(record)
+    cut = "keep all" if threshold is None else f"{threshold:.3g}"
+    if own:
+        cut = f"{min(own.values()):.3g} … {max(own.values()):.3g}"
     tiles = [
         (f"{sum(site['kept'] for site in record['sites'])}", "samples kept"),
-        ("keep all" if threshold is None else f"{threshold:.3g}", "threshold"),
+        (cut, "thresholds" if own else "threshold"),
         (number(selection.get("auroc")), "AUROC against planted truth"),
         (number(record["forecast"].get("auroc")), "AUROC forecast on public anchors"),
         (number(selection.get("precision")), "precision"),

@@ -6,14 +6,15 @@ from fedwinnow.server import charts
 from fedwinnow.server.blocks import (
     Section,
     Tree,
-    curves_of,
     figure,
     number,
+    own_thresholds,
     section,
     table,
     text,
     threshold_of,
 )
+from fedwinnow.server.training_sections import arms, cost, generations, merging, provenance
 
 
 def kept(record: Tree) -> Section:
@@ -27,12 +28,18 @@ def kept(record: Tree) -> Section:
         cells = [site["site"], site["samples"], site["kept"], f"{share:.0%}", site["unscored"]]
         rows.append([*cells, *([number(recalls.get(site["site"]))] if recalls else [])])
     shares = {s["site"]: s["kept"] / s["samples"] for s in sites if s["samples"]}
-    caption = "Kept samples of every silo under the one threshold."
+    own = own_thresholds(record)
+    reason = (
+        "every silo has its own threshold."
+        if own
+        else "the same threshold cuts more where scores are lower."
+    )
+    caption = "Kept samples of the silo."
     if len(shares) > 1:
         low, high = min(shares, key=lambda s: shares[s]), max(shares, key=lambda s: shares[s])
         caption = (
             f"{low} keeps {shares[low]:.0%}, the least; {high} keeps {shares[high]:.0%}, the most: "
-            "the same threshold cuts more where the data are worse."
+            f"{reason}"
             if shares[low] < shares[high]
             else f"Every silo keeps {shares[low]:.0%}."
         )
@@ -54,12 +61,41 @@ def scores(record: Tree) -> Section | None:
         if threshold is None
         else f"The dashed line is the threshold, {threshold:.4g}."
     )
+    own = own_thresholds(record)
+    if own:
+        cut = "The dashed line is the threshold, at each silo its own."
     caption = (
         f"{cut} Top: public anchors, clean and corrupted, as the scorer sees them from held-out "
         "folds; the further apart, the better the cut. Below: what the silos' histograms say. "
         "Runs of small cells are merged before a histogram leaves its silo, so bars are flat there."
     )
-    return section("scores", "Scores", figure(charts.histograms(record, threshold), caption))
+    return section("scores", "Scores", figure(charts.histograms(record, threshold, own), caption))
+
+
+_EVIDENCE: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"expected_recall"}), "It should keep {expected_recall:.0%} of clean samples."),
+    (
+        frozenset({"recall_low", "recall_high"}),
+        "The 95% interval of that recall is {recall_low:.0%} to {recall_high:.0%}.",
+    ),
+    (
+        frozenset({"corrupted_pass"}),
+        "{corrupted_pass:.0%} of the corrupted public rows pass as well.",
+    ),
+    (frozenset({"clean_share"}), "About {clean_share:.0%} of the silos' samples look clean."),
+    (
+        frozenset({"clean_share_error"}),
+        "The standard error of that share is {clean_share_error:.1%}.",
+    ),
+    (
+        frozenset({"expected_precision"}),
+        "What is kept should be about {expected_precision:.0%} clean.",
+    ),
+    (
+        frozenset({"rank_error"}),
+        "At worst, the histogram misplaces the threshold by {rank_error:.1%} of all samples.",
+    ),
+)
 
 
 def evidence(record: Tree) -> Section:
@@ -72,16 +108,16 @@ def evidence(record: Tree) -> Section:
             "model, more anchors or other signals may help."
         )
         blocks.append(text(warning, warning=True))
-    words = [f"Rule {record['threshold']['name']} on scores of {record['scorer']['name']}."]
-    for key, phrase in (
-        ("expected_recall", "{:.0%} of the clean public rows pass"),
-        ("corrupted_pass", "{:.0%} of the corrupted ones pass with them"),
-        ("clean_share", "about {:.0%} of the silos' samples look clean"),
-        ("expected_precision", "so about {:.0%} of what is kept should be clean"),
-        ("rank_error", "the histogram places the threshold to within {:.1%} of all samples"),
-    ):
-        if key in found:
-            words.append(phrase.format(found[key])[0].upper() + phrase.format(found[key])[1:] + ".")
+    words = [f"Threshold rule: {record['threshold']['name']}; scorer: {record['scorer']['name']}."]
+    if found.get("clean_rows") and found.get("corrupted_rows"):
+        words.append(
+            f"It looked at {found['clean_rows']:.0f} clean and {found['corrupted_rows']:.0f} "
+            "corrupted public rows."
+        )
+    words += [say.format(**found) for keys, say in _EVIDENCE if keys <= found.keys()]
+    if "auroc" in forecast:
+        spread = f" ± {forecast['auroc_se']:.3f}" if "auroc_se" in forecast else ""
+        words.append(f"Forecast AUROC on public rows: {forecast['auroc']:.3f}{spread}.")
     blocks.append(text(" ".join(words)))
     if forecast:
         kinds = sorted(
@@ -90,21 +126,18 @@ def evidence(record: Tree) -> Section:
             if key.startswith("auroc_left_out_")
         )
         rows = [
-            [
-                kind,
-                number(forecast.get(f"auroc_{kind}")),
-                number(forecast[f"auroc_left_out_{kind}"]),
-            ]
+            [kind, *(number(forecast.get(f"auroc_{left}{kind}")) for left in ("", "left_out_"))]
             for kind in kinds
         ]
         if rows:
+            hardest = min(kinds, key=lambda kind: forecast[f"auroc_left_out_{kind}"])
+            caption = (
+                "Forecast on public anchors before anything is dropped. Right column: fitted "
+                "without that kind, as if nobody had foreseen it; hardest to foresee is "
+                f"{hardest}, {forecast[f'auroc_left_out_{hardest}']:.3f}."
+            )
             blocks.append(
-                table(
-                    ["corruption", "forecast AUROC", "if unforeseen"],
-                    rows,
-                    caption="Forecast on public anchors before anything is dropped. Right column: "
-                    "fitted without that kind, so what noise that nobody foresaw would get.",
-                )
+                table(["corruption", "forecast AUROC", "if unforeseen"], rows, caption=caption)
             )
     return section("evidence", "Threshold and evidence", *blocks)
 
@@ -144,145 +177,6 @@ def comparison(record: Tree) -> Section | None:
             own=0,
             caption="Comparison scorers keep the same number of samples over all silos.",
         ),
-    )
-
-
-def arms(record: Tree) -> Section | None:
-    """Study arms: loss after the same number of steps."""
-    found = record["arms"]
-    if not found:
-        return None
-    rows = []
-    if record["initial_loss"] is not None:
-        rows.append(["untrained", "–", 0, number(record["initial_loss"], 4), ""])
-    for name, arm in found.items():
-        apart = record["arm_differences"].get(name)
-        difference = (
-            ""
-            if apart is None
-            else f"{apart['mean']:+.4f} [{apart['low']:+.4f}, {apart['high']:+.4f}]"
-        )
-        rows.append([name, arm["kept"], arm["steps"], number(arm["eval_loss"], 4), difference])
-    blocks = [
-        table(
-            ["arm", "kept", "steps per site", "evaluation loss", "arm − curated (95 %)"],
-            rows,
-            caption="Mean token loss on clean public hold-out answers, nats; paired bootstrap.",
-        )
-    ]
-    losses = {name: arm["eval_loss"] for name, arm in found.items() if arm["eval_loss"] is not None}
-    if losses:
-        best = min(losses, key=lambda name: losses[name])
-        caption = (
-            f"{best} ends lowest, at {losses[best]:.4f}; all arms take the same steps from one "
-            "adapter."
-        )
-        blocks.append(figure(charts.arm_bars(found, record["initial_loss"]), caption))
-    curves = curves_of(found.get("curated", {"rounds": []})["rounds"])
-    if curves:
-        worst = max(curves, key=lambda site: curves[site][-1])
-        caption = (
-            f"Training loss of the curated arm, step by step, all rounds in a row; {worst} ends "
-            f"highest, at {curves[worst][-1]:.2f}."
-        )
-        blocks.append(
-            figure(
-                charts.lines(curves, x="optimizer step", y="loss, nats", name="training"), caption
-            )
-        )
-    return section("arms", "Study arms and training", *blocks)
-
-
-def merging(record: Tree) -> Section | None:
-    """Merge error and weights, round by round."""
-    rows = []
-    for name, arm in record["arms"].items():
-        for one in arm["rounds"]:
-            weights = ", ".join(f"{site} {weight:.2f}" for site, weight in one["weights"].items())
-            report = ", ".join(
-                f"{key.replace('_', ' ')} {value:.3g}" for key, value in one["merge"].items()
-            )
-            rows.append([name, one["round"], report or "–", weights])
-    if not rows:
-        return None
-    caption = "Discarded energy: share of ‖ΔW‖² that a merge of limited rank loses."
-    return section(
-        "merging", "Merging", table(["arm", "round", "merge", "weights"], rows, caption=caption)
-    )
-
-
-def cost(record: Tree) -> Section | None:
-    """Seconds and bytes, and who was missing."""
-    phases = record["phases"]
-    if not phases:
-        return None
-    total: dict[str, list[float]] = {}
-    for phase in phases:
-        entry = total.setdefault(phase["phase"], [0.0, 0.0, 0.0])
-        for place, key in enumerate(("seconds", "bytes_down", "bytes_up")):
-            entry[place] += phase[key]
-    rows = [
-        [name.replace("_", " "), f"{seconds:.1f}", f"{down / 1e6:.2f}", f"{up / 1e6:.2f}"]
-        for name, (seconds, down, up) in total.items()
-    ]
-    longest = max(total, key=lambda name: total[name][0])
-    blocks = [
-        figure(
-            charts.seconds_bars(phases),
-            f"{longest.replace('_', ' ')} takes longest, {total[longest][0]:.0f} s.",
-        ),
-        table(["phase", "seconds", "MB to silos", "MB from silos"], rows),
-    ]
-    missing = [
-        [phase["phase"], phase["round"], site, reason]
-        for phase in phases
-        for site, reason in phase["missing"].items()
-    ]
-    if missing:
-        blocks.append(table(["phase", "round", "silo", "missing because"], missing, wrap=True))
-    else:
-        blocks.append(text("Every silo answered in every phase."))
-    return section("cost", "Seconds and bytes", *blocks)
-
-
-def generations(record: Tree) -> Section | None:
-    """Answers before and after training."""
-    found = record["generations"]
-    if not found["prompts"]:
-        return None
-    after = found["after"] or ["–"] * len(found["prompts"])
-    rows = [
-        list(row)
-        for row in zip(found["prompts"], found["references"], found["before"], after, strict=True)
-    ]
-    caption = (
-        "Greedy answers of the untrained and of the curated adapter to public hold-out prompts."
-    )
-    return section(
-        "generations",
-        "Answers before and after",
-        table(["prompt", "reference", "before", "after"], rows, wrap=True, caption=caption),
-    )
-
-
-def provenance(record: Tree) -> Section:
-    """What is needed to repeat the run."""
-    rows = [[name, value] for name, value in sorted(record["versions"].items())]
-    rows.append(["seed", record["seed"]])
-    rows += [
-        [f"member {m['site']}", f"base {m['base'][:16]}, anchors {m['anchors'][:16]}"]
-        for m in record["members"]
-    ]
-    if record["adapter"]:
-        rows.append(
-            ["adapter", f"{record['adapter']['hash'][:16]}, rank {record['adapter']['rank']}"]
-        )
-    promise = (
-        "On one machine with the same wheels and threads: adapter, scores and selection repeat bit "
-        "for bit. This page, its times and dates do not."
-    )
-    return section(
-        "provenance", "What can be repeated", text(promise), table(["what", "value"], rows)
     )
 
 

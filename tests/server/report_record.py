@@ -37,7 +37,7 @@ def make_record(seed: int = 0) -> dict[str, Any]:
         "run": "demo", "created": "2026-01-01T00:00:00+00:00", "command": "fedwinnow demo",
         "seed": seed, "seconds": 600.0, "scorer": {"name": "calibrated", "unit": "probability"},
         "threshold": {
-            "name": "target_recall", "value": 0.4,
+            "name": "target_recall", "value": 0.4, "per_site": {},
             "evidence": {"expected_recall": 0.9, "clean_share": 0.6, "expected_precision": 0.9,
                          "corrupted_pass": 0.1, "rank_error": 0.02, "inseparable": 0.0},
         },

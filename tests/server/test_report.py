@@ -23,7 +23,7 @@ def test_report_shows_every_section_with_captions():
     """A whole record gives all nine sections, and a caption for each picture."""
     page = render(make_record())
     assert shown(page) == SECTIONS
-    assert page.count("<svg") == page.count("<figcaption>") == 6
+    assert page.count("<svg") == page.count("<figcaption>") == 7
     for site in SITES:
         assert site in page
 
@@ -81,6 +81,48 @@ def test_report_never_shows_nan():
     page = render(record)
     assert not re.search(r"\bnan\b", page, flags=re.IGNORECASE)
     assert "cannot be told apart" in page
+
+
+def test_report_says_where_every_silo_has_its_own_threshold():
+    """Thresholds per site stand in the page as such, not as one that was agreed on."""
+    record = make_record()
+    record["threshold"]["per_site"] = {"medicine": 0.3, "finance": 0.4, "law": 0.625}
+    page = render(record)
+    assert "agreed on one threshold" not in page
+    assert "0.3 … 0.625" in page
+    assert "agreed on one threshold" in render(make_record())
+
+
+@pytest.mark.parametrize("name", ["_law", "a$\\frac$b", "医院"])
+def test_report_draws_any_name_as_it_is(name):
+    """A name is no formula, no hidden label, and needs no glyph of the drawing font."""
+    record = json.loads(json.dumps(make_record()).replace('"law"', json.dumps(name)))
+    page = render(record)
+    pictures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(pictures) == 7
+    assert sum(name in picture for picture in pictures) == 3  # kept, histograms, training
+
+
+def test_report_verdict_claims_no_difference_that_the_interval_does_not_show():
+    """An interval around 0 is told as such; one beside 0 as a difference, with its sign."""
+    record = make_record()
+    assert "lower evaluation loss than training on everything" in render(record)
+    record["arm_differences"]["keep_all"] = {
+        "mean": 0.01, "low": -0.1, "high": 0.2, "reference": "curated",
+    }  # fmt: skip
+    assert "cannot tell that from no difference" in render(record)
+    record["arm_differences"]["keep_all"] |= {"mean": -0.1, "low": -0.2, "high": -0.05}
+    assert "higher evaluation loss than training on everything" in render(record)
+
+
+@pytest.mark.parametrize("measured", [0, 1, 2])
+def test_report_draws_losses_by_round_where_they_were_measured(measured):
+    """Fewer than two measured rounds, or a gap, make no curve; the page stands anyway."""
+    record = make_record()
+    for arm in record["arms"].values():
+        for one in arm["rounds"][measured:]:
+            one["eval_loss"] = None
+    assert ("Evaluation loss after each round" in render(record)) == (measured == 2)
 
 
 def test_report_names_who_was_missing():

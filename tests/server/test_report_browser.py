@@ -27,7 +27,7 @@ def test_report_opens_in_a_browser_without_console_errors(tmp_path):
         [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert done.stdout.count("<svg") == 6
+    assert done.stdout.count("<svg") == 7
     assert "Scorers against the planted truth" in done.stdout
     assert not re.findall(r"CONSOLE.*", done.stderr)
     shot = tmp_path / "report.png"
