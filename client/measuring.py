@@ -76,8 +76,7 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     table = _Rows.empty(len(samples), columns, len(names))
     read = partial(encode, loaded, max_length=max_length, system_prompt=system_prompt)
     encodings = [read(sample) for sample in samples]
-    usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
-    table.status[[i for i, e in enumerate(encodings) if not e.has_target]] = Status.NO_TARGET
+    usable = table.usable(encodings)
     own, bare, against = columns - ONCE, "unconditional_loss" in columns, columns & CONTRASTS
     passes = bool(own) + bare + contrast_prompts * bool(against)
     count = Count(total=len(usable) * passes, told=progress)
@@ -90,9 +89,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     if against:
         prompts = Prompts.of(loaded, contrast, reading)
         chosen = [samples[int(i)] for i in usable]
-        values = contrast_losses(
-            loaded, chosen, readable, prompts, contrast_prompts, reading, count
-        )
+        each = contrast_prompts
+        values = contrast_losses(loaded, chosen, readable, prompts, each, reading, count)
         table.reduce(usable, values)
     table.close()
     return SignalTable(
@@ -122,6 +120,12 @@ class _Rows:
             },
             status=np.zeros(number, dtype=np.int8),
         )
+
+    def usable(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """Rows with a target; the others are marked."""
+        targets = np.array([encoding.has_target for encoding in encodings], dtype=bool)
+        self.status[~targets] = Status.NO_TARGET
+        return np.flatnonzero(targets)
 
     def reduce(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Mean and least of each row's losses under other prompts."""
