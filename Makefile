@@ -16,7 +16,7 @@ demo: $(STAMP) ## Curate and train a real small model at three silos of real tex
 	$(BIN)/fedwinnow demo
 
 test: $(STAMP) ## Run the tests (no network, no GPU, a few minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## Format, lint and type checks
 	$(BIN)/ruff format --check .

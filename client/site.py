@@ -23,6 +23,7 @@ from fedwinnow.curation.errors import (
     ModelError,
     OutputError,
     ProtocolError,
+    RefusalError,
 )
 from fedwinnow.curation.files import write
 from fedwinnow.curation.messages import PROTOCOL, Header, JoinRequest, Refusal, Reply, Request
@@ -55,7 +56,8 @@ class Site:
             logger.warning("site %s refuses %s: %s", self.name, request.header.phase, error)
             own = isinstance(error, DataError | ModelError | OutputError)
             reason = _OWN if own and not self.config.simulation else str(error)
-            return self._refusal(request.header, type(error).__name__, reason)
+            clause = error.clause if isinstance(error, RefusalError) else type(error).__name__
+            return self._refusal(request.header, clause, reason)
         except Exception as error:
             logger.exception("site %s failed in phase %s", self.name, request.header.phase)
             return self._refusal(request.header, type(error).__name__, _OWN)

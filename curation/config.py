@@ -22,19 +22,37 @@ from fedwinnow.curation.sections import (
     SettingsTable,
     SummarySection,
 )
+from fedwinnow.curation.server_sections import (
+    CoordinatorSection,
+    DeadlinesSection,
+    MemberSection,
+    QuorumSection,
+)
 from fedwinnow.curation.settings import check
+from fedwinnow.curation.site_sections import (
+    AgentSection,
+    GateSection,
+    PolicySection,
+    SiteSection,
+)
 
 __all__ = [
     "LEAST",
     "AdapterSection",
+    "AgentSection",
     "AnchorsSection",
     "Arm",
     "ColumnsSection",
+    "CoordinatorSection",
+    "DeadlinesSection",
     "EvaluationSection",
     "GateSection",
     "MeasuringSection",
+    "MemberSection",
     "ModelSection",
     "PluginSection",
+    "PolicySection",
+    "QuorumSection",
     "RunConfig",
     "RunSection",
     "RunTerms",
@@ -156,55 +174,6 @@ class StudySection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateSection:
-    """What a silo lets into its own pool; stays at the site."""
-
-    near_duplicates: float = 0.9
-    """Jaccard similarity of 5-word shingles from which two samples count as duplicates, (0, 1]."""
-    licences: tuple[str, ...] = ()
-    """Allowed values of the label ``licence``; empty allows all."""
-
-    def __post_init__(self) -> None:
-        check(
-            "gate.near_duplicates", self.near_duplicates, 0 < self.near_duplicates <= 1, "in (0, 1]"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteSection:
-    """One silo: the words of ``site.toml`` and of ``[[sites]]`` in a scenario."""
-
-    name: str
-    """Name of the site, unique in the run: letters, digits, '-', '_' and '.'."""
-    data: str
-    """Data file (.jsonl, .parquet, .csv), data folder or hub name."""
-    domain: str = ""
-    """Domain of every sample that has none of its own."""
-    columns: ColumnsSection = field(default_factory=ColumnsSection)
-    """Column names of the data."""
-    gate: GateSection = field(default_factory=GateSection)
-    """What is let in."""
-    round_counts_to: int = 1
-    """Counts that leave the site are rounded to multiples of this, at least 1."""
-    smallest_cell: int = 0
-    """The site's own smallest histogram cell; the larger of it and the run's holds, at least 0."""
-
-    def __post_init__(self) -> None:
-        check(
-            "sites.name",
-            self.name,
-            self.name != ""
-            and all(c.isalnum() or c in "-_." for c in self.name)
-            and self.name not in {".", ".."},
-            "letters, digits, '-', '_', '.'",
-        )
-        check(
-            "sites.round_counts_to", self.round_counts_to, self.round_counts_to >= 1, "at least 1"
-        )
-        check("sites.smallest_cell", self.smallest_cell, self.smallest_cell >= 0, "at least 0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunTerms:
     """What every site must agree on; travels to the sites at join. Holds no path and no code."""
 
@@ -239,11 +208,18 @@ class RunConfig:
     merging: PluginSection = field(default_factory=lambda: PluginSection(name="core_svd"))
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     study: StudySection = field(default_factory=StudySection)
+    deadlines: DeadlinesSection = field(default_factory=DeadlinesSection)
+    quorum: QuorumSection = field(default_factory=QuorumSection)
+    coordinator: CoordinatorSection = field(default_factory=CoordinatorSection)
+    members: tuple[MemberSection, ...] = ()
+    """Sites of a deployed run, as [[members]] with name and key; empty in a simulation."""
     sites: tuple[SiteSection, ...] = ()
+    """Sites of a simulation, as [[sites]]; empty in a deployed run."""
 
     def __post_init__(self) -> None:
-        names = [site.name for site in self.sites]
-        check("sites.name", names, len(set(names)) == len(names), "every site named once")
+        for key, entries in (("sites.name", self.sites), ("members.name", self.members)):
+            names = [entry.name for entry in entries]
+            check(key, names, len(set(names)) == len(names), "every site named once")
 
     def terms(self) -> RunTerms:
         """The part that travels: local paths are blanked."""
@@ -263,10 +239,12 @@ class SiteConfig:
     site: SiteSection
     model: ModelSection = field(default_factory=ModelSection)
     anchors: AnchorsSection = field(default_factory=AnchorsSection)
+    policy: PolicySection = field(default_factory=PolicySection)
+    agent: AgentSection = field(default_factory=AgentSection)
     work: str = "site-data"
     """Folder in which the site keeps its own tables."""
     simulation: bool = False
-    """Whether planted truth may be used (oracle arm) and any number of runs is answered."""
+    """Whether planted truth may be used (oracle arm) and the policy is not asked."""
 
 
 def site_configs(config: RunConfig, work: str) -> tuple[SiteConfig, ...]:

@@ -81,6 +81,11 @@ class ProtocolError(RunError):
 class RefusalError(RunError):
     """A site's own policy refuses a request; names the clause."""
 
+    def __init__(self, message: str, *, clause: str = "RefusalError") -> None:
+        """Take the message, and the clause of ``site.toml`` that stands in the way."""
+        super().__init__(message)
+        self.clause = clause
+
 
 class TransportError(RunError):
     """Messages could not be carried, or no reply came in time."""

@@ -48,6 +48,17 @@ def write(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Write bytes that only the owner may read (mode 0600 from the first byte).
+
+    Raises:
+        OutputError: see :func:`replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_bytes(data)
+
+
 def write_json(path: Path, tree: Mapping[str, Any]) -> None:
     """Write strict JSON: a NaN or an infinity is an error, not a word.
 

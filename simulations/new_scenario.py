@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedwinnow.client.data import columns_of
 from fedwinnow.curation import config as words
-from fedwinnow.curation import sections
+from fedwinnow.curation import sections, server_sections, site_sections
 from fedwinnow.curation.config import (
     AnchorsSection,
     ColumnsSection,
@@ -96,7 +96,7 @@ def comments(cls: type) -> Mapping[str, str]:
             section = next((item for item in inner if is_dataclass(item)), None)
             if section is not None:
                 visit(typing.cast("type", section), f"{prefix}{field.name}.")
-            elif (node.__name__, field.name) in documented:
+            if (node.__name__, field.name) in documented:
                 found[f"{prefix}{field.name}"] = documented[node.__name__, field.name]
 
     visit(cls, "")
@@ -106,7 +106,9 @@ def comments(cls: type) -> Mapping[str, str]:
 def _documentation() -> Mapping[tuple[str, str], str]:
     found = {}
     nodes = [
-        node for module in (sections, words) for node in ast.parse(inspect.getsource(module)).body
+        node
+        for module in (sections, site_sections, server_sections, words)
+        for node in ast.parse(inspect.getsource(module)).body
     ]
     for node in nodes:
         if not isinstance(node, ast.ClassDef):

@@ -1,0 +1,105 @@
+"""Sections of ``run.toml`` that the server alone decides: deadlines, quorum, keys and members.
+
+Each field is followed by one line with its unit and range, as in ``curation/config.py``.
+"""
+
+from dataclasses import dataclass, fields
+
+from fedwinnow.curation.settings import check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadlinesSection:
+    """Longest wait for the replies of a phase, seconds, above 0; no wait is endless."""
+
+    join: float = 1800.0
+    """Join: a site may have to load data and model, seconds."""
+    probe: float = 4 * 3600.0
+    """Probe, seconds."""
+    warm_up: float = 4 * 3600.0
+    """One warm-up round, seconds."""
+    measure: float = 12 * 3600.0
+    """Measure at one checkpoint, seconds."""
+    score: float = 1800.0
+    """Score, seconds."""
+    select: float = 600.0
+    """Select, seconds."""
+    train: float = 24 * 3600.0
+    """One training round, seconds."""
+    evaluate: float = 4 * 3600.0
+    """One evaluation, seconds."""
+    close: float = 600.0
+    """Close, seconds."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            check(f"deadlines.{field.name}", value, value > 0, "above 0")
+
+    def of(self, phase: str) -> float:
+        """Deadline of a phase, seconds."""
+        return float(getattr(self, phase))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuorumSection:
+    """Fewest sites that must answer a phase; 0 takes ``run.minimum_sites``."""
+
+    join: int = 0
+    """Join, at least 0."""
+    probe: int = 0
+    """Probe, at least 0."""
+    warm_up: int = 0
+    """Each warm-up round, at least 0."""
+    measure: int = 0
+    """Measure, at least 0."""
+    score: int = 0
+    """Score, at least 0."""
+    select: int = 0
+    """Select, at least 0."""
+    train: int = 0
+    """Each training round, at least 0."""
+    evaluate: int = 0
+    """Each evaluation, at least 0."""
+    close: int = 0
+    """Close, at least 0."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            check(f"quorum.{field.name}", value, value >= 0, "at least 0")
+
+    def of(self, phase: str, otherwise: int) -> int:
+        """Sites that a phase needs."""
+        return int(getattr(self, phase)) or otherwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorSection:
+    """A deployed run: how the coordinator signs, where it submits, how often it tries."""
+
+    key: str = ""
+    """The coordinator's private key file (`fedwinnow keys`); "" in a simulation."""
+    connection: str = ""
+    """Name of the SuperLink connection in Flower's config.toml; "" takes its default."""
+    attempts: int = 5
+    """How often a run that Flower ended is submitted again, at least 1."""
+    pause: float = 15.0
+    """Pause before it is submitted again, seconds, at least 0."""
+    patience: float = 600.0
+    """Longest wait for the nodes of the members to come up, seconds, above 0."""
+
+    def __post_init__(self) -> None:
+        check("coordinator.attempts", self.attempts, self.attempts >= 1, "at least 1")
+        check("coordinator.pause", self.pause, self.pause >= 0, "at least 0")
+        check("coordinator.patience", self.patience, self.patience > 0, "above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberSection:
+    """One site of a deployed run, as the coordinator pins it."""
+
+    name: str
+    """Name of the site, as its own site.toml says it."""
+    key: str
+    """The site's public key, as `fedwinnow site check` prints it."""

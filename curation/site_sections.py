@@ -1,0 +1,130 @@
+"""Sections of ``site.toml``: the silo's own word, which outranks any request.
+
+Each field is followed by one line with its unit and range, as in ``curation/config.py``.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from fedwinnow.curation.sections import ColumnsSection
+from fedwinnow.curation.settings import check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSection:
+    """What a silo lets into its own pool; stays at the site."""
+
+    near_duplicates: float = 0.9
+    """Jaccard similarity of 5-word shingles from which two samples count as duplicates, (0, 1]."""
+    licences: tuple[str, ...] = ()
+    """Allowed values of the label ``licence``; empty allows all."""
+    languages: tuple[str, ...] = ()
+    """Allowed values of the label ``language``; empty allows all."""
+    shortest: int = 0
+    """Fewest characters of a response, at least 0."""
+    longest: int = 0
+    """Most characters of prompt, history and response together; 0 allows any."""
+    personal_data: tuple[str, ...] = ()
+    """Samples with such text are left out: email, phone, iban, card, ip, or a pattern "re:…"."""
+
+    def __post_init__(self) -> None:
+        check(
+            "gate.near_duplicates", self.near_duplicates, 0 < self.near_duplicates <= 1, "in (0, 1]"
+        )
+        check("gate.shortest", self.shortest, self.shortest >= 0, "at least 0")
+        check("gate.longest", self.longest, self.longest >= 0, "at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteSection:
+    """One silo: the words of ``site.toml`` and of ``[[sites]]`` in a scenario."""
+
+    name: str
+    """Name of the site, unique in the run: letters, digits, '-', '_' and '.'."""
+    data: str
+    """Data file (.jsonl, .parquet, .csv), data folder or hub name."""
+    domain: str = ""
+    """Domain of every sample that has none of its own."""
+    columns: ColumnsSection = field(default_factory=ColumnsSection)
+    """Column names of the data."""
+    gate: GateSection = field(default_factory=GateSection)
+    """What is let in."""
+    round_counts_to: int = 1
+    """Counts that leave the site are rounded to multiples of this, at least 1."""
+    smallest_cell: int = 0
+    """The site's own smallest histogram cell; the larger of it and the run's holds, at least 0."""
+
+    def __post_init__(self) -> None:
+        check(
+            "sites.name",
+            self.name,
+            self.name != ""
+            and all(c.isalnum() or c in "-_." for c in self.name)
+            and self.name not in {".", ".."},
+            "letters, digits, '-', '_', '.'",
+        )
+        check(
+            "sites.round_counts_to", self.round_counts_to, self.round_counts_to >= 1, "at least 1"
+        )
+        check("sites.smallest_cell", self.smallest_cell, self.smallest_cell >= 0, "at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySection:
+    """What a coordinator may ask of this site; enforced by the agent before anything leaves."""
+
+    coordinator: str = ""
+    """The coordinator's public key, as `fedwinnow keys` prints it; no other is obeyed."""
+    anchors_hash: str = ""
+    """Hash of the anchor set that was agreed; "" takes the one in ``anchors.path`` as it is."""
+    allow_unsealed_adapters: bool = False
+    """Whether adapters and histograms may be seen by the coordinator one by one; set knowingly."""
+    privacy_budget: float = math.inf
+    """Epsilon that releases on one data set may spend, above 0; inf asks for no noise."""
+    phases: tuple[str, ...] = ()
+    """Phases that are answered besides join and close; empty answers all."""
+    plugins: tuple[str, ...] = ()
+    """Plug-ins that may run here, as "kind:name"; empty allows every installed one."""
+    plugin_settings: bool = True
+    """Whether a run may change settings of plug-ins from their defaults."""
+    summaries: int = 1
+    """Histograms, and selections, of one data set against one anchor set, over all runs."""
+    min_change: int = 50
+    """Samples that must differ before changed data count as another data set, at least 1."""
+    smallest_mean: int = 32
+    """Fewest samples behind a mean loss that leaves the site, at least 1."""
+    max_rounds: int = 20
+    """Training rounds of one run, warm-up and all arms together, at least 1."""
+    max_steps: int = 10_000
+    """Optimizer steps of one run, warm-up and all arms together, at least 1."""
+    max_rank: int = 64
+    """Largest LoRA rank, at least 1."""
+    max_adapter_mb: int = 1024
+    """Largest adapter, received or sent, megabytes, at least 1."""
+
+    def __post_init__(self) -> None:
+        check("policy.privacy_budget", self.privacy_budget, self.privacy_budget > 0, "above 0")
+        for name in (
+            "summaries",
+            "min_change",
+            "smallest_mean",
+            "max_rounds",
+            "max_steps",
+            "max_rank",
+            "max_adapter_mb",
+        ):
+            check(f"policy.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSection:
+    """The process that holds data, model and policy, and listens on a Unix socket."""
+
+    socket: str = "agent/agent.sock"
+    """Path of the Unix socket, at most 100 bytes; its folder is made with mode 0750."""
+    token: str = "agent/token"  # noqa: S105 - a path
+    """File with the token that the node's user must show; made at first start, mode 0640."""
+    key: str = "agent.key"
+    """The site's private key; made at first start, mode 0600."""
+    group: str = ""
+    """Group of socket and token, which the node's user belongs to; "" is the agent's own."""
