@@ -11,7 +11,7 @@ STAMP := $(VENV)/installed
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-demo: $(STAMP) ## Curate and train a real small model at three silos of real text (about 12 minutes)
+demo: $(STAMP) ## Curate and train a real small model at three silos of real text (about 10 minutes)
 	rm -rf runs/demo runs/demo-data
 	$(BIN)/fedwinnow demo
 

@@ -67,7 +67,7 @@ def demo(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the main job on a real small model and real text: three silos, about 12 minutes."""
+    """Run the main job on a real small model and real text: three silos, about 10 minutes."""
     from fedwinnow.simulations.demo import BUDGET, demo_config  # noqa: PLC0415 - torch loads here
 
     overrides = (f"run.output={json.dumps(str(output))}", *(settings or ()))
@@ -98,6 +98,7 @@ def simulate(
     if runtime == "flower":
         from fedwinnow.simulations.flower import simulate_with_flower  # noqa: PLC0415 - Flower loads here
 
+        logging.getLogger("fedwinnow.simulations.flower").setLevel(logging.INFO)  # a line a phase
         folder = simulate_with_flower(config, resume=resume, command=_command())
         _show(folder, as_json=as_json)
     else:

@@ -1,7 +1,7 @@
 """The tables that the command line prints."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ def show_run(record: Tree, folder: Path) -> None:
     console = Console(soft_wrap=False)
     console.print(_kept(record))
     if record["selection"]:
-        console.print(_selection(record))
+        for table in _selection(record):
+            console.print(table)
     if record["arms"]:
         console.print(_arms(record))
     evidence = record["threshold"]["evidence"]
@@ -81,29 +82,22 @@ def _kept(record: Tree) -> Table:
     return table
 
 
-def _selection(record: Tree) -> Table:
+def _selection(record: Tree) -> Iterator[Table]:
+    """How well each scorer ranks, and, in a table of its own, how well by kind of corruption."""
     selection = record["selection"]
     rows = {record["scorer"]["name"]: selection, **selection["comparison"]}
-    kinds = sorted(selection["auroc_by_corruption"])
-    table = Table(
-        "scorer",
-        "AUROC",
-        "within silo",
-        *kinds,
-        "precision",
-        "recall",
-        title="Selection against the planted truth (comparison scorers keep the same number)",
-    )
+    title = "Selection against the planted truth (comparison scorers keep the same number)"
+    table = Table("scorer", "AUROC", "within silo", "precision", "recall", title=title)
     for name, figures in rows.items():
-        table.add_row(
-            name,
-            _number(figures["auroc"]),
-            _number(figures["auroc_within"]),
-            *(_number(figures["auroc_by_corruption"].get(kind)) for kind in kinds),
-            _number(figures["precision"]),
-            _number(figures["recall"]),
-        )
-    return table
+        keys = ("auroc", "auroc_within", "precision", "recall")
+        table.add_row(name, *(_number(figures[key]) for key in keys))
+    yield table
+    kinds = sorted(selection["auroc_by_corruption"])
+    table = Table("scorer", *kinds, title="AUROC by kind of corruption")
+    for name, figures in rows.items():
+        found = figures["auroc_by_corruption"]
+        table.add_row(name, *(_number(found.get(kind)) for kind in kinds))
+    yield table
 
 
 def _arms(record: Tree) -> Table:
