@@ -56,18 +56,23 @@ def plugin_rows() -> list[Tree]:
 
 
 def show_plugins(rows: Sequence[Tree]) -> None:
-    """Print the plug-ins as a table."""
-    table = Table("kind", "name", "settings", "about", "source")
-    for row in rows:
-        shown = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-        table.add_row(row["kind"], row["name"], shown, row["about"], row["paper"])
-    Console().print(table)
+    """Print the plug-ins, one table a kind."""
+    console = Console()
+    for kind in KINDS:
+        table = Table("name", title=f"{kind} plug-ins", show_lines=True)
+        table.add_column("what it is, settings with defaults, source", overflow="fold")
+        for row in rows:
+            if row["kind"] == kind:
+                settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+                lines = (row["about"], settings and f"settings: {settings}", row["paper"])
+                table.add_row(row["name"], "\n".join(filter(None, lines)))
+        console.print(table)
 
 
 def _paper(text: str) -> str:
-    """The lines of a module's documentation that name a source."""
-    marked = [line.strip() for line in text.splitlines() if "http" in line or "arXiv" in line]
-    return " ".join(marked) or "control"
+    """What a module's documentation says under ``Reference:``; a control has none."""
+    _, found, reference = text.partition("\nReference:\n")
+    return " ".join(reference.split()) if found else "control"
 
 
 def _kept(record: Tree) -> Table:
