@@ -6,14 +6,13 @@ from disk; a request out of order, or outside the site's own word, is answered b
 """
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedwinnow.client.answers import answer
 from fedwinnow.client.pool import open_pool
-from fedwinnow.client.work import Work, check_terms
+from fedwinnow.client.work import Work, check_terms, parse_terms
 from fedwinnow.client.workshop import Workshop, deterministic
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunTerms, SiteConfig
@@ -27,11 +26,11 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.files import write
 from fedwinnow.curation.messages import PROTOCOL, Header, JoinRequest, Refusal, Reply, Request
-from fedwinnow.curation.settings import canonical, parse
+from fedwinnow.curation.settings import canonical
 
 logger = logging.getLogger(__name__)
 
-_OWN = "the site could not compute this; its own log says why"
+OWN = "the site could not compute this; its own log says why"
 """What a server hears of the silo's files: error texts name paths, columns and counts."""
 
 
@@ -55,12 +54,12 @@ class Site:
         except CurationError as error:
             logger.warning("site %s refuses %s: %s", self.name, request.header.phase, error)
             own = isinstance(error, DataError | ModelError | OutputError)
-            reason = _OWN if own and not self.config.simulation else str(error)
+            reason = OWN if own and not self.config.simulation else str(error)
             clause = error.clause if isinstance(error, RefusalError) else type(error).__name__
             return self._refusal(request.header, clause, reason)
         except Exception as error:
             logger.exception("site %s failed in phase %s", self.name, request.header.phase)
-            return self._refusal(request.header, type(error).__name__, _OWN)
+            return self._refusal(request.header, type(error).__name__, OWN)
 
     def answer(self, request: Request) -> Reply:
         """Answer a request, raising what goes wrong: for tests and for a local simulation.
@@ -78,7 +77,7 @@ class Site:
         work = (
             self._join(request)
             if isinstance(request, JoinRequest)
-            else self._open(request.header.run)
+            else self.work(request.header.run)
         )
         stored = work.folder / "replies" / f"{request.header.phase}-{key}.safetensors"
         if stored.exists():
@@ -94,7 +93,7 @@ class Site:
         if not run or not all(c.isalnum() or c in "-_" for c in run):
             message = f"run id {run!r}: expected letters, digits, '-' and '_'"
             raise ProtocolError(message)
-        terms = parse(_object(request.terms), RunTerms)
+        terms = parse_terms(request.terms)
         folder = Path(self.config.work) / run
         file = folder / "terms.json"
         if file.exists() and file.read_text(encoding="utf-8") != canonical(terms):
@@ -104,7 +103,12 @@ class Site:
         write(file, canonical(terms).encode())
         return self._work[run]
 
-    def _open(self, run: str) -> Work:
+    def work(self, run: str) -> Work:
+        """What this site remembers of a run that it joined.
+
+        Raises:
+            ProtocolError: it has not joined.
+        """
         if run not in self._work:
             file = Path(self.config.work) / run / "terms.json"
             if not run or not all(c.isalnum() or c in "-_" for c in run) or not file.exists():
@@ -112,7 +116,7 @@ class Site:
                     f"run {run!r} has not been joined by this site; send the join request first"
                 )
                 raise ProtocolError(message)
-            terms = parse(_object(file.read_text(encoding="utf-8")), RunTerms)
+            terms = parse_terms(file.read_text(encoding="utf-8"))
             self._work[run] = self._make(file.parent, terms)
         return self._work[run]
 
@@ -132,18 +136,6 @@ class Site:
 
     def _refusal(self, header: Header, clause: str, reason: str) -> Refusal:
         return Refusal(header=header, site=self.name, clause=clause, reason=reason)
-
-
-def _object(text: str) -> dict[str, object]:
-    try:
-        tree = json.loads(text)
-    except ValueError as error:
-        message = f"terms are no JSON ({error})"
-        raise ProtocolError(message) from error
-    if not isinstance(tree, dict):
-        message = "terms must be a JSON object"
-        raise ProtocolError(message)
-    return tree
 
 
 def _reply(message: object) -> Reply:

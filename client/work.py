@@ -1,5 +1,6 @@
 """One run at one site: terms, samples and folder, and what may be asked of them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from fedwinnow.curation.messages import Header
 from fedwinnow.curation.modeling import LoadedModel, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample, SignalTable
 from fedwinnow.curation.protocols import Scorer
-from fedwinnow.curation.settings import canonical
+from fedwinnow.curation.settings import canonical, parse
 from fedwinnow.strategies.registry import build
 
 
@@ -46,6 +47,24 @@ class Work:
         """A count as it may leave the site: a multiple of ``round_counts_to``, 0 only for 0."""
         step = self.config.site.round_counts_to
         return 0 if number == 0 else max(step, round(number / step) * step)
+
+
+def parse_terms(text: str) -> RunTerms:
+    """The agreed terms from the text of a join request.
+
+    Raises:
+        ProtocolError: it is no JSON object.
+        ConfigError: a key, a type or a value is wrong.
+    """
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        message = f"terms are no JSON ({error})"
+        raise ProtocolError(message) from error
+    if not isinstance(tree, dict):
+        message = "terms must be a JSON object"
+        raise ProtocolError(message)
+    return parse(tree, RunTerms)
 
 
 def check_terms(terms: RunTerms) -> None:

@@ -15,6 +15,7 @@
         ├── IncompatibleAdapterError adapters that cannot be merged or loaded
         ├── NonFiniteError          a NaN or an infinity where a number must be
         ├── ProtocolError           a message that does not match the run
+        │   └── UnauthorisedError       who asks may not be answered at all
         ├── RefusalError            a site's policy says no
         └── TransportError          Flower or a site did not answer
 
@@ -76,6 +77,10 @@ class NonFiniteError(RunError):
 
 class ProtocolError(RunError):
     """A message does not match the run, phase or round."""
+
+
+class UnauthorisedError(ProtocolError):
+    """Who asks may not be answered: not signed by the pinned key, misaddressed, or a replay."""
 
 
 class RefusalError(RunError):

@@ -91,12 +91,12 @@ class PolicySection:
     """Histograms, and selections, of one data set against one anchor set, over all runs."""
     min_change: int = 50
     """Samples that must differ before changed data count as another data set, at least 1."""
-    smallest_mean: int = 32
-    """Fewest samples behind a mean loss that leaves the site, at least 1."""
+    smallest_group: int = 32
+    """Fewest samples behind an adapter or a mean loss that leaves the site, at least 1."""
     max_rounds: int = 20
-    """Training rounds of one run, warm-up and all arms together, at least 1."""
+    """Training rounds on one data set over all runs, warm-up and every arm counted, at least 1."""
     max_steps: int = 10_000
-    """Optimizer steps of one run, warm-up and all arms together, at least 1."""
+    """Optimizer steps of one run, warm-up and every arm counted, at least 1."""
     max_rank: int = 64
     """Largest LoRA rank, at least 1."""
     max_adapter_mb: int = 1024
@@ -107,7 +107,7 @@ class PolicySection:
         for name in (
             "summaries",
             "min_change",
-            "smallest_mean",
+            "smallest_group",
             "max_rounds",
             "max_steps",
             "max_rank",

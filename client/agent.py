@@ -1,0 +1,296 @@
+"""The site agent: a long-lived process that owns data, model, policy and ledger.
+
+It listens with gRPC on a Unix socket. Flower's processes come and go; the agent stays, keeps the
+base model warm, and computes one request at a time, in order of arrival. A caller that vanishes
+stops nothing: its reply stands on the disk, and the same question again is answered from there.
+"""
+
+import grp
+import hmac
+import json
+import logging
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+
+from fedwinnow.client.boundary import Boundary
+from fedwinnow.client.frames import (
+    HANDLE,
+    OPTIONS,
+    STATUS,
+    TOKEN,
+    address,
+    chunks,
+    gather,
+    read_words,
+    words,
+)
+from fedwinnow.client.shim import agent_status
+from fedwinnow.curation.config import AgentSection
+from fedwinnow.curation.envelope import Envelope, Stamp
+from fedwinnow.curation.errors import (
+    ConfigError,
+    OutputError,
+    ProtocolError,
+    TransportError,
+    UnauthorisedError,
+)
+from fedwinnow.curation.files import write_private
+
+logger = logging.getLogger(__name__)
+
+CALLERS = 16
+"""Calls that wait at one time at most."""
+
+
+@dataclass(slots=True)
+class Activity:
+    """What the agent is doing, for ``fedwinnow site status``."""
+
+    started: float = field(default_factory=time.time)
+    answered: int = 0
+    waiting: int = 0
+    current: Stamp | None = None
+    since: float = 0.0
+    work: tuple[str, int, int] = ("", 0, 0)
+    """What is computed, how much is done, how much there is."""
+    last_error: str = ""
+    """Class of the last error."""
+
+    def told(self, what: str, done: int, total: int) -> None:
+        """Take progress of long work."""
+        self.work = (what, done, total)
+
+    def tree(self) -> dict[str, Any]:
+        """The activity as plain values; seconds and counts."""
+        now, (what, done, total) = time.time(), self.work
+        tree: dict[str, Any] = {
+            "state": "computing" if self.current else "idle",
+            "process": os.getpid(),
+            "up_seconds": round(now - self.started, 1),
+            "answered": self.answered,
+            "waiting": self.waiting,
+            "last_error": self.last_error,
+        }
+        if self.current:
+            tree |= {"run": self.current.run, "phase": self.current.phase}
+            tree |= {"seconds": round(now - self.since, 1)}
+            tree |= {"work": what, "done": done, "total": total}
+        return tree
+
+
+@dataclass(slots=True, kw_only=True)
+class Agent:
+    """The process around a :class:`Boundary`."""
+
+    boundary: Boundary
+    section: AgentSection
+    largest: int = 2_000_000_000
+    """Bytes of a payload at most."""
+    activity: Activity = field(default_factory=Activity)
+    _token: str = field(default="", repr=False)
+    _server: grpc.Server | None = None
+    _computing: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="compute")
+    )
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        """Make token and socket, and listen.
+
+        Raises:
+            ConfigError: the socket's path is too long, or the group is unknown.
+            OutputError: another agent listens there, or the folder cannot be written.
+        """
+        self.boundary.site.workshop.progress = self.activity.told
+        where, path = address(self.section.socket), Path(self.section.socket)
+        group = _group(self.section.group)
+        _folder(path.parent, group)
+        self._token = _token(Path(self.section.token), group)
+        if path.exists():
+            _stale(path, self.section.token)
+        server = grpc.server(ThreadPoolExecutor(CALLERS), options=OPTIONS)
+        server.add_generic_rpc_handlers((_Handlers(self),))
+        previous = os.umask(0o117)
+        try:
+            server.add_insecure_port(where)
+            server.start()
+        except RuntimeError as error:
+            message = f"agent.socket {path}: cannot listen there ({error}); look at its folder"
+            raise OutputError(message) from error
+        finally:
+            os.umask(previous)
+        path.chmod(0o660)
+        if group is not None:
+            os.chown(path, -1, group)
+        self._server = server
+        logger.info("site %s listens on %s", self.boundary.site.name, path)
+
+    def wait(self) -> None:
+        """Until :meth:`stop`."""
+        if self._server is not None:
+            self._server.wait_for_termination()
+
+    def stop(self, grace: float = 1.0) -> None:
+        """Take no more calls, end those that wait, and leave; what is on the disk stays."""
+        if self._server is not None:
+            self._server.stop(grace).wait()
+            Path(self.section.socket).unlink(missing_ok=True)
+        self._computing.shutdown(wait=False, cancel_futures=True)
+        self.boundary.ledger.close()
+
+    def admitted(self, frames: Iterator[bytes]) -> tuple[Stamp, bytes]:
+        """Stamp and payload of a call that may be answered.
+
+        Raises:
+            UnauthorisedError: it may not; the payload was not even read where the stamp says so.
+        """
+        try:
+            stamp, signature, size = read_words(next(frames, b""))
+            found = self.boundary.admit(stamp, signature)
+            if size != found.size or size > self.largest:
+                message = f"payload of {size} bytes was announced, signed were {found.size}"
+                raise UnauthorisedError(message)
+            payload, digest = gather(frames, size)
+        except ProtocolError as error:
+            raise UnauthorisedError(str(error)) from error
+        if digest != found.digest:
+            message = "payload is not the one that was signed"
+            raise UnauthorisedError(message)
+        return found, payload
+
+    def compute(self, stamp: Stamp, payload: bytes) -> "Future[Envelope]":
+        """Queue a request; one is computed at a time."""
+        with self._counting:
+            self.activity.waiting += 1
+        return self._computing.submit(self._compute, stamp, payload)
+
+    def _compute(self, stamp: Stamp, payload: bytes) -> Envelope:
+        activity = self.activity
+        with self._counting:
+            activity.waiting -= 1
+            activity.current, activity.since, activity.work = stamp, time.time(), ("", 0, 0)
+        try:
+            reply = self.boundary.answer(stamp, payload)
+        except Exception as error:
+            activity.last_error = type(error).__name__
+            logger.exception("phase %s of run %s cannot be answered", stamp.phase, stamp.run)
+            raise
+        else:
+            activity.answered += 1
+            return reply
+        finally:
+            activity.current = None
+
+    def knows(self, token: str) -> bool:
+        """Whether a caller shows the token; compared in constant time."""
+        return hmac.compare_digest(token.encode(), self._token.encode())
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """The two methods, with bytes as they are."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+
+    def service(self, details: Any) -> Any:  # noqa: ANN401 - grpc has no types
+        """The handler of a method, or None where there is none."""
+        if details.method == HANDLE:
+            return grpc.stream_stream_rpc_method_handler(self._handle)
+        if details.method == STATUS:
+            return grpc.unary_unary_rpc_method_handler(self._status)
+        return None
+
+    def _handle(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:  # noqa: ANN401 - grpc has no types
+        self._known(context)
+        try:
+            stamp, payload = self.agent.admitted(frames)
+        except UnauthorisedError as error:
+            logger.warning("a call is not answered: %s", error)
+            _abort(context, grpc.StatusCode.PERMISSION_DENIED, "not authorised")
+        future = self.agent.compute(stamp, payload)
+        del payload
+        try:
+            reply = future.result()
+        except Exception:  # noqa: BLE001 - logged where it happened; its text must not leave
+            _abort(context, grpc.StatusCode.INTERNAL, "nothing may leave; see the agent's log")
+        yield from chunks(reply.payload)
+        yield words(reply.stamp, reply.signature, len(reply.payload))
+
+    def _status(self, request: bytes, context: Any) -> bytes:  # noqa: ANN401, ARG002 - grpc's shape
+        self._known(context)
+        site = {"site": self.agent.boundary.site.name}
+        return json.dumps(site | self.agent.activity.tree()).encode()
+
+    def _known(self, context: Any) -> None:  # noqa: ANN401 - grpc has no types
+        shown = dict(context.invocation_metadata()).get(TOKEN, "")
+        if not self.agent.knows(str(shown)):
+            logger.warning("a call without the token is not answered")
+            _abort(context, grpc.StatusCode.UNAUTHENTICATED, "no token")
+
+
+def _abort(context: Any, code: grpc.StatusCode, text: str) -> NoReturn:  # noqa: ANN401 - grpc has no types
+    context.abort(code, text)
+    raise AssertionError  # pragma: no cover - abort raises
+
+
+def _group(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError as error:
+        message = (
+            f"agent.group {name!r} does not exist; make it (groupadd {name}), or leave it empty"
+        )
+        raise ConfigError(message) from error
+
+
+def _folder(folder: Path, group: int | None) -> None:
+    """A folder for the socket that only the agent and its group may enter."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o750)
+        if group is not None:
+            os.chown(folder, -1, group)
+    except OSError as error:
+        message = (
+            f"{folder}: cannot be the agent's own folder ({error.strerror}); make it as the "
+            "agent's user, or name another in agent.socket"
+        )
+        raise OutputError(message) from error
+
+
+def _token(file: Path, group: int | None) -> str:
+    """The token; made where there is none, readable by the group."""
+    if not file.exists():
+        write_private(file, secrets.token_urlsafe(32).encode() + b"\n")
+    if group is not None:
+        os.chown(file, -1, group)
+    file.chmod(0o640)
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _stale(path: Path, token: str) -> None:
+    """Remove a socket that nobody listens on.
+
+    Raises:
+        OutputError: an agent answers there, or it is no socket.
+    """
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        message = f"agent.socket {path}: a file that is no socket stands there; move it away"
+        raise OutputError(message)
+    try:
+        agent_status(str(path), token, timeout=2.0)
+    except TransportError:
+        path.unlink()
+        return
+    message = f"agent.socket {path}: another agent answers there; stop it, or choose another path"
+    raise OutputError(message)

@@ -1,0 +1,222 @@
+"""The trust boundary of a site: who may ask, what may be asked, what may leave, and its record.
+
+In this order, and nothing is skipped: the coordinator's signature, the recipient, a sequence number
+never seen before (on the disk before anything is computed), the policy's word on the request,
+:meth:`Site.handle`, the policy's word on the reply, the ledger (on the disk before anything
+leaves), encryption to the coordinator, the site's own signature. Whoever cannot show the first
+three gets no reply at all; every other "no" travels as a sealed :class:`Refusal` with its clause.
+"""
+
+import hashlib
+import logging
+import threading
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedwinnow.client.known_data import KnownData
+from fedwinnow.client.ledger import Entry, Ledger
+from fedwinnow.client.policy import Policy
+from fedwinnow.client.site import OWN, Site
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation import messages, wire
+from fedwinnow.curation.config import SiteConfig
+from fedwinnow.curation.envelope import (
+    Envelope,
+    PrivateKey,
+    PublicKey,
+    Stamp,
+    seal,
+    sign,
+    verified_stamp,
+)
+from fedwinnow.curation.errors import (
+    ConfigError,
+    CurationError,
+    ProtocolError,
+    RefusalError,
+    UnauthorisedError,
+)
+from fedwinnow.curation.files import write
+from fedwinnow.curation.messages import Refusal, Reply, Request
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Boundary:
+    """One site behind its signatures, policy and ledger."""
+
+    site: Site
+    key: PrivateKey
+    """The site's own key: its replies are signed with it."""
+    coordinator: PublicKey
+    """The one key that is obeyed."""
+    policy: Policy
+    ledger: Ledger
+    sequence_file: Path
+    """Holds the greatest sequence number that was admitted."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(cls, config: SiteConfig, *, workshop: Workshop | None = None) -> "Boundary":
+        """Open key, policy and ledger of a site; the key is made at first start.
+
+        Raises:
+            ConfigError: no coordinator is pinned, or the key file is not the site's alone.
+            OutputError: the work folder cannot be written, or another agent holds the ledger.
+        """
+        if not config.policy.coordinator:
+            message = (
+                "policy.coordinator: expected the coordinator's public key, got ''; ask for the "
+                "line that `fedwinnow keys` printed there, and compare its fingerprint by phone"
+            )
+            raise ConfigError(message)
+        folder = Path(config.work)
+        return cls(
+            site=Site(config=config, workshop=workshop or Workshop()),
+            key=site_key(Path(config.agent.key)),
+            coordinator=PublicKey.parse(config.policy.coordinator, "policy.coordinator"),
+            policy=Policy(
+                section=config.policy,
+                known=KnownData(folder=folder / "datasets", min_change=config.policy.min_change),
+            ),
+            ledger=Ledger.open(folder),
+            sequence_file=folder / "sequence",
+        )
+
+    def admit(self, stamp: bytes, signature: bytes) -> Stamp:
+        """Check who asks, before a byte of the payload is read.
+
+        Raises:
+            UnauthorisedError: not signed by the coordinator, for another site, or seen before.
+        """
+        try:
+            found = verified_stamp(stamp, signature, self.coordinator)
+        except ProtocolError as error:
+            raise UnauthorisedError(str(error)) from error
+        if found.site != self.site.name:
+            message = f"request is for site {found.site!r}, this is {self.site.name!r}"
+            raise UnauthorisedError(message)
+        with self._lock:
+            last = self._last()
+            if found.sequence <= last:
+                message = f"sequence {found.sequence} is not above {last}: a replay is refused"
+                raise UnauthorisedError(message)
+            write(self.sequence_file, b"%d\n" % found.sequence)
+        return found
+
+    def answer(self, stamp: Stamp, payload: bytes) -> Envelope:
+        """The sealed reply to an admitted request; ``payload`` has the stamp's size and digest.
+
+        Raises:
+            OutputError: the ledger cannot be written; then nothing leaves.
+        """
+        header = messages.Header(run=stamp.run, phase=stamp.phase)
+        try:
+            request = self._request(stamp, payload)
+            header = request.header
+            reply = self._decide(request, stamp.digest)
+        except CurationError as error:
+            logger.warning("site %s refuses %s: %s", self.site.name, stamp.phase, error)
+            clause = error.clause if isinstance(error, RefusalError) else type(error).__name__
+            told = str(error) if isinstance(error, RefusalError | ProtocolError) else OWN
+            reply = Refusal(header=header, site=self.site.name, clause=clause, reason=told)
+        except Exception as error:
+            logger.exception("site %s failed in phase %s", self.site.name, stamp.phase)
+            clause = type(error).__name__
+            reply = Refusal(header=header, site=self.site.name, clause=clause, reason=OWN)
+        return self._release(stamp, reply)
+
+    def _decide(self, request: Request, digest: str) -> Reply:
+        """Policy, computation, policy."""
+        joining = isinstance(request, messages.JoinRequest)
+        work = None if joining else self.site.work(request.header.run)
+        self.policy.before(request, work, self.ledger, digest)
+        reply = self.site.handle(request)
+        if isinstance(reply, Refusal):
+            return reply
+        return self.policy.release(reply, self.site.work(request.header.run))
+
+    def _release(self, stamp: Stamp, reply: Reply) -> Envelope:
+        """Enter the reply in the ledger, seal it, sign it."""
+        plain = wire.encode(reply)
+        data, anchors = self._origin(reply)
+        entry = Entry.of(
+            reply,
+            plain,
+            request=stamp.digest,
+            recipient=self.coordinator.fingerprint,
+            data=data,
+            anchors=anchors,
+        )
+        head = self.ledger.append(entry)
+        return sign(
+            self.key,
+            seal(plain, self.coordinator),
+            site=self.site.name,
+            run=stamp.run,
+            phase=stamp.phase,
+            sequence=stamp.sequence,
+            ledger=head,
+        )
+
+    def _origin(self, reply: Reply) -> tuple[str, str]:
+        """Hashes of data set and anchors behind a reply; a refusal has none."""
+        if isinstance(reply, Refusal):
+            return "", ""
+        work = self.site.work(reply.header.run)
+        return self.policy.known.identify(work), work.pool.anchors_hash
+
+    def _request(self, stamp: Stamp, payload: bytes) -> Request:
+        request = wire.decode(payload)
+        if not isinstance(request, typing.get_args(Request)):
+            message = f"a {type(request).__name__} came where a request was expected"
+            raise ProtocolError(message)
+        request = typing.cast("Request", request)
+        said, signed = (request.header.run, request.header.phase), (stamp.run, stamp.phase)
+        if said != signed:
+            message = f"message speaks of run and phase {said}, its stamp of {signed}"
+            raise ProtocolError(message)
+        return request
+
+    def _last(self) -> int:
+        try:
+            return int(self.sequence_file.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return 0
+        except ValueError as error:
+            message = (
+                f"{self.sequence_file}: expected one whole number; restore it from a backup, or "
+                "write the time in nanoseconds into it: requests made before then stay refused"
+            )
+            raise UnauthorisedError(message) from error
+
+
+def checked(envelope: Envelope, boundary: Boundary) -> Envelope:
+    """Admit and answer a whole envelope, as the agent does in a stream.
+
+    Raises:
+        UnauthorisedError: it may not be answered at all, or its payload is not the signed one.
+    """
+    stamp = boundary.admit(envelope.stamp, envelope.signature)
+    if (len(envelope.payload), hashlib.sha256(envelope.payload).hexdigest()) != (
+        stamp.size,
+        stamp.digest,
+    ):
+        message = "payload is not the one that was signed"
+        raise UnauthorisedError(message)
+    return boundary.answer(stamp, envelope.payload)
+
+
+def site_key(file: Path) -> PrivateKey:
+    """The site's own key; made where there is none.
+
+    Raises:
+        ConfigError: the file is readable by others, or no key.
+        OutputError: it cannot be written.
+    """
+    if not file.exists():
+        PrivateKey.new().save(file)
+        logger.info("made the site's key %s", file)
+    return PrivateKey.load(file)

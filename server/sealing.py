@@ -1,0 +1,118 @@
+"""The coordinator's end of an envelope: sign requests for one site, open and check its replies.
+
+Sequence numbers rise over restarts: the next one is max(time in nanoseconds, last + 1), and the
+last is on the disk before a request leaves. A reply counts only if the member's own pinned key
+signed it, for this run and phase, under the sequence number of the request that it answers.
+"""
+
+import threading
+import time
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedwinnow.curation import messages, wire
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.envelope import (
+    Envelope,
+    PrivateKey,
+    PublicKey,
+    Stamp,
+    sign,
+    unseal,
+    verified,
+)
+from fedwinnow.curation.errors import ConfigError, ProtocolError
+from fedwinnow.curation.files import write
+
+
+@dataclass(slots=True, kw_only=True)
+class Sealer:
+    """Signs for the coordinator and opens what the members sealed to it."""
+
+    key: PrivateKey
+    members: Mapping[str, PublicKey]
+    """Site → the key that its replies must be signed with."""
+    sequence_file: Path
+    ledgers: dict[str, str] = field(default_factory=dict)
+    """Site → head of its egress ledger, as its last reply said."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _encoded: tuple[messages.Request, bytes] | None = None
+
+    @classmethod
+    def open(cls, config: RunConfig, folder: Path) -> "Sealer":
+        """The sealer of a deployed run; ``folder`` is the run's.
+
+        Raises:
+            ConfigError: the key file or a member's key is missing or malformed.
+        """
+        if not config.members:
+            message = (
+                "members: expected a [[members]] entry with name and key for every site, got "
+                "none; ask each site for the line that `fedwinnow site check` prints"
+            )
+            raise ConfigError(message)
+        return cls(
+            key=PrivateKey.load(Path(config.coordinator.key)),
+            members={
+                member.name: PublicKey.parse(member.key, f"members.{member.name}.key")
+                for member in config.members
+            },
+            sequence_file=folder / "state" / "sequence",
+        )
+
+    def envelope(self, request: messages.Request, site: str) -> Envelope:
+        """A request signed for one site.
+
+        Raises:
+            OutputError: the sequence number cannot be written down.
+        """
+        if self._encoded is None or self._encoded[0] is not request:
+            self._encoded = (request, wire.encode(request))
+        return sign(
+            self.key,
+            self._encoded[1],
+            site=site,
+            run=request.header.run,
+            phase=request.header.phase,
+            sequence=self._next(),
+        )
+
+    def reply(self, envelope: Envelope, sent: Stamp) -> messages.Reply:
+        """The reply to the request that bore the stamp ``sent``.
+
+        Raises:
+            ProtocolError: not signed by the member, not for this request, or not a reply.
+            NonFiniteError: a number in it is a NaN or an infinity.
+        """
+        key = self.members.get(sent.site)
+        if key is None:
+            message = f"site {sent.site!r} is not among the pinned [[members]]"
+            raise ProtocolError(message)
+        stamp = verified(envelope, key)
+        for name in ("site", "run", "phase", "sequence"):
+            came, expected = getattr(stamp, name), getattr(sent, name)
+            if came != expected:
+                message = f"reply is stamped with {name} {came!r}, the request with {expected!r}"
+                raise ProtocolError(message)
+        reply = wire.decode(unseal(envelope.payload, self.key))
+        if not isinstance(reply, typing.get_args(messages.Reply)):
+            message = f"a {type(reply).__name__} came where a reply was expected"
+            raise ProtocolError(message)
+        reply = typing.cast("messages.Reply", reply)
+        if reply.site != sent.site:
+            message = f"reply speaks as site {reply.site!r}, it was signed by {sent.site!r}"
+            raise ProtocolError(message)
+        self.ledgers[sent.site] = stamp.ledger
+        return reply
+
+    def _next(self) -> int:
+        with self._lock:
+            try:
+                last = int(self.sequence_file.read_text(encoding="ascii"))
+            except (FileNotFoundError, ValueError):  # none yet; a clock is past every earlier one
+                last = 0
+            number = max(time.time_ns(), last + 1)
+            write(self.sequence_file, b"%d\n" % number)
+        return number

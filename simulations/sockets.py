@@ -1,0 +1,73 @@
+"""A federation of site agents on this machine, without Flower: envelopes over Unix sockets.
+
+The same boundary, policy, ledger and seals as in a deployment, at a tenth of its cost: what a
+coordinator uses to rehearse a run, and what the fault tests kill.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedwinnow.client.shim import carry
+from fedwinnow.curation.envelope import Stamp, verified_stamp
+from fedwinnow.curation.errors import CurationError
+from fedwinnow.curation.messages import Request
+from fedwinnow.server.driver import Delivery
+from fedwinnow.server.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """Where a site's agent listens, and the file with its token."""
+
+    socket: str
+    token: str
+
+
+@dataclass(slots=True, kw_only=True)
+class SocketTransport:
+    """Carries requests to agents (a :class:`fedwinnow.server.driver.Transport`)."""
+
+    sealer: Sealer
+    doors: Mapping[str, Door]
+
+    def exchange(
+        self, request: Request, sites: Sequence[str], *, deadline: float
+    ) -> Iterator[Delivery]:
+        """Send to the named sites (none named: to all) at once, and yield as they answer."""
+        names = sorted(sites or self.doors)
+        came: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        end = time.monotonic() + deadline
+        for site in names:
+            threading.Thread(
+                target=lambda name=site: came.put(self._ask(request, name, deadline)), daemon=True
+            ).start()
+        waiting = set(names)
+        while waiting:
+            try:
+                delivery = came.get(timeout=max(end - time.monotonic(), 0.0))
+            except queue.Empty:
+                break
+            waiting.discard(delivery.site)
+            yield delivery
+        for site in sorted(waiting):
+            yield Delivery(site=site, reply=None, missing=f"no answer within {deadline:.0f} s")
+
+    def _ask(self, request: Request, site: str, deadline: float) -> Delivery:
+        door = self.doors.get(site)
+        if door is None:
+            return Delivery(site=site, reply=None, missing="no agent is known for it")
+        down = up = 0
+        try:
+            envelope = self.sealer.envelope(request, site)
+            sent: Stamp = verified_stamp(envelope.stamp, envelope.signature, self.sealer.key.public)
+            down = len(envelope.payload)
+            answer = carry(envelope, door.socket, door.token, timeout=deadline)
+            up = len(answer.payload)
+            reply = self.sealer.reply(answer, sent)
+        except CurationError as error:
+            why = f"{type(error).__name__}: {error}"
+            return Delivery(site=site, reply=None, missing=why, bytes_down=down, bytes_up=up)
+        return Delivery(site=site, reply=reply, bytes_down=down, bytes_up=up)

@@ -1,0 +1,80 @@
+"""The toy federation as a deployment on disk: keys, a ``site.toml`` for each silo, a ``run.toml``.
+
+What tests and rehearsals start agents from; its policies allow small groups, as its silos are tiny.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fedwinnow.client.boundary import site_key
+from fedwinnow.curation.config import (
+    AgentSection,
+    CoordinatorSection,
+    MemberSection,
+    PolicySection,
+    RunConfig,
+    SiteConfig,
+    SiteSection,
+    StudySection,
+)
+from fedwinnow.curation.envelope import PrivateKey
+from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.settings import to_toml
+from fedwinnow.simulations.toy import write_toy_scenario
+
+
+def write_toy_deployment(folder: Path, *, samples: int = 12, seed: int = 0) -> Path:
+    """Write ``run.toml``, ``SITE/site.toml`` for each site, and everything that they name.
+
+    Args:
+        folder: Where to write; keep its path short, as each site's socket lies below it.
+        samples: Samples of each silo.
+        seed: Seed of the model, the data and the run.
+
+    Returns:
+        The path of ``run.toml``.
+    """
+    scenario = load_scenario(write_toy_scenario(folder, samples=samples, seed=seed))
+    key = PrivateKey.new()
+    key.save(folder / "coordinator.key")
+    members = []
+    for site in scenario.sites:
+        own = folder / site.name
+        config = site_config(scenario, site, own, key.public.text)
+        own.mkdir(exist_ok=True)
+        (own / "site.toml").write_text(to_toml(config), encoding="utf-8")
+        public = site_key(Path(config.agent.key)).public
+        members.append(MemberSection(name=site.name, key=public.text))
+    run = deployed(scenario, members, str(folder / "coordinator.key"))
+    path = folder / "run.toml"
+    path.write_text(to_toml(run), encoding="utf-8")
+    return path
+
+
+def deployed(scenario: RunConfig, members: list[MemberSection], key: str) -> RunConfig:
+    """A simulated run as one that members join: no data of theirs is in it."""
+    return replace(
+        scenario,
+        sites=(),
+        members=tuple(members),
+        study=StudySection(),
+        coordinator=CoordinatorSection(key=key, pause=0.0),
+    )
+
+
+def site_config(scenario: RunConfig, site: SiteSection, own: Path, coordinator: str) -> SiteConfig:
+    """One silo's own word."""
+    return SiteConfig(
+        site=site,
+        model=scenario.model,
+        anchors=scenario.anchors,
+        policy=PolicySection(
+            coordinator=coordinator, allow_unsealed_adapters=True, smallest_group=1
+        ),
+        agent=AgentSection(
+            socket=str(own / "run" / "agent.sock"),
+            token=str(own / "run" / "token"),
+            key=str(own / "agent.key"),
+        ),
+        work=str(own / "work"),
+    )
