@@ -22,6 +22,7 @@ from fedwinnow.curation.envelope import (
     sign,
     unseal,
     verified,
+    verified_stamp,
 )
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.files import write
@@ -68,11 +69,9 @@ class Sealer:
         Raises:
             OutputError: the sequence number cannot be written down.
         """
-        if self._encoded is None or self._encoded[0] is not request:
-            self._encoded = (request, wire.encode(request))
         return sign(
             self.key,
-            self._encoded[1],
+            self._payload(request),
             site=site,
             run=request.header.run,
             phase=request.header.phase,
@@ -106,6 +105,17 @@ class Sealer:
             raise ProtocolError(message)
         self.ledgers[sent.site] = stamp.ledger
         return reply
+
+    def sent(self, envelope: Envelope) -> Stamp:
+        """The stamp of an envelope that this sealer made: what a reply must answer to."""
+        return verified_stamp(envelope.stamp, envelope.signature, self.key.public)
+
+    def _payload(self, request: messages.Request) -> bytes:
+        """The encoded request: the same object for every site, so that it is carried once."""
+        kept = self._encoded  # taken once, as another thread may put its own there
+        if kept is None or kept[0] is not request:
+            kept = self._encoded = (request, wire.encode(request))
+        return kept[1]
 
     def _next(self) -> int:
         with self._lock:
