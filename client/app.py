@@ -1,9 +1,9 @@
-"""The Flower ClientApp: carries messages between Flower and :class:`fedwinnow.client.site.Site`.
+"""The Flower ClientApp: a simulated site, or in a deployment the shim of a site agent.
 
-Which site a node is, the node itself says: in a simulation its partition id picks one of the
-scenario's sites, in a deployment the operator's ``site-config`` names ``site.toml``. From the
-server come only messages, and in a simulation the scenario's name. No error text of Python's or of
-the silo leaves: what goes wrong here is answered by a refusal that names the kind of error.
+Which site a node is, the node itself says. In a simulation its partition id picks one of the
+scenario's sites, which then computes here. In a deployment ``agent-socket`` and ``agent-token``
+name the agent that the silo runs: this app carries envelopes to it and back, and can neither read
+nor make one. No error text of Python's or of the silo leaves.
 """
 
 import logging
@@ -11,17 +11,23 @@ import typing
 from functools import cache
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedwinnow.client.shim import carry
 from fedwinnow.client.site import Site
 from fedwinnow.client.workshop import Workshop
-from fedwinnow.curation import messages, wire
-from fedwinnow.curation.config import SiteConfig, site_configs
-from fedwinnow.curation.errors import ConfigError, ProtocolError
+from fedwinnow.curation import messages
+from fedwinnow.curation.config import site_configs
+from fedwinnow.curation.errors import ConfigError, ProtocolError, TransportError
+from fedwinnow.curation.records import (
+    envelope_in,
+    envelope_records,
+    message_in,
+    message_records,
+)
 from fedwinnow.curation.run_config import overrides, scenario_file
 from fedwinnow.curation.scenario import load_scenario, sites_folder
-from fedwinnow.curation.settings import load
 
 logger = logging.getLogger(__name__)
 
@@ -31,46 +37,80 @@ app = ClientApp()
 @app.query("curation")
 def curation(message: Message, context: Context) -> Message:
     """Answer one request of the protocol; never raises."""
+    answer = _carried if "agent-socket" in context.node_config else _computed
+    return Message(answer(message, context), reply_to=message)
+
+
+@app.query("identity")
+def identity(message: Message, context: Context) -> Message:
+    """Say which site this node is: a server asks, as node ids mean nothing to it.
+
+    It is a hint for the way of a message only; who answers is proved by the reply's signature.
+    """
+    try:
+        name = str(context.node_config.get("site", "")) or site_of(context).name
+    except Exception:
+        logger.exception("node %d has no site", context.node_id)
+        name = ""
+    record = ConfigRecord({"site": name})
+    return Message(RecordDict({"identity": record}), reply_to=message)
+
+
+def _carried(message: Message, context: Context) -> RecordDict:
+    """Take an envelope to the agent and its answer back."""
+    node = context.node_config
+    try:
+        reply = carry(
+            envelope_in(message.content),
+            str(node["agent-socket"]),
+            str(node.get("agent-token", "")),
+            timeout=message.metadata.ttl,
+        )
+    except (TransportError, ProtocolError) as error:
+        logger.warning("node %d: %s", context.node_id, error)
+        told = str(error) if isinstance(error, ProtocolError) else _told(error)
+        return RecordDict({"shim": ConfigRecord({"error": told})})
+    except Exception as error:
+        logger.exception("node %d cannot carry a message to its agent", context.node_id)
+        return RecordDict({"shim": ConfigRecord({"error": type(error).__name__})})
+    return envelope_records(reply)
+
+
+def _told(error: TransportError) -> str:
+    """What a server hears of an agent that did not answer: no path of the silo's."""
+    return str(error).partition(": ")[2] or "no answer"
+
+
+def _computed(message: Message, context: Context) -> RecordDict:
+    """Answer as a simulated site."""
     header, name = messages.Header(run="", phase=""), ""
     try:
         site = site_of(context)
         name = site.name
         request = _request(message.content)
         header = request.header
-        content = _content(site.handle(request))
+        return message_records(site.handle(request))
     except Exception as error:
         logger.exception("node %d cannot answer as site %r", context.node_id, name)
         reason = "the node could not carry the message to its site; its own log says why"
         clause = type(error).__name__
-        content = _content(messages.Refusal(header=header, site=name, clause=clause, reason=reason))
-    return Message(content, reply_to=message)
-
-
-@app.query("identity")
-def identity(message: Message, context: Context) -> Message:
-    """Say which site this node is: a resumed server asks, as node ids mean nothing to it."""
-    try:
-        record = ConfigRecord({"site": site_of(context).name})
-    except Exception:
-        logger.exception("node %d has no site", context.node_id)
-        record = ConfigRecord({"site": ""})
-    return Message(RecordDict({"identity": record}), reply_to=message)
+        refusal = messages.Refusal(header=header, site=name, clause=clause, reason=reason)
+        return message_records(refusal)
 
 
 def site_of(context: Context) -> Site:
-    """This node's site; the same object for every message to this process.
+    """This node's simulated site; the same object for every message to this process.
 
     Raises:
-        ConfigError: neither a partition id nor a ``site-config`` says which site this is.
+        ConfigError: no partition id says which site this is.
     """
     node, run = context.node_config, context.run_config
     if "partition-id" in node:
         return _simulated(scenario_file(run), overrides(run), int(node["partition-id"]))
-    if "site-config" in node:
-        return _deployed(Path(str(node["site-config"])))
     message = (
-        "node config: expected partition-id (simulation) or site-config (the path of site.toml), "
-        f"got {sorted(node)}; start the SuperNode with --node-config 'site-config=\"site.toml\"'"
+        "node config: expected partition-id (simulation) or agent-socket, agent-token and site "
+        f"(deployment), got {sorted(node)}; start the SuperNode with --node-config "
+        '\'site="NAME" agent-socket="/run/…/agent.sock" agent-token="/run/…/token"\''
     )
     raise ConfigError(message)
 
@@ -89,26 +129,13 @@ def _simulated(scenario: Path, overriding: tuple[str, ...], index: int) -> Site:
 
 
 @cache
-def _deployed(file: Path) -> Site:
-    return Site(config=load(file, SiteConfig), workshop=_workshop())
-
-
-@cache
 def _workshop() -> Workshop:
     return Workshop()
 
 
 def _request(content: RecordDict) -> messages.Request:
-    text = str(content.config_records["message"]["text"])
-    arrays = {key: array.numpy() for key, array in content.array_records["arrays"].items()}
-    message = wire.from_arrays(text, arrays)
+    message = message_in(content)
     if not isinstance(message, typing.get_args(messages.Request)):
         complaint = f"a {type(message).__name__} came where a request was expected"
         raise ProtocolError(complaint)
     return typing.cast("messages.Request", message)
-
-
-def _content(reply: messages.Reply) -> RecordDict:
-    text, arrays = wire.to_arrays(reply)
-    record = ArrayRecord({key: Array(array) for key, array in arrays.items()})
-    return RecordDict({"message": ConfigRecord({"text": text}), "arrays": record})

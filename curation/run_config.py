@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.scenario import load_run, load_scenario
+from fedwinnow.curation.settings import load
 
 OWN_KEYS = frozenset({"scenario", "overrides", "resume"})
 """Keys that are not overrides of the scenario."""
@@ -52,4 +53,6 @@ def run_config_scenario(run_config: Mapping[str, object]) -> RunConfig:
     Raises:
         ConfigError: no scenario is named, it cannot be read, or a key or value is wrong.
     """
-    return load_scenario(scenario_file(run_config), overrides(run_config))
+    file, lines = scenario_file(run_config), overrides(run_config)
+    deployed = bool(load(file, RunConfig, lines).coordinator.key)
+    return load_run(file, lines) if deployed else load_scenario(file, lines)

@@ -1,11 +1,17 @@
-"""A scenario file: one TOML that holds a whole simulated federation, with paths beside it."""
+"""The three files that people write: a scenario, a deployed run, a site; paths lie beside them."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config import (
+    CoordinatorSection,
+    DeadlinesSection,
+    QuorumSection,
+    RunConfig,
+    SiteConfig,
+)
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.settings import canonical, load
 
@@ -33,10 +39,79 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     )
 
 
+def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a ``run.toml``: a run that members join with data of their own.
+
+    Paths may be relative to the file; the model and the anchors are those of the sites.
+
+    Raises:
+        ConfigError: the file, a key, a type or a value is wrong, or it names sites, no key or no
+            member.
+    """
+    config = load(path, RunConfig, overrides)
+    folder = path.resolve().parent
+    if config.sites:
+        message = (
+            f"{path}: [[sites]] are simulated and named {[site.name for site in config.sites]}; a "
+            "deployed run has [[members]] with name and key"
+        )
+        raise ConfigError(message)
+    if not config.coordinator.key or not config.members:
+        lacking = "coordinator.key" if not config.coordinator.key else "[[members]]"
+        message = (
+            f"{path}: {lacking} is missing; a deployed run needs the coordinator's key (make one "
+            "with `fedwinnow keys coordinator.key`) and a [[members]] entry for each site"
+        )
+        raise ConfigError(message)
+    output = folder / config.run.output
+    key = folder / config.coordinator.key
+    return replace(
+        config,
+        run=replace(config.run, output=str(output)),
+        coordinator=replace(config.coordinator, key=str(key)),
+    )
+
+
+def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
+    """Read a ``site.toml``; its paths may be relative to the file.
+
+    Raises:
+        ConfigError: the file, a key, a type or a value is wrong.
+    """
+    config = load(path, SiteConfig, overrides)
+    folder = path.resolve().parent
+    agent = config.agent
+    return replace(
+        config,
+        site=replace(config.site, data=_beside(folder, config.site.data)),
+        model=replace(config.model, name=_beside(folder, config.model.name)),
+        anchors=replace(config.anchors, path=_beside(folder, config.anchors.path)),
+        agent=replace(
+            agent,
+            socket=str(folder / agent.socket),
+            token=str(folder / agent.token),
+            key=str(folder / agent.key),
+        ),
+        work=str(folder / config.work),
+    )
+
+
+def identity(config: RunConfig) -> str:
+    """What makes a run what it is: everything but where its folder lies and how long it waits."""
+    return canonical(
+        replace(
+            config,
+            run=replace(config.run, output=""),
+            deadlines=DeadlinesSection(),
+            quorum=QuorumSection(),
+            coordinator=CoordinatorSection(),
+        )
+    )
+
+
 def run_id(config: RunConfig) -> str:
     """Our run id: the name and a hash of every setting, so equal runs find their own state."""
-    settings = canonical(replace(config, run=replace(config.run, output="")))
-    digest = hashlib.sha256(settings.encode())
+    digest = hashlib.sha256(identity(config).encode())
     return f"{config.run.name.replace('.', '-')}-{digest.hexdigest()[:12]}"
 
 

@@ -56,46 +56,111 @@ def fault(site: str, reply: Reply, state: RunState, config: RunConfig) -> str:
         return str(error)
 
 
-def _content(site: str, reply: Reply, state: RunState, config: RunConfig) -> str:
+def _content(site: str, reply: Reply, state: RunState, config: RunConfig) -> str:  # noqa: PLR0911 - one check a kind
     if isinstance(reply, Joined):
-        check_adapter(reply.adapter, site=site)
-        card = reply.card
-        whole = card.site == site and card.samples > 0
-        return "" if whole else f"its card names site {card.site!r} with {card.samples} samples"
+        return _joined(site, reply)
+    if isinstance(reply, PublicSignals):
+        return _public(reply, state)
     if isinstance(reply, TrainedAdapter):
-        return _trained(site, reply, state)
+        return _trained(site, reply, state, config)
     if isinstance(reply, SummaryReply):
         return _summary(reply)
     if isinstance(reply, KeptReply):
         whole = set(reply.kept) == set(config.study.arms) and min(reply.kept.values()) >= 0
-        return "" if whole else f"expected a kept count of each arm, got {dict(reply.kept)}"
+        if not whole:
+            return f"expected a kept count of each arm, got {dict(reply.kept)}"
+        return _too_many(site, max(reply.kept.values()), state)
     if isinstance(reply, MetricsReply):
-        own = reply.own
-        whole = own.samples >= 0 and math.isfinite(own.loss_sum)
-        return "" if whole else f"its own loss is {own.loss_sum} over {own.samples} samples"
+        return _metrics(reply, state, config)
     return ""
 
 
-def _trained(site: str, reply: TrainedAdapter, state: RunState) -> str:
+def _joined(site: str, reply: Joined) -> str:
+    check_adapter(reply.adapter, site=site)
+    card = reply.card
+    if card.site != site or card.samples <= 0:
+        return f"its card names site {card.site!r} with {card.samples} samples"
+    if card.header != reply.header:
+        return "its card belongs to another message"
+    if reply.adapter.base != card.base:
+        return f"its adapter is of base {reply.adapter.base[:12]}, its card of {card.base[:12]}"
+    return ""
+
+
+def _public(reply: PublicSignals, state: RunState) -> str:
+    """Rows that belong together, for this checkpoint; whether they agree is seen later."""
+    table, rows = reply.table, len(reply.table.ids)
+    lengths = {len(reply.kinds), len(reply.parents), len(table.domains), len(table.status)}
+    lengths |= {len(values) for values in table.columns.values()}
+    if rows == 0 or lengths != {rows}:
+        return f"its public rows do not belong together: {rows} ids, other lengths {lengths}"
+    k = len(table.references)
+    square = table.reference_gram.shape == (k, k)
+    if not square or any(v.ndim == 2 and v.shape[1] != k for v in table.columns.values()):  # noqa: PLR2004 - rows and references
+        return f"its columns do not fit its {k} references"
+    if table.checkpoint != state.round or table.learning_rate != state.learning_rate:
+        return f"its rows are of checkpoint {table.checkpoint}, not {state.round}"
+    if not all(_whole(v) for v in (*table.columns.values(), table.reference_gram)):
+        return "a public row holds a NaN or an infinity"
+    return ""
+
+
+def _trained(site: str, reply: TrainedAdapter, state: RunState, config: RunConfig) -> str:
     if reply.samples < 0 or (reply.adapter is None) != (reply.samples == 0):
         what = "no adapter" if reply.adapter is None else "an adapter"
         return f"sent {what} for {reply.samples} samples"
-    if not _finite((reply.learning_rate, *reply.losses)):
+    if not _finite((reply.learning_rate, *reply.losses)) or reply.learning_rate < 0:
         return "a loss or its learning rate is infinite; lower training.learning_rate"
-    if reply.adapter is not None and state.adapter is not None:
-        check_compatible({site: reply.adapter}, state.adapter)
-    return ""
+    warm_up = state.phase == Phase.WARM_UP.value
+    steps = (config.warm_up if warm_up else config.training).steps
+    if len(reply.losses) > steps:
+        return f"it sent {len(reply.losses)} losses for a round of {steps} steps"
+    if not warm_up and (why := _too_many(site, reply.samples, state)):
+        return why
+    if reply.adapter is None or state.adapter is None:
+        return ""
+    check_compatible({site: reply.adapter}, state.adapter)
+    ranks = {name: len(a) for name, a in state.adapter.a.items()}
+    higher = [name for name, a in reply.adapter.a.items() if len(a) > ranks[name]]
+    return (
+        f"its rank in {higher[0]} is above the {ranks[higher[0]]} that was sent" if higher else ""
+    )
+
+
+def _too_many(site: str, samples: int, state: RunState) -> str:
+    """A site keeps, and trains on, no more than it joined with: its weight rests on it."""
+    most = next(card.samples for card in state.members if card.site == site)
+    return f"it speaks of {samples} samples, but joined with {most}" if samples > most else ""
 
 
 def _summary(reply: SummaryReply) -> str:
     edges, counts = reply.summary.edges, reply.summary.counts
-    if len(counts) != len(edges) + 1 or len(edges) == 0 or bool((np.diff(edges) <= 0).any()):
+    if len(counts) != len(edges) + 1 or len(edges) == 0 or not bool((np.diff(edges) > 0).all()):
         return f"its histogram has {len(counts)} cells on {len(edges)} edges"
     numbers = (*reply.forecast.values(), reply.summary.largest_merged)
-    if bool((counts < 0).any()) or reply.unscored < 0 or not _finite(numbers):
+    if not bool((counts >= 0).all()) or reply.unscored < 0 or not _finite(numbers):
         return "its histogram holds a count below 0, or its forecast is no number"
+    if not (_whole(counts) and _whole(edges) and _whole(reply.public_scores)):
+        return "a cell, an edge or a public score is a NaN or an infinity"
+    return ""
+
+
+def _metrics(reply: MetricsReply, state: RunState, config: RunConfig) -> str:
+    own, losses = reply.own, reply.public_losses
+    if own.samples < 0 or not math.isfinite(own.loss_sum) or own.loss_sum < 0:
+        return f"its own loss is {own.loss_sum} over {own.samples} samples"
+    if not _whole(losses) or bool((losses < 0).any()):
+        return "a public loss is below 0 or no number"
+    shown = {len(reply.prompts), len(reply.references), len(reply.generations)}
+    if len(shown) != 1 or max(shown) > config.evaluation.generate:
+        return f"its answers to public prompts do not belong together: {sorted(shown)} of them"
     return ""
 
 
 def _finite(numbers: Iterable[float]) -> bool:
     return all(map(math.isfinite, numbers))
+
+
+def _whole(array: np.ndarray) -> bool:
+    """No NaN and no infinity: the wire refuses them too, where there is one."""
+    return bool(np.isfinite(array).all())

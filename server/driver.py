@@ -12,13 +12,14 @@ from typing import Protocol
 
 from fedwinnow.curation.messages import Reply, Request
 from fedwinnow.server.rounds import absorb, next_request
-from fedwinnow.server.state import RunState
+from fedwinnow.server.state import RunState, configuration
+from fedwinnow.server.status import Status, status_file
 from fedwinnow.server.store import Store
 
 logger = logging.getLogger(__name__)
 
 DEADLINE = 24 * 3600.0
-"""Longest wait for one phase, seconds, where the caller gives none."""
+"""Longest wait for one phase, seconds, whatever the configuration says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,9 @@ def drive(
 ) -> RunState:
     """Run to the end from any committed state.
 
+    A phase ends when all have answered, or when its own deadline (``[deadlines]``) or the general
+    one has passed.
+
     Raises:
         ProtocolError: too few sites gave usable replies in a phase.
         EmptySelectionError: nothing is kept.
@@ -70,10 +74,17 @@ def drive(
     store.commit(state)
     while (request := next_request(state)) is not None:
         began = time.monotonic()
-        deliveries = []
-        replies: dict[str, Reply] = {}
+        limit = min(deadline, configuration(state).deadlines.of(state.phase))
+        deliveries, replies = [], {}
         missing = dict.fromkeys(state.sites, "no reply came")
-        for delivery in transport.exchange(request, state.sites, deadline=deadline):
+        status = Status(
+            file=status_file(store.folder),
+            header=request.header,
+            members=state.sites,
+            deadline=limit,
+        )
+        status.tell()
+        for delivery in transport.exchange(request, state.sites, deadline=limit):
             deliveries.append(delivery)
             if progress is not None:
                 progress(state, request, delivery)
@@ -83,6 +94,8 @@ def drive(
                 logger.warning("site %s answered twice; the first reply counts", delivery.site)
             else:
                 replies[delivery.site] = delivery.reply
+            down, up = delivery.bytes_down, delivery.bytes_up
+            status.answer(delivery.site, down=down, up=up, missing=delivery.missing)
         missing = {site: why for site, why in missing.items() if site not in replies}
         state = absorb(state, replies, missing)
         cost = replace(

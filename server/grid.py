@@ -7,20 +7,17 @@ the deadline as its time to live, so an answer that comes too late is dropped by
 
 import logging
 import time
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedwinnow.curation import messages, wire
+from fedwinnow.curation import messages
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
+from fedwinnow.curation.records import size_of
+from fedwinnow.server.codec import Plain, Sealed
 from fedwinnow.server.driver import Delivery
-
-Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +36,23 @@ class GridTransport:
     """Longest wait for them, seconds."""
     poll: float = 0.1
     """Pause between two looks for replies, seconds."""
+    codec: Plain | Sealed = field(default_factory=Plain)
+    """How messages become Flower's records: in plain, or signed and sealed."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Site → node id, learned at join."""
 
     def exchange(
         self, request: messages.Request, sites: Sequence[str], *, deadline: float
     ) -> Iterator[Delivery]:
-        """Send to the named sites (none named: to every node) and yield as they answer.
+        """Send to the named sites and yield as they answer.
+
+        None named: to every node, or to every pinned member where messages are signed.
 
         Raises:
             TransportError: fewer nodes than expected came up in time.
         """
         end = time.monotonic() + deadline
+        sites = sites or self.codec.members
         if sites and not set(sites) <= set(self.nodes):
             self._introduce(end)
         for site in sites:
@@ -60,20 +62,19 @@ class GridTransport:
             targets = {self.nodes[site]: site for site in sites if site in self.nodes}
         else:
             targets = dict.fromkeys(self._reachable(), "")
-        content = _content(request)
-        down = _bytes(content)
+        contents = {node: self.codec.request(request, site) for node, site in targets.items()}
         left = max(end - time.monotonic(), 1.0)
         group = f"{request.header.phase}-{request.header.round}"
-        posted = self._push(content, targets, CURATION, ttl=left, group=group)
+        posted = self._push(contents, CURATION, ttl=left, group=group)
         for node, reply in self._replies(posted, targets, end):
-            yield self._delivery(node, targets[node], reply, down, deadline)
+            yield self._delivery(node, targets[node], reply, size_of(contents[node]), deadline)
 
     def _push(
-        self, content: RecordDict, nodes: Mapping[int, str], kind: str, *, ttl: float, group: str
+        self, contents: Mapping[int, RecordDict], kind: str, *, ttl: float, group: str
     ) -> dict[str, int]:
         """Message id → node; one by one, as Flower leaves out the ids of refused messages."""
         posted = {}
-        for node in nodes:
+        for node, content in contents.items():
             message = Message(content, node, kind, ttl=ttl, group_id=group)
             posted.update({str(i): node for i in self.grid.push_messages([message]) if i})
         return posted
@@ -104,9 +105,9 @@ class GridTransport:
         if reply.has_error():
             why = f"Flower's error {reply.error.code}: {(reply.error.reason or '')[:200]}"
             return Delivery(site=label, reply=None, missing=why, bytes_down=down)
-        up = _bytes(reply.content)
+        up = size_of(reply.content)
         try:
-            said = _reply(reply.content)
+            said = self.codec.reply(reply.content, site)
             label = self._name(node, site, said.site)
         except CurationError as error:
             why = f"its message is refused: {error}"
@@ -132,7 +133,8 @@ class GridTransport:
         nodes = dict.fromkeys(self._reachable(), "")
         left = min(max(end - time.monotonic(), 1.0), self.patience)
         content = RecordDict({"identity": ConfigRecord()})
-        posted = self._push(content, nodes, IDENTITY, ttl=left, group="identity")
+        contents = dict.fromkeys(nodes, content)
+        posted = self._push(contents, IDENTITY, ttl=left, group="identity")
         for node, reply in self._replies(posted, nodes, time.monotonic() + left):
             if reply is None or reply.has_error():
                 logger.warning("node %d does not say which site it is", node)
@@ -164,43 +166,3 @@ def reachable(grid: Grid, *, expected: int, patience: float, poll: float = 0.1) 
             )
             raise TransportError(message)
         time.sleep(poll)
-
-
-def record_of(arrays: Arrays) -> ArrayRecord:
-    """Named arrays as Flower's record, in their order."""
-    return ArrayRecord({key: Array(array) for key, array in arrays.items()})
-
-
-def arrays_in(record: ArrayRecord) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """The named arrays of a record, in its order."""
-    return {key: array.numpy() for key, array in record.items()}
-
-
-def _content(request: messages.Request) -> RecordDict:
-    text, arrays = wire.to_arrays(request)
-    return RecordDict({"message": ConfigRecord({"text": text}), "arrays": record_of(arrays)})
-
-
-def _reply(content: RecordDict) -> messages.Reply:
-    try:
-        text = str(content.config_records["message"]["text"])
-        arrays = arrays_in(content.array_records["arrays"])
-    except (KeyError, ValueError, TypeError) as error:
-        message = f"records are not those of a message ({type(error).__name__})"
-        raise ProtocolError(message) from error
-    reply = wire.from_arrays(text, arrays)
-    if not isinstance(reply, typing.get_args(messages.Reply)):
-        message = f"a {type(reply).__name__} came where a reply was expected"
-        raise ProtocolError(message)
-    return typing.cast("messages.Reply", reply)
-
-
-def _bytes(content: RecordDict) -> int:
-    """Payload of a message: text and array bytes, without Flower's envelope."""
-    text = sum(
-        len(str(value)) for record in content.config_records.values() for value in record.values()
-    )
-    arrays = sum(
-        len(array.data) for record in content.array_records.values() for array in record.values()
-    )
-    return text + arrays

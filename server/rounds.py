@@ -98,12 +98,12 @@ def absorb(
     """
     config, header = configuration(state), _header(state)
     fitting, absent = sift(state, replies, header, dict(missing or {}))
-    needed = config.run.minimum_sites
+    needed = config.quorum.of(state.phase, config.run.minimum_sites)
     if len(fitting) < needed:
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(absent.items())) or "no reply"
         message = (
             f"phase {state.phase}: {len(fitting)} of at least {needed} sites answered ({reasons}); "
-            "mend the sites or lower run.minimum_sites"
+            f"mend the sites, or lower quorum.{state.phase} or run.minimum_sites"
         )
         raise ProtocolError(message)
     record = RoundRecord(phase=state.phase, round=state.round, arm=state.arm, missing=absent)

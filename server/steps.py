@@ -6,7 +6,7 @@ over sites counts, and a site that is further from it than ``TOLERANCE`` is refu
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import replace
 from typing import TypeVar
 
@@ -62,7 +62,7 @@ def join(state: RunState, config: RunConfig, replies: Replies, record: RoundReco
             if mine != theirs:
                 missing[site] = f"{name} {mine[:12]} differs from the others' {theirs[:12]}"
     members = tuple(joined[site].card for site in sorted(joined) if site not in missing)
-    _enough(members, config, missing)
+    _enough(members, config, record.phase, missing)
     initial = next(joined[card.site].adapter for card in members)
     state = replace(state, members=members, initial=initial, adapter=initial)
     return state, replace(record, missing=missing)
@@ -80,7 +80,7 @@ def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     first = rows[min(rows)]
     table, strangers = _median({site: reply.table for site, reply in rows.items()})
     missing.update(strangers)
-    _enough([site for site in rows if site not in strangers], config, missing)
+    _enough([site for site in rows if site not in strangers], config, record.phase, missing)
     state = replace(
         state,
         tables=(*state.tables, table),
@@ -130,14 +130,14 @@ def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
         if reply.summary.edges.tobytes() != edges
     }
     said = {site: reply for site, reply in said.items() if site not in missing}
-    _enough(said, config, missing)
+    _enough(said, config, record.phase, missing)
     middle = np.median(np.stack([said[site].public_scores for site in said]), axis=0)
     for site, reply in sorted(said.items()):
         apart = float(np.abs(reply.public_scores - middle).max(initial=0.0))
         if apart > SCORE_TOLERANCE * max(1.0, float(np.abs(middle).max(initial=0.0))):
             missing[site] = f"its scores of the public rows differ from the median by {apart:.2g}"
     said = {site: reply for site, reply in said.items() if site not in missing}
-    _enough(said, config, missing)
+    _enough(said, config, record.phase, missing)
     summaries = {site: said[site].summary for site in sorted(said)}
     threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
     decision = threshold(
@@ -177,7 +177,7 @@ def evaluate(state: RunState, config: RunConfig, replies: Replies, record: Round
         if len(reply.public_losses) != anchors
     }
     said = {site: reply for site, reply in said.items() if site not in missing}
-    _enough(said, config, missing)
+    _enough(said, config, record.phase, missing)
     losses = np.median(np.stack([said[site].public_losses for site in said]), axis=0)
     first = said[min(said)]
     record = replace(
@@ -231,8 +231,8 @@ def _layout(reply: PublicSignals) -> tuple[object, ...]:
     return (*head, reply.kinds, reply.parents, columns, *sizes)
 
 
-def _enough(sites: object, config: RunConfig, missing: Mapping[str, str]) -> None:
-    number, needed = len(sites), config.run.minimum_sites  # type: ignore[arg-type]  # a sized collection
+def _enough(sites: Sized, config: RunConfig, phase: str, missing: Mapping[str, str]) -> None:
+    number, needed = len(sites), config.quorum.of(phase, config.run.minimum_sites)
     if number < max(1, needed):
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(missing.items()))
         message = f"{number} of at least {needed} sites agree ({reasons}); mend the named sites"

@@ -5,15 +5,17 @@ and never half of one.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.files import write
+from fedwinnow.curation.scenario import identity
 from fedwinnow.curation.settings import canonical, to_toml
-from fedwinnow.server.state import RunState
+from fedwinnow.server.rounds import init
+from fedwinnow.server.state import RunState, configuration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Store:
                 "resume it with --resume, choose another --set run.name=…, or remove the folder"
             )
             raise OutputError(message)
-        if committed is not None and committed.config != canonical(config):
+        if committed is not None and identity(configuration(committed)) != identity(config):
             message = (
                 f"{store.folder}: the configuration differs from the committed run's "
                 f"({store.folder / 'run.toml'}); resume with the same settings"
@@ -46,6 +48,13 @@ class Store:
             raise ConfigError(message)
         write(store.folder / "run.toml", to_toml(config).encode())
         return store
+
+    def begin(self, config: RunConfig, run: str) -> RunState:
+        """The committed state, or the first one; waits and quorum are those of ``config``."""
+        committed = self.load()
+        return (
+            init(config, run) if committed is None else replace(committed, config=canonical(config))
+        )
 
     @property
     def state_file(self) -> Path:

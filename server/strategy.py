@@ -25,11 +25,12 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
 from fedwinnow.curation.protocols import Merging, Weighting
+from fedwinnow.curation.records import arrays_in, record_of
 from fedwinnow.curation.scenario import run_id
+from fedwinnow.server.codec import codec_of
 from fedwinnow.server.driver import DEADLINE, Progress, drive
 from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
-from fedwinnow.server.grid import GridTransport, arrays_in, reachable, record_of
-from fedwinnow.server.rounds import init
+from fedwinnow.server.grid import GridTransport, reachable
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.strategies.registry import build
@@ -82,14 +83,9 @@ class CurationStrategy(Strategy):
     def summary(self) -> None:
         """Log what decides and what merges."""
         config = self.config
-        logger.info(
-            "scorer %s, threshold %s, weighting %s, merging %s, at least %d nodes",
-            config.scorer.name,
-            config.threshold.name,
-            config.weighting.name,
-            config.merging.name,
-            self.expected,
-        )
+        plugins = (config.scorer, config.threshold, config.weighting, config.merging)
+        words = "scorer %s, threshold %s, weighting %s, merging %s, at least %d nodes"
+        logger.info(words, *(plugin.name for plugin in plugins), self.expected)
 
     def start(
         self,
@@ -131,8 +127,13 @@ class CurationStrategy(Strategy):
 
         self.summary()
         store = Store.open(self.config, resume=self.resume)
-        state = (store.load() if self.resume else None) or init(self.config, run_id(self.config))
-        transport = GridTransport(grid=grid, expected=self.expected, patience=self.patience)
+        state = store.begin(self.config, run_id(self.config))
+        transport = GridTransport(
+            grid=grid,
+            expected=self.expected,
+            patience=self.patience,
+            codec=codec_of(self.config, store.folder),
+        )
         state = drive(state, transport, store=store, deadline=timeout, progress=self.progress)
         finish(state, store, command=self.command)
         return result_of(state)

@@ -15,7 +15,6 @@ from fedwinnow.curation.messages import JoinRequest, Reply, Request
 from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.server.driver import Delivery, Progress, drive
 from fedwinnow.server.outcome import finish
-from fedwinnow.server.rounds import init
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.truth import selection_figures
@@ -109,7 +108,7 @@ def run_phases(
         site.site.name: Site(config=site, workshop=shared)
         for site in site_configs(config, str(sites_folder(config)))
     }
-    state = store.load() or init(config, run_id(config))
+    state = store.begin(config, run_id(config))
     try:
         state = drive(state, InProcess(sites=sites), store=store, progress=progress)
     except InputError:

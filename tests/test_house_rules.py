@@ -20,7 +20,14 @@ FOLDERS = ("curation", "strategies", "client", "server", "simulations")
 FILES = tuple(sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")))
 TESTS = tuple(sorted((ROOT / "tests").rglob("*.py")))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FLOWER = {"client/app.py", "server/app.py", "server/grid.py", "server/strategy.py"}
+FLOWER = {
+    "curation/records.py",
+    "client/app.py",
+    "server/app.py",
+    "server/codec.py",
+    "server/grid.py",
+    "server/strategy.py",
+}
 RIM = FLOWER | {"simulations/flower.py"}
 
 

@@ -1,0 +1,89 @@
+"""Messages and envelopes as Flower's records, and back; both ends of the transport use it.
+
+A plain message is two records, ``message`` (text) and ``arrays``. An envelope is two as well:
+``envelope`` holds stamp and signature, ``payload`` one array of bytes, the same for every site, so
+that Flower uploads a broadcast once.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from fedwinnow.curation import messages, wire
+from fedwinnow.curation.envelope import Envelope
+from fedwinnow.curation.errors import ProtocolError
+
+Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
+
+
+def message_records(message: messages.Message) -> RecordDict:
+    """A message as records, in plain."""
+    text, arrays = wire.to_arrays(message)
+    return RecordDict({"message": ConfigRecord({"text": text}), "arrays": record_of(arrays)})
+
+
+def message_in(content: RecordDict) -> messages.Message:
+    """The plain message in records.
+
+    Raises:
+        ProtocolError: they hold none.
+    """
+    try:
+        text = str(content.config_records["message"]["text"])
+        arrays = arrays_in(content.array_records["arrays"])
+    except (KeyError, ValueError, TypeError) as error:
+        message = f"records are not those of a message ({type(error).__name__})"
+        raise ProtocolError(message) from error
+    return wire.from_arrays(text, arrays)
+
+
+def envelope_records(envelope: Envelope) -> RecordDict:
+    """An envelope as records."""
+    words = ConfigRecord({"stamp": envelope.stamp, "signature": envelope.signature})
+    payload = np.frombuffer(envelope.payload, dtype=np.uint8)
+    return RecordDict({"envelope": words, "payload": record_of({"payload": payload})})
+
+
+def envelope_in(content: RecordDict) -> Envelope:
+    """The envelope in records.
+
+    Raises:
+        ProtocolError: they hold none.
+    """
+    try:
+        words = content.config_records["envelope"]
+        payload = content.array_records["payload"]["payload"].numpy()
+        stamp, signature = words["stamp"], words["signature"]
+    except (KeyError, ValueError, TypeError) as error:
+        message = f"records are not those of an envelope ({type(error).__name__})"
+        raise ProtocolError(message) from error
+    whole = isinstance(stamp, bytes) and isinstance(signature, bytes)
+    if not whole or payload.dtype != np.uint8 or payload.ndim != 1:
+        message = "records are not those of an envelope (wrong types)"
+        raise ProtocolError(message)
+    return Envelope(stamp=stamp, signature=signature, payload=payload.tobytes())  # type: ignore[arg-type]  # checked above
+
+
+def record_of(arrays: Arrays) -> ArrayRecord:
+    """Named arrays as Flower's record, in their order."""
+    return ArrayRecord({key: Array(array) for key, array in arrays.items()})
+
+
+def arrays_in(record: ArrayRecord) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """The named arrays of a record, in its order."""
+    return {key: array.numpy() for key, array in record.items()}
+
+
+def size_of(content: RecordDict) -> int:
+    """Payload of a message in bytes: texts and arrays, without Flower's own envelope."""
+    text = sum(
+        len(value if isinstance(value, bytes) else str(value))
+        for record in content.config_records.values()
+        for value in record.values()
+    )
+    arrays = sum(
+        len(array.data) for record in content.array_records.values() for array in record.values()
+    )
+    return text + arrays

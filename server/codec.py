@@ -1,0 +1,84 @@
+"""How a request becomes Flower's records and a reply is read: in plain, or signed and sealed.
+
+Plain is for simulations. Where a node of a deployment cannot reach its agent, its shim says so in a
+record of its own, ``shim``.
+"""
+
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from fedwinnow.curation import messages
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.envelope import Stamp, verified_stamp
+from fedwinnow.curation.errors import ProtocolError, TransportError
+from fedwinnow.curation.records import envelope_in, envelope_records, message_in, message_records
+from fedwinnow.server.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Messages as they are: text and named arrays."""
+
+    members: tuple[str, ...] = ()
+    """Nobody is pinned: at join every node is asked."""
+
+    def request(self, request: messages.Request, site: str) -> RecordDict:  # noqa: ARG002 - every codec's shape
+        """A request as records."""
+        return message_records(request)
+
+    def reply(self, content: RecordDict, site: str) -> messages.Reply:  # noqa: ARG002 - every codec's shape
+        """The reply in records.
+
+        Raises:
+            ProtocolError: they hold none.
+        """
+        reply = message_in(content)
+        if not isinstance(reply, typing.get_args(messages.Reply)):
+            message = f"a {type(reply).__name__} came where a reply was expected"
+            raise ProtocolError(message)
+        return typing.cast("messages.Reply", reply)
+
+
+@dataclass(slots=True)
+class Sealed:
+    """Messages in envelopes: requests signed for one site, replies sealed by it."""
+
+    sealer: Sealer
+    _sent: dict[str, Stamp] = field(default_factory=dict)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The pinned sites, in order of name."""
+        return tuple(sorted(self.sealer.members))
+
+    def request(self, request: messages.Request, site: str) -> RecordDict:
+        """A request as records, signed for one site."""
+        envelope = self.sealer.envelope(request, site)
+        key = self.sealer.key.public
+        self._sent[site] = verified_stamp(envelope.stamp, envelope.signature, key)
+        return envelope_records(envelope)
+
+    def reply(self, content: RecordDict, site: str) -> messages.Reply:
+        """The reply in records, opened and checked.
+
+        Raises:
+            ProtocolError: it is not the site's, not for this request, or not a reply.
+            TransportError: the site's node could not reach its agent.
+        """
+        if "shim" in content.config_records:
+            why = str(content.config_records["shim"].get("error", ""))[:200]
+            message = f"its node could not reach its agent: {why}"
+            raise TransportError(message)
+        return self.sealer.reply(envelope_in(content), self._sent[site])
+
+
+def codec_of(config: RunConfig, folder: Path) -> Plain | Sealed:
+    """The codec of a run: sealed where a coordinator's key is set; ``folder`` is the run's.
+
+    Raises:
+        ConfigError: a key is missing or malformed, or no member is pinned.
+    """
+    return Sealed(Sealer.open(config, folder)) if config.coordinator.key else Plain()
