@@ -15,6 +15,9 @@ from fedwinnow.server.strategy import CurationStrategy
 
 app = ServerApp()
 
+PATIENCE = 60.0
+"""Longest wait for the nodes of a simulation to come up, seconds."""
+
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
@@ -28,7 +31,9 @@ def main(grid: Grid, context: Context) -> None:
     resume = bool(context.run_config.get("resume", False))
     given = [f"{key}={json.dumps(v)}" for key, v in sorted(context.run_config.items()) if v != ""]
     command = f"flwr run . --run-config {shlex.quote(' '.join(given))}"
-    CurationStrategy(config, resume=resume, command=command).start(grid)
+    patience = config.coordinator.patience if config.coordinator.key else PATIENCE
+    strategy = CurationStrategy(config, resume=resume, patience=patience, command=command)
+    strategy.start(grid)
 
 
 def _show_progress() -> None:

@@ -8,6 +8,7 @@ the deadline as its time to live, so an answer that comes too late is dropped by
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -53,8 +54,8 @@ class GridTransport:
         """
         end = time.monotonic() + deadline
         sites = sites or self.codec.members
-        if sites and not set(sites) <= set(self.nodes):
-            self._introduce(end)
+        if sites:
+            self._locate(sites, end)
         for site in sites:
             if site not in self.nodes:
                 yield Delivery(site=site, reply=None, missing="no reachable node is this site")
@@ -128,11 +129,34 @@ class GridTransport:
             raise ProtocolError(message)
         return said
 
-    def _introduce(self, end: float) -> None:
-        """Ask every node for its name: a resumed run knows sites but no nodes."""
-        nodes = dict.fromkeys(self._reachable(), "")
-        left = min(max(end - time.monotonic(), 1.0), self.patience)
+    def _locate(self, sites: Sequence[str], end: float) -> None:
+        """Learn which node is which site: a resumed run knows none, and a site may come back anew.
+
+        The first time waits for every named site, ``patience`` seconds at most; later a site that
+        is away costs no waiting, as long as enough are there.
+        """
+        first = not self.nodes
+        now = time.monotonic()
+        until = now + min(self.patience, (end - now) / 2)  # half of the phase is for the answers
+        asked: set[int] = set()
+        while True:
+            present = set(self._reachable())
+            self.nodes = {site: node for site, node in self.nodes.items() if node in present}
+            strangers = present - asked - set(self.nodes.values())
+            complete = set(sites) <= set(self.nodes)
+            if complete or (not strangers and (not first or time.monotonic() >= until)):
+                return
+            if strangers:
+                self._introduce(strangers, until)
+                asked |= strangers
+            else:
+                time.sleep(self.poll)
+
+    def _introduce(self, strangers: AbstractSet[int], end: float) -> None:
+        """Ask nodes for their names."""
+        left = max(end - time.monotonic(), 1.0)
         content = RecordDict({"identity": ConfigRecord()})
+        nodes = dict.fromkeys(sorted(strangers), "")
         contents = dict.fromkeys(nodes, content)
         posted = self._push(contents, IDENTITY, ttl=left, group="identity")
         for node, reply in self._replies(posted, nodes, time.monotonic() + left):
@@ -140,8 +164,8 @@ class GridTransport:
                 logger.warning("node %d does not say which site it is", node)
                 continue
             name = str(reply.content.config_records["identity"]["site"])
-            if name:
-                self.nodes.setdefault(name, node)
+            if name and self.nodes.setdefault(name, node) != node:
+                logger.warning("node %d claims the name %r of another node", node, name)
 
     def _reachable(self) -> tuple[int, ...]:
         return reachable(self.grid, expected=self.expected, patience=self.patience, poll=self.poll)

@@ -11,14 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -73,7 +66,8 @@ class CurationStrategy(Strategy):
     @property
     def expected(self) -> int:
         """Nodes to wait for: every simulated site, or the fewest that the run may go on with."""
-        return max(len(self.config.sites), self.config.run.minimum_sites)
+        config = self.config
+        return max(len(config.sites), config.quorum.of("join", config.run.minimum_sites))
 
     @property
     def _scale(self) -> float:

@@ -153,9 +153,9 @@ def test_client_app_refuses_a_partition_without_a_site(tmp_path):
 
 
 def test_client_app_of_a_deployment_takes_no_file_from_the_server(tmp_path):
-    """Without a partition the operator's site-config decides, never the server's scenario."""
+    """Without a partition the operator's agent-socket decides, never the server's scenario."""
     where = context({}, {"scenario": scenario(tmp_path)})
-    with pytest.raises(ConfigError, match="site-config"):
+    with pytest.raises(ConfigError, match="agent-socket"):
         rim.site_of(where)
     own = tmp_path / "site.toml"
     own.write_text('[site]\nname = "clinic"\ndata = "private.jsonl"\n')
