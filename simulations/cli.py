@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from fedwinnow.curation.errors import CurationError, DataError
+from fedwinnow.simulations import cli_site
 
 app = typer.Typer(
     name="fedwinnow",
@@ -25,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated curation for language models: one quality standard, no shared sample.",
 )
+
+app.add_typer(cli_site.app, name="site")
+app.command()(cli_site.keys)
 
 Set = Annotated[
     list[str] | None,
