@@ -1,4 +1,4 @@
-"""The command line: ``fedwinnow demo | init | simulate | score | report | study | plugins``.
+"""The command line: demo, init, simulate, score, report, study, plugins; site, keys, run, status.
 
 Exit codes: 0 done, 1 the run failed, 2 the input is wrong. Progress goes to standard error, results
 to standard output, as JSON with ``--json``.
@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import cli_site
+from fedwinnow.simulations import cli_run, cli_site
 
 app = typer.Typer(
     name="fedwinnow",
@@ -29,6 +29,8 @@ app = typer.Typer(
 
 app.add_typer(cli_site.app, name="site")
 app.command()(cli_site.keys)
+app.command()(cli_run.run)
+app.command()(cli_run.status)
 
 Set = Annotated[
     list[str] | None,

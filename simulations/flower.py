@@ -83,7 +83,7 @@ def simulate_with_flower(
         given.write_text(f"scenario = {json.dumps(str(scenario))}\nresume = {json.dumps(resume)}\n")
         submitted = superlink.flwr(
             "run",
-            str(app or _thin_app(superlink.home)),
+            str(app or thin_app(superlink.home)),
             "--run-config",
             str(given),
             "--federation-config",
@@ -115,7 +115,7 @@ def _resources(config: RunConfig, at_once: int) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
-def _thin_app(home: Path) -> Path:
+def thin_app(home: Path) -> Path:
     """A Flower app without code: the components are those of the package that runs here."""
     folder = home / "fedwinnow-simulation"
     folder.mkdir()
@@ -131,7 +131,7 @@ def _wait(superlink: SuperLink, run: str, store: Store, deadline: float) -> None
         if superlink.process.poll() is not None:
             message = f"the SuperLink of run {run} ended before the run:\n{superlink.tail()}"
             raise TransportError(message)
-        lines = _lines(store.folder / "metrics.jsonl")
+        lines = metrics_lines(store.folder)
         for line in lines[told:]:
             logger.info("phase %(phase)s round %(round)d arm %(arm)s: %(seconds).1f s", line)
         told, closed = len(lines), bool(lines) and lines[-1]["phase"] == "close"
@@ -161,7 +161,9 @@ def _judge(answer: Mapping[str, Any], run: str, superlink: SuperLink) -> None:
     raise RunError(f"{message}\nIts log ends:\n{superlink.run_log(run)}")  # noqa: EM102, TRY003 - log below the message
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def metrics_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run folder's ``metrics.jsonl``: one for each phase that is committed."""
+    file = folder / "metrics.jsonl"
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

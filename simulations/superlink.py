@@ -81,7 +81,7 @@ class SuperLink:
 
     def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - our own command, no shell
-            [_program("flwr"), *arguments],
+            [program("flwr"), *arguments],
             env=dict(self.environment),
             capture_output=True,
             text=True,
@@ -100,7 +100,7 @@ def private_superlink() -> Iterator[SuperLink]:
         with (home / "superlink.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own command, no shell
                 [
-                    _program("flower-superlink"),
+                    program("flower-superlink"),
                     *("--insecure", "--simulation", "--isolation", "subprocess"),
                     *("--host", "127.0.0.1", "--port", str(port)),
                     "--disable-runtime-dependency-installation",
@@ -156,7 +156,7 @@ def _last(text: str, lines: int = 30) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """A console script of this Python, wherever the shell is."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
