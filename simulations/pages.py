@@ -1,0 +1,148 @@
+"""The steps of the pages in ``docs/deploy``, run as they are written there.
+
+A block ``sh step=NAME`` is run to its end, one ``sh serve=NAME`` stays running, and one ``sh host``
+(users, packages) is for a real machine only.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fedwinnow
+from fedwinnow.curation.errors import TransportError
+
+DEPLOY = Path(fedwinnow.__file__).resolve().parents[1] / "docs" / "deploy"
+"""The pages, scripts and settings; only in a checkout."""
+LONGEST = 600.0
+"""Longest step, seconds."""
+_BLOCK = re.compile(r"^```sh (step|serve)=([a-z-]+)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+
+
+def steps(page: str) -> dict[str, tuple[str, str]]:
+    """Name → (step or serve, its lines) of a page of ``docs/deploy``."""
+    text = (DEPLOY / page).read_text(encoding="utf-8")
+    return {name: (kind, lines) for kind, name, lines in _BLOCK.findall(text)}
+
+
+def settings_of(file: str) -> dict[str, str]:
+    """The settings file as it is shipped, without quotes."""
+    text = (DEPLOY / file).read_text(encoding="utf-8")
+    return {k: v.strip('"') for k, v in re.findall(r"^([A-Z_]+)=(.*)$", text, flags=re.MULTILINE)}
+
+
+@dataclass(slots=True, kw_only=True)
+class Party:
+    """The coordinator or a silo: a folder, a page, settings, and what it has running."""
+
+    folder: Path
+    page: str
+    environment: Mapping[str, str]
+    running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    """Steps of the page that were taken."""
+
+    @property
+    def private(self) -> Path:
+        """Folder of keys and configuration."""
+        return self.folder / "private"
+
+    def step(self, name: str, **extra: str) -> str:
+        """Run a step of the page to its end and return what it printed.
+
+        Raises:
+            TransportError: it failed, or took too long.
+        """
+        try:
+            done = subprocess.run(  # noqa: S603 - a line of our own page
+                ["/bin/sh", "-eu", "-c", self._lines("step", name)],
+                cwd=self.folder,
+                env={**self.environment, **extra},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=LONGEST,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            message = f"{self.page}, step {name}: not done after {LONGEST:.0f} s: {error.output}"
+            raise TransportError(message) from error
+        if done.returncode != 0:
+            message = f"{self.page}, step {name}: ended with code {done.returncode}:\n{done.stdout}"
+            raise TransportError(message)
+        return done.stdout
+
+    def serve(self, name: str, **extra: str) -> None:
+        """Start what a step of the page keeps running; its output goes to ``log(name)``."""
+        with self.log(name).open("ab") as log:
+            self.running[name] = subprocess.Popen(  # noqa: S603 - a line of our own page
+                ["/bin/sh", "-eu", "-c", "exec " + self._lines("serve", name)],
+                cwd=self.folder,
+                env={**self.environment, **extra},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def log(self, name: str) -> Path:
+        """File with the output of what is served."""
+        return self.folder / f"{name}.log"
+
+    def pids(self, name: str, program: str) -> list[int]:
+        """Processes of a program below what is served, as a fault would find them."""
+        group, found = self.running[name].pid, []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_text(encoding="utf-8").split("\0")
+                if os.getpgid(int(folder.name)) != group:
+                    continue
+            except OSError:
+                continue  # ended meanwhile, or not ours to look at
+            if words[0] != "/bin/sh" and any(_names(word, program) for word in words):
+                found.append(int(folder.name))
+        return sorted(found)
+
+    def stop(self, name: str, *, grace: float = 15.0) -> None:
+        """End what is served: SIGTERM, then SIGKILL to all that is left of its session."""
+        process = self.running.pop(name)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):  # what is left of it is killed below
+            process.wait(timeout=grace)
+        with suppress(ProcessLookupError):  # all ended by themselves
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _lines(self, kind: str, name: str) -> str:
+        found, lines = steps(self.page)[name]
+        if found != kind:
+            message = f"{self.page}: {name} is a {found} block, not a {kind} block"
+            raise TransportError(message)
+        self.taken.add(name)
+        return lines
+
+
+def until(ready: Callable[[], bool], what: str, *, log: Path, longest: float = 120.0) -> None:
+    """Wait until something is so.
+
+    Raises:
+        TransportError: it is not so after ``longest`` seconds.
+    """
+    end = time.monotonic() + longest
+    while not ready():
+        if time.monotonic() > end:
+            said = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            message = f"{what}: not ready after {longest:.0f} s; its log ends:\n{said}"
+            raise TransportError(message)
+        time.sleep(0.1)
+
+
+def _names(word: str, program: str) -> bool:
+    """Whether a word of a command line is the program, or the title that it gave itself."""
+    return Path(word).name == program or word.startswith(f"{program}: master")

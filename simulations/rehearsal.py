@@ -1,0 +1,172 @@
+"""Rehearses ``docs/deploy`` on this machine: a coordinator and silos on loopback, by its own pages.
+
+Each party has a folder of its own with a copy of ``docs/deploy`` and settings with ports of this
+machine; what is run in it are the steps of its page (:mod:`fedwinnow.simulations.pages`). What was
+started here is stopped at the end, and nothing else.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import fedwinnow
+from fedwinnow.curation.errors import TransportError
+from fedwinnow.simulations.pages import DEPLOY, Party, settings_of, until
+from fedwinnow.simulations.superlink import bearers
+
+
+@dataclass(slots=True, kw_only=True)
+class Rehearsal:
+    """A coordinator and silos on loopback, as ``docs/deploy`` tells them to be."""
+
+    root: Path
+    coordinator: Party
+    silos: Mapping[str, Party]
+    proxy: str
+    """Address of the proxy."""
+    superlink: str
+    """Address of the SuperLink, which silos cannot reach."""
+
+    def open(self) -> None:
+        """The coordinator's side: certificates, SuperLink, executor, proxy, connection."""
+        self.coordinator.step("certificates")
+        for silo in self.silos.values():
+            shutil.copy(self.coordinator.folder / "certificates" / "ca.crt", silo.folder)
+        for name in ("superlink", "executor", "proxy"):
+            self.coordinator.serve(name)
+        self._listening(self.superlink, "superlink")
+        self._listening(self.proxy, "proxy")
+        self.coordinator.step("connect")
+
+    def admit(self, site: str) -> None:
+        """Make a silo's node key, and register it at the coordinator."""
+        self.silos[site].step("node-key")
+        public = self.silos[site].folder / "node" / "key.pub"
+        shutil.copy(public, self.coordinator.folder / f"{site}.pub")
+        self.coordinator.step("register", SITE=site)
+
+    def join(self, site: str, *, agent: bool = True) -> None:
+        """Start a silo's agent, node and executor, and wait until the node is up."""
+        silo = self.silos[site]
+        if agent:
+            silo.serve("agent")
+            door = Path(silo.environment["FEDWINNOW_SOCKET"])
+            until(door.is_socket, f"agent of {site}", log=silo.log("agent"))
+        silo.serve("node")
+        silo.serve("node-executor")
+        log = silo.log("node")
+        until(lambda: "SuperNode ID:" in log.read_text(), f"node of {site}", log=log)
+
+    def _listening(self, address: str, name: str) -> None:
+        log = self.coordinator.log(name)
+        until(lambda: _listens(address), f"{name} on {address}", log=log)
+
+    def close(self) -> None:
+        """Stop everything that was started here."""
+        for party in (*self.silos.values(), self.coordinator):
+            for process in party.running.values():
+                process.terminate()  # all at once, so that no one waits for another
+        for party in (*self.silos.values(), self.coordinator):
+            for name in list(party.running):
+                party.stop(name)
+        for pid in bearers(f"FEDWINNOW_REHEARSAL={self.root}"):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it ended by itself
+
+
+@contextmanager
+def rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
+    """Folders and settings of a coordinator and silos; nothing runs yet.
+
+    Raises:
+        TransportError: this is no checkout with ``docs/deploy``.
+    """
+    if not DEPLOY.is_dir():
+        message = f"{DEPLOY}: not there; rehearse in a checkout of the repository"
+        raise TransportError(message)
+    short = "/tmp"  # noqa: S108 - paths of Unix sockets must stay below 108 bytes
+    with tempfile.TemporaryDirectory(prefix="fw-", dir=short, ignore_cleanup_errors=True) as name:
+        root = Path(name)
+        ports = iter(free_ports(2 + len(sites)))
+        superlink, proxy = (f"127.0.0.1:{next(ports)}" for _ in range(2))
+        home = root / "coordinator"
+        link = {"NAMES": "localhost 127.0.0.1", "PROXY": proxy, "SUPERLINK": superlink}
+        link |= {"CERTIFICATES": f"{home}/certificates", "LINK_STATE": f"{home}/link"}
+        link |= {"PROXY_STATE": f"{home}/proxy", "FLOWER": f"{home}/flower"}
+        silos = {}
+        for site in sites:
+            own = root / site
+            node = {"SITE": site, "COORDINATOR": proxy, "CA": f"{own}/ca.crt"}
+            node |= {"NODE_KEY": f"{own}/node/key", "SUPERNODE": f"127.0.0.1:{next(ports)}"}
+            node |= {"EXECUTOR_SECRET": f"{own}/node/executor.secret"}
+            node |= {"SOCKET": f"{own}/run/agent.sock", "TOKEN": f"{own}/run/token"}
+            node |= {"NODE_STATE": f"{own}/flower-node", "FLOWER": f"{own}/flower-app"}
+            silos[site] = _party(root, site, "silo", node)
+        coordinator = _party(root, "coordinator", "coordinator", link)
+        stage = Rehearsal(
+            root=root, coordinator=coordinator, silos=silos, proxy=proxy, superlink=superlink
+        )
+        try:
+            yield stage
+        finally:
+            stage.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _party(root: Path, name: str, page: str, given: Mapping[str, str]) -> Party:
+    folder = root / name
+    shutil.copytree(DEPLOY, folder)
+    (folder / "private").mkdir(mode=0o700)
+    programs = root / "bin"
+    programs.mkdir(exist_ok=True)
+    ours = programs / "fedwinnow"  # this checkout's, whether it is installed or not
+    ours.write_text(f'#!/bin/sh\nexec {sys.executable} -m fedwinnow.simulations.cli "$@"\n')
+    ours.chmod(0o755)
+    own = {"PROGRAMS": str(Path(sys.executable).parent), "GROUP": "", **given}
+    shipped = settings_of(f"{page}.env")
+    if own.keys() != shipped.keys():
+        message = f"{page}.env: expected {sorted(own)}, got {sorted(shipped)}"
+        raise TransportError(message)
+    lines = "".join(f'{key}="{value}"\n' for key, value in own.items())
+    (folder / f"{page}.env").write_text(lines, encoding="utf-8")
+    packages = str(Path(fedwinnow.__file__).resolve().parents[1])
+    path = os.pathsep.join([str(programs), own["PROGRAMS"], os.environ.get("PATH", os.defpath)])
+    environment = os.environ | {
+        "FEDWINNOW_REHEARSAL": str(root),
+        "FEDWINNOW_SOCKET": own.get("SOCKET", ""),
+        "FLWR_HOME": own["FLOWER"],
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "PATH": path,
+        "PYTHONPATH": os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH", "")])),
+        "TMPDIR": str(root),
+    }
+    return Party(folder=folder, page=f"{page}.md", environment=environment)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
