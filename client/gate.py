@@ -1,4 +1,4 @@
-"""What a silo lets into its own pool: licences, duplicates, distance to the public anchors.
+"""What a silo lets into its own pool: labels, lengths, personal data, duplicates, anchors.
 
 Two samples are near duplicates if their texts (turns, prompt and response together) are at least
 ``gate.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and response
@@ -25,6 +25,7 @@ from fedwinnow.client.duplicates import (
     similarity,
     words,
 )
+from fedwinnow.client.personal_data import Finder, finder
 from fedwinnow.curation.config import GateSection
 from fedwinnow.curation.nouns import Sample
 
@@ -52,20 +53,23 @@ def gate(samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSect
 
     Returns:
         Rows kept, and a reason for every other row.
+
+    Raises:
+        ConfigError: ``gate.personal_data`` holds an unknown name or a malformed pattern.
     """
     threshold = section.near_duplicates
     near_anchor = set(overlapping(samples, anchors, threshold))
     known = sign((shingles(_whole(one)) for one in samples), len(samples), threshold)
     useful = shared(known.keys)
+    personal = finder(section.personal_data)
     index = Index(threshold=threshold)
     seen: set[str] = set()
     kept: list[int] = []
     reasons: dict[int, str] = {}
     for row, sample in enumerate(samples):
         keys = numbered(known.keys[row])[useful[row]]
-        licence = sample.labels.get("licence", "")
-        if section.licences and licence not in section.licences:
-            reasons[row] = f"licence {licence!r} is not allowed"
+        if reason := _own(sample, section, personal):
+            reasons[row] = reason
         elif row in near_anchor:
             reasons[row] = "equals or nearly equals a public anchor"
         elif sample.id in seen:
@@ -80,6 +84,21 @@ def gate(samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSect
             index.add(row, keys)
             kept.append(row)
     return Gated(kept=tuple(kept), reasons=reasons)
+
+
+def _own(sample: Sample, section: GateSection, personal: Finder) -> str:
+    """Why a sample by itself may not pass: label, length, personal data; "" where it may."""
+    for name, allowed in (("licence", section.licences), ("language", section.languages)):
+        label = sample.labels.get(name, "")
+        if allowed and label not in allowed:
+            return f"{name} {label!r} is not allowed"
+    whole = _whole(sample)
+    if len(sample.response) < section.shortest:
+        return f"response of {len(sample.response)} characters is too short"
+    if section.longest and len(whole) > section.longest:
+        return f"text of {len(whole)} characters is too long"
+    kind = personal(whole)
+    return f"looks like personal data: {kind}" if kind else ""
 
 
 def near_duplicates(one: Sample, other: Sample, threshold: float) -> bool:

@@ -1,0 +1,99 @@
+"""Patterns of personal data: a gate that leaves out samples which carry them.
+
+Patterns find shapes, not people: names and free descriptions pass. They are a net under the silo's
+own de-identification, never its replacement. Card and account numbers count only where their check
+digits hold (Luhn, ISO/IEC 7812-1; modulo 97, ISO 13616), so that figures and dates pass.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from fedwinnow.curation.errors import ConfigError
+
+_IBAN_LENGTHS = range(15, 35)
+_CARD_LENGTHS = range(13, 20)
+_PHONE_LENGTHS = range(8, 16)
+
+
+def _digits(text: str) -> str:
+    return "".join(filter(str.isdigit, text))
+
+
+def _luhn(text: str) -> bool:
+    digits = _digits(text)
+    total = sum(
+        sum(divmod(2 * int(d), 10)) if i % 2 else int(d) for i, d in enumerate(reversed(digits))
+    )
+    return len(digits) in _CARD_LENGTHS and len(set(digits)) > 1 and total % 10 == 0
+
+
+def _iban(text: str) -> bool:
+    plain = "".join(text.split())
+    turned = "".join(str(int(c, 36)) for c in plain[4:] + plain[:4])
+    return len(plain) in _IBAN_LENGTHS and int(turned) % 97 == 1
+
+
+def _phone(text: str) -> bool:
+    return len(_digits(text)) in _PHONE_LENGTHS
+
+
+def _address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _any(_: str) -> bool:
+    return True
+
+
+# Quantifiers are possessive or bounded: no text makes a search slower than its length.
+_KNOWN: Mapping[str, tuple[str, Callable[[str], bool]]] = {
+    "email": (r"(?<![\w.+-])[\w.+-]{1,64}+@(?:[A-Za-z0-9-]{1,63}+\.)++[A-Za-z]{2,24}", _any),
+    "phone": (r"(?<![\w.])(?:\+|00)\d[\d ()/.-]{6,22}\d(?!\w)", _phone),
+    "iban": (r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?!\w)", _iban),
+    "card": (r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.])", _luhn),
+    "ip": (r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]{3,39})(?![\w.:])", _address),
+}
+
+Finder = Callable[[str], str]
+"""Text → the name of the first kind of personal data in it, or ""."""
+
+
+def finder(kinds: Iterable[str]) -> Finder:
+    """A search for the given kinds.
+
+    Args:
+        kinds: Names of ``gate.personal_data``, or ``re:`` and a pattern of the silo's own.
+
+    Raises:
+        ConfigError: a name is unknown or a pattern is malformed.
+    """
+    searches = [(kind, *_search(kind)) for kind in kinds]
+
+    def find(text: str) -> str:
+        for kind, pattern, holds in searches:
+            if any(holds(match.group()) for match in pattern.finditer(text)):
+                return kind
+        return ""
+
+    return find
+
+
+def _search(kind: str) -> tuple[re.Pattern[str], Callable[[str], bool]]:
+    if kind in _KNOWN:
+        pattern, holds = _KNOWN[kind]
+        return re.compile(pattern), holds
+    if not kind.startswith("re:"):
+        message = (
+            f"gate.personal_data: expected one of {', '.join(_KNOWN)} or re:PATTERN, got {kind!r}"
+        )
+        raise ConfigError(message)
+    try:
+        return re.compile(kind.removeprefix("re:")), _any
+    except re.error as error:
+        message = f"gate.personal_data: {kind!r} is no pattern ({error}); mend it"
+        raise ConfigError(message) from error

@@ -1,0 +1,99 @@
+"""The gate of personal data: shapes that are caught, figures that pass."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedwinnow.client.gate import gate
+from fedwinnow.client.personal_data import finder
+from fedwinnow.curation.config import GateSection
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.nouns import Sample
+
+ALL = ("email", "phone", "iban", "card", "ip")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Write to jane.doe+x@mail.example.org today.", "email"),
+        ("Call +49 (0)30 1234567.", "phone"),
+        ("Call 0044 20 7946 0958 now", "phone"),
+        ("Pay to DE89 3704 0044 0532 0130 00.", "iban"),
+        ("GB82WEST12345698765432", "iban"),
+        ("Card 4111 1111 1111 1111, thanks", "card"),
+        ("host 192.168.10.20 is down", "ip"),
+        ("host 2001:db8::8a2e:370:7334 is down", "ip"),
+    ],
+)
+def test_personal_data_is_found_by_its_kind(text, kind):
+    """Each shape is found, by its own kind and among all."""
+    assert finder((kind,))(text) == kind
+    assert finder(ALL)(text) != ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Patients (n = 1234) took 12.5 mg at 08:30 on 2024-05-06.",
+        "The card 4111 1111 1111 1112 has a wrong check digit.",
+        "DE88370400440532013000 has a wrong check number.",
+        "Section 1.2.3 of ISO 27001:2022; see @home and a@b.",
+        "0000 0000 0000 0000 and 999.999.999.999",
+        "",
+    ],
+)
+def test_figures_and_dates_pass(text):
+    """Numbers without valid check digits, times and section numbers are no personal data."""
+    assert finder(ALL)(text) == ""
+
+
+def luhn(digits):
+    """The check digit that follows ``digits``."""
+    doubled = [sum(divmod(2 * d, 10)) if i % 2 == 0 else d for i, d in enumerate(reversed(digits))]
+    return -sum(doubled) % 10
+
+
+@given(st.lists(st.integers(0, 9), min_size=12, max_size=18))
+def test_card_check_digit_decides(digits):
+    """Of the ten numbers with the same beginning exactly the one with Luhn's digit is found."""
+    if len(set(digits)) == 1:
+        return
+    find = finder(("card",))
+    start = "".join(map(str, digits))
+    found = [d for d in range(10) if find(f"no {start}{d} here")]
+    assert found == [luhn(digits)]
+
+
+def test_own_patterns_and_unknown_names():
+    """``re:`` takes the silo's own pattern; an unknown name or a broken pattern is an error."""
+    assert finder(("re:MRN-\\d{6}",))("chart MRN-123456") == "re:MRN-\\d{6}"
+    with pytest.raises(ConfigError, match="email, phone"):
+        finder(("emial",))
+    with pytest.raises(ConfigError, match="no pattern"):
+        finder(("re:(",))
+
+
+def sample(response, **labels):
+    return Sample(id=response, prompt="What now?", response=response, labels=labels)
+
+
+def test_gate_names_each_reason_and_keeps_the_rest():
+    """Language, length and personal data each drop with their own reason, which stays here."""
+    section = GateSection(languages=("en",), shortest=4, longest=60, personal_data=("email",))
+    rows = [
+        sample("All is well here.", language="en"),
+        sample("Tout va bien ici.", language="fr"),
+        sample("Ok.", language="en"),
+        sample("x" * 80, language="en"),
+        sample("Ask jane@example.org first.", language="en"),
+    ]
+    found = gate(rows, [], section)
+    assert found.kept == (0,)
+    assert [found.reasons[row].split()[0] for row in range(1, 5)] == [
+        "language",
+        "response",
+        "text",
+        "looks",
+    ]
+    assert "jane" not in found.reasons[4]
