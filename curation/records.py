@@ -39,11 +39,15 @@ def message_in(content: RecordDict) -> messages.Message:
     return wire.from_arrays(text, arrays)
 
 
-def envelope_records(envelope: Envelope) -> RecordDict:
-    """An envelope as records."""
+def envelope_records(envelope: Envelope, payload: ArrayRecord | None = None) -> RecordDict:
+    """An envelope as records; ``payload`` is its payload's record where it was made before."""
     words = ConfigRecord({"stamp": envelope.stamp, "signature": envelope.signature})
-    payload = np.frombuffer(envelope.payload, dtype=np.uint8)
-    return RecordDict({"envelope": words, "payload": record_of({"payload": payload})})
+    return RecordDict({"envelope": words, "payload": payload or payload_record(envelope.payload)})
+
+
+def payload_record(payload: bytes) -> ArrayRecord:
+    """A payload as one array of bytes."""
+    return record_of({"payload": np.frombuffer(payload, dtype=np.uint8)})
 
 
 def envelope_in(content: RecordDict) -> Envelope:

@@ -84,13 +84,16 @@ class CoordinatorSection:
     """Name of the SuperLink connection in Flower's config.toml; "" takes its default."""
     attempts: int = 5
     """How often a run that Flower ended is submitted again, at least 1."""
+    resends: int = 3
+    """How often a request is sent again to a site whose node or agent failed, at least 0."""
     pause: float = 15.0
-    """Pause before it is submitted again, seconds, at least 0."""
+    """Pause before a run is submitted, or a request sent, again, seconds, at least 0."""
     patience: float = 600.0
     """Longest wait for the nodes of the members to come up, seconds, above 0."""
 
     def __post_init__(self) -> None:
         check("coordinator.attempts", self.attempts, self.attempts >= 1, "at least 1")
+        check("coordinator.resends", self.resends, self.resends >= 0, "at least 0")
         check("coordinator.pause", self.pause, self.pause >= 0, "at least 0")
         check("coordinator.patience", self.patience, self.patience > 0, "above 0")
 

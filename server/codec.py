@@ -8,26 +8,35 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 
 from fedwinnow.curation import messages
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.envelope import Stamp, verified_stamp
+from fedwinnow.curation.envelope import Stamp
 from fedwinnow.curation.errors import ProtocolError, TransportError
-from fedwinnow.curation.records import envelope_in, envelope_records, message_in, message_records
+from fedwinnow.curation.records import (
+    envelope_in,
+    envelope_records,
+    message_in,
+    message_records,
+    payload_record,
+)
 from fedwinnow.server.sealing import Sealer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plain:
     """Messages as they are: text and named arrays."""
 
     members: tuple[str, ...] = ()
     """Nobody is pinned: at join every node is asked."""
+    _last: tuple[messages.Request, RecordDict] | None = None
 
     def request(self, request: messages.Request, site: str) -> RecordDict:  # noqa: ARG002 - every codec's shape
-        """A request as records."""
-        return message_records(request)
+        """A request as records; made once for all sites."""
+        if self._last is None or self._last[0] is not request:
+            self._last = (request, message_records(request))
+        return self._last[1]
 
     def reply(self, content: RecordDict, site: str) -> messages.Reply:  # noqa: ARG002 - every codec's shape
         """The reply in records.
@@ -48,6 +57,7 @@ class Sealed:
 
     sealer: Sealer
     _sent: dict[str, Stamp] = field(default_factory=dict)
+    _payload: tuple[bytes, ArrayRecord] | None = None
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -55,11 +65,12 @@ class Sealed:
         return tuple(sorted(self.sealer.members))
 
     def request(self, request: messages.Request, site: str) -> RecordDict:
-        """A request as records, signed for one site."""
+        """A request as records, signed for one site; all sites share one payload."""
         envelope = self.sealer.envelope(request, site)
-        key = self.sealer.key.public
-        self._sent[site] = verified_stamp(envelope.stamp, envelope.signature, key)
-        return envelope_records(envelope)
+        self._sent[site] = self.sealer.sent(envelope)
+        if self._payload is None or self._payload[0] is not envelope.payload:
+            self._payload = (envelope.payload, payload_record(envelope.payload))
+        return envelope_records(envelope, self._payload[1])
 
     def reply(self, content: RecordDict, site: str) -> messages.Reply:
         """The reply in records, opened and checked.

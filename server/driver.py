@@ -6,14 +6,16 @@ deployment; the fold in :mod:`server.rounds` sees the same messages in all three
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import Reply, Request
+from fedwinnow.server.returning import readmit, requests
 from fedwinnow.server.rounds import absorb, next_request
 from fedwinnow.server.state import RunState, configuration
-from fedwinnow.server.status import Status, status_file
+from fedwinnow.server.status import Status
 from fedwinnow.server.store import Store
 
 logger = logging.getLogger(__name__)
@@ -31,26 +33,64 @@ class Delivery:
     reply: Reply | None
     missing: str = ""
     """Why there is no reply."""
+    request: Request | None = None
+    """The earlier request that this belongs to; None for the one that all are asked."""
     bytes_down: int = 0
     bytes_up: int = 0
+
+
+Earlier = Mapping[str, Sequence[Request]]
+"""Site → requests that it missed and is to answer first, one after the other."""
 
 
 class Transport(Protocol):
     """Carries one request to many sites."""
 
     def exchange(
-        self, request: Request, sites: Sequence[str], *, deadline: float
+        self,
+        request: Request,
+        sites: Sequence[str],
+        *,
+        deadline: float,
+        earlier: Earlier | None = None,
     ) -> Iterator[Delivery]:
         """Send to the named sites (none named: to every reachable one) and yield as they answer.
 
         Ends when all have answered or ``deadline`` seconds have passed; a site that did not answer
-        is delivered with ``reply`` None and the reason.
+        is delivered with ``reply`` None and the reason. A site with ``earlier`` requests is asked
+        those first; each answer is delivered, and a refusal or a silence ends what it is asked.
         """
         ...
 
 
 Progress = Callable[[RunState, Request, Delivery], None]
 """Told of every delivery: the state, the request, what came."""
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What came in one exchange."""
+
+    missing: dict[str, str] = field(default_factory=dict)
+    replies: dict[str, Reply] = field(default_factory=dict)
+    late: dict[str, list[Reply]] = field(default_factory=dict)
+    """Site → replies to requests that it had missed."""
+    down: int = 0
+    up: int = 0
+
+    def take(self, delivery: Delivery) -> None:
+        """Sort one delivery in; of two replies of a site the first counts."""
+        site, reply = delivery.site, delivery.reply
+        self.down += delivery.bytes_down
+        self.up += delivery.bytes_up
+        if delivery.request is not None and reply is not None:
+            self.late.setdefault(site, []).append(reply)
+        elif reply is None:
+            self.missing[site] = delivery.missing
+        elif site in self.replies:
+            logger.warning("site %s answered twice; the first reply counts", site)
+        else:
+            self.replies[site] = reply
 
 
 def drive(
@@ -72,37 +112,36 @@ def drive(
         OutputError: the state cannot be committed.
     """
     store.commit(state)
+    status = Status.of(store.folder)
+    try:
+        return _drive(state, transport, store, deadline, status, progress)
+    except CurationError as error:
+        status.stop(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _drive(
+    state: RunState,
+    transport: Transport,
+    store: Store,
+    deadline: float,
+    status: Status,
+    progress: Progress | None,
+) -> RunState:
     while (request := next_request(state)) is not None:
         began = time.monotonic()
-        limit = min(deadline, configuration(state).deadlines.of(state.phase))
-        deliveries, replies = [], {}
-        missing = dict.fromkeys(state.sites, "no reply came")
-        status = Status(
-            file=status_file(store.folder),
-            header=request.header,
-            members=state.sites,
-            deadline=limit,
-        )
-        status.tell()
-        for delivery in transport.exchange(request, state.sites, deadline=limit):
-            deliveries.append(delivery)
-            if progress is not None:
-                progress(state, request, delivery)
-            if delivery.reply is None:
-                missing[delivery.site] = delivery.missing
-            elif delivery.site in replies:
-                logger.warning("site %s answered twice; the first reply counts", delivery.site)
-            else:
-                replies[delivery.site] = delivery.reply
-            down, up = delivery.bytes_down, delivery.bytes_up
-            status.answer(delivery.site, down=down, up=up, missing=delivery.missing)
-        missing = {site: why for site, why in missing.items() if site not in replies}
-        state = absorb(state, replies, missing)
+        came = _collect(state, request, transport, min(deadline, _limit(state)), status, progress)
+        returned, faults = readmit(state, came.late)
+        replies = {site: reply for site, reply in came.replies.items() if site not in faults}
+        silent = dict.fromkeys(_members(state), "no reply came") | faults | came.missing
+        missing = {site: why for site, why in silent.items() if site not in replies}
+        state = absorb(returned, replies, missing)
         cost = replace(
             state.records[-1],
             seconds=time.monotonic() - began,
-            bytes_down=sum(d.bytes_down for d in deliveries),
-            bytes_up=sum(d.bytes_up for d in deliveries),
+            bytes_down=came.down,
+            bytes_up=came.up,
+            returned={site: len(late) for site, late in sorted(came.late.items())},
         )
         state = replace(state, records=(*state.records[:-1], cost))
         store.commit(state)
@@ -117,3 +156,38 @@ def drive(
             cost.bytes_up,
         )
     return state
+
+
+def _members(state: RunState) -> tuple[str, ...]:
+    """Who is asked, as far as it is known: at join those who are pinned."""
+    return state.sites or tuple(member.name for member in configuration(state).members)
+
+
+def _limit(state: RunState) -> float:
+    """The phase's own deadline, seconds."""
+    return configuration(state).deadlines.of(state.phase)
+
+
+def _collect(
+    state: RunState,
+    request: Request,
+    transport: Transport,
+    limit: float,
+    status: Status,
+    progress: Progress | None,
+) -> _Collected:
+    """Ask, and take what comes until all have answered or the time is up."""
+    came = _Collected()
+    status.begin(request.header, _members(state), limit)
+    owing = requests(state)
+    exchange = (
+        transport.exchange(request, state.sites, deadline=limit, earlier=owing)
+        if owing
+        else transport.exchange(request, state.sites, deadline=limit)
+    )
+    for delivery in exchange:
+        came.take(delivery)
+        if delivery.request is None and progress is not None:
+            progress(state, request, delivery)
+        status.answer(delivery)
+    return came

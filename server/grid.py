@@ -5,25 +5,51 @@ asked and its reply says its name; later requests go to the named sites only. Ev
 the deadline as its time to live, so an answer that comes too late is dropped by Flower itself.
 """
 
+import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedwinnow.curation import messages
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
+from fedwinnow.curation.files import write_json
 from fedwinnow.curation.records import size_of
 from fedwinnow.server.codec import Plain, Sealed
-from fedwinnow.server.driver import Delivery
+from fedwinnow.server.driver import Delivery, Earlier
 
 logger = logging.getLogger(__name__)
 
 CURATION, IDENTITY = "query.curation", "query.identity"
 """Message types that :mod:`fedwinnow.client.app` answers."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Talk:
+    """What one node is asked in one exchange."""
+
+    site: str
+    """"" where the node has not said it yet."""
+    node: int | None
+    todo: list[messages.Request]
+    """Requests in their order; the last is the one that all are asked."""
+    again: int
+    """How often a request may still be sent again."""
+    due: float = 0.0
+    """Not to be sent before, on the monotonic clock."""
+    why: str = ""
+    """What went wrong last."""
+    down: int = 0
+
+    def silent(self, why: str) -> Delivery:
+        """Nothing came."""
+        label = self.site or f"node {self.node}"
+        earlier = self.todo[0] if len(self.todo) > 1 else None
+        return Delivery(site=label, reply=None, missing=why, request=earlier, bytes_down=self.down)
 
 
 @dataclass(slots=True)
@@ -34,86 +60,153 @@ class GridTransport:
     expected: int = 1
     """Nodes to wait for before the first message."""
     patience: float = 60.0
-    """Longest wait for them, seconds."""
+    """Longest wait for them, seconds; a site that is away later costs no waiting of its own."""
     poll: float = 0.1
     """Pause between two looks for replies, seconds."""
     codec: Plain | Sealed = field(default_factory=Plain)
     """How messages become Flower's records: in plain, or signed and sealed."""
+    resends: int = 0
+    """How often a request is sent again to a site whose node or agent failed, in one phase."""
+    pause: float = 15.0
+    """Pause before that, seconds."""
+    memory: Path | None = None
+    """File that keeps ``nodes`` over a restart: a node at work does not say its name."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Site → node id, learned at join."""
+    _asked: dict[str, int] = field(default_factory=dict)
+    """Message id → node that was asked for its name."""
+    _names: dict[int, str] = field(default_factory=dict)
+    """Node → the site that it says it is."""
+    _met: bool = False
+    _look: float = 0.0
 
     def exchange(
-        self, request: messages.Request, sites: Sequence[str], *, deadline: float
+        self,
+        request: messages.Request,
+        sites: Sequence[str],
+        *,
+        deadline: float,
+        earlier: Earlier | None = None,
     ) -> Iterator[Delivery]:
         """Send to the named sites and yield as they answer.
 
         None named: to every node, or to every pinned member where messages are signed.
 
         Raises:
-            TransportError: fewer nodes than expected came up in time.
+            TransportError: none was named, and fewer nodes than expected came up in time.
         """
-        end = time.monotonic() + deadline
+        began = time.monotonic()
         sites = sites or self.codec.members
+        targets: list[tuple[str, int | None]]
         if sites:
-            self._locate(sites, end)
-        for site in sites:
-            if site not in self.nodes:
-                yield Delivery(site=site, reply=None, missing="no reachable node is this site")
-        if sites:
-            targets = {self.nodes[site]: site for site in sites if site in self.nodes}
+            self._remember()
+            targets = [(site, self.nodes.get(site)) for site in sites]
         else:
-            targets = dict.fromkeys(self._reachable(), "")
-        contents = {node: self.codec.request(request, site) for node, site in targets.items()}
-        left = max(end - time.monotonic(), 1.0)
+            nodes = reachable(
+                self.grid, expected=self.expected, patience=self.patience, poll=self.poll
+            )
+            targets = [("", node) for node in nodes]
+        talks = [
+            _Talk(
+                site=site,
+                node=node,
+                todo=[*(earlier or {}).get(site, ()), request],
+                again=self.resends,
+            )
+            for site, node in targets
+        ]
+        yield from self._converse(talks, began, deadline)
+        self._met = True
+        if self.memory is not None and sites:
+            write_json(self.memory, self.nodes)
+
+    def _converse(
+        self, talks: Sequence[_Talk], began: float, deadline: float
+    ) -> Iterator[Delivery]:
+        """Send what is due, take what came, until all are done or the time is up."""
+        end = began + deadline
+        sought = began + (self.pause if self._met else self.patience)
+        idle, waiting = list(talks), dict[str, _Talk]()
+        while (idle or waiting) and (now := time.monotonic()) < end:
+            if self._lost(idle):
+                self._seek(now, end)
+            yield from self._send(idle, waiting, end)
+            ids = [*waiting, *self._asked]
+            for reply in self.grid.pull_messages(ids) if ids else ():
+                known = reply.metadata.reply_to_message_id
+                if known in waiting:
+                    yield from self._heard(waiting.pop(known), reply, idle)
+                elif known in self._asked:
+                    self._named(self._asked.pop(known), reply)
+            if now >= sought and not waiting and len(self._lost(idle)) == len(idle):
+                break
+            time.sleep(self.poll if idle or waiting else 0.0)
+        for talk in (*idle, *waiting.values()):
+            lost = talk.site and talk.site not in self.nodes
+            why = "no reachable node is this site" if lost else f"no answer within {deadline:.0f} s"
+            yield talk.silent(f"{why} (before: {talk.why})" if talk.why else why)
+
+    def _lost(self, idle: Sequence[_Talk]) -> list[_Talk]:
+        """Sites that no known node is."""
+        return [talk for talk in idle if talk.site and talk.site not in self.nodes]
+
+    def _send(self, idle: list[_Talk], waiting: dict[str, _Talk], end: float) -> Iterator[Delivery]:
+        """Send every request that is due and whose node is known."""
+        lost, now = self._lost(idle), time.monotonic()
+        for talk in [talk for talk in idle if talk.due <= now and talk not in lost]:
+            idle.remove(talk)
+            talk.node = self.nodes[talk.site] if talk.site else talk.node
+            if message := self._post(talk, end):
+                waiting[message] = talk
+            else:
+                yield from self._failed(talk, "Flower takes no message for its node", idle)
+
+    def _post(self, talk: _Talk, end: float) -> str:
+        """Send the next request; the message's id, "" where Flower refuses it."""
+        request = talk.todo[0]
+        content = self.codec.request(request, talk.site)
+        talk.down += size_of(content)
         group = f"{request.header.phase}-{request.header.round}"
-        posted = self._push(contents, CURATION, ttl=left, group=group)
-        for node, reply in self._replies(posted, targets, end):
-            yield self._delivery(node, targets[node], reply, size_of(contents[node]), deadline)
+        return self._push(content, talk.node or 0, CURATION, end=end, group=group)
 
-    def _push(
-        self, contents: Mapping[int, RecordDict], kind: str, *, ttl: float, group: str
-    ) -> dict[str, int]:
-        """Message id → node; one by one, as Flower leaves out the ids of refused messages."""
-        posted = {}
-        for node, content in contents.items():
-            message = Message(content, node, kind, ttl=ttl, group_id=group)
-            posted.update({str(i): node for i in self.grid.push_messages([message]) if i})
-        return posted
+    def _push(self, content: RecordDict, node: int, kind: str, *, end: float, group: str) -> str:
+        left = max(end - time.monotonic(), 1.0)
+        message = Message(content, node, kind, ttl=left, group_id=group)
+        return next((str(i) for i in self.grid.push_messages([message]) if i), "")
 
-    def _replies(
-        self, posted: Mapping[str, int], nodes: Mapping[int, str], end: float
-    ) -> Iterator[tuple[int, Message | None]]:
-        """(node, reply) as they arrive; at the end (node, None) for those that did not answer."""
-        waiting = dict(posted)
-        while waiting and time.monotonic() < end:
-            for reply in self.grid.pull_messages(list(waiting)):
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    yield node, reply
-            if waiting:
-                time.sleep(self.poll)
-        silent = set(waiting.values()) | (set(nodes) - set(posted.values()))
-        for node in sorted(silent):
-            yield node, None
-
-    def _delivery(
-        self, node: int, site: str, reply: Message | None, down: int, deadline: float
-    ) -> Delivery:
-        label = site or f"node {node}"
-        if reply is None:
-            why = f"no answer within {deadline:.0f} s"
-            return Delivery(site=label, reply=None, missing=why, bytes_down=down)
+    def _heard(self, talk: _Talk, reply: Message, idle: list[_Talk]) -> Iterator[Delivery]:
+        """Take a reply; what went wrong may be asked again, until it must not."""
         if reply.has_error():
             why = f"Flower's error {reply.error.code}: {(reply.error.reason or '')[:200]}"
-            return Delivery(site=label, reply=None, missing=why, bytes_down=down)
+            yield from self._failed(talk, why, idle)
+            return
         up = size_of(reply.content)
         try:
-            said = self.codec.reply(reply.content, site)
-            label = self._name(node, site, said.site)
+            said = self.codec.reply(reply.content, talk.site)
+            label = self._name(talk.node or 0, talk.site, said.site)
         except CurationError as error:
             why = f"its message is refused: {error}"
-            return Delivery(site=label, reply=None, missing=why, bytes_down=down, bytes_up=up)
-        return Delivery(site=label, reply=said, bytes_down=down, bytes_up=up)
+            yield from (replace(d, bytes_up=up) for d in self._failed(talk, why, idle))
+            return
+        answered = talk.todo.pop(0)
+        made_up = answered if talk.todo else None
+        yield Delivery(site=label, reply=said, request=made_up, bytes_down=talk.down, bytes_up=up)
+        if talk.todo and not isinstance(said, messages.Refusal):
+            talk.down, talk.again = 0, self.resends
+            idle.append(talk)
+
+    def _failed(self, talk: _Talk, why: str, idle: list[_Talk]) -> Iterator[Delivery]:
+        """Send again after a pause, or tell that nothing came."""
+        if talk.again > 0:
+            logger.warning("site %s is asked again in %.0f s: %s", talk.site, self.pause, why)
+            talk.why, talk.again, talk.due = why, talk.again - 1, time.monotonic() + self.pause
+            idle.append(talk)
+            others = [n for n, name in self._names.items() if name == talk.site and n != talk.node]
+            if others:
+                self.nodes[talk.site] = others[0]
+            self._prune()
+        else:
+            yield talk.silent(why)
 
     def _name(self, node: int, expected: str, said: str) -> str:
         """The site behind a node; learned at join, checked ever after."""
@@ -129,46 +222,43 @@ class GridTransport:
             raise ProtocolError(message)
         return said
 
-    def _locate(self, sites: Sequence[str], end: float) -> None:
-        """Learn which node is which site: a resumed run knows none, and a site may come back anew.
+    def _remember(self) -> None:
+        """The nodes that an earlier process knew, as far as they are still there."""
+        if not self.nodes and self.memory is not None and self.memory.exists():
+            self.nodes = json.loads(self.memory.read_text(encoding="utf-8"))
+        if self.nodes:
+            self._prune()
 
-        The first time waits for every named site, ``patience`` seconds at most; later a site that
-        is away costs no waiting, as long as enough are there.
-        """
-        first = not self.nodes
-        now = time.monotonic()
-        until = now + min(self.patience, (end - now) / 2)  # half of the phase is for the answers
-        asked: set[int] = set()
-        while True:
-            present = set(self._reachable())
-            self.nodes = {site: node for site, node in self.nodes.items() if node in present}
-            strangers = present - asked - set(self.nodes.values())
-            complete = set(sites) <= set(self.nodes)
-            if complete or (not strangers and (not first or time.monotonic() >= until)):
-                return
-            if strangers:
-                self._introduce(strangers, until)
-                asked |= strangers
-            else:
-                time.sleep(self.poll)
+    def _prune(self) -> set[int]:
+        present = set(self.grid.get_node_ids())
+        self.nodes = {site: node for site, node in self.nodes.items() if node in present}
+        return present
 
-    def _introduce(self, strangers: AbstractSet[int], end: float) -> None:
-        """Ask nodes for their names."""
-        left = max(end - time.monotonic(), 1.0)
+    def _seek(self, now: float, end: float) -> None:
+        """Ask nodes that have not said it yet which site they are; looks once a second."""
+        if now < self._look:
+            return
+        self._look = now + min(1.0, self.pause)
+        strangers = self._prune() - set(self._names) - set(self._asked.values())
+        for node, name in self._names.items():
+            self.nodes.setdefault(name, node)
+        self._prune()
         content = RecordDict({"identity": ConfigRecord()})
-        nodes = dict.fromkeys(sorted(strangers), "")
-        contents = dict.fromkeys(nodes, content)
-        posted = self._push(contents, IDENTITY, ttl=left, group="identity")
-        for node, reply in self._replies(posted, nodes, time.monotonic() + left):
-            if reply is None or reply.has_error():
-                logger.warning("node %d does not say which site it is", node)
-                continue
-            name = str(reply.content.config_records["identity"]["site"])
-            if name and self.nodes.setdefault(name, node) != node:
-                logger.warning("node %d claims the name %r of another node", node, name)
+        for node in sorted(strangers):
+            if message := self._push(content, node, IDENTITY, end=end, group="identity"):
+                self._asked[message] = node
 
-    def _reachable(self) -> tuple[int, ...]:
-        return reachable(self.grid, expected=self.expected, patience=self.patience, poll=self.poll)
+    def _named(self, node: int, reply: Message) -> None:
+        """Note what a node says of itself: a hint for the way, the signature is the proof."""
+        name = ""
+        if not reply.has_error() and "identity" in reply.content.config_records:
+            name = str(reply.content.config_records["identity"].get("site", ""))
+        if not name:
+            logger.warning("node %d does not say which site it is", node)
+            return
+        self._names[node] = name
+        if self.nodes.setdefault(name, node) != node:
+            logger.warning("node %d claims the name %r of another node", node, name)
 
 
 def reachable(grid: Grid, *, expected: int, patience: float, poll: float = 0.1) -> tuple[int, ...]:

@@ -45,7 +45,7 @@ def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one requ
     config, phase = configuration(state), Phase(state.phase)
     if phase is Phase.DONE:
         return None
-    header = _header(state)
+    header = header_of(state)
     if phase is Phase.JOIN:
         return JoinRequest(header=header, terms=canonical(config.terms()))
     if phase is Phase.CLOSE:
@@ -96,7 +96,7 @@ def absorb(
         ProtocolError: fewer sites than ``run.minimum_sites`` gave a usable reply.
         EmptySelectionError: no site keeps a sample for the curated arm.
     """
-    config, header = configuration(state), _header(state)
+    config, header = configuration(state), header_of(state)
     fitting, absent = sift(state, replies, header, dict(missing or {}))
     needed = config.quorum.of(state.phase, config.run.minimum_sites)
     if len(fitting) < needed:
@@ -192,7 +192,8 @@ def _is_end(state: RunState, config: RunConfig) -> bool:
     return state.round == 0 or (state.arm == "curated" and state.round == config.training.rounds)
 
 
-def _header(state: RunState) -> Header:
+def header_of(state: RunState) -> Header:
+    """What the request of a state, and every reply to it, is headed with."""
     adapter = "" if state.adapter is None else adapter_hash(state.adapter)
     return Header(
         run=state.run, phase=state.phase, round=state.round, arm=state.arm, adapter=adapter

@@ -40,9 +40,20 @@ class RoundRecord:
     references: tuple[str, ...] = ()
     generations: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    returned: Mapping[str, int] = field(default_factory=dict)
+    """Site → how many earlier requests it made up for before this one."""
     seconds: float = 0.0
     bytes_down: int = 0
     bytes_up: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """θ_t of the warm-up: what a site that was away when it was measured is asked with."""
+
+    adapter: Adapter
+    learning_rate: float
+    """Mean learning rate of the round that led here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +73,8 @@ class RunState:
     """The adapter that the next request speaks of."""
     learning_rate: float = 0.0
     """Mean learning rate of the last warm-up round."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """θ_1 … θ_T, one after each warm-up round."""
     tables: tuple[SignalTable, ...] = ()
     """Agreed public rows, one table per checkpoint."""
     kinds: tuple[str, ...] = ()

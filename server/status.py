@@ -1,15 +1,19 @@
 """What a run is doing now, for ``fedwinnow status``: a small file, written as replies arrive."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.files import write_json
-from fedwinnow.curation.messages import Header
+from fedwinnow.curation.messages import Header, Refusal
+
+if TYPE_CHECKING:
+    from fedwinnow.server.driver import Delivery
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,44 +21,66 @@ class Status:
     """One exchange as it goes on; times are seconds since 1970."""
 
     file: Path
-    header: Header
-    members: tuple[str, ...]
-    deadline: float
-    """Seconds that the phase may take."""
-    began: float = field(default_factory=time.time)
-    answered: dict[str, dict[str, float]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    attempts: int = 1
+    """How often the run was started or resumed."""
+    tree: dict[str, Any] = field(default_factory=dict)
 
-    def tell(self) -> None:
-        """Write the file.
+    @classmethod
+    def of(cls, folder: Path) -> "Status":
+        """The status of a run folder, in which a run is started or resumed."""
+        file = status_file(folder)
+        try:
+            before = int(json.loads(file.read_text(encoding="utf-8"))["attempts"])
+        except (OSError, ValueError, KeyError, TypeError):  # the first start, or another version's
+            before = 0
+        return cls(file=file, attempts=before + 1)
+
+    def begin(self, header: Header, members: Sequence[str], deadline: float) -> None:
+        """An exchange begins that may take ``deadline`` seconds.
 
         Raises:
             OutputError: the run folder cannot be written.
         """
-        header = self.header
-        write_json(
-            self.file,
-            {
-                "run": header.run,
-                "phase": header.phase,
-                "round": header.round,
-                "arm": header.arm,
-                "began": self.began,
-                "ends": self.began + self.deadline,
-                "members": list(self.members),
-                "answered": self.answered,
-                "missing": self.missing,
-            },
-        )
+        now = time.time()
+        self.tree = {
+            "run": header.run,
+            "attempts": self.attempts,
+            "phase": header.phase,
+            "round": header.round,
+            "arm": header.arm,
+            "began": now,
+            "ends": now + deadline,
+            "members": list(members),
+            "answered": {},
+            "returning": {},
+            "missing": {},
+            "stopped": "",
+        }
+        write_json(self.file, self.tree)
 
-    def answer(self, site: str, *, down: int, up: int, missing: str) -> None:
-        """Take what one site said or failed to say, and write the file."""
-        seconds = round(time.time() - self.began, 3)
-        if missing:
-            self.missing[site] = missing
+    def answer(self, delivery: "Delivery") -> None:
+        """Take what one site said or failed to say.
+
+        Raises:
+            OutputError: the run folder cannot be written.
+        """
+        site, seconds = delivery.site, round(time.time() - self.tree["began"], 3)
+        cost = {"bytes_down": delivery.bytes_down, "bytes_up": delivery.bytes_up}
+        if delivery.reply is None:
+            self.tree["missing"][site] = delivery.missing
+        elif isinstance(delivery.reply, Refusal):
+            reply = delivery.reply
+            self.tree["missing"][site] = f"refused ({reply.clause}): {reply.reason}"
+        elif delivery.request is not None:
+            self.tree["returning"][site] = delivery.request.header.phase
         else:
-            self.answered[site] = {"seconds": seconds, "bytes_down": down, "bytes_up": up}
-        self.tell()
+            self.tree["answered"][site] = {"seconds": seconds, **cost}
+        write_json(self.file, self.tree)
+
+    def stop(self, why: str) -> None:
+        """The run ends here, before its end; a status that cannot be written stays as it was."""
+        with contextlib.suppress(OutputError):  # what ends the run is told by its own error
+            write_json(self.file, self.tree | {"stopped": why})
 
 
 def status_file(folder: Path) -> Path:

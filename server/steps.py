@@ -28,7 +28,7 @@ from fedwinnow.curation.messages import (
 )
 from fedwinnow.curation.nouns import PublicScores, SignalTable
 from fedwinnow.curation.protocols import Merging, Threshold, Weighting
-from fedwinnow.server.state import RoundRecord, RunState, SiteRound, given
+from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)
@@ -72,9 +72,9 @@ def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     """Agree on the public rows of one checkpoint."""
     rows = _as(replies, PublicSignals)
     missing = dict(record.missing)
-    agreed = _majority({site: _layout(reply) for site, reply in rows.items()})
+    agreed = _majority({site: layout(reply) for site, reply in rows.items()})
     for site, reply in rows.items():
-        if _layout(reply) != agreed:
+        if layout(reply) != agreed:
             missing[site] = "its public rows are not those of the other sites"
     rows = {site: reply for site, reply in rows.items() if site not in missing}
     first = rows[min(rows)]
@@ -107,7 +107,11 @@ def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
         for site, reply in sorted(trained.items())
     }
     rates = [reply.learning_rate for site, reply in sorted(trained.items()) if site in adapters]
-    state = replace(state, adapter=merged.adapter, learning_rate=float(np.mean(rates)))
+    rate = float(np.mean(rates))
+    state = replace(state, adapter=merged.adapter, learning_rate=rate)
+    if state.phase == Phase.WARM_UP.value:
+        checkpoint = Checkpoint(adapter=merged.adapter, learning_rate=rate)
+        state = replace(state, checkpoints=(*state.checkpoints, checkpoint))
     logger.info(
         "%s round %d merged %d adapters", state.arm or state.phase, state.round, len(adapters)
     )
@@ -222,7 +226,7 @@ def _majority(keys: Mapping[str, K]) -> K:
     return agreed
 
 
-def _layout(reply: PublicSignals) -> tuple[object, ...]:
+def layout(reply: PublicSignals) -> tuple[object, ...]:
     """Everything of public rows but the measured numbers: it must be equal at every site."""
     table = reply.table
     columns = tuple((name, table.columns[name].shape) for name in sorted(table.columns))
@@ -252,12 +256,23 @@ def _median(tables: Mapping[str, SignalTable]) -> tuple[SignalTable, dict[str, s
     gram = np.median(np.stack([table.reference_gram for table in ordered]), axis=0)
     strangers = {}
     for site, table in sorted(tables.items()):
-        compared = [(name, table.columns[name], middle) for name, middle in columns.items()]
-        for name, values, middle in [*compared, ("gram", table.reference_gram, gram)]:
-            apart = _distance(values, middle)
-            if apart > TOLERANCE:
-                strangers[site] = f"public column {name} differs from the median by {apart:.2g}"
+        if why := stranger(table, columns, gram):
+            strangers[site] = why
     return replace(first, columns=columns, reference_gram=gram), strangers
+
+
+def stranger(
+    table: SignalTable,
+    columns: Mapping[str, Float[np.ndarray, "rows ..."]],
+    gram: Float[np.ndarray, "k k"],
+) -> str:
+    """Why a site's public rows are too far from the agreed ones; "" where they are not."""
+    compared = [(name, table.columns[name], middle) for name, middle in columns.items()]
+    for name, values, middle in [*compared, ("gram", table.reference_gram, gram)]:
+        apart = _distance(values, middle)
+        if apart > TOLERANCE:
+            return f"public column {name} differs from the median by {apart:.2g}"
+    return ""
 
 
 def _distance(

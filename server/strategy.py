@@ -128,6 +128,10 @@ class CurationStrategy(Strategy):
             patience=self.patience,
             codec=codec_of(self.config, store.folder),
         )
+        if self.config.coordinator.key:
+            transport.resends = self.config.coordinator.resends
+            transport.pause = self.config.coordinator.pause
+            transport.memory = store.folder / "state" / "nodes.json"
         state = drive(state, transport, store=store, deadline=timeout, progress=self.progress)
         finish(state, store, command=self.command)
         return result_of(state)

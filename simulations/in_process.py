@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedwinnow.client.site import Site
@@ -11,9 +11,9 @@ from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig, site_configs
 from fedwinnow.curation.errors import ConfigError, InputError
-from fedwinnow.curation.messages import JoinRequest, Reply, Request
+from fedwinnow.curation.messages import JoinRequest, Refusal, Reply, Request
 from fedwinnow.curation.scenario import run_id, sites_folder
-from fedwinnow.server.driver import Delivery, Progress, drive
+from fedwinnow.server.driver import Delivery, Earlier, Progress, drive
 from fedwinnow.server.outcome import finish
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
@@ -33,17 +33,26 @@ class InProcess:
         sites: Sequence[str],
         *,
         deadline: float,  # noqa: ARG002 - a call in this process cannot be cut short
+        earlier: Earlier | None = None,
     ) -> Iterator[Delivery]:
         """Encode, let each site answer, decode: nothing that cannot travel gets through."""
-        data = wire.encode(request)
         for name in sites or sorted(self.sites):
-            received: Request = wire.decode(data)  # type: ignore[assignment]  # a request was encoded
-            site = self.sites[name]
-            # At join, what a person gave is checked: such an error ends a local simulation at once.
-            answer = site.answer if isinstance(request, JoinRequest) else site.handle
-            back = wire.encode(answer(received))
-            reply: Reply = wire.decode(back)  # type: ignore[assignment]  # a reply was encoded
-            yield Delivery(site=name, reply=reply, bytes_down=len(data), bytes_up=len(back))
+            for missed in (earlier or {}).get(name, ()):
+                made_up = self._ask(name, missed)
+                yield replace(made_up, request=missed)
+                if isinstance(made_up.reply, Refusal):
+                    break
+            else:
+                yield self._ask(name, request)
+
+    def _ask(self, name: str, request: Request) -> Delivery:
+        data, site = wire.encode(request), self.sites[name]
+        received: Request = wire.decode(data)  # type: ignore[assignment]  # a request was encoded
+        # At join, what a person gave is checked: such an error ends a local simulation at once.
+        answer = site.answer if isinstance(request, JoinRequest) else site.handle
+        back = wire.encode(answer(received))
+        reply: Reply = wire.decode(back)  # type: ignore[assignment]  # a reply was encoded
+        return Delivery(site=name, reply=reply, bytes_down=len(data), bytes_up=len(back))
 
 
 def check_config(config: RunConfig) -> None:

@@ -8,13 +8,13 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedwinnow.client.shim import carry
 from fedwinnow.curation.envelope import Stamp, verified_stamp
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.messages import Request
-from fedwinnow.server.driver import Delivery
+from fedwinnow.curation.messages import Refusal, Request
+from fedwinnow.server.driver import Delivery, Earlier
 from fedwinnow.server.sealing import Sealer
 
 
@@ -34,23 +34,37 @@ class SocketTransport:
     doors: Mapping[str, Door]
 
     def exchange(
-        self, request: Request, sites: Sequence[str], *, deadline: float
+        self,
+        request: Request,
+        sites: Sequence[str],
+        *,
+        deadline: float,
+        earlier: Earlier | None = None,
     ) -> Iterator[Delivery]:
         """Send to the named sites (none named: to all) at once, and yield as they answer."""
         names = sorted(sites or self.doors)
         came: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         end = time.monotonic() + deadline
+
+        def ask(site: str) -> None:
+            for missed in (earlier or {}).get(site, ()):
+                made_up = self._ask(missed, site, end - time.monotonic())
+                came.put(replace(made_up, request=missed))
+                if made_up.reply is None or isinstance(made_up.reply, Refusal):
+                    return
+            came.put(self._ask(request, site, end - time.monotonic()))
+
         for site in names:
-            threading.Thread(
-                target=lambda name=site: came.put(self._ask(request, name, deadline)), daemon=True
-            ).start()
+            threading.Thread(target=ask, args=(site,), daemon=True).start()
         waiting = set(names)
         while waiting:
             try:
                 delivery = came.get(timeout=max(end - time.monotonic(), 0.0))
             except queue.Empty:
                 break
-            waiting.discard(delivery.site)
+            ended = delivery.reply is None or isinstance(delivery.reply, Refusal)
+            if delivery.request is None or ended:
+                waiting.discard(delivery.site)
             yield delivery
         for site in sorted(waiting):
             yield Delivery(site=site, reply=None, missing=f"no answer within {deadline:.0f} s")

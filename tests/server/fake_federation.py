@@ -171,16 +171,27 @@ class FakeTransport:
     silent: Mapping[str, Sequence[str]] = field(default_factory=dict)
     asked: list[m.Request] = field(default_factory=list)
 
+    caught_up: list[tuple[str, m.Request]] = field(default_factory=list)
+
     def exchange(
-        self, request: m.Request, sites: Sequence[str], *, deadline: float
+        self,
+        request: m.Request,
+        sites: Sequence[str],
+        *,
+        deadline: float,
+        earlier: Mapping[str, Sequence[m.Request]] | None = None,
     ) -> Iterator[Delivery]:
-        """Every site in turn."""
+        """Every site in turn; one that was away answers what it missed before."""
         self.asked.append(request)
         for site in sites or SITES:
             if site in self.silent.get(request.header.phase, ()):
                 why = f"no answer within {deadline:.0f} s"
                 yield Delivery(site=site, reply=None, missing=why, bytes_down=10)
                 continue
+            for missed in (earlier or {}).get(site, ()):
+                self.caught_up.append((site, missed))
+                reply = self.sites.answer(site, missed)
+                yield Delivery(site=site, reply=reply, request=missed)
             reply = self.sites.answer(site, request)
             yield Delivery(site=site, reply=reply, bytes_down=10, bytes_up=20)
 

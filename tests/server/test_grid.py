@@ -163,7 +163,9 @@ def test_grid_transport_refuses_what_is_no_reply(make_grid):
 
 def test_grid_transport_finds_the_sites_of_a_resumed_run(make_grid):
     """A new server process asks the nodes for their names before the first request."""
-    transport = GridTransport(grid=make_grid({7: client("law"), 8: client("medicine")}))
+    transport = GridTransport(
+        grid=make_grid({7: client("law"), 8: client("medicine")}), patience=0.3
+    )
     found = exchange(transport, TRAIN, ("law", "medicine", "finance"))
     assert found["law"].reply is not None
     assert found["medicine"].reply is not None

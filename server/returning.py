@@ -1,0 +1,123 @@
+"""Sites that come back: what they missed, sent again first, and what of their answers counts.
+
+A site needs its tables to score, its scores to select and its selection to train; joining,
+warm-up, measuring and evaluating rest on nothing but the join. So a site that was away for a phase
+can take part again once it has made up for what the next phase rests on: the very same requests,
+which it answers from disk if it had computed them. A threshold that is set stays as it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fedwinnow.curation.messages import (
+    KeptReply,
+    Phase,
+    PublicSignals,
+    Reply,
+    Request,
+    SummaryReply,
+)
+from fedwinnow.server.rounds import header_of, next_request, sift
+from fedwinnow.server.state import RunState
+from fedwinnow.server.steps import SCORE_TOLERANCE, layout, stranger
+
+_NEEDED: Mapping[Phase, frozenset[Phase]] = {
+    Phase.SCORE: frozenset({Phase.PROBE, Phase.MEASURE}),
+    Phase.SELECT: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE}),
+    Phase.TRAIN: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE, Phase.SELECT}),
+}
+"""What a phase rests on besides the join."""
+
+
+def owed(state: RunState, site: str) -> tuple[RunState, ...]:
+    """The earlier states whose requests a site missed and needs now, oldest first."""
+    missed: list[tuple[Phase, int]] = []
+    for record in state.records:
+        phase = Phase(record.phase)
+        if site in record.missing:
+            missed.append((phase, record.round))
+        elif phase in _NEEDED:
+            missed.clear()  # it could not have answered without what came before
+    needed = _NEEDED.get(Phase(state.phase), frozenset())
+    return tuple(_past(state, phase, number) for phase, number in missed if phase in needed)
+
+
+def requests(state: RunState) -> dict[str, tuple[Request, ...]]:
+    """Site → the requests to send it before the next one; only sites that owe something."""
+    found: dict[str, tuple[Request, ...]] = {}
+    for site in state.sites:
+        asked = [next_request(past) for past in owed(state, site)]
+        if asked:
+            found[site] = tuple(request for request in asked if request is not None)
+    return found
+
+
+def readmit(
+    state: RunState, late: Mapping[str, Sequence[Reply]]
+) -> tuple[RunState, dict[str, str]]:
+    """Take what returning sites made up for.
+
+    Args:
+        state: The state before the exchange.
+        late: Site → its replies to :func:`requests`, in their order.
+
+    Returns:
+        The state with their kept counts, and site → why it may not take part yet.
+    """
+    faults: dict[str, str] = {}
+    for site in state.sites:
+        pasts, replies = owed(state, site), late.get(site, ())
+        for number, past in enumerate(pasts):
+            reply = replies[number] if number < len(replies) else None
+            if why := _fault(past, site, reply, state):
+                faults[site] = f"it missed phase {past.phase} and {why}"
+                break
+            if isinstance(reply, KeptReply):
+                kept = {arm: {**by, site: reply.kept[arm]} for arm, by in state.kept.items()}
+                state = replace(
+                    state, kept={arm: dict(sorted(by.items())) for arm, by in kept.items()}
+                )
+    return state, faults
+
+
+def _past(state: RunState, phase: Phase, number: int) -> RunState:
+    """The state from which a request of an earlier phase follows again, byte for byte."""
+    past = replace(state, phase=phase.value, round=number, arm="", adapter=None)
+    if phase is Phase.PROBE:
+        return replace(past, adapter=state.initial)
+    if phase is Phase.MEASURE:
+        checkpoint = state.checkpoints[number - 1]
+        return replace(past, adapter=checkpoint.adapter, learning_rate=checkpoint.learning_rate)
+    return past
+
+
+def _fault(past: RunState, site: str, reply: Reply | None, state: RunState) -> str:
+    """Why a late reply does not make up for an earlier phase; "" where it does."""
+    if reply is None:
+        return "has not made up for it in time"
+    fitting, absent = sift(past, {site: reply}, header_of(past), {})
+    if site not in fitting:
+        return absent[site]
+    if isinstance(reply, PublicSignals):
+        return _rows_fault(reply, state, past.round)
+    return _scores_fault(reply, state) if isinstance(reply, SummaryReply) else ""
+
+
+def _rows_fault(reply: PublicSignals, state: RunState, checkpoint: int) -> str:
+    agreed = state.tables[checkpoint]
+    same = replace(reply, table=agreed, kinds=state.kinds, parents=state.parents)
+    if layout(reply) != layout(same):
+        return "its public rows are not those of the other sites"
+    return stranger(reply.table, agreed.columns, agreed.reference_gram)
+
+
+def _scores_fault(reply: SummaryReply, state: RunState) -> str:
+    agreed, edges = np.array(state.public_scores), next(iter(state.summaries.values())).edges
+    if len(reply.public_scores) != len(agreed) or not np.array_equal(reply.summary.edges, edges):
+        return "its histogram or its public scores are not shaped as the others'"
+    apart = float(np.abs(reply.public_scores - agreed).max(initial=0.0))
+    largest = max(1.0, float(np.abs(agreed).max(initial=0.0)))
+    far = apart > SCORE_TOLERANCE * largest
+    return f"its scores of the public rows differ from the median by {apart:.2g}" if far else ""
