@@ -99,28 +99,16 @@ class Ledger:
         Raises:
             OutputError: another process holds it, it does not verify, or it cannot be written.
         """
+        lock = _hold(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "egress.lock").open("wb")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = (
-                f"{folder}: another agent holds this ledger; stop it, or use another work folder"
-            )
-            raise OutputError(message) from error
-        except OSError as error:
-            message = f"{folder}: cannot be written ({error.strerror}); give the agent its folder"
-            raise OutputError(message) from error
-        _repair(folder)
-        if findings := verify(folder):
-            message = (
-                f"{file_of(folder)}: the ledger was changed ({findings[0]}); keep it as evidence, "
-                "find out who did it, and start with a new work folder"
-            )
-            raise OutputError(message)
-        ledger = cls(folder=folder, _lock=lock)
-        for _, entry in read(folder):
-            ledger._remember(entry)
+            _repair(folder)
+            _check(folder)
+            ledger = cls(folder=folder, _lock=lock)
+            for _, entry in read(folder):
+                ledger._remember(entry)
+        except BaseException:
+            lock.close()
+            raise
         return ledger
 
     def append(self, entry: Entry) -> str:
@@ -166,6 +154,32 @@ class Ledger:
     def close(self) -> None:
         """Let another process hold the ledger."""
         self._lock.close()
+
+
+def _check(folder: Path) -> None:
+    if findings := verify(folder):
+        message = (
+            f"{file_of(folder)}: the ledger was changed ({findings[0]}); keep it as evidence, find "
+            "out who did it, and start with a new work folder"
+        )
+        raise OutputError(message)
+
+
+def _hold(folder: Path) -> IO[bytes]:
+    """The lock of a ledger, held until it is closed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "egress.lock").open("wb")
+    except OSError as error:
+        message = f"{folder}: cannot be written ({error.strerror}); give the agent its folder"
+        raise OutputError(message) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        message = f"{folder}: another agent holds this ledger; stop it, or use another work folder"
+        raise OutputError(message) from error
+    return lock
 
 
 def file_of(folder: Path) -> Path:
