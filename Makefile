@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format study clean
+.PHONY: help demo test faults check format study clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,9 @@ demo: $(STAMP) ## Curate and train a real small model at three silos of real tex
 
 test: $(STAMP) ## Run the tests (no network, no GPU, a few minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+faults: $(STAMP) ## Kill, starve and cut federations at every point (about half an hour)
+	$(BIN)/python -m pytest -n 2 -m faults
 
 check: $(STAMP) ## Format, lint and type checks
 	$(BIN)/ruff format --check .
