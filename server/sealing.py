@@ -121,7 +121,10 @@ class Sealer:
         with self._lock:
             try:
                 last = int(self.sequence_file.read_text(encoding="ascii"))
-            except (FileNotFoundError, ValueError):  # none yet; a clock is past every earlier one
+            except (
+                OSError,
+                ValueError,
+            ):  # none that can be read: the time is past every earlier one
                 last = 0
             number = max(time.time_ns(), last + 1)
             write(self.sequence_file, b"%d\n" % number)
