@@ -15,19 +15,16 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedwinnow.client.shim import carry
-from fedwinnow.client.site import Site
-from fedwinnow.client.workshop import Workshop
-from fedwinnow.curation import messages
 from fedwinnow.curation.config import site_configs
 from fedwinnow.curation.errors import ConfigError, ProtocolError, TransportError
-from fedwinnow.curation.records import (
-    envelope_in,
-    envelope_records,
-    message_in,
-    message_records,
-)
+from fedwinnow.curation.records import envelope_in, envelope_records
 from fedwinnow.curation.run_config import overrides, scenario_file
 from fedwinnow.curation.scenario import load_scenario, sites_folder
+
+if typing.TYPE_CHECKING:  # Flower starts a process for each message: a shim loads no torch
+    from fedwinnow.client.site import Site
+    from fedwinnow.client.workshop import Workshop
+    from fedwinnow.curation.messages import Request
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +80,9 @@ def _told(error: TransportError) -> str:
 
 def _computed(message: Message, context: Context) -> RecordDict:
     """Answer as a simulated site."""
+    from fedwinnow.curation import messages  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.message_records import message_records  # noqa: PLC0415 - likewise
+
     header, name = messages.Header(run="", phase=""), ""
     try:
         site = site_of(context)
@@ -98,7 +98,7 @@ def _computed(message: Message, context: Context) -> RecordDict:
         return message_records(refusal)
 
 
-def site_of(context: Context) -> Site:
+def site_of(context: Context) -> "Site":
     """This node's simulated site; the same object for every message to this process.
 
     Raises:
@@ -116,7 +116,9 @@ def site_of(context: Context) -> Site:
 
 
 @cache
-def _simulated(scenario: Path, overriding: tuple[str, ...], index: int) -> Site:
+def _simulated(scenario: Path, overriding: tuple[str, ...], index: int) -> "Site":
+    from fedwinnow.client.site import Site  # noqa: PLC0415 - torch loads here
+
     config = load_scenario(scenario, overriding)
     if not 0 <= index < len(config.sites):
         message = (
@@ -129,13 +131,18 @@ def _simulated(scenario: Path, overriding: tuple[str, ...], index: int) -> Site:
 
 
 @cache
-def _workshop() -> Workshop:
+def _workshop() -> "Workshop":
+    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+
     return Workshop()
 
 
-def _request(content: RecordDict) -> messages.Request:
+def _request(content: RecordDict) -> "Request":
+    from fedwinnow.curation import messages  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.message_records import message_in  # noqa: PLC0415 - likewise
+
     message = message_in(content)
     if not isinstance(message, typing.get_args(messages.Request)):
         complaint = f"a {type(message).__name__} came where a request was expected"
         raise ProtocolError(complaint)
-    return typing.cast("messages.Request", message)
+    return typing.cast("Request", message)

@@ -1,8 +1,8 @@
-"""Messages and envelopes as Flower's records, and back; both ends of the transport use it.
+"""Envelopes and arrays as Flower's records, and back; both ends of the transport use it.
 
-A plain message is two records, ``message`` (text) and ``arrays``. An envelope is two as well:
-``envelope`` holds stamp and signature, ``payload`` one array of bytes, the same for every site, so
-that Flower uploads a broadcast once.
+An envelope is two records: ``envelope`` holds stamp and signature, ``payload`` one array of bytes,
+the same for every site, so that Flower uploads a broadcast once. Nothing here loads torch: Flower
+starts a process for each message, and a shim must be up at once.
 """
 
 from collections.abc import Mapping
@@ -11,32 +11,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from fedwinnow.curation import messages, wire
 from fedwinnow.curation.envelope import Envelope
 from fedwinnow.curation.errors import ProtocolError
 
 Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
-
-
-def message_records(message: messages.Message) -> RecordDict:
-    """A message as records, in plain."""
-    text, arrays = wire.to_arrays(message)
-    return RecordDict({"message": ConfigRecord({"text": text}), "arrays": record_of(arrays)})
-
-
-def message_in(content: RecordDict) -> messages.Message:
-    """The plain message in records.
-
-    Raises:
-        ProtocolError: they hold none.
-    """
-    try:
-        text = str(content.config_records["message"]["text"])
-        arrays = arrays_in(content.array_records["arrays"])
-    except (KeyError, ValueError, TypeError) as error:
-        message = f"records are not those of a message ({type(error).__name__})"
-        raise ProtocolError(message) from error
-    return wire.from_arrays(text, arrays)
 
 
 def envelope_records(envelope: Envelope, payload: ArrayRecord | None = None) -> RecordDict:

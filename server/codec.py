@@ -14,13 +14,8 @@ from fedwinnow.curation import messages
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.envelope import Stamp
 from fedwinnow.curation.errors import ProtocolError, TransportError
-from fedwinnow.curation.records import (
-    envelope_in,
-    envelope_records,
-    message_in,
-    message_records,
-    payload_record,
-)
+from fedwinnow.curation.message_records import message_in, message_records
+from fedwinnow.curation.records import envelope_in, envelope_records, payload_record
 from fedwinnow.server.sealing import Sealer
 
 

@@ -6,6 +6,7 @@ started here is stopped at the end, and nothing else.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,13 +14,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedwinnow
+from fedwinnow.curation.config import MemberSection, RunConfig
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.curation.settings import to_toml
 from fedwinnow.simulations.pages import DEPLOY, Party, settings_of, until
 from fedwinnow.simulations.superlink import bearers
+from fedwinnow.simulations.toy_deployment import deployed, site_config
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +123,35 @@ def rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
             yield stage
         finally:
             stage.close()
+
+
+def furnish(stage: Rehearsal, scenario: RunConfig) -> Path:
+    """Keys, ``site.toml`` and ``run.toml`` of a deployed run over a scenario's sites.
+
+    The policies are those of :func:`fedwinnow.simulations.toy_deployment.site_config`.
+
+    Returns:
+        The path of ``run.toml``.
+    """
+    key = _key_in(stage.coordinator.step("coordinator-key"))
+    members = []
+    for site in scenario.sites:
+        silo = stage.silos[site.name]
+        text = to_toml(site_config(scenario, site, silo.folder, key))
+        (silo.private / "site.toml").write_text(text, encoding="utf-8")
+        members.append(MemberSection(name=site.name, key=_key_in(silo.step("check"))))
+    home = stage.coordinator.private
+    run = deployed(scenario, members, str(home / "coordinator.key"))
+    section = replace(run.coordinator, connection="federation")
+    run = replace(run, coordinator=section, run=replace(run.run, output=str(home / "runs")))
+    (home / "run.toml").write_text(to_toml(run), encoding="utf-8")
+    return home / "run.toml"
+
+
+def _key_in(said: str) -> str:
+    """The public key in what a command printed."""
+    [key] = set(re.findall(r"fedwinnow-key-1:\S+", said))
+    return str(key)
 
 
 def free_ports(count: int) -> list[int]:

@@ -22,6 +22,7 @@ TESTS = tuple(sorted((ROOT / "tests").rglob("*.py")))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FLOWER = {
     "curation/records.py",
+    "curation/message_records.py",
     "client/app.py",
     "server/app.py",
     "server/codec.py",

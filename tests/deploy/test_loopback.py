@@ -5,6 +5,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import sys
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from fedwinnow.simulations.pages import DEPLOY, settings_of, steps, until
 from fedwinnow.simulations.rehearsal import rehearsal
 
+ROOT = DEPLOY.parents[1]
 SITES = ("north", "south")
 SCRIPTS = sorted(path for path in (DEPLOY / "scripts").iterdir() if path.name != "settings")
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
@@ -169,6 +171,19 @@ def test_supervise_starts_again_after_a_pause_and_ends_with_its_child(tmp_path):
     watch.terminate()
     assert watch.wait(timeout=5) == 0
     assert not Path("/proc", child.read_text().strip()).exists()
+
+
+def test_shim_is_up_at_once():
+    """Flower starts a process for each message: the ClientApp loads neither torch nor the data."""
+    code = (
+        "import sys, fedwinnow.client.app\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 class TestLoopback:

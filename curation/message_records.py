@@ -1,0 +1,31 @@
+"""Plain messages as Flower's records, and back, as a simulation carries them.
+
+A message is two records: ``message`` (text) and ``arrays``.
+"""
+
+from flwr.app import ConfigRecord, RecordDict
+
+from fedwinnow.curation import messages, wire
+from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.records import arrays_in, record_of
+
+
+def message_records(message: messages.Message) -> RecordDict:
+    """A message as records, in plain."""
+    text, arrays = wire.to_arrays(message)
+    return RecordDict({"message": ConfigRecord({"text": text}), "arrays": record_of(arrays)})
+
+
+def message_in(content: RecordDict) -> messages.Message:
+    """The plain message in records.
+
+    Raises:
+        ProtocolError: they hold none.
+    """
+    try:
+        text = str(content.config_records["message"]["text"])
+        arrays = arrays_in(content.array_records["arrays"])
+    except (KeyError, ValueError, TypeError) as error:
+        message = f"records are not those of a message ({type(error).__name__})"
+        raise ProtocolError(message) from error
+    return wire.from_arrays(text, arrays)
