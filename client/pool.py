@@ -70,7 +70,9 @@ def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
     if not chosen:
         message = f"{site.data}: evaluation.own_holdout leaves no sample to train on; lower it"
         raise DataError(message)
-    logger.info("site %s: %d samples, %d pass the gate", site.name, len(everything), len(chosen))
+    dropped = len(gated.reasons)
+    told = logger.warning if dropped and config.simulation else logger.info
+    told("site %s: of %d samples the gate drops %d", site.name, len(everything), dropped)
     return Pool(
         samples=everything.subset(chosen),
         own_holdout=everything.subset(held),

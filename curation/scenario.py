@@ -1,5 +1,6 @@
 """The three files that people write: a scenario, a deployed run, a site; paths lie beside them."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -110,9 +111,28 @@ def identity(config: RunConfig) -> str:
 
 
 def run_id(config: RunConfig) -> str:
-    """Our run id: the name and a hash of every setting, so equal runs find their own state."""
+    """Our run id: the name, and a hash of every setting and of the local data and anchors.
+
+    Equal runs find their own state, and a run on changed data is another run.
+    """
     digest = hashlib.sha256(identity(config).encode())
+    for source in (config.anchors.path, *(site.data for site in config.sites)):
+        digest.update(_content(source).encode())
     return f"{config.run.name.replace('.', '-')}-{digest.hexdigest()[:12]}"
+
+
+def _content(source: str) -> str:
+    """Digest of a local file or of a folder's files; "" for a hub name, or where nothing is."""
+    path = Path(source)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files if source and file.is_file()]
+    return " ".join(_digest(str(file), s.st_size, s.st_mtime_ns) for file, s in stats)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(file: str, size: int, changed: int) -> str:  # noqa: ARG001 - a changed file is read anew
+    with open(file, "rb") as data:  # noqa: PTH123 - the name is the cache's key
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def sites_folder(config: RunConfig) -> Path:

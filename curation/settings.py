@@ -73,11 +73,30 @@ def parse(tree: Mapping[str, Any], cls: type[T], prefix: str = "") -> T:
     values = {}
     for name, f in known.items():
         if name in tree:
-            values[name] = _value(tree[name], hints[name], f"{prefix}{name}")
+            given = _completed(tree[name], f)
+            values[name] = _value(given, hints[name], f"{prefix}{name}")
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             message = f"missing key {prefix}{name}; add it"
             raise ConfigError(message)
     return cls(**values)
+
+
+def _completed(value: Any, field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - a tree of TOML
+    """A table whose required keys, where left out, are those of the field's own default.
+
+    So ``[threshold.settings]`` alone means the default rule with these settings.
+    """
+    if field.default_factory is dataclasses.MISSING or not isinstance(value, Mapping):
+        return value
+    default = field.default_factory()
+    if not dataclasses.is_dataclass(default) or isinstance(default, type):
+        return value
+    needed = {
+        f.name: getattr(default, f.name)
+        for f in dataclasses.fields(default)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    return {**plain(needed), **value}
 
 
 def canonical(node: object) -> str:

@@ -168,11 +168,22 @@ def share_above(summary: ScoreSummary, threshold: float) -> float:
     )
 
 
-def rank_error_bound(summary: ScoreSummary) -> float:
-    """Bound of a threshold's rank error as a share of all samples, in [0, 1]; see the module."""
+def rank_error_bound(summary: ScoreSummary, threshold: float | None = None) -> float:
+    """Bound of a threshold's rank error as a share of all samples, in [0, 1]; see the module.
+
+    Args:
+        summary: The merged histogram.
+        threshold: Where the cut lies: only the cells that it touches can be misjudged. None bounds
+            every possible cut.
+    """
     if summary.total <= 0:
         return 0.0
-    return min(1.0, (float(summary.counts.max()) + summary.largest_merged) / summary.total)
+    counts = summary.counts
+    if threshold is not None:
+        low = int(np.searchsorted(summary.edges, threshold, side="left"))
+        high = int(np.searchsorted(summary.edges, threshold, side="right"))
+        counts = counts[low : high + 1]
+    return min(1.0, (float(counts.max()) + summary.largest_merged) / summary.total)
 
 
 def _runs(counts: list[int], smallest: int) -> list[tuple[int, int]]:

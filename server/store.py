@@ -50,11 +50,21 @@ class Store:
         return store
 
     def begin(self, config: RunConfig, run: str) -> RunState:
-        """The committed state, or the first one; waits and quorum are those of ``config``."""
+        """The committed state, or the first one; waits and quorum are those of ``config``.
+
+        Raises:
+            ConfigError: the committed run is another one: its data or anchors were changed since.
+        """
         committed = self.load()
-        return (
-            init(config, run) if committed is None else replace(committed, config=canonical(config))
-        )
+        if committed is None:
+            return init(config, run)
+        if committed.run != run:
+            message = (
+                f"{self.folder}: holds run {committed.run}, this one is {run}: data or anchors "
+                "were changed since; choose another --set run.name=…, or remove the folder"
+            )
+            raise ConfigError(message)
+        return replace(committed, config=canonical(config))
 
     @property
     def state_file(self) -> Path:

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,29 @@ Set = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")]
+
+
+WEAK = 0.6
+"""Forecast AUROC below which a selection is not worth much."""
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer's shape
+    if value:
+        try:
+            print(f"fedwinnow {metadata.version('fedwinnow')}")
+        except metadata.PackageNotFoundError:
+            print("fedwinnow (a source tree, not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Federated curation for language models: one quality standard, no shared sample."""
 
 
 def main() -> None:
@@ -158,8 +182,14 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
         )
         return
     print(f"{found.kept} of {found.samples} samples kept; table in {out}")
-    if "auroc" in found.forecast:
-        print(f"forecast AUROC on the corrupted anchors: {found.forecast['auroc']:.3f}")
+    if (auroc := found.forecast.get("auroc")) is not None:
+        print(f"forecast AUROC on the corrupted anchors: {auroc:.3f}")
+        if auroc < WEAK:
+            Console(stderr=True).print(
+                f"warning: scorer {scorer} hardly tells clean anchors from corrupted ones here; "
+                "what it drops is little better than chance",
+                style="yellow",
+            )
 
 
 @app.command()

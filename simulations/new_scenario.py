@@ -37,8 +37,8 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
     """
     columns = guess_columns(columns_of(str(data)), str(data))
     site = SiteSection(name="site-1", data=str(data.resolve()), columns=columns)
-    public = AnchorsSection(path=anchors, columns=columns)
-    section = ModelSection(name=model)
+    public = AnchorsSection(path=_absolute(anchors), columns=columns)
+    section = ModelSection(name=_absolute(model))
     scenario = RunConfig(
         run=RunSection(name="my-run"), model=section, anchors=public, sites=(site,)
     )
@@ -54,6 +54,11 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
     write(targets[0], (head + to_toml(scenario, comments(RunConfig))).encode())
     write(targets[1], (head + to_toml(own, comments(SiteConfig))).encode())
     return targets
+
+
+def _absolute(name: str) -> str:
+    """A path that is there, from the root, so that the scenario works from any folder."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:

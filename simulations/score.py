@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from fedwinnow.client.data import Samples, columns_of, open_samples
 from fedwinnow.client.gate import overlapping
+from fedwinnow.client.rows import read_rows
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.files import replacing
 from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.curation.settings import parse, plain, with_overrides
@@ -85,17 +86,20 @@ def score_data(
 
     Args:
         config: A configuration with exactly one site; its training section is not used.
-        out: Parquet of ids, signals by checkpoint, scores, kept and reason, one row per sample of
-            the data in the order of the file.
-        kept: Where to write the kept samples as JSONL, or None.
+        out: Parquet of row (from 0), id, signals by checkpoint, scores, kept and reason, one row
+            per sample of the data in the order of the file.
+        kept: Where to write the kept rows as JSONL, with every column, or None.
         progress: Told of every phase.
         workshop: A warm model, or None.
 
     Raises:
         DataError: a file or line is at fault, or samples overlap the anchors.
-        OutputError: ``out`` cannot be written.
+        OutputError: ``out`` cannot be written, or would replace the data or the anchors.
     """
     site = config.sites[0]
+    _spare(
+        {"the data": site.data, "the anchors": config.anchors.path}, {"--out": out, "--kept": kept}
+    )
     data = open_samples(site.data, site.columns, domain=site.domain)
     anchors = open_samples(config.anchors.path, config.anchors.columns)
     same = overlapping(data, anchors, site.gate.near_duplicates)
@@ -122,7 +126,7 @@ def score_data(
         chosen = table["kept"].to_pylist()
         pq.write_table(table, targets[0])
         if kept is not None:
-            _write_kept(targets[1], data, chosen)
+            _write_kept(targets[1], site.data, chosen)
     decision = given(state.decision, "decision")
     return Scored(
         samples=len(data),
@@ -159,22 +163,28 @@ def _gather(folder: Path, data: Samples) -> pa.Table:
         left_out = {"kept": False, "reason": why}
         passed = str(place) not in dropped and sample_id in found
         rows.append(
-            {"id": sample_id, "domain": domain} | (found[sample_id] if passed else left_out)
+            {"row": place, "id": sample_id, "domain": domain}
+            | (found[sample_id] if passed else left_out)
         )
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
-def _write_kept(path: Path, data: Samples, chosen: Sequence[bool]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for sample, keep in zip(data, chosen, strict=True):
-            if not keep:
-                continue
-            row: dict[str, Any] = {
-                "prompt": sample.prompt,
-                "response": sample.response,
-                "domain": sample.domain,
-            }
-            if sample.history:
-                row["history"] = [{"role": r, "content": c} for r, c in sample.history]
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _write_kept(path: Path, source: str, chosen: Sequence[bool]) -> None:
+    """The kept rows as they stand in the data, every column of them."""
+    with path.open("w", encoding="utf-8") as file, contextlib.closing(read_rows(source)) as rows:
+        for (_, row), keep in zip(rows, chosen, strict=True):
+            if keep:
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def _spare(sources: Mapping[str, str], targets: Mapping[str, Path | None]) -> None:
+    """Refuse to write over what is read, or two results into one file."""
+    taken = {Path(source).resolve(): what for what, source in sources.items()}
+    for option, target in targets.items():
+        if target is None:
+            continue
+        if (what := taken.get(target.resolve())) is not None:
+            message = f"{option} {target}: {what} would be overwritten; choose another file"
+            raise OutputError(message)
+        taken[target.resolve()] = f"the file of {option}"

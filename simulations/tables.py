@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies.registry import KINDS, factory, names
 
 Tree = dict[str, Any]
@@ -36,7 +37,14 @@ def plugin_rows() -> list[Tree]:
     rows: list[Tree] = []
     for kind in KINDS:
         for name in names(kind):
-            make = factory(kind, name)
+            try:
+                make = factory(kind, name)
+            except PluginError as error:  # another package's fault must not hide the rest
+                rows.append(
+                    {"kind": kind, "name": name, "settings": {}, "about": f"BROKEN: {error}",
+                     "paper": "control"}
+                )  # fmt: skip
+                continue
             parameters = inspect.signature(make).parameters.values()
             settings = {
                 p.name: "required" if p.default is inspect.Parameter.empty else p.default

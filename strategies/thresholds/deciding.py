@@ -53,7 +53,7 @@ def decide(
     threshold = float("-inf") if constant else snap(value, total.edges)
     found = {
         "kept_share": share_above(total, threshold),
-        "rank_error": rank_error_bound(total) if np.isfinite(threshold) else 0.0,
+        "rank_error": rank_error_bound(total, threshold) if np.isfinite(threshold) else 0.0,
     }
     if len(clean):
         found["expected_recall"] = float((clean >= threshold).mean())

@@ -229,3 +229,19 @@ def test_settings_check_says_key_value_and_range():
     with pytest.raises(ConfigError, match=r"a\.b = 3 is out of range; allowed: at least 4"):
         check("a.b", 3, holds=False, allowed="at least 4")
     check("a.b", math.inf, holds=True, allowed="anything")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A file with a part that has a default."""
+
+    part: Part = field(default_factory=lambda: Part(name="plain", weight=2.0))
+
+
+def test_settings_of_a_default_need_no_name():
+    """A table without its required keys means the default's; what it may leave out is not taken."""
+    assert parse({"part": {"weight": 3.0}}, Chosen).part == Part(name="plain", weight=3.0)
+    assert parse({"part": {}}, Chosen).part == Part(name="plain", weight=1.0)
+    assert parse({"part": {"name": "other"}}, Chosen).part == Part(name="other", weight=1.0)
+    with pytest.raises(ConfigError, match=r"part\.wieght"):
+        parse({"part": {"wieght": 3.0}}, Chosen)

@@ -156,6 +156,8 @@ def test_rank_error_stays_below_its_bound(smallest):
     for share in np.linspace(0.05, 0.95, 37):
         threshold = snap(quantile(merged, share), edges)
         assert abs((pooled >= threshold).mean() - share) <= bound
+        here = rank_error_bound(merged, threshold)
+        assert abs((pooled >= threshold).mean() - share_above(merged, threshold)) <= here <= bound
 
 
 @pytest.mark.parametrize(("edges", "smallest"), [(EDGES, 0), (EDGES[::-1], 1), (EDGES[:0], 1)])

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from fedwinnow.curation.settings import load
 from fedwinnow.server import outcome
 from fedwinnow.simulations import cli
 from fedwinnow.simulations.toy import write_toy_scenario
+from fedwinnow.strategies import registry
 from fedwinnow.strategies.registry import KINDS, names
 
 FAST = (
@@ -124,10 +126,9 @@ def test_cli_score_writes_one_row_per_sample(place, toy, fedwinnow):
     assert all(row["score"] is not None and row["loss@0"] is not None for row in rows[:-1])
     chosen = [json.loads(line) for line in kept_file.read_text(encoding="utf-8").splitlines()]
     assert found["kept"] == len(chosen) == sum(row["kept"] for row in rows) > 0
-    texts = [
-        json.loads(line)["prompt"] for line, row in zip(lines, rows, strict=False) if row["kept"]
-    ]
-    assert [row["prompt"] for row in chosen] == texts
+    originals = [json.loads(line) for line, row in zip(lines, rows, strict=False) if row["kept"]]
+    assert chosen == originals  # whole rows, every column
+    assert [row["row"] for row in rows] == list(range(len(rows)))
 
 
 def test_cli_score_writes_for_a_person_too(place, toy, fedwinnow):
@@ -443,3 +444,64 @@ def test_cli_help_and_usage_have_their_exit_codes():
         assert name in done.stdout
     done = subprocess.run([*command, "simulat"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("out", "kept", "said"),
+    [
+        ("north.jsonl", None, "--out"),
+        ("anchors.jsonl", None, "the anchors"),
+        ("s.parquet", "north.jsonl", "--kept"),
+        ("s.parquet", "s.parquet", "the file of --out"),
+        ("s.parquet", "../{place}/north.jsonl", "the data"),
+    ],
+)
+def test_cli_score_overwrites_nothing_that_it_reads(place, toy, fedwinnow, out, kept, said):
+    """Data, anchors and the other result are safe, whatever path leads to them."""
+    before = {file.name: file.read_bytes() for file in place.glob("*.jsonl")}
+    options = ["--out", place / out]
+    if kept is not None:
+        options += ["--kept", place / kept.format(place=place.name)]
+    code, _, err = fedwinnow(
+        "score",
+        place / "north.jsonl",
+        *("--anchors", place / "anchors.jsonl", "--model", toy / "model"),
+        *options,
+    )
+    assert code == 2
+    assert said in err
+    assert "overwritten" in err
+    assert {file.name: file.read_bytes() for file in place.glob("*.jsonl")} == before
+    assert not (place / "s.parquet").exists()
+
+
+def test_cli_resume_refuses_changed_data(place, fedwinnow):
+    """A finished or half-done run is of the data that it saw; other data is another run."""
+    scenario, output = place / "scenario.toml", f"run.output={place / 'runs'}"
+    code, _, err = fedwinnow("simulate", scenario, "--set", output)
+    assert code == 0, err
+    data = place / "north.jsonl"
+    data.write_text(data.read_text() + data.read_text().splitlines()[0].replace("?", "!") + "\n")
+    code, _, err = fedwinnow("simulate", scenario, "--resume", "--set", output)
+    assert code == 2
+    assert "data or anchors were changed" in err
+
+
+def test_cli_lists_plugins_beside_a_broken_one(monkeypatch, fedwinnow):
+    """An entry point that cannot be imported is marked; the others are listed."""
+    point = EntryPoint(name="absent", value="no_such_package:absent", group="fedwinnow.scorer")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] * (group == point.group))
+    code, out, err = fedwinnow("plugins", "--json")
+    assert code == 0, err
+    rows = {(row["kind"], row["name"]): row for row in json.loads(out)}
+    assert rows["scorer", "absent"]["about"].startswith("BROKEN: scorer 'absent'")
+    assert "Reference" not in rows["scorer", "less"]["paper"]
+    assert rows["scorer", "less"]["paper"].startswith("M. Xia et al., LESS")
+
+
+def test_cli_says_its_version(fedwinnow):
+    """--version prints one line."""
+    code, out, _ = fedwinnow("--version")
+    assert code == 0
+    assert out.startswith("fedwinnow ")
+    assert len(out.splitlines()) == 1
