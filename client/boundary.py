@@ -136,7 +136,7 @@ class Boundary:
         reply = self.site.handle(request)
         if isinstance(reply, Refusal):
             return reply
-        return self.policy.release(reply, self.site.work(request.header.run))
+        return self.policy.release(reply, self.site.work(request.header.run), self.ledger)
 
     def _release(self, stamp: Stamp, reply: Reply) -> Envelope:
         """Enter the reply in the ledger, seal it, sign it."""

@@ -1,15 +1,18 @@
 """Which data sets a site has released figures of: a slightly changed one is still the same.
 
-Two histograms of data that differ in one sample would tell that sample's score. So a data set that
-differs from an earlier one by fewer than ``min_change`` samples (added and removed together) counts
-as that one. The ids are hashes of contents; they stay at the site.
+Two histograms of data that differ in one sample would tell that sample's score. So two data sets
+that differ by fewer than ``min_change`` samples (added and removed together) count as one. Every
+version is kept exactly, and compared with every other: a data set that drifts by a few samples a
+week is compared with what was released, not with what it once began as. The ids are hashes of
+contents; they stay at the site.
 """
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedwinnow.client.pool import Pool
 from fedwinnow.client.work import Work
 from fedwinnow.curation.files import write
 
@@ -20,28 +23,63 @@ class KnownData:
 
     folder: Path
     min_change: int
+    _names: dict[int, tuple[Pool, str]] = field(default_factory=dict, repr=False)
+    """Pools of this process and their names, as naming a million samples takes a second."""
 
     def identify(self, work: Work) -> str:
-        """The name of a run's data set: that of the earliest one that it hardly differs from.
+        """The name of a run's data set, SHA-256 over its ids; its ids are on the disk afterwards.
 
         Raises:
             OutputError: the folder cannot be written.
         """
-        ids = ids_of(work)
-        for file in sorted(self.folder.glob("*.ids"), key=lambda f: (f.stat().st_mtime_ns, f.name)):
-            if len(ids ^ set(file.read_text(encoding="ascii").split())) < self.min_change:
-                return file.stem
-        name = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
-        write(self.folder / f"{name}.ids", "\n".join(sorted(ids)).encode())
+        pool, name = self._names.get(id(work.pool), (None, ""))
+        if pool is not work.pool:
+            text = "\n".join(sorted(ids_of(work)))
+            name = hashlib.sha256(text.encode()).hexdigest()
+            if not self._file(name).exists():
+                write(self._file(name), text.encode())
+            self._names[id(work.pool)] = work.pool, name
         return name
+
+    def same(self, work: Work, names: Iterable[str]) -> frozenset[str]:
+        """Those of the named data sets that hardly differ from a run's; unreadable ones count."""
+        mine, own = ids_of(work), self.identify(work)
+        return frozenset(
+            name for name in set(names) if name == own or not self._differs(mine, name)
+        )
+
+    def division(self, work: Work) -> str:
+        """How the runs on this data set divide it: the first one's division, which this call pins.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        stems = [file.stem for file in self.folder.glob("*.division")]
+        for name in sorted(self.same(work, stems)):
+            return self._file(name, "division").read_text(encoding="ascii")
+        write(self._file(self.identify(work), "division"), division_of(work).encode())
+        return division_of(work)
+
+    def _differs(self, mine: frozenset[str], name: str) -> bool:
+        try:
+            other = set(self._file(name).read_text(encoding="ascii").split())
+        except (OSError, UnicodeDecodeError):
+            return False
+        return len(mine ^ other) >= self.min_change
+
+    def _file(self, name: str, kind: str = "ids") -> Path:
+        return self.folder / f"{name}.{kind}"
+
+
+def division_of(work: Work) -> str:
+    """Seed and share of the own hold-out, which decide who is in it; without one, no seed counts.
+
+    Reference: two divisions of one data set differ by chosen samples, and so do their figures.
+    """
+    share = work.terms.evaluation.own_holdout
+    return f"share {share!r}, seed {work.terms.run.seed}" if share > 0 else "none"
 
 
 def ids_of(work: Work) -> frozenset[str]:
     """Every sample that the gate let in; how a run divides them does not matter."""
-    return frozenset(chain_ids((work.pool.samples.ids, work.pool.own_holdout.ids)))
-
-
-def chain_ids(parts: Iterable[Iterable[str]]) -> Iterable[str]:
-    """The ids of several parts, one after the other."""
-    for part in parts:
-        yield from part
+    return frozenset((*work.pool.samples.ids, *work.pool.own_holdout.ids))

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _START = "0" * 64
 """The hash before the first line."""
+_COUNTED = ("run", "phase", "round", "arm", "kind", "request", "data", "anchors")
+"""Fields of a line that stay in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class Ledger:
     _lines: int = 0
     _head: str = _START
     _entries: list[Mapping[str, Any]] = field(default_factory=list)
-    """Run, kind, request, data and anchors of every line: what the policy counts."""
+    """What the policy counts, of every line."""
 
     @classmethod
     def open(cls, folder: Path) -> "Ledger":
@@ -143,12 +145,22 @@ class Ledger:
         """Hash of the last line."""
         return self._head
 
-    def released(self, kind: str, *, anchors: str) -> list[Mapping[str, Any]]:
-        """Entries of a kind of message that were computed against an anchor set."""
-        return [e for e in self._entries if e["kind"] == kind and e["anchors"] == anchors]
+    def released(self, kind: str, *, anchors: str | None = None) -> list[Mapping[str, Any]]:
+        """Entries of a kind of message, against one anchor set or against any."""
+        return [e for e in self._entries if e["kind"] == kind and anchors in {None, e["anchors"]}]
+
+    def at(self, run: str, phase: str, number: int, arm: str) -> list[Mapping[str, Any]]:
+        """Entries of a run's phase, round and arm; refusals are none."""
+        place = (run, phase, number, arm)
+        return [
+            e
+            for e in self._entries
+            if (e["run"], e["phase"], e["round"], e["arm"]) == place
+            and not e["kind"].startswith("Refusal")
+        ]
 
     def _remember(self, tree: Mapping[str, Any]) -> None:
-        self._entries.append({k: tree[k] for k in ("run", "kind", "request", "data", "anchors")})
+        self._entries.append({key: tree[key] for key in _COUNTED})
         self._lines, self._head = self._lines + 1, str(tree["hash"])
 
     def close(self) -> None:

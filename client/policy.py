@@ -1,15 +1,22 @@
 """The silo's own word: what a coordinator may ask, and in which form an answer may leave.
 
-Every clause is a key of ``[policy]`` in ``site.toml``; a refusal names it. Counts run over the
-ledger, so neither a new run id nor a restart begins them anew.
+Every clause is a key of ``[policy]`` in ``site.toml``, or the terms that the site joined under; a
+refusal names it. Counts run over the ledger, so neither a new run id nor a restart begins them
+anew, and every clause is asked again at every message: consent withdrawn in the middle of a run
+ends it there.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
-from fedwinnow.client.known_data import KnownData
+import numpy as np
+
+from fedwinnow.client import tables
+from fedwinnow.client.agreed import PHASES, check_place, plugins, rounds, steps
+from fedwinnow.client.known_data import KnownData, division_of
 from fedwinnow.client.ledger import Ledger
 from fedwinnow.client.work import Work, parse_terms
 from fedwinnow.curation.config import PolicySection, RunTerms
@@ -19,9 +26,9 @@ from fedwinnow.curation.messages import (
     EvaluateRequest,
     Joined,
     JoinRequest,
-    MeasureRequest,
     MetricsReply,
     Phase,
+    PublicSignals,
     Reply,
     Request,
     ScoreRequest,
@@ -30,9 +37,15 @@ from fedwinnow.curation.messages import (
     TrainRequest,
 )
 from fedwinnow.curation.nouns import Adapter, Metrics
-from fedwinnow.curation.sections import PluginSection
 
 _MEGABYTE = 1_000_000
+_REPLY: Mapping[type, str] = {
+    ScoreRequest: "SummaryReply",
+    SelectRequest: "KeptReply",
+    TrainRequest: "TrainedAdapter",
+    EvaluateRequest: "MetricsReply",
+}
+"""Requests whose replies are figures of private samples, and the ledger's word for those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,48 +67,47 @@ class Policy:
         Raises:
             RefusalError: a clause stands in the way.
         """
-        phase = request.header.phase
-        if not isinstance(request, JoinRequest | CloseRequest):
-            allowed = self.section.phases
-            self._ask("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
+        phase, fitting = request.header.phase, PHASES[type(request)]
+        self._ask("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
+                  " or ".join(fitting))  # fmt: skip
         if isinstance(request, JoinRequest):
             self._terms(parse_terms(request.terms))
             return
+        if isinstance(request, CloseRequest):
+            return
+        allowed = self.section.phases
+        self._ask("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
         if work is None:
             message = f"run {request.header.run!r} has not been joined; send the join request first"
             raise ProtocolError(message)
+        self._terms(work.terms)
+        check_place(request, work.terms)
         adapter = getattr(request, "adapter", None)
         if isinstance(adapter, Adapter):
             self._adapter(adapter)
-        if isinstance(request, TrainRequest):
-            _in_plan(request, work.terms)
-        if isinstance(request, MeasureRequest):
-            last = work.terms.warm_up.rounds
-            _agreed(
-                "checkpoint", request.checkpoint, 1 <= request.checkpoint <= last, f"1 to {last}"
-            )
+        self._data(work, request.header.run, ledger)
         self._counts(request, work, ledger, digest)
 
-    def release(self, reply: Reply, work: Work) -> Reply:
+    def release(self, reply: Reply, work: Work, ledger: Ledger) -> Reply:
         """The reply in the form in which it may leave.
 
         Raises:
             RefusalError: it may not leave at all.
         """
-        least = self.section.smallest_group
         if isinstance(reply, Joined):
-            pinned, found = self.section.anchors_hash, reply.card.anchors
-            self._ask("anchors_hash", found, pinned in {"", found}, pinned)
+            self._data(work, reply.header.run, ledger)
             self._adapter(reply.adapter)
-        if isinstance(reply, MetricsReply) and 0 < reply.own.samples < least:
-            return replace(reply, own=Metrics())
+        if isinstance(reply, PublicSignals):
+            other = set(reply.table.ids) - {sample.id for sample in work.pool.rows.samples}
+            self._ask("public_rows", f"{len(other)} others", not other, "rows of anchors alone")
+        if isinstance(reply, MetricsReply):
+            return replace(reply, own=self._own(reply.own, work, ledger))
         if isinstance(reply, TrainedAdapter) and reply.adapter is not None:
-            if reply.samples < least:
-                return replace(reply, samples=0, adapter=None, losses=())
+            if _behind(reply, work) < self.section.smallest_group:
+                return replace(reply, samples=0, adapter=None, losses=(), learning_rate=0.0)
             self._adapter(reply.adapter)
-            section = work.terms.training
-            step = section.batch_size * section.accumulation
-            return replace(reply, losses=pooled(reply.losses, math.ceil(least / step)))
+            losses = pooled(reply.losses, self._steps_together(reply, work))
+            return replace(reply, losses=losses)
         return reply
 
     def _terms(self, terms: RunTerms) -> None:
@@ -105,7 +117,7 @@ class Policy:
             "allow_unsealed_adapters",
             "a run whose adapters and histograms the coordinator sees one by one",
             section.allow_unsealed_adapters,
-            "true, set knowingly: sums that hide single sites are not built yet",
+            "sealed sums alone, which are not built yet, unless it is set to true knowingly",
         )
         self._ask(
             "privacy_budget",
@@ -113,98 +125,104 @@ class Policy:
             math.isinf(section.privacy_budget),
             f"epsilon {section.privacy_budget}",
         )
-        for kind, plugin in _plugins(terms):
-            name = f"{kind}:{plugin.name}"
+        for name, changed in plugins(terms):
             allowed = section.plugins
             self._ask("plugins", name, not allowed or name in allowed, f"one of {allowed}")
-            plain = section.plugin_settings or not plugin.settings
-            self._ask("plugin_settings", f"{name} {plugin.settings}", plain, "default settings")
+            plain = section.plugin_settings or not changed
+            self._ask("plugin_settings", f"{name} with {changed}", plain, "default settings alone")
         self._ask("arms", terms.study.arms, terms.study.arms == ("curated",), "curated alone")
-        rounds, steps = _rounds(terms), _steps(terms)
-        self._ask("max_rounds", rounds, rounds <= section.max_rounds, section.max_rounds)
-        self._ask("max_steps", steps, steps <= section.max_steps, section.max_steps)
-        rank = terms.adapter.rank
-        self._ask("max_rank", rank, rank <= section.max_rank, section.max_rank)
+        asked = rounds(terms), steps(terms), terms.adapter.rank
+        limits = section.max_rounds, section.max_steps, section.max_rank
+        for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
+            self._ask(f"max_{name}", came, came <= limit, f"at most {limit}")
 
     def _adapter(self, adapter: Adapter) -> None:
         rank = max((len(a) for a in adapter.a.values()), default=0)
-        self._ask("max_rank", rank, rank <= self.section.max_rank, self.section.max_rank)
+        most = self.section.max_rank
+        self._ask("max_rank", f"rank {rank}", rank <= most, f"at most {most}")
         size = sum(
             factor.numel() * factor.element_size()
             for factors in (adapter.a, adapter.b)
             for factor in factors.values()
         )
         limit = self.section.max_adapter_mb
-        came = f"{size / _MEGABYTE:.1f} MB"
+        came = f"an adapter of {size / _MEGABYTE:.3f} MB"
         self._ask("max_adapter_mb", came, size <= limit * _MEGABYTE, f"{limit} MB")
 
+    def _data(self, work: Work, run: str, ledger: Ledger) -> None:
+        """Clauses on the data and anchors that a run is about to use."""
+        pinned, found = self.section.anchors_hash, work.pool.anchors_hash
+        self._ask("anchors_hash", found, pinned in {"", found}, pinned)
+        scored = self._same("SummaryReply", work, ledger, anchors=found)
+        others = {entry["run"] for entry in scored} - {run}
+        spent = len(others) >= self.section.summaries and run not in {e["run"] for e in scored}
+        came = f"run {len(others) + 1} on the same data and anchors"
+        self._ask("summaries", came, not spent, f"{self.section.summaries} over all runs")
+        first, mine = self.known.division(work), division_of(work)
+        self._ask("own_holdout", mine, mine == first, f"one division of a data set ({first})")
+
     def _counts(self, request: Request, work: Work, ledger: Ledger, digest: str) -> None:
-        """Clauses over all runs: how often figures of one data set have left."""
-        limits = {
-            ScoreRequest: ("SummaryReply", "summaries", self.section.summaries),
-            SelectRequest: ("KeptReply", "summaries", self.section.summaries),
-            TrainRequest: ("TrainedAdapter", "max_rounds", self.section.max_rounds),
-            EvaluateRequest: ("MetricsReply", "max_rounds", self.section.max_rounds + 1),
-        }
-        if type(request) not in limits:
+        """How often figures of one data set have left, over all runs and within this one."""
+        header = request.header
+        place = (header.run, header.phase, header.round, header.arm)
+        once = isinstance(request, ScoreRequest | SelectRequest)
+        clause = "summaries" if once else "max_rounds"
+        before = {entry["request"] for entry in ledger.at(*place)} - {digest}
+        what = f"{header.phase} {header.round} of this run with other contents"
+        self._ask(clause, what, not before, "one content for each phase and round")
+        if type(request) not in _REPLY:
             return
-        kind, clause, limit = limits[type(request)]
-        data = self.known.identify(work)
-        earlier = {
-            entry["request"]
-            for entry in ledger.released(kind, anchors=work.pool.anchors_hash)
-            if entry["data"] == data and entry["request"] != digest
-        }
-        came = f"request {len(earlier) + 1} for a {kind} of the same data and anchors"
+        anchors = work.pool.anchors_hash if once else None
+        entries = self._same(_REPLY[type(request)], work, ledger, anchors=anchors)
+        earlier = {entry["request"] for entry in entries} - {digest}
+        limit = self.section.summaries if once else self.section.max_rounds
+        limit += isinstance(request, EvaluateRequest)  # the initial adapter is evaluated as well
+        came = f"{header.phase} {len(earlier) + 1} on the same data"
         self._ask(clause, came, len(earlier) < limit, f"{limit} over all runs")
 
-    def _ask(self, clause: str, came: object, allowed: bool, expected: object) -> None:  # noqa: FBT001 - local helper
-        if not allowed:
-            message = f"policy.{clause}: this site allows {expected}, the request holds {came}"
+    def _own(self, own: Metrics, work: Work, ledger: Ledger) -> Metrics:
+        """Sums of the own hold-out with a rounded count; none where they would tell of few."""
+        entries = self._same("MetricsReply", work, ledger)
+        changed = {entry["data"] for entry in entries} - {self.known.identify(work)}
+        if own.samples < self.section.smallest_group or changed:
+            return Metrics()
+        count = work.rounded(own.samples)
+        if count == own.samples:
+            return own
+        return replace(own, loss_sum=own.loss_sum / own.samples * count, samples=count)
+
+    def _steps_together(self, reply: TrainedAdapter, work: Work) -> int:
+        """Steps whose losses hold enough private samples; warm-up mixes public ones in."""
+        training, private = work.terms.training, len(work.pool.samples)
+        public = len(work.pool.rows.samples) if reply.header.phase == Phase.WARM_UP else 0
+        each = training.batch_size * training.accumulation * private / (private + public)
+        return math.ceil(self.section.smallest_group / each)
+
+    def _same(
+        self, kind: str, work: Work, ledger: Ledger, anchors: str | None = None
+    ) -> list[Mapping[str, Any]]:
+        """What left of the same data, slightly changed or not."""
+        entries = ledger.released(kind, anchors=anchors)
+        names = self.known.same(work, {entry["data"] for entry in entries})
+        return [entry for entry in entries if entry["data"] in names]
+
+    def _ask(self, clause: str, came: object, holds: bool, allowed: object) -> None:  # noqa: FBT001 - local helper
+        if not holds:
+            message = f"policy.{clause}: this site allows {allowed}, the request holds {came}"
             raise RefusalError(message, clause=f"policy.{clause}")
 
 
 def pooled(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
-    """Means of ``steps`` losses in a row; a shorter rest joins the last mean."""
+    """Means of ``steps`` losses in a row; a shorter rest joins the last mean, or is withheld."""
     number = len(losses) // steps
     bounds = [*(i * steps for i in range(number)), len(losses)]
     parts = [losses[a:b] for a, b in pairwise(bounds)]
     return tuple(sum(part) / len(part) for part in parts)
 
 
-def _plugins(terms: RunTerms) -> Iterator[tuple[str, PluginSection]]:
-    yield "scorer", PluginSection(name=terms.scorer.name, settings=terms.scorer.settings)
-    yield from (("scorer", PluginSection(name=name)) for name in terms.scorer.comparison)
-    yield "ordering", terms.training.ordering
-    yield "objective", terms.training.objective
-
-
-def _rounds(terms: RunTerms) -> int:
-    warm_up = terms.warm_up.rounds if terms.run.trajectory == "global" else 0
-    return warm_up + terms.training.rounds * len(terms.study.arms)
-
-
-def _steps(terms: RunTerms) -> int:
-    warm_up = terms.warm_up.rounds * terms.warm_up.steps
-    training = terms.training.rounds * terms.training.steps * len(terms.study.arms)
-    return (warm_up if terms.run.trajectory == "global" else 0) + training
-
-
-def _in_plan(request: TrainRequest, terms: RunTerms) -> None:
-    """A training request must be one of those that the agreed terms announce."""
-    warm_up = request.header.phase == Phase.WARM_UP
-    section = terms.warm_up if warm_up else terms.training
-    number, last = request.header.round, section.rounds
-    _agreed("round", number, 1 <= number <= last, f"1 to {last}")
-    _agreed("total_steps", request.total_steps, request.total_steps == last * section.steps,
-            last * section.steps)  # fmt: skip
-    offset = (number - 1) * section.steps
-    _agreed("step_offset", request.step_offset, request.step_offset == offset, offset)
-    arms = ("",) if warm_up else terms.study.arms
-    _agreed("arm", request.header.arm, request.header.arm in arms, f"one of {arms}")
-
-
-def _agreed(name: str, came: object, allowed: bool, expected: object) -> None:  # noqa: FBT001 - local helper
-    if not allowed:
-        message = f"{name} is {came}, the terms that this site joined under say {expected}"
-        raise RefusalError(message, clause="terms")
+def _behind(reply: TrainedAdapter, work: Work) -> int:
+    """Private samples behind an adapter, exactly: the reply's own count is rounded."""
+    if reply.header.phase == Phase.WARM_UP:
+        return len(work.pool.samples)
+    kept = tables.read_kept(work.folder / "selection.parquet", reply.header.arm)
+    return int(np.count_nonzero(kept))

@@ -1,0 +1,112 @@
+"""What the agreed terms of a run announce: plug-ins, rounds, steps, and each request's place.
+
+A run is a list of *places* (phase, round, arm) that its terms fix in advance. A request outside
+that list, or one kind of request under another's phase, is none that the site agreed to.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+
+from fedwinnow.curation.config import RunTerms
+from fedwinnow.curation.errors import RefusalError
+from fedwinnow.curation.messages import (
+    CloseRequest,
+    EvaluateRequest,
+    JoinRequest,
+    MeasureRequest,
+    Phase,
+    ProbeRequest,
+    Request,
+    ScoreRequest,
+    SelectRequest,
+    TrainRequest,
+)
+from fedwinnow.strategies.registry import Kind, factory
+
+PHASES: Mapping[type, tuple[Phase, ...]] = {
+    JoinRequest: (Phase.JOIN,),
+    ProbeRequest: (Phase.PROBE,),
+    MeasureRequest: (Phase.MEASURE,),
+    TrainRequest: (Phase.WARM_UP, Phase.TRAIN),
+    ScoreRequest: (Phase.SCORE,),
+    SelectRequest: (Phase.SELECT,),
+    EvaluateRequest: (Phase.EVALUATE,),
+    CloseRequest: (Phase.CLOSE,),
+}
+"""The phases that a kind of request may speak of."""
+
+
+def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
+    """Every plug-in that a site runs, as "kind:name", with the settings that are no defaults.
+
+    Raises:
+        PluginError: a plug-in is unknown here.
+    """
+    chosen: list[tuple[Kind, str, Mapping[str, object]]] = [
+        ("scorer", terms.scorer.name, terms.scorer.settings),
+        *(("scorer", name, {}) for name in terms.scorer.comparison),
+        ("ordering", terms.training.ordering.name, terms.training.ordering.settings),
+        ("objective", terms.training.objective.name, terms.training.objective.settings),
+    ]
+    for kind, name, settings in chosen:
+        known = inspect.signature(factory(kind, name)).parameters if settings else {}
+        changed = {
+            key: value
+            for key, value in settings.items()
+            if key not in known or known[key].default != value
+        }
+        yield f"{kind}:{name}", changed
+
+
+def warm_up_rounds(terms: RunTerms) -> int:
+    """Warm-up rounds of a run; a run without a trajectory has none, whatever its section says."""
+    return terms.warm_up.rounds if terms.run.trajectory == "global" else 0
+
+
+def rounds(terms: RunTerms) -> int:
+    """Training rounds of a run: warm-up and every arm."""
+    return warm_up_rounds(terms) + terms.training.rounds * len(terms.study.arms)
+
+
+def steps(terms: RunTerms) -> int:
+    """Optimizer steps of a run: warm-up and every arm."""
+    training = terms.training.rounds * terms.training.steps * len(terms.study.arms)
+    return warm_up_rounds(terms) * terms.warm_up.steps + training
+
+
+def check_place(request: Request, terms: RunTerms) -> None:
+    """Refuse a request that is none of those which the agreed terms announce.
+
+    Raises:
+        RefusalError: clause "terms"; the message names the field.
+    """
+    header, arms = request.header, terms.study.arms
+    number, arm, last = header.round, header.arm, 0
+    allowed: tuple[str, ...] = ("",)
+    if isinstance(request, TrainRequest):
+        warm_up = header.phase == Phase.WARM_UP
+        section = terms.warm_up if warm_up else terms.training
+        last = warm_up_rounds(terms) if warm_up else terms.training.rounds
+        allowed = ("",) if warm_up else arms
+        _agreed("round", number, 1 <= number <= last, f"1 to {last}")
+        total, offset = last * section.steps, (number - 1) * section.steps
+        _agreed("total_steps", request.total_steps, request.total_steps == total, total)
+        _agreed("step_offset", request.step_offset, request.step_offset == offset, offset)
+    elif isinstance(request, MeasureRequest):
+        last = warm_up_rounds(terms)
+        _agreed("checkpoint", request.checkpoint, 1 <= request.checkpoint <= last, f"1 to {last}")
+        _agreed("round", number, number == request.checkpoint, request.checkpoint)
+    elif isinstance(request, EvaluateRequest):
+        last, most = terms.training.rounds, terms.evaluation.generate
+        allowed = arms if number > 0 else ("",)
+        _agreed("round", number, 0 <= number <= last, f"0 to {last}")
+        _agreed("generate", request.generate, request.generate <= most, f"at most {most}")
+    else:
+        _agreed("round", number, number == 0, 0)
+    _agreed("arm", arm, arm in allowed, f"one of {allowed}")
+
+
+def _agreed(name: str, came: object, holds: bool, expected: object) -> None:  # noqa: FBT001 - local helper
+    if not holds:
+        message = f"{name} is {came}, the terms that this site joined under say {expected}"
+        raise RefusalError(message, clause="terms")
