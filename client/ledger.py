@@ -1,12 +1,8 @@
 """The egress ledger: every message that left the site, in a chain that shows any change.
 
-``egress.jsonl`` holds one JSON object a line. Each names the SHA-256 of the line before it, and
-its own: h_i = SHA-256(line i without h_i), where line i holds h_{i−1}. ``egress.head`` holds the
-number of lines and the last hash, so that a cut at the end shows as well. The head also travels in
-the stamp of every reply: whoever changes both files is contradicted by the coordinator's copy.
-
-Reference:
-    S. Haber and W. S. Stornetta, How to Time-Stamp a Digital Document, 1991.
+``egress.jsonl`` holds one JSON object a line, chained and checked by :mod:`fedwinnow.client.chain`;
+``egress.head`` the number of lines and the last hash. The head also travels in the stamp of every
+reply: whoever changes both files is contradicted by the coordinator's copy.
 """
 
 import fcntl
@@ -14,21 +10,22 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from fedwinnow.client.chain import START, file_of, hash_of, head_of, line_of, read, verify
 from fedwinnow.curation import wire
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.files import write_json
 from fedwinnow.curation.messages import Refusal, Reply
 
+__all__ = ["Entry", "Ledger", "file_of", "read", "verify"]
+
 logger = logging.getLogger(__name__)
 
-_START = "0" * 64
-"""The hash before the first line."""
 _COUNTED = ("run", "phase", "round", "arm", "kind", "request", "data", "anchors")
 """Fields of a line that stay in memory."""
 
@@ -88,7 +85,7 @@ class Ledger:
     folder: Path
     _lock: IO[bytes] = field(repr=False)
     _lines: int = 0
-    _head: str = _START
+    _head: str = START
     _entries: list[Mapping[str, Any]] = field(default_factory=list)
     """What the policy counts, of every line."""
 
@@ -103,6 +100,7 @@ class Ledger:
         """
         lock = _hold(folder)
         try:
+            _begin(folder)
             _repair(folder)
             _check(folder)
             ledger = cls(folder=folder, _lock=lock)
@@ -121,23 +119,20 @@ class Ledger:
         """
         tree: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         tree |= {**asdict(entry), "arrays": dict(entry.arrays), "previous": self._head}
-        tree["hash"] = _hash(tree)
-        line = json.dumps(tree, ensure_ascii=False) + "\n"
+        tree["hash"] = hash_of(tree)
         file = file_of(self.folder)
-        size = file.stat().st_size if file.exists() else 0
+        size = file.stat().st_size
         try:
             with file.open("ab") as out:
-                os.fchmod(out.fileno(), 0o600)
-                out.write(line.encode())
+                out.write(line_of(tree))
                 out.flush()
                 os.fsync(out.fileno())
-        except OSError as error:
-            if file.exists():
-                os.truncate(file, size)
-            message = f"{file}: cannot be written ({error.strerror}); nothing leaves until it can"
+            _write_head(self.folder, self._lines + 1, tree["hash"])
+        except (OSError, OutputError) as error:
+            os.truncate(file, size)
+            message = f"{file}: cannot be written ({error}); nothing leaves until it can"
             raise OutputError(message) from error
         self._remember(tree)
-        write_json(_head_file(self.folder), {"lines": self._lines, "hash": self._head})
         return self._head
 
     @property
@@ -194,65 +189,26 @@ def _hold(folder: Path) -> IO[bytes]:
     return lock
 
 
-def file_of(folder: Path) -> Path:
-    """The ledger in a work folder."""
-    return folder / "egress.jsonl"
-
-
-def read(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number, from 1, and content of every line.
-
-    Raises:
-        OutputError: a line is no JSON object.
-    """
+def _begin(folder: Path) -> None:
+    """An empty ledger with its head, where there is neither; their names are on the disk then."""
     file = file_of(folder)
-    if not file.exists():
+    if head_of(folder).exists() or (file.exists() and file.stat().st_size > 0):
         return
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                tree = json.loads(line)
-            except ValueError as error:
-                message = f"{file}, line {number}: expected a JSON object; the ledger was changed"
-                raise OutputError(message) from error
-            yield number, tree
-
-
-def verify(folder: Path) -> list[str]:
-    """What is wrong with a ledger, in plain words; empty where nothing is."""
-    previous, count = _START, 0
     try:
-        for number, tree in read(folder):
-            count = number
-            if not isinstance(tree, dict) or tree.get("hash") != _hash(tree):
-                return [f"line {number} was changed: its content does not give its hash"]
-            if tree.get("previous") != previous:
-                return [
-                    f"line {number} does not follow the line before it: one is missing or moved"
-                ]
-            previous = tree["hash"]
-    except OutputError as error:
-        return [str(error)]
-    return _against_head(folder, count, previous)
+        file.touch(mode=0o600)
+        _write_head(folder, 0, START)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        message = f"{folder}: cannot be written ({error.strerror}); give the agent its folder"
+        raise OutputError(message) from error
 
 
-def _against_head(folder: Path, count: int, last: str) -> list[str]:
-    """Compare the end of the chain with the head file; the head may be one line behind a crash."""
-    file = _head_file(folder)
-    if not file.exists():
-        return [] if count <= 1 else [f"{file.name} is missing, so a cut at the end would not show"]
-    try:
-        head = json.loads(file.read_text(encoding="utf-8"))
-        lines, found = int(head["lines"]), str(head["hash"])
-    except (ValueError, KeyError, TypeError):
-        return [f"{file.name} was changed: it holds no count and hash"]
-    if count < lines:
-        return [f"{lines - count} lines are missing at the end"]
-    if count == lines and found != last:
-        return [f"the last line is not the one that {file.name} names"]
-    if count > lines + 1:
-        return [f"{count - lines} lines were added without {file.name}"]
-    return []
+def _write_head(folder: Path, lines: int, last: str) -> None:
+    write_json(head_of(folder), {"lines": lines, "hash": last})
 
 
 def _repair(folder: Path) -> None:
@@ -268,19 +224,6 @@ def _repair(folder: Path) -> None:
             out.write(data[whole:] + b"\n")
         os.truncate(file, whole)
         logger.warning("%s: half a line that a crash left is now in %s", file, aside)
-    if not verify(folder):
+    if not verify(folder) and whole:
         lines = data[:whole].splitlines()
-        if lines:
-            head = {"lines": len(lines), "hash": json.loads(lines[-1])["hash"]}
-            write_json(_head_file(folder), head)
-
-
-def _head_file(folder: Path) -> Path:
-    return folder / "egress.head"
-
-
-def _hash(tree: Mapping[str, Any]) -> str:
-    """SHA-256 of a line's canonical JSON without its own hash."""
-    rest = {key: value for key, value in tree.items() if key != "hash"}
-    text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+        _write_head(folder, len(lines), json.loads(lines[-1])["hash"])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedwinnow.client import chain
 from fedwinnow.client.ledger import Entry, Ledger, file_of, read, verify
 from fedwinnow.curation import wire
 from fedwinnow.curation.errors import OutputError
@@ -66,17 +67,29 @@ def changes():
         "a line of another ledger": lambda lines: [*lines[:3], other(lines[3])],
         "no JSON": lambda lines: [*lines[:3], "what?\n"],
         "everything gone": lambda lines: [],
+        "a key twice": lambda lines: [*lines[:3], lines[3].replace("{", '{"kind": "Receipt", ', 1)],
+        "other spaces": lambda lines: [*lines[:3], lines[3].replace(": ", ":  ", 1)],
+        "a line without fields": lambda lines: [*lines[:3], '{"hash": "0"}\n'],
+        "two lines added": lambda lines: [*lines, *added(lines[-1], 2)],
     }
+
+
+def added(line, number):
+    """Forged lines whose own hashes and links are right."""
+    tree, made = json.loads(line), []
+    for _ in range(number):
+        tree["previous"] = tree["hash"]
+        tree["hash"] = chain.hash_of(tree)
+        made.append(chain.line_of(tree).decode())
+    return made
 
 
 def other(line):
     """A line whose own hash is right, but which follows another one."""
-    from fedwinnow.client import ledger
-
     tree = json.loads(line)
     tree["previous"] = "0" * 64
-    tree["hash"] = ledger._hash(tree)
-    return json.dumps(tree) + "\n"
+    tree["hash"] = chain.hash_of(tree)
+    return chain.line_of(tree).decode()
 
 
 @pytest.mark.parametrize("change", changes())
@@ -93,16 +106,13 @@ def test_ledger_shows_any_change(tmp_path, change):
 @settings(max_examples=60, deadline=None)
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_ledger_shows_any_flipped_bit(tmp_path_factory, place, bit):
-    """No single bit of the file can be flipped unseen (a line end within JSON's freedom aside)."""
+    """No single bit of the file can be flipped unseen."""
     folder = tmp_path_factory.mktemp("ledger")
     filled(folder, 2)
     data = bytearray(file_of(folder).read_bytes())
-    place %= len(data)
-    before = [tree for _, tree in read(folder)]
-    data[place] ^= 1 << bit
+    data[place % len(data)] ^= 1 << bit
     file_of(folder).write_bytes(bytes(data))
-    if verify(folder) == []:  # a space that became another kind of space says the same
-        assert [tree for _, tree in read(folder)] == before
+    assert verify(folder) != []
 
 
 def test_ledger_goes_on_after_a_crash_in_mid_line(tmp_path):
@@ -131,17 +141,83 @@ def test_ledger_goes_on_after_a_crash_before_the_head(tmp_path):
     again.close()
 
 
+def test_ledger_shows_a_head_that_was_changed_or_deleted(tmp_path):
+    """Without its head a cut at the end would not show, so a missing head is a finding."""
+    filled(tmp_path, 1)
+    head = chain.head_of(tmp_path)
+    told = head.read_bytes()
+    head.unlink()
+    assert "missing" in verify(tmp_path)[0]
+    head.write_text("?")
+    assert "changed" in verify(tmp_path)[0]
+    head.write_bytes(told.replace(b'"lines": 1', b'"lines": 0'))
+    file_of(tmp_path).write_bytes(b"")
+    head.write_bytes(told)
+    assert verify(tmp_path) == ["1 lines are missing at the end"]
+
+
+def test_ledger_rolls_back_where_the_head_cannot_be_written(tmp_path, monkeypatch):
+    """A disk that is full for the head alone, and twice: no line stands that did not leave."""
+    ledger = Ledger.open(tmp_path)
+    ledger.append(entry())
+
+    def full(*_):
+        message = "no space"
+        raise OutputError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedwinnow.client.ledger._write_head", full)
+        for _ in range(2):
+            with pytest.raises(OutputError, match="nothing leaves"):
+                ledger.append(entry())
+    assert len(ledger.released("KeptReply")) == 1
+    ledger.append(entry())
+    ledger.close()
+    assert verify(tmp_path) == []
+    Ledger.open(tmp_path).close()
+
+
+def test_ledger_verifies_while_the_agent_writes(tmp_path, monkeypatch):
+    """Lines that are added between the reading of the head and of the lines are no finding."""
+    ledger = Ledger.open(tmp_path)
+    ledger.append(entry())
+    plain = chain.read
+
+    def meanwhile(folder):
+        yield from plain(folder)
+        ledger.append(entry())
+
+    def before(folder):
+        ledger.append(entry())
+        ledger.append(entry())
+        yield from plain(folder)
+
+    for reading in (meanwhile, before):
+        monkeypatch.setattr(chain, "read", reading)
+        assert verify(tmp_path) == []
+    ledger.close()
+
+
+def test_ledger_knows_its_places(tmp_path):
+    """What left at a run's phase, round and arm; a refusal there is nothing."""
+    ledger = Ledger.open(tmp_path)
+    ledger.append(entry(request="first"))
+    no = Refusal(header=HEADER, site="law", clause="c", reason="no")
+    ledger.append(Entry.of(no, wire.encode(no), request="second", recipient="f"))
+    assert [e["request"] for e in ledger.at("r", "select", 0, "")] == ["first"]
+    assert ledger.at("r", "select", 1, "") == ledger.at("s", "select", 0, "") == []
+    ledger.close()
+
+
 def test_ledger_is_held_by_one_process(tmp_path):
     """A second opener is refused, here and in another process; after the first ended it may."""
     ledger = Ledger.open(tmp_path)
     with pytest.raises(OutputError, match="another agent"):
         Ledger.open(tmp_path)
-    code = (
-        "from pathlib import Path; from fedwinnow.client.ledger import Ledger; "
-        f"Ledger.open(Path({str(tmp_path)!r}))"
-    )
+    lock = str(tmp_path / "egress.lock")
+    code = f"import fcntl; fcntl.flock(open({lock!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "another agent" in done.stderr
+    assert "BlockingIOError" in done.stderr
     ledger.close()
     Ledger.open(tmp_path).close()
 
