@@ -4,8 +4,10 @@ import ast
 import importlib
 import importlib.util
 import re
+import runpy
 import subprocess
 import sys
+import textwrap
 import tomllib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.run_config import overrides
 
 ROOT = Path(__file__).parent.parent
@@ -191,3 +194,13 @@ def test_house_every_test_states_its_law():
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 law = (ast.get_docstring(node) or "").split("\n")[0]
                 assert law.endswith((".", "?")), f"{name_of(file)}: {node.name}"
+
+
+def test_house_documented_scorer_is_one(tmp_path):
+    """The example of CONTRIBUTING.md runs as it stands and scores by its formula."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = textwrap.dedent(text.split("```python\n")[1].split("```")[0])
+    (tmp_path / "margin.py").write_text(code, encoding="utf-8")
+    scorer = runpy.run_path(str(tmp_path / "margin.py"))["margin"](bound=2.0)
+    assert isinstance(scorer, Scorer)
+    assert scorer.columns == {"loss"}
