@@ -12,8 +12,10 @@ from fedwinnow.curation.errors import OutputError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    Without ``durable`` it is not flushed to the disk: a crash of the machine may take it back.
 
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full.
@@ -24,8 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         message = (
@@ -38,13 +41,13 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write bytes.
 
     Raises:
         OutputError: see :func:`replacing`.
     """
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 
@@ -59,7 +62,7 @@ def write_private(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+def write_json(path: Path, tree: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write strict JSON: a NaN or an infinity is an error, not a word.
 
     Raises:
@@ -67,4 +70,4 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
         ValueError: a number is NaN or infinite.
     """
     text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
-    write(path, text.encode() + b"\n")
+    write(path, text.encode() + b"\n", durable=durable)

@@ -141,7 +141,7 @@ def _drive(
             seconds=time.monotonic() - began,
             bytes_down=came.down,
             bytes_up=came.up,
-            returned={site: len(late) for site, late in sorted(came.late.items())},
+            returned={s: len(late) for s, late in sorted(came.late.items()) if s not in faults},
         )
         state = replace(state, records=(*state.records[:-1], cost))
         store.commit(state)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 from fedwinnow.curation.config import RunConfig
@@ -99,7 +100,13 @@ class RunState:
 
 def configuration(state: RunState) -> RunConfig:
     """The configuration that the run was started with."""
-    return parse(json.loads(state.config), RunConfig)
+    return _parsed(state.config)
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> RunConfig:
+    """Several times an exchange the same text."""
+    return parse(json.loads(text), RunConfig)
 
 
 def given(value: V | None, name: str) -> V:

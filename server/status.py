@@ -56,7 +56,7 @@ class Status:
             "missing": {},
             "stopped": "",
         }
-        write_json(self.file, self.tree)
+        write_json(self.file, self.tree, durable=False)
 
     def answer(self, delivery: "Delivery") -> None:
         """Take what one site said or failed to say.
@@ -75,12 +75,12 @@ class Status:
             self.tree["returning"][site] = delivery.request.header.phase
         else:
             self.tree["answered"][site] = {"seconds": seconds, **cost}
-        write_json(self.file, self.tree)
+        write_json(self.file, self.tree, durable=False)
 
     def stop(self, why: str) -> None:
         """The run ends here, before its end; a status that cannot be written stays as it was."""
         with contextlib.suppress(OutputError):  # what ends the run is told by its own error
-            write_json(self.file, self.tree | {"stopped": why})
+            write_json(self.file, self.tree | {"stopped": why}, durable=False)
 
 
 def status_file(folder: Path) -> Path:

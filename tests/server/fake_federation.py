@@ -192,8 +192,11 @@ class FakeTransport:
                 self.caught_up.append((site, missed))
                 reply = self.sites.answer(site, missed)
                 yield Delivery(site=site, reply=reply, request=missed)
-            reply = self.sites.answer(site, request)
-            yield Delivery(site=site, reply=reply, bytes_down=10, bytes_up=20)
+                if isinstance(reply, m.Refusal):
+                    break
+            else:
+                reply = self.sites.answer(site, request)
+                yield Delivery(site=site, reply=reply, bytes_down=10, bytes_up=20)
 
 
 def replies_to(request: m.Request, sites: FakeSites | None = None) -> dict[str, m.Reply]:

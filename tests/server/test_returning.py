@@ -9,6 +9,7 @@ from fake_federation import SITES, FakeSites, FakeTransport, at, make_config
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
+from fedwinnow.curation.config import TrainingSection
 from fedwinnow.server.driver import drive
 from fedwinnow.server.returning import readmit, requests
 from fedwinnow.server.rounds import absorb, init, next_request
@@ -19,7 +20,7 @@ PHASES_BEFORE_TRAINING = ("probe", "measure", "score", "select")
 
 def driven(folder, transport):
     """A whole run."""
-    config = make_config(folder)
+    config = make_config(folder, training=TrainingSection(rounds=1, steps=5))
     store = Store.open(config, resume=False)
     return drive(init(config, "fake-run"), transport, store=store)
 
