@@ -18,7 +18,8 @@ import typer
 from rich.console import Console
 
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import cli_run, cli_site
+from fedwinnow.simulations import cli_run, cli_score, cli_site
+from fedwinnow.simulations.cli_options import AsJson, Resume, Set
 
 app = typer.Typer(
     name="fedwinnow",
@@ -32,17 +33,7 @@ app.add_typer(cli_site.app, name="site")
 app.command()(cli_site.keys)
 app.command()(cli_run.run)
 app.command()(cli_run.status)
-
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting: section.key=value; may be given often."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")]
-
-
-WEAK = 0.6
-"""Forecast AUROC below which a selection is not worth much."""
+app.command()(cli_score.score)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer's shape
@@ -133,63 +124,6 @@ def simulate(
         _show(folder, as_json=as_json)
     else:
         _simulate(config, resume=resume, as_json=as_json, budget={})
-
-
-@app.command()
-def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may change
-    data: Annotated[
-        Path, typer.Argument(help="JSONL, Parquet or CSV file, or a data set's folder.")
-    ],
-    anchors: Annotated[Path, typer.Option(help="Clean public samples, same columns.")],
-    model: Annotated[str, typer.Option(help="Hub name or folder of the model.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("scores.parquet"),
-    kept: Annotated[
-        Path | None, typer.Option(help="JSONL file for the samples that are kept.")
-    ] = None,
-    scorer: Annotated[str, typer.Option(help="Scorer plug-in.")] = "calibrated",
-    threshold: Annotated[str, typer.Option(help="Threshold plug-in.")] = "target_recall",
-    trajectory: Annotated[
-        str, typer.Option(help="none: forward passes only; global: warm up and use gradients.")
-    ] = "none",
-    settings: Set = None,
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """Score and filter one data set against public anchors; no federation, no server."""
-    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.score import score_config, score_data  # noqa: PLC0415 - torch loads here
-
-    words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
-    config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
-    watch = Watch()
-    found = score_data(
-        config, out, kept=kept, progress=watch.delivery, workshop=Workshop(progress=watch.work)
-    )
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "out": str(out),
-                    "samples": found.samples,
-                    "kept": found.kept,
-                    "threshold": found.threshold,
-                    "forecast": found.forecast,
-                    "evidence": found.evidence,
-                },
-                indent=1,
-            )
-        )
-        return
-    print(f"{found.kept} of {found.samples} samples kept; table in {out}")
-    if (auroc := found.forecast.get("auroc")) is not None:
-        print(f"forecast AUROC on the corrupted anchors: {auroc:.3f}")
-        if auroc < WEAK:
-            Console(stderr=True).print(
-                f"warning: scorer {scorer} hardly tells clean anchors from corrupted ones here; "
-                "what it drops is little better than chance",
-                style="yellow",
-            )
 
 
 @app.command()

@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedwinnow.simulations.cli_options import AsJson, Resume
+
 
 def run(
     file: Annotated[Path, typer.Argument(help="TOML file of the deployed run.")],
     *,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last commit in the run folder.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    resume: Resume = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run over many sites through Flower; submitted again whenever Flower ends it too early."""
     from fedwinnow.curation.scenario import load_run  # noqa: PLC0415 - torch loads here
@@ -36,7 +36,7 @@ def run(
 def status(
     run: Annotated[Path, typer.Argument(help="A run folder, or its run.toml.")],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a run's phase, deadline, members, who answered, who is missing and why, and bytes."""
     from fedwinnow.curation.scenario import load_run  # noqa: PLC0415 - torch loads here

@@ -1,29 +1,27 @@
 """``fedwinnow site check | serve | status | egress`` and ``fedwinnow keys``."""
 
+import dataclasses
 import json
 import logging
+import os
 import signal
 import sys
+import textwrap
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from fedwinnow.curation.errors import DataError, OutputError
+from fedwinnow.simulations.cli_options import AsJson, Set
 
 app = typer.Typer(
     no_args_is_help=True, help="Run a silo's own agent: check it, serve, look at what left."
 )
 
 File = Annotated[Path, typer.Argument(help="The silo's own site.toml.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting: section.key=value; may be given often."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command()
@@ -40,17 +38,20 @@ def check(
 
     found = check_site(load_site(file, settings or ()), load_model=model)
     if as_json:
-        print(json.dumps(found.facts, indent=1, ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
         return
     for key, value in found.facts.items():  # no table: keys and hashes are to be copied whole
-        print(f"{key.replace('_', ' '):24} {value}")
-    console = Console()
-    console.print("\nWhat may leave this house", style="bold")
-    for line in found.may_leave:
-        console.print(f"- {line}", highlight=False)
-    console.print("\nWhat never leaves", style="bold")
-    for line in found.stays:
-        console.print(f"- {line}", highlight=False)
+        parts = [f"{number} {reason}" for reason, number in value.items()] if key == LEFT else value
+        print(f"{key.replace('_', ' '):24} {', '.join(parts) or '0' if key == LEFT else parts}")
+    for title, lines in (
+        ("What may leave this house", found.may_leave),
+        ("What never leaves", found.stays),
+        ("Think about", found.warnings),
+    ):
+        if lines:
+            print(f"\n{title}")
+        for line in lines:
+            print(textwrap.fill(line, 100, initial_indent="- ", subsequent_indent="  "))
 
 
 @app.command()
@@ -59,18 +60,26 @@ def serve(file: File, settings: Set = None) -> None:
     from fedwinnow.client.agent import Agent  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.boundary import Boundary  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.site_check import check_settings  # noqa: PLC0415 - torch loads here
 
     logging.getLogger("fedwinnow").setLevel(logging.INFO)
-    config = load_site(file, settings or ())
-    agent = Agent(boundary=Boundary.open(config), section=config.agent)
-    agent.start()
-    print(f"site {config.site.name} listens on {config.agent.socket}", flush=True)
+    os.umask(0o077)  # scores and decisions by sample are the agent's alone
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
+    config = load_site(file, settings or ())
+    check_settings(config)
+    agent = Agent(boundary=Boundary.open(config), section=config.agent)
+    agent.start()
+    print(f"site {config.site.name} listens on {config.agent.socket}", flush=True)
     ended.wait()
+    busy = agent.activity.current is not None
     agent.stop()
-    print(f"site {config.site.name} stopped; what was computed is kept in {config.work}")
+    work = "; what it was computing is computed again when it is asked again" if busy else ""
+    print(f"site {config.site.name} stopped{work}; finished work is kept in {config.work}")
+    if busy:  # a process waits for its threads, and this one may have hours of training left
+        sys.stdout.flush()
+        os._exit(0)
 
 
 @app.command()
@@ -86,6 +95,24 @@ def status(file: File, *, as_json: AsJson = False) -> None:
         return
     for key, value in tree.items():
         print(f"{key.replace('_', ' '):12} {value}")
+    done, total = tree.get("done", 0), tree.get("total", 0)
+    if 0 < done < total:
+        left = tree["seconds"] * (total - done) / done
+        print(f"time left    about {left:.0f} s for this work, at the pace so far")
+
+
+LEFT = "left_out"
+"""The fact of a check that is counts by reason."""
+WORDS = {
+    "Joined": "site card, untrained adapter",
+    "PublicSignals": "signals of public anchors",
+    "TrainedAdapter": "ADAPTER",
+    "SummaryReply": "HISTOGRAM of scores",
+    "KeptReply": "number of samples kept",
+    "MetricsReply": "losses: public, sum of own",
+    "Receipt": "receipt",
+}
+"""Kind of a message → what left with it; capitals where it tells of many samples."""
 
 
 @app.command()
@@ -101,37 +128,54 @@ def egress(
     from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
 
     folder = Path(load_site(file).work)
-    if not file_of(folder).exists():
-        message = (
-            f"{file_of(folder)}: no such file; nothing has left yet, or work names another folder"
-        )
+    if not folder.is_dir():
+        message = f"work {folder}: no such folder; start the agent first, or mend work in {file}"
         raise DataError(message)
-    if verify:
-        findings = findings_of(folder)
-        if findings:
-            message = f"{file_of(folder)}: {'; '.join(findings)}"
-            raise OutputError(message)
-        entries = [entry for _, entry in read(folder)]
-        print(f"{len(entries)} entries, unchanged; head {entries[-1]['hash'] if entries else '-'}")
-        return
+    ledger = file_of(folder)
+    findings = findings_of(folder) if verify else []
+    if not ledger.exists() and (folder / "sequence").exists():
+        findings.append("it is missing, although requests were admitted: somebody took it away")
+    if findings:
+        message = f"{ledger}: {'; '.join(findings)}; keep {folder} as evidence, and find out who"
+        raise OutputError(message)
     entries = [entry for _, entry in read(folder)]
-    if as_json:
+    head = str(entries[-1]["hash"]) if entries else ""
+    if verify and as_json:
+        print(json.dumps({"entries": len(entries), "unchanged": True, "head": head}, indent=1))
+    elif verify:
+        print(f"{len(entries)} entries, unchanged; head {head or '-'}")
+        print("compare the head with the coordinator's: each reply told it")
+    elif as_json:
         print(json.dumps(entries, indent=1, ensure_ascii=False))
-        return
-    table = Table("time", "run", "phase", "what left", "bytes", "to", title=str(file_of(folder)))
+    else:
+        _show_egress(entries)
+
+
+def _show_egress(entries: Sequence[Mapping[str, Any]]) -> None:
+    """One line a message; then the sums, by what left."""
+    sums: dict[str, list[int]] = {}
     for entry in entries:
-        phase = f"{entry['phase']} {entry['round']} {entry['arm']}".strip()
-        cells = (entry["time"], entry["run"], phase, entry["kind"])
-        table.add_row(*cells, f"{entry['size']:,}", entry["recipient"][:12])
-    Console().print(table)
-    total = sum(entry["size"] for entry in entries)
-    print(f"{len(entries)} messages, {total:,} bytes")
+        kind, _, clause = str(entry["kind"]).partition(":")
+        what = f"refusal ({clause})" if clause else WORDS.get(kind, kind)
+        place = " ".join(str(entry[key]) for key in ("phase", "round", "arm") if entry[key])
+        when = str(entry["time"])[:19].replace("T", " ")
+        size = int(entry["size"])
+        print(f"{when}  {entry['run']}  {place:18}  {what:28}  {size:>13,} bytes")
+        sums.setdefault(what, []).append(size)
+    print(f"{len(entries)} messages left, {sum(map(sum, sums.values())):,} bytes; times are UTC")
+    for what, sizes in sums.items():
+        print(f"  {len(sizes):>5} × {what}, {sum(sizes):,} bytes")
+    for recipient in sorted({str(entry["recipient"]) for entry in entries}):
+        print(f"sealed to {recipient}")
 
 
 def keys(
     file: Annotated[Path, typer.Argument(help="Private key file to make, or to read.")],
 ) -> None:
-    """Make a private key (mode 0600), or read one; print its public line and fingerprint."""
+    """Make a private key (mode 0600), or read one; print its public line and fingerprint.
+
+    A key that is there is never written over.
+    """
     from fedwinnow.curation.envelope import PrivateKey  # noqa: PLC0415 - cryptography loads here
 
     new = not file.exists()

@@ -1,0 +1,66 @@
+"""``fedwinnow score``: one data set against public anchors, without a federation."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fedwinnow.simulations.cli_options import AsJson, Set
+
+if TYPE_CHECKING:
+    from fedwinnow.simulations.score import Scored
+
+WEAK = 0.6
+"""Forecast AUROC below which a selection is not worth much."""
+
+
+def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may change
+    data: Annotated[
+        Path, typer.Argument(help="JSONL, Parquet or CSV file, or a data set's folder.")
+    ],
+    anchors: Annotated[Path, typer.Option(help="Clean public samples, same columns.")],
+    model: Annotated[str, typer.Option(help="Hub name or folder of the model.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("scores.parquet"),
+    kept: Annotated[
+        Path | None, typer.Option(help="JSONL file for the samples that are kept.")
+    ] = None,
+    scorer: Annotated[str, typer.Option(help="Scorer plug-in.")] = "calibrated",
+    threshold: Annotated[str, typer.Option(help="Threshold plug-in.")] = "target_recall",
+    trajectory: Annotated[
+        str, typer.Option(help="none: forward passes only; global: warm up and use gradients.")
+    ] = "none",
+    settings: Set = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Score and filter one data set against public anchors; no federation, no server."""
+    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.score import score_config, score_data  # noqa: PLC0415 - torch loads here
+
+    words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
+    config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
+    watch = Watch()
+    found = score_data(
+        config, out, kept=kept, progress=watch.delivery, workshop=Workshop(progress=watch.work)
+    )
+    if as_json:
+        told = {"out": str(out), **{f.name: getattr(found, f.name) for f in fields(found)}}
+        print(json.dumps(told, indent=1))
+    else:
+        _show(found, scorer, out)
+
+
+def _show(found: "Scored", scorer: str, out: Path) -> None:
+    print(f"{found.kept} of {found.samples} samples kept; table in {out}")
+    if (auroc := found.forecast.get("auroc")) is not None:
+        print(f"forecast AUROC on the corrupted anchors: {auroc:.3f}")
+        if auroc < WEAK:
+            Console(stderr=True).print(
+                f"warning: scorer {scorer} hardly tells clean anchors from corrupted ones here; "
+                "what it drops is little better than chance",
+                style="yellow",
+            )
