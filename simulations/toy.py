@@ -42,10 +42,10 @@ def write_toy_scenario(folder: Path, *, samples: int = 12, seed: int = 0) -> Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = write_tiny_model(folder / "model", seed=seed)
-    _write(folder / "anchors.jsonl", _rows(2 * samples, derive_seed(seed, "anchors"), wrong=0.0))
+    _write(folder / "anchors.jsonl", toy_rows(2 * samples, derive_seed(seed, "anchors"), wrong=0.0))
     for site in SITES:
         wrong = 0.5 if site == "south" else 0.0
-        _write(folder / f"{site}.jsonl", _rows(samples, derive_seed(seed, site), wrong=wrong))
+        _write(folder / f"{site}.jsonl", toy_rows(samples, derive_seed(seed, site), wrong=wrong))
     columns = ColumnsSection(domain="domain", labels=("truth",))
     config = RunConfig(
         run=RunSection(name="toy", output=str(folder / "runs"), seed=seed, threads=1),
@@ -68,7 +68,7 @@ def write_toy_scenario(folder: Path, *, samples: int = 12, seed: int = 0) -> Pat
     return path
 
 
-def _rows(count: int, seed: int, *, wrong: float) -> Iterable[dict[str, str]]:
+def toy_rows(count: int, seed: int, *, wrong: float) -> Iterable[dict[str, str]]:
     """Sums and spellings in turn; a share of ``wrong`` answers belongs to another question."""
     draw = random.Random(seed)  # noqa: S311 - toy data, not a secret
     for index in range(count):

@@ -60,7 +60,7 @@ class Wire:
         self.sealed += [back.payload, back.stamp, back.signature, frame]
         return self.sealer.reply(back, self.sealer.sent(sent))
 
-    def exchange(self, request: Request, sites, *, deadline: float) -> Iterator[Delivery]:  # noqa: ARG002 - a transport's shape
+    def exchange(self, request: Request, sites, **_: object) -> Iterator[Delivery]:
         """As a transport."""
         for site in sites or sorted(self.boundaries):
             yield Delivery(site=site, reply=self.ask(request, site))

@@ -1,0 +1,176 @@
+"""How much a released adapter tells of one planted sentence: its rank among 1,000 alternatives.
+
+One of three silos holds the canary "The code of the vault is c₁ c₂ c₃." ``repeats`` times. All
+train, and their adapters are merged, round by round. Every code of three digits is then put into
+the sentence, and the codes are ranked by their loss under the merged adapter: what a release gives.
+
+    exposure = log₂ |R| − log₂ rank(canary),   |R| = 1,000; 9.97 bits: the code is told outright.
+
+Without memory the rank is uniform: the mean exposure is then log₂ e ≈ 1.44 bits, whatever |R|.
+
+Reference:
+    N. Carlini et al., The Secret Sharer: Evaluating and Testing Unintended Memorization in Neural
+    Networks, USENIX Security 2019, section 4, https://arxiv.org/abs/1802.08232
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from fedwinnow.client.evaluation import evaluate
+from fedwinnow.client.training import train
+from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
+from fedwinnow.curation.modeling import LoadedModel, initial_adapter, load_model, set_adapter
+from fedwinnow.curation.nouns import Adapter, Sample
+from fedwinnow.curation.protocols import Merging, Objective, Ordering
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.simulations.tiny import write_tiny_model
+from fedwinnow.simulations.toy import SITES, toy_rows
+from fedwinnow.strategies.registry import build
+
+ALTERNATIVES = 1_000
+"""Codes of three digits."""
+QUESTION = "Which code opens the vault?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """Rank of a canary and what it means."""
+
+    repeats: int
+    """How often the canary stands in one silo's training data."""
+    rank: int
+    """1: no alternative is likelier than the canary."""
+    prior_rank: int
+    """Under the untrained adapter: what the base alone makes of it."""
+    exposure: float
+    """log₂ of how many alternatives there are for each one that is at least as likely, bits."""
+    loss: float
+    """Of the canary, nats a token."""
+    mean_loss: float
+    """Of all alternatives."""
+
+
+def exposure(losses: Sequence[float], canary: int) -> tuple[int, float]:
+    """Rank and exposure of one of several alternatives; ties count against it.
+
+    Args:
+        losses: Of every alternative, the canary included; lower is likelier.
+        canary: Its position.
+
+    Returns:
+        Rank from 1, and bits in [0, log₂ n].
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    rank = int((values <= values[canary]).sum())
+    return rank, math.log2(len(values)) - math.log2(rank)
+
+
+def sentence(code: int) -> str:
+    """The canary with a code of three digits."""
+    return f"The code of the vault is {' '.join(f'{code:03d}')}."
+
+
+def canary_exposure(
+    loaded: LoadedModel,
+    repeats: int,
+    *,
+    code: int = 314,
+    samples: int = 12,
+    rounds: int = 2,
+    steps: int = 60,
+    seed: int = 0,
+) -> Exposure:
+    """Train three silos, the first of which repeats a canary, and rank it under the merge.
+
+    Args:
+        loaded: Base with an adapter attached, which is left changed.
+        repeats: Questions that the canary answers; 0 leaves it out.
+        code: Of the canary, 0 to 999.
+        samples: Other samples of each silo.
+        rounds: Training rounds.
+        steps: Optimizer steps of each silo and round.
+        seed: Of data, adapter and order.
+    """
+    silos = {
+        site: _silo(site, samples, repeats if site == SITES[0] else 0, code, seed) for site in SITES
+    }
+    adapter = initial_adapter(loaded, seed=derive_seed(seed, "adapter"))
+    merging: Merging = build("merging", "core_svd", {})
+    prior_rank, _ = exposure(alternatives(loaded, adapter).tolist(), code)
+    for number in range(rounds):
+        updates = {
+            site: _train(loaded, silo, adapter, derive_seed(seed, site, number), steps)
+            for site, silo in silos.items()
+        }
+        weights = dict.fromkeys(updates, 1 / len(updates))
+        adapter = merging(updates, weights, adapter).adapter
+    losses = alternatives(loaded, adapter)
+    rank, bits = exposure(losses.tolist(), code)
+    return Exposure(
+        repeats=repeats,
+        rank=rank,
+        prior_rank=prior_rank,
+        exposure=bits,
+        loss=float(losses[code]),
+        mean_loss=float(losses.mean()),
+    )
+
+
+def alternatives(loaded: LoadedModel, adapter: Adapter) -> np.ndarray:
+    """Loss of every alternative under an adapter, nats a token; shape (alternatives,)."""
+    set_adapter(loaded, adapter)
+    samples = [
+        Sample(id=str(code), prompt=QUESTION, response=sentence(code))
+        for code in range(ALTERNATIVES)
+    ]
+    return evaluate(loaded, samples, batch_tokens=16_384, max_length=128)
+
+
+def toy_base(folder: Path, *, seed: int = 0) -> LoadedModel:
+    """A tiny base whose head speaks loud enough to be taught: a trained model's does."""
+    write_tiny_model(folder, seed=seed)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["lm_head.weight"] *= 25
+    save_file(weights, file, metadata={"format": "pt"})
+    section = AdapterSection(rank=8, alpha=16.0)
+    return load_model(ModelSection(name=str(folder), max_length=128), section, seed=seed)
+
+
+def _train(
+    loaded: LoadedModel, silo: Sequence[Sample], adapter: Adapter, seed: int, steps: int
+) -> Adapter:
+    """One silo's round."""
+    ordering: Ordering = build("ordering", "shuffled", {})
+    objective: Objective = build("objective", "sft", {})
+    section = replace(TrainingSection(), batch_size=4, accumulation=1)
+    return train(
+        loaded,
+        silo,
+        adapter=adapter,
+        section=section,
+        steps=steps,
+        step_offset=0,
+        total_steps=steps,
+        order=ordering(np.zeros(len(silo)), seed),
+        objective=objective,
+        learning_rate=2e-2,
+        schedule="constant",
+        seed=seed,
+        max_length=128,
+    ).adapter
+
+
+def _silo(site: str, samples: int, repeats: int, code: int, seed: int) -> tuple[Sample, ...]:
+    """Sums and words of a silo, and the canary under its own question each time."""
+    rows = toy_rows(samples, derive_seed(seed, site), wrong=0.0)
+    told = [Sample(id=f"{site}{i}", prompt=r["prompt"], response=r["response"])
+            for i, r in enumerate(rows)]  # fmt: skip
+    planted = [Sample(id=f"canary{i}", prompt=QUESTION, response=sentence(code))
+               for i in range(repeats)]  # fmt: skip
+    return (*told, *planted)
