@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from fedwinnow.curation.config import (
@@ -13,8 +13,10 @@ from fedwinnow.curation.config import (
     RunConfig,
     SiteConfig,
 )
+from fedwinnow.curation.envelope import PublicKey
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.settings import canonical, load
+from fedwinnow.curation.messages import Phase
+from fedwinnow.curation.settings import canonical, check, load
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -46,8 +48,8 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Paths may be relative to the file; the model and the anchors are those of the sites.
 
     Raises:
-        ConfigError: the file, a key, a type or a value is wrong, or it names sites, no key or no
-            member.
+        ConfigError: the file, a key, a type or a value is wrong; it names sites, no key or no
+            member; or what it asks can never be answered.
     """
     config = load(path, RunConfig, overrides)
     folder = path.resolve().parent
@@ -64,6 +66,11 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             "with `fedwinnow keys coordinator.key`) and a [[members]] entry for each site"
         )
         raise ConfigError(message)
+    try:
+        _check_members(config)
+    except ConfigError as error:
+        message = f"{path}: {error}"
+        raise ConfigError(message) from error
     output = folder / config.run.output
     key = folder / config.coordinator.key
     return replace(
@@ -77,9 +84,14 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
     """Read a ``site.toml``; its paths may be relative to the file.
 
     Raises:
-        ConfigError: the file, a key, a type or a value is wrong.
+        ConfigError: the file, a key, a type or a value is wrong, or it describes a simulation.
     """
     config = load(path, SiteConfig, overrides)
+    try:
+        _check_site(config)
+    except ConfigError as error:
+        message = f"{path}: {error}"
+        raise ConfigError(message) from error
     folder = path.resolve().parent
     agent = config.agent
     return replace(
@@ -95,6 +107,47 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
         ),
         work=str(folder / config.work),
     )
+
+
+def _check_members(config: RunConfig) -> None:
+    """What would otherwise show only after every member has been waited for."""
+    owners: dict[PublicKey, str] = {}
+    for member in config.members:
+        key = PublicKey.parse(member.key, f"members.key of {member.name}")
+        if key in owners:
+            message = (
+                f"members.key: {owners[key]} and {member.name} have the same key; each site has "
+                "its own, as its `fedwinnow site check` prints it"
+            )
+            raise ConfigError(message)
+        owners[key] = member.name
+    number = len(config.members)
+    needed = {"run.minimum_sites": config.run.minimum_sites} | {
+        f"quorum.{field.name}": getattr(config.quorum, field.name)
+        for field in fields(QuorumSection)
+    }
+    for setting, sites in needed.items():
+        check(setting, sites, sites <= number, f"at most {number}, the number of [[members]]")
+    arms = config.study.arms
+    check("study.arms", list(arms), arms == ("curated",), "['curated']; others are simulated only")
+
+
+def _check_site(config: SiteConfig) -> None:
+    """What a silo's own word may not say."""
+    allowed = "false: a site.toml is a silo's own word, and with true its policy would not hold"
+    check("simulation", config.simulation, not config.simulation, allowed)
+    phases = [str(phase) for phase in Phase if phase is not Phase.DONE]
+    for phase in config.policy.phases:
+        check("policy.phases", phase, phase in phases, ", ".join(phases))
+    agent = config.agent
+    paths = {
+        "work": config.work,
+        "site.data": config.site.data,
+        "anchors.path": config.anchors.path,
+    }
+    paths |= {"agent.socket": agent.socket, "agent.token": agent.token, "agent.key": agent.key}
+    for setting, given in paths.items():
+        check(setting, given, given != "", "a path")
 
 
 def identity(config: RunConfig) -> str:

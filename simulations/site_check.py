@@ -1,31 +1,45 @@
 """``fedwinnow site check``: everything that could fail is tried before anything starts."""
 
+import grp
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedwinnow.client.agreed import PHASES
 from fedwinnow.client.boundary import site_key
 from fedwinnow.client.data import data_hash, open_samples
 from fedwinnow.client.frames import address
 from fedwinnow.client.gate import gate
 from fedwinnow.client.ledger import file_of, verify
+from fedwinnow.client.shim import agent_status
 from fedwinnow.curation.config import AdapterSection, PolicySection, SiteConfig
-from fedwinnow.curation.envelope import PublicKey
-from fedwinnow.curation.errors import ConfigError, DataError, OutputError
+from fedwinnow.curation.envelope import PrivateKey, PublicKey
+from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
+from fedwinnow.curation.messages import Phase
 from fedwinnow.curation.modeling import load_model as load_base
+from fedwinnow.strategies.registry import KINDS, names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What was found, what may leave, and what stays."""
+    """What was found, what may leave, what stays, and what to think about."""
 
     facts: dict[str, Any]
     may_leave: tuple[str, ...]
     stays: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """What would work, but hardly as it was meant."""
 
 
-def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
-    """Try everything that the agent will need.
+def check_settings(config: SiteConfig) -> tuple[PublicKey, PrivateKey]:
+    """Try what needs neither data nor model, in a second: also before the agent listens.
+
+    Returns:
+        The coordinator's key and the site's own, which is made where there is none.
 
     Raises:
         InputError: the first thing that would fail, with what to change.
@@ -34,17 +48,40 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
     if not policy.coordinator:
         message = (
             "policy.coordinator: expected the coordinator's public key, got ''; ask for the line "
-            "that `fedwinnow keys` prints there"
+            "that `fedwinnow keys` printed there, and compare its fingerprint by phone"
         )
         raise ConfigError(message)
     coordinator = PublicKey.parse(policy.coordinator, "policy.coordinator")
-    address(config.agent.socket)
-    anchors = open_samples(config.anchors.path, config.anchors.columns)
-    found = data_hash(anchors)
-    if policy.anchors_hash not in {"", found}:
+    for plugin in policy.plugins:
+        _check_plugin(plugin)
+    _check_socket(config)
+    work = _writable(Path(config.work))
+    if findings := verify(work):
+        message = f"{file_of(work)}: {findings[0]}; keep it as evidence and find out who did it"
+        raise OutputError(message)
+    key = site_key(Path(config.agent.key))
+    if key.public == coordinator:
         message = (
-            f"policy.anchors_hash: agreed is {policy.anchors_hash}, {config.anchors.path} has "
-            f"{found}; get the agreed file, or agree anew"
+            "policy.coordinator: this is the site's own public key, so nobody else could ask; put "
+            "the coordinator's there"
+        )
+        raise ConfigError(message)
+    return coordinator, key
+
+
+def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
+    """Try everything that the agent will need.
+
+    Raises:
+        InputError: the first thing that would fail, with what to change.
+    """
+    coordinator, key = check_settings(config)
+    anchors = open_samples(config.anchors.path, config.anchors.columns)
+    found, pinned = data_hash(anchors), config.policy.anchors_hash
+    if pinned not in {"", found}:
+        message = (
+            f"policy.anchors_hash: agreed is {pinned}, {config.anchors.path} has {found}; get the "
+            "agreed file, or agree anew"
         )
         raise ConfigError(message)
     samples = open_samples(config.site.data, config.site.columns, domain=config.site.domain)
@@ -52,84 +89,242 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
     if not gated.kept:
         message = f"{config.site.data}: none of {len(samples)} samples passes site.gate; look at it"
         raise DataError(message)
-    work = _writable(Path(config.work))
-    if findings := verify(work):
-        message = f"{file_of(work)}: {findings[0]}; keep it as evidence and find out who did it"
-        raise OutputError(message)
-    key = site_key(Path(config.agent.key))
+    reasons = (re.sub(r"of \d+ characters ", "", reason) for reason in gated.reasons.values())
     facts: dict[str, Any] = {
         "site": config.site.name,
         "public_key": key.public.text,
         "fingerprint": key.public.fingerprint,
         "coordinator_fingerprint": coordinator.fingerprint,
         "data": config.site.data,
-        "data_readable_by_others": _open_to_others(config.site.data),
         "samples": len(samples),
         "samples_past_the_gate": len(gated.kept),
+        "left_out": dict(sorted(Counter(reasons).items())),
         "anchors": len(anchors),
         "anchors_hash": found,
+        "anchors_agreed": "as pinned" if pinned else "not pinned",
         "socket": config.agent.socket,
-        "work": str(work),
+        "agent": _listening(config),
+        "work": config.work,
+        "ledger": "unchanged" if file_of(Path(config.work)).exists() else "empty",
     }
     if load_model:
         loaded = load_base(config.model, AdapterSection(), seed=0)
         facts["model"] = config.model.name
         facts["base_fingerprint"] = loaded.fingerprint
         facts["device"] = str(loaded.device)
-    return Checked(facts=facts, may_leave=may_leave(config), stays=STAYS)
+    return Checked(
+        facts=facts,
+        may_leave=may_leave(config),
+        stays=STAYS,
+        warnings=tuple(_warnings(config, len(gated.kept))),
+    )
 
 
 STAYS = (
     "texts, prompts, answers and labels of your samples",
-    "ids, and any score, loss or gradient of a single sample",
+    "ids, and the score or gradient of a single sample",
     "which samples were kept or dropped, and why",
     "paths, error texts and the log of this agent",
 )
 """What no message has a field for."""
+FEW = 5
+"""Samples below which a histogram cell or a mean may as well be one of them."""
 
 
 def may_leave(config: SiteConfig) -> tuple[str, ...]:
     """What the policy lets out, phase by phase, in plain words."""
     policy, site = config.policy, config.site
-    counts = "exactly" if site.round_counts_to == 1 else f"in multiples of {site.round_counts_to}"
-    join = f"join: this site's name, versions, its number of samples ({counts}), two hashes"
-    probe = "probe, measure: signals of PUBLIC anchors, which the coordinator could compute itself"
-    score = (
-        f"score: {policy.summaries} histogram of scores for one data set and one anchor set, over "
-        f"all runs; cells of fewer than {max(1, site.smallest_cell)} samples are merged (a run may "
-        "ask for larger ones)"
+    counts = "exact" if site.round_counts_to == 1 else f"rounded to {site.round_counts_to}"
+    least = policy.smallest_group
+    adapter = (
+        f"an adapter of rank up to {policy.max_rank} and at most {policy.max_adapter_mb} MB, "
+        f"trained on at least {least} of your samples; mean training losses over at least {least} "
+        "samples each. An adapter can reveal what it was trained on (docs/threat-model.md)"
     )
-    select = f"select: how many samples were kept ({counts}), as often as histograms"
-    evaluate = (
-        "evaluate: losses of PUBLIC hold-out anchors; the sum of losses over this site's own "
-        f"hold-out, if that has at least {policy.smallest_group} samples"
-    )
-    lines = [join, probe, *_by_adapter(policy), score, select, evaluate]
-    if policy.phases:
-        lines.append(f"besides join and close, only {', '.join(policy.phases)} are answered")
+    often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
+    seldom = f"for one data set and one anchor set {often}, over all runs"
+    cell = max(1, site.smallest_cell)
+    public = "signals of PUBLIC anchors, which the coordinator could compute itself"
+    words = {
+        Phase.PROBE: public,
+        Phase.MEASURE: public,
+        Phase.WARM_UP: adapter,
+        Phase.SCORE: (
+            f"{seldom}, one histogram of your samples' scores, whose cells hold at least {cell} "
+            f"(a run may ask for larger ones), and how many have no score ({counts}); scores of "
+            "PUBLIC anchors, and how well they are told apart"
+        ),
+        Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",
+        Phase.TRAIN: f"in at most {policy.max_rounds} rounds over all runs, {adapter}; how many "
+        f"samples it was trained on ({counts})",
+        Phase.EVALUATE: (
+            "losses of PUBLIC hold-out anchors, and answers that the coordinator's adapter writes "
+            f"to PUBLIC prompts; sum and number ({counts}) of losses over this site's own "
+            f"hold-out, if that has at least {least} samples"
+        ),
+    }
+    refused = "nothing: policy.phases leaves it out"
+    lines = [
+        (
+            f"join: this site's name, versions of its programs, its number of samples ({counts}), "
+            "hashes of base model and anchors, the untrained adapter that every site makes alike"
+        ),
+        *(
+            f"{phase}: {said if not policy.phases or phase in policy.phases else refused}"
+            for phase, said in words.items()
+        ),
+        "close: a receipt",
+        "instead of any of these, a refusal: the clause that stands in the way and its limit",
+        "with each: when it was sent, its size, and the last hash of the egress ledger",
+    ]
+    if reason := _refused_altogether(policy):
+        lines.insert(0, f"as it stands only refusals, for every run is refused at join: {reason}")
     return tuple(lines)
 
 
-def _by_adapter(policy: PolicySection) -> tuple[str, ...]:
+def _refused_altogether(policy: PolicySection) -> str:
+    """Why no run at all would be joined; "" where one could be."""
     if not policy.allow_unsealed_adapters:
-        refused = (
-            "in fact nothing: policy.allow_unsealed_adapters is false, so every run is refused at "
-            "join (the coordinator would see this site's adapter and histogram by themselves)"
+        return (
+            "policy.allow_unsealed_adapters is false, and sums that hide a single site's adapter "
+            "and histogram from the coordinator are not built yet"
         )
-        return (refused,)
-    least = policy.smallest_group
-    adapter = (
-        f"warm_up, train: an adapter of rank up to {policy.max_rank}, trained on at least {least} "
-        f"samples, in at most {policy.max_rounds} rounds over all runs; an adapter can reveal what "
-        "it was trained on (docs/threat-model.md)"
-    )
-    return (adapter, f"warm_up, train: mean training losses over at least {least} samples each")
+    if policy.privacy_budget != float("inf"):
+        return "policy.privacy_budget asks for noise, which no release has yet"
+    return ""
+
+
+def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
+    policy = config.policy
+    for name, source in (("site.data", config.site.data), ("work", config.work)):
+        if loose := exposed(Path(source), config.agent.group):
+            yield f"{name}: other users of this machine can read {loose}; run chmod -R go-rwx on it"
+    if os.geteuid() == 0:
+        yield "you are root: key, work folder and socket become root's; run as the agent's user"
+    if not policy.anchors_hash:
+        yield "policy.anchors_hash is empty: whatever stands in anchors.path counts as agreed"
+    if reason := _refused_altogether(policy):
+        yield f"every run is refused at join: {reason}"
+    if kept < policy.smallest_group:
+        yield (
+            f"{kept} samples pass the gate and policy.smallest_group is {policy.smallest_group}: "
+            "no adapter and no loss of your samples can leave"
+        )
+    for setting, value in (
+        ("site.smallest_cell", config.site.smallest_cell),
+        ("policy.smallest_group", policy.smallest_group),
+    ):
+        if value < FEW:
+            yield (
+                f"{setting} is {value}: what leaves may tell of single samples; set it to {FEW} or "
+                "more, unless each of them may be known"
+            )
+    lacking = {phase for phases in PHASES.values() for phase in phases}
+    lacking -= {Phase.JOIN, Phase.CLOSE, *policy.phases}
+    if policy.phases and lacking:
+        yield f"policy.phases leaves out {', '.join(sorted(lacking))}: runs miss this site there"
+
+
+def exposed(path: Path, group: str) -> str:
+    """The first file or folder below a path that users other than its owner can read, or "".
+
+    Args:
+        path: A file, a folder, or what is no local path.
+        group: Group of the node's user; its members count as others.
+    """
+    if not path.exists():
+        return ""
+    shared = {entry.gr_gid for entry in grp.getgrall() if entry.gr_name == group}
+
+    def open_to_others(one: Path, by_others: int, by_group: int) -> bool:
+        found = one.stat()
+        return bool(
+            found.st_mode & by_others or (found.st_mode & by_group and found.st_gid in shared)
+        )
+
+    if not all(open_to_others(folder, 0o001, 0o010) for folder in path.resolve().parents):
+        return ""
+    if path.is_file():
+        return str(path) if open_to_others(path, 0o004, 0o040) else ""
+    for folder, inner, files in os.walk(path):
+        if not open_to_others(Path(folder), 0o005, 0o050):
+            inner.clear()
+            continue
+        for name in files:
+            file = Path(folder, name)
+            if file.exists() and open_to_others(file, 0o004, 0o040):
+                return str(file)
+    return ""
+
+
+def _check_plugin(plugin: str) -> None:
+    """A misspelt name would refuse every run that uses the plug-in.
+
+    Raises:
+        ConfigError: no installed plug-in has this kind and name.
+    """
+    kind, _, name = plugin.partition(":")
+    if kind not in KINDS:
+        expected = f'"kind:name" with a kind of {", ".join(KINDS)}'
+    elif name not in names(kind):
+        expected = ", ".join(f"{kind}:{one}" for one in names(kind))
+    else:
+        return
+    message = f"policy.plugins: expected {expected}, got {plugin!r}; `fedwinnow plugins` lists all"
+    raise ConfigError(message)
+
+
+def _check_socket(config: SiteConfig) -> None:
+    """Path, folder and group of the socket.
+
+    Raises:
+        ConfigError: the path is too long, or there is no such group.
+        OutputError: the folder cannot be the agent's.
+    """
+    agent = config.agent
+    address(agent.socket)
+    path = Path(agent.socket)
+    if path.exists() and not path.is_socket():
+        message = f"agent.socket {path}: a file that is no socket stands there; move it away"
+        raise OutputError(message)
+    groups = {entry.gr_name: entry.gr_gid for entry in grp.getgrall()}
+    if agent.group and agent.group not in groups:
+        message = (
+            f"agent.group {agent.group!r} does not exist; make it (groupadd {agent.group}), or "
+            "leave it empty"
+        )
+        raise ConfigError(message)
+    mine = {os.getgid(), *os.getgroups()}
+    if agent.group and groups[agent.group] not in mine and os.geteuid() != 0:
+        message = (
+            f"agent.group {agent.group!r}: you are not in it, so the socket cannot be given to it; "
+            f"run usermod -aG {agent.group} on this user, and log in again"
+        )
+        raise ConfigError(message)
+    folder = next(one for one in path.absolute().parents if one.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        message = (
+            f"agent.socket {path}: {folder} cannot be written by this user; make the folder for "
+            "it, or name another"
+        )
+        raise OutputError(message)
+
+
+def _listening(config: SiteConfig) -> str:
+    try:
+        status = agent_status(config.agent.socket, config.agent.token, timeout=2.0)
+    except TransportError:
+        return "not running"
+    return f"running, process {status['process']}, {status['state']}"
 
 
 def _writable(folder: Path) -> Path:
+    """The work folder; made for its owner alone, as it holds scores and decisions by sample."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".check"
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)
+        probe = folder / f".check.{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -138,13 +333,3 @@ def _writable(folder: Path) -> Path:
         )
         raise OutputError(message) from error
     return folder
-
-
-def _open_to_others(source: str) -> str:
-    """Whether other users of this machine may read the data: the node's user must not."""
-    path = Path(source)
-    if not path.exists():
-        return "not a local file"
-    files = [path, *path.rglob("*")] if path.is_dir() else [path]
-    loose = [file for file in files if file.stat().st_mode & 0o004]
-    return f"YES: chmod o-r {loose[0]}" if loose else "no"
