@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fault_box import ALL, ATTEMPTS, SETTINGS, Box, quiet
+from fault_box import ALL, SETTINGS, Box, lives, quiet
 from fault_breaks import Break, install
 from fault_proxy import Proxy
 
@@ -112,8 +112,8 @@ class SocketBox:
 
     def live(self, broken: Break | None = None) -> list[int]:
         """Start agents, and coordinators until one comes to the end; their exit codes."""
-        self.broken, codes = broken, []
-        while len(codes) < ATTEMPTS and (not codes or codes[-1] != 0):
+        self.broken, codes, most = broken, [], lives(broken)
+        while len(codes) < most and (not codes or codes[-1] != 0):
             self.ready()
             arguments = (self.box.config, broken, self.box.log, self.doors)
             child = self.context.Process(target=attempt, args=arguments)

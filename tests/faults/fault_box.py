@@ -41,7 +41,8 @@ ALL = QuorumSection(
 )
 """A run that goes on only with all three sites."""
 KILLED = -9
-ATTEMPTS = 4
+SPARE = 2
+"""Lives beyond one for each break and one for the end."""
 
 
 def children():
@@ -99,7 +100,8 @@ class Box:
     def live(self, context, broken: Break | None = None, *, target=attempt, rest=()) -> list[int]:
         """Start coordinators until one comes to the end; their exit codes."""
         codes: list[int] = []
-        while len(codes) < ATTEMPTS and (not codes or codes[-1] != 0):
+        most = lives(broken)
+        while len(codes) < most and (not codes or codes[-1] != 0):
             child = context.Process(target=target, args=(self.config, broken, self.log, *rest))
             child.start()
             child.join(60)
@@ -114,6 +116,11 @@ class Box:
         state = Store(folder=self.folder / self.config.run.name).load()
         assert state is not None
         return state
+
+
+def lives(broken: Break | None) -> int:
+    """How often a coordinator is started at most."""
+    return 1 + SPARE + (len(broken.at) if broken else 0)
 
 
 def result(state: RunState) -> bytes:

@@ -1,7 +1,7 @@
 """Breaks that happen for real, in a child process: kill -9, a full disk, a lost message.
 
-A break happens once, at a named point of one exchange, and leaves a marker file: a test can see
-that it did happen, and whoever is started again goes on unharmed.
+A break happens at a named point of each of its exchanges, once, and leaves a mark there: a test can
+see that it did happen, and whoever is started again goes on unharmed, to the next one.
 """
 
 import os
@@ -19,35 +19,45 @@ from fedwinnow.client.shim import agent_status
 from fedwinnow.client.site import Site
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.envelope import verified_stamp
+from fedwinnow.curation.messages import Header
 from fedwinnow.server.driver import Delivery
 from fedwinnow.server.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Break:
-    """One thing that goes wrong, once."""
+    """One thing that goes wrong, once in each exchange that it is told of."""
 
     what: str
     """"kill", "full" (no file may grow) or "cut" (a message is lost)."""
     point: str
     """Where in the exchange."""
-    phase: str
-    round: int
+    at: tuple[tuple[str, int], ...]
+    """Phase and round of its exchanges."""
     site: str = ""
     """Where it happens; "" at the coordinator."""
-    marker: Path
-    """Made when it happens."""
+    marks: Path
+    """Folder that holds a file for each time that it happened."""
 
     def meets(self, header, site: str = "") -> bool:
         """Whether it is due in this exchange, here."""
-        here = header is not None and (header.phase, header.round) == (self.phase, self.round)
-        return here and site == self.site and not self.marker.exists()
+        if header is None or site != self.site or (header.phase, header.round) not in self.at:
+            return False
+        return not self._mark(header).exists()
 
-    def happens(self) -> None:
-        """Leave the marker, and die where death is asked for."""
-        self.marker.touch(exist_ok=False)
+    def happens(self, header, victim: int = 0) -> None:
+        """Leave the mark, and kill where a kill is asked for: this process, or another."""
+        self.marks.mkdir(parents=True, exist_ok=True)
+        self._mark(header).touch(exist_ok=False)
         if self.what == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(victim or os.getpid(), signal.SIGKILL)
+
+    def happened(self) -> bool:
+        """Whether it did, in every exchange."""
+        return {file.name for file in self.marks.iterdir()} == {f"{p}-{n}" for p, n in self.at}
+
+    def _mark(self, header) -> Path:
+        return self.marks / f"{header.phase}-{header.round}"
 
 
 @contextmanager
@@ -85,27 +95,25 @@ def _install_exchange(broken, transport) -> None:
         Now.exchange = request.header
         ours = broken.meets(request.header)
         if ours and broken.point == "asked":
-            broken.happens()
+            broken.happens(request.header)
             if broken.what == "full":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1))  # until this process ends
         theirs = broken.what == "cut" and broken.meets(request.header, broken.site)
         if broken.point == "gone" and broken.meets(request.header, broken.site):
             door = self.doors[broken.site]
-            process = agent_status(door.socket, door.token)["process"]
-            broken.marker.touch()
-            os.kill(process, signal.SIGKILL)
+            broken.happens(request.header, agent_status(door.socket, door.token)["process"])
         if theirs and broken.point == "request":
-            broken.happens()
+            broken.happens(request.header)
             sites = [name for name in sites or sorted(self.sites) if name != broken.site]
             yield Delivery(site=broken.site, reply=None, missing="connection lost")
         for delivery in exchange(self, request, sites, **rest):
             if theirs and broken.point == "reply" and delivery.site == broken.site:
-                broken.happens()
+                broken.happens(request.header)
                 yield Delivery(site=broken.site, reply=None, missing="connection lost")
                 continue
             yield delivery
-            if ours and broken.point == "answered" and not broken.marker.exists():
-                broken.happens()
+            if broken.point == "answered" and broken.meets(request.header):
+                broken.happens(request.header)
 
     transport.exchange = breaking
 
@@ -116,15 +124,16 @@ def _install_files(broken) -> None:
     names = {"torn": "state.safetensors", "behind": "metrics.jsonl"}
 
     def renaming(self, target):
-        at_commit = broken.meets(Now.exchange) and Path(target).name == names.get(broken.point)
+        if Path(target).name == names.get(broken.point) and broken.meets(Now.exchange):
+            broken.happens(Now.exchange)
         at_site = broken.point == "half" and Path(target).parent.name == "replies"
-        if at_commit or (at_site and broken.meets(Now.request, Now.site)):
-            broken.happens()
+        if at_site and broken.meets(Now.request, Now.site):
+            broken.happens(Now.request)
         return rename(self, target)
 
     def committing(self, state):
         if broken.point == "commit" and broken.meets(Now.exchange):
-            broken.happens()
+            broken.happens(Now.exchange)
             with full_disk():
                 return commit(self, state)
         return commit(self, state)
@@ -140,14 +149,14 @@ def _install_site(broken) -> None:
         Now.request, Now.site = request.header, self.name
         due = broken.meets(request.header, self.name)
         if due and broken.point == "arrives":
-            broken.happens()
+            broken.happens(request.header)
         if due and broken.point == "work" and broken.what == "full":
-            broken.happens()
+            broken.happens(request.header)
             with full_disk():
                 return handle(self, request)
         reply = handle(self, request)
         if due and broken.point == "stored":
-            broken.happens()
+            broken.happens(request.header)
         Now.request = None
         return reply
 
@@ -160,7 +169,7 @@ def _install_work(broken) -> None:
     def computing(work, request):
         reply = compute(work, request)
         if broken.point == "computed" and broken.meets(request.header, work.site):
-            broken.happens()
+            broken.happens(request.header)
         return reply
 
     def watching(self, what):
@@ -168,7 +177,7 @@ def _install_work(broken) -> None:
 
         def progress(done, total):
             if broken.point == "computing" and broken.meets(Now.request, Now.site):
-                broken.happens()
+                broken.happens(Now.request)
             if told is not None:
                 told(done, total)
 
@@ -182,25 +191,25 @@ def _install_agent(broken) -> None:
     admit, append = Boundary.admit, Ledger.append
 
     def admitting(self, stamp, signature):
-        if broken.point != "admit" or broken.marker.exists():
-            return admit(self, stamp, signature)
         found = verified_stamp(stamp, signature, self.coordinator)
-        if found.phase != broken.phase or self.site.name != broken.site:
-            return admit(self, stamp, signature)
-        broken.happens()
-        with full_disk(0):
-            return admit(self, stamp, signature)
+        due = [key for key in broken.at if key[0] == found.phase]  # a stamp tells no round
+        header = Header(run=found.run, phase=found.phase, round=due[0][1] if due else 0)
+        if broken.point == "admit" and broken.meets(header, self.site.name):
+            broken.happens(header)
+            with full_disk(0):
+                return admit(self, stamp, signature)
+        return admit(self, stamp, signature)
 
     def entering(self, entry):
         due = broken.meets(entry, self.folder.parent.name)
         if due and broken.point == "ledger" and broken.what == "full":
-            broken.happens()
+            broken.happens(entry)
             file = file_of(self.folder)
             with full_disk((file.stat().st_size if file.exists() else 0) + 50):
                 return append(self, entry)
         head = append(self, entry)
         if due and broken.point == "entered":
-            broken.happens()
+            broken.happens(entry)
         return head
 
     Boundary.admit, Ledger.append = admitting, entering

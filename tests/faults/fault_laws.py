@@ -1,18 +1,31 @@
 """What both matrices ask of a run that something happened to."""
 
+import pytest
 from fault_box import ALL, EXCHANGES
 
 from fedwinnow.curation.config import QuorumSection
 
 
-def names(points, exchanges=EXCHANGES):
-    """Every point of every exchange."""
-    return [(point, *exchange) for exchange in exchanges for point in points]
+def cells(points, exchanges=EXCHANGES):
+    """Each point in all exchanges of one run; and, marked slow, in one exchange of a run each."""
+    return [
+        *(pytest.param(point, exchanges, id=f"{point}-everywhere") for point in points),
+        *(
+            pytest.param(point, (one,), id=f"{point}-{one[0]}-{one[1]}", marks=pytest.mark.slow)
+            for point in points
+            for one in exchanges
+        ),
+    ]
 
 
-def few(exchanges=EXCHANGES):
+def few():
     """One of each phase, and a round that follows another: for what takes long."""
-    return [one for one in exchanges if one not in {("evaluate", 1), ("evaluate", 2)}]
+    return tuple(one for one in EXCHANGES if one not in {("evaluate", 1), ("evaluate", 2)})
+
+
+def once():
+    """One of each phase."""
+    return tuple(one for one in few() if one != ("train", 2))
 
 
 def two() -> QuorumSection:
@@ -23,11 +36,12 @@ def two() -> QuorumSection:
 def goes_on_without(box, codes, broken) -> None:
     """The run comes to its end at once, and the record says who was missing, and why."""
     assert codes == [0], box.log.read_text()
-    assert broken.marker.exists(), "the break never happened"
+    assert broken.happened(), "a break never happened"
     state = box.state()
     assert state.phase == "done"
     missing = {(r.phase, r.round): dict(r.missing) for r in state.records}
-    assert set(missing[broken.phase, broken.round]) == {broken.site}
-    assert missing[broken.phase, broken.round][broken.site]
-    assert all(set(m) <= {broken.site} for m in missing.values())
+    for exchange in broken.at:
+        assert set(missing[exchange]) == {broken.site}
+        assert missing[exchange][broken.site]
+    assert all(set(absent) <= {broken.site} for absent in missing.values())
     assert state.finals["curated"]

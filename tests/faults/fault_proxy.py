@@ -28,7 +28,7 @@ class Proxy:
             near, _ = self.listening.accept()
             how = self.broken.point if self.broken.meets(Now.exchange, self.broken.site) else ""
             if how:
-                self.broken.happens()
+                self.broken.happens(Now.exchange)
             if how == "refused":
                 near.close()
                 continue
