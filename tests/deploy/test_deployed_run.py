@@ -1,0 +1,50 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.pages import steps
+from fedwinnow.simulations.rehearsal import furnish, rehearsal
+from fedwinnow.simulations.superlink import bearers
+from fedwinnow.simulations.toy import SITES, write_toy_scenario
+
+pytestmark = [
+    pytest.mark.flower,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc").is_dir() or shutil.which("nginx") is None,
+        reason="needs /proc and nginx (apt-get install nginx)",
+    ),
+]
+
+
+def test_deployed_run_by_the_pages_equals_the_run_in_process():
+    """Three agents, three nodes, each step of both pages taken: the same adapter, bit for bit."""
+    with rehearsal(SITES) as stage:
+        scenario = write_toy_scenario(stage.root / "toy")
+        config = load_scenario(scenario, ["training.rounds=1", f"run.output={stage.root}/here"])
+        mine = json.loads((simulate(config) / "record.json").read_text())
+        stage.open()
+        furnish(stage, config)
+        for site in SITES:
+            stage.admit(site)
+            stage.join(site)
+        stage.coordinator.step("run")
+        folder = stage.coordinator.private / "runs" / "toy"
+        theirs = json.loads((folder / "record.json").read_text())
+        assert theirs["adapter"]["hash"] == mine["adapter"]["hash"]
+        for key in ("threshold", "sites"):
+            assert theirs[key] == mine[key], key
+        assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+        told = stage.coordinator.step("status")
+        for site, silo in stage.silos.items():
+            assert site in told
+            assert "unchanged" in silo.step("watch")
+            assert silo.taken == set(steps("silo.md"))
+        assert stage.coordinator.taken == set(steps("coordinator.md"))
+        root = stage.root
+    assert not bearers(f"FEDWINNOW_REHEARSAL={root}")
+    assert not root.exists()
