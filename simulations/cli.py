@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import cli_run, cli_score, cli_site
+from fedwinnow.simulations import cli_bench, cli_run, cli_score, cli_site
 from fedwinnow.simulations.cli_options import AsJson, Resume, Set
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
     help="Federated curation for language models: one quality standard, no shared sample.",
 )
 
+app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_site.app, name="site")
 app.command()(cli_site.keys)
 app.command()(cli_run.run)
@@ -135,9 +136,9 @@ def init(
     model: Annotated[
         str, typer.Option(help="Hub name or folder of the model.")
     ] = "HuggingFaceTB/SmolLM2-135M-Instruct",
-    out: Annotated[Path, typer.Option(help="Folder for scenario.toml and site.toml.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder for the three files.")] = Path(),
 ) -> None:
-    """Write a commented scenario and a site.toml for your own data."""
+    """Write a commented scenario.toml for your own data; site.toml and run.toml to deploy it."""
     from fedwinnow.simulations.new_scenario import write_scenario  # noqa: PLC0415 - datasets loads here
 
     if not data.exists():
@@ -146,6 +147,7 @@ def init(
     for path in write_scenario(data, anchors, model, out):
         print(f"wrote {path}")
     print(f"next: fedwinnow simulate {out / 'scenario.toml'}")
+    print("or, over several machines: edit site.toml and run.toml as their first lines say")
 
 
 @app.command()

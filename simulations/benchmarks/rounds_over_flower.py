@@ -1,0 +1,94 @@
+"""The server's part of ``fedwinnow bench rounds`` over Flower: rounds and empty messages in turn.
+
+It runs where a ServerApp runs. A round asks every site the same question again: its agent checks
+signature, sequence and policy, finds the answer on its disk, enters it in the ledger, seals and
+signs it. That is everything that a round costs but its own computing and its own bytes. An empty
+message is one record without a value, answered by the node's app without an agent.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedwinnow.curation.messages import Request
+from fedwinnow.curation.scenario import load_run, run_id
+from fedwinnow.server.driver import Transport
+from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.state import RunState
+from fedwinnow.server.store import Store
+from fedwinnow.simulations.benchmarks.transfer import timed_pairs
+
+POLL = 0.1
+"""Pause between two looks for replies, seconds; that of the transport too."""
+
+
+def measure(grid: Any, run_config: Mapping[str, Any]) -> None:  # noqa: ANN401 - Flower's grid
+    """Join, compute once, then time pairs; writes (empty, round) seconds to the file ``out``."""
+    from fedwinnow.server.codec import codec_of  # noqa: PLC0415 - Flower loads only here
+    from fedwinnow.server.grid import GridTransport  # noqa: PLC0415 - Flower loads only here
+
+    config = load_run(Path(str(run_config["scenario"])))
+    store = Store.open(config, resume=True)
+    codec = codec_of(config, store.folder)
+    transport = GridTransport(
+        grid=grid, expected=len(config.members), patience=300.0, poll=POLL, codec=codec
+    )
+    state, request = warmed(transport, init(config, run_id(config)))
+    times = timed_pairs(
+        lambda: empty(grid, transport.nodes.values()),
+        lambda: ask(transport, request, state),
+        int(run_config["pairs"]),
+    )
+    out = Path(str(run_config["out"]))
+    out.with_suffix(".part").write_text(json.dumps(times), encoding="utf-8")
+    out.with_suffix(".part").rename(out)
+
+
+def warmed(transport: Transport, state: RunState) -> tuple[RunState, Request]:
+    """Join, and have the first phase computed: the state, and the request that was answered.
+
+    Raises:
+        ProtocolError: a site refuses.
+    """
+    joining, state_joined = next_request(state), state
+    if joining is not None:
+        state_joined = absorb(state, ask(transport, joining, state))
+    request = next_request(state_joined)
+    if request is None:  # pragma: no cover - a run never ends at join
+        message = "the run ended at join"
+        raise AssertionError(message)
+    absorb(state_joined, ask(transport, request, state_joined))
+    return state_joined, request
+
+
+def ask(transport: Transport, request: Request, state: RunState) -> dict[str, Any]:
+    """One round; returns what came by site, and raises where a site does not answer.
+
+    Raises:
+        TransportError: a site is missing, so the round would be timed short.
+    """
+    from fedwinnow.curation.errors import TransportError  # noqa: PLC0415 - beside its one use
+
+    replies = {}
+    for delivery in transport.exchange(request, state.sites, deadline=300.0):
+        if delivery.reply is None:
+            message = f"bench rounds: site {delivery.site} is missing ({delivery.missing})"
+            raise TransportError(message)
+        replies[delivery.site] = delivery.reply
+    return replies
+
+
+def empty(grid: Any, nodes: Any) -> None:  # noqa: ANN401 - Flower's grid
+    """An empty message to each node, and its answer."""
+    from flwr.app import ConfigRecord, Message, RecordDict  # noqa: PLC0415, TID251 - loads only here
+
+    content = RecordDict({"identity": ConfigRecord()})
+    sent = [Message(content, node, "query.identity", ttl=300.0) for node in nodes]
+    waiting = {str(i) for i in grid.push_messages(sent)}
+    while waiting:
+        for reply in grid.pull_messages(list(waiting)):
+            waiting.discard(reply.metadata.reply_to_message_id)
+        if waiting:
+            time.sleep(POLL)
