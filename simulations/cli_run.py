@@ -2,14 +2,13 @@
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from fedwinnow.simulations.cli_options import AsJson, Resume
 
@@ -26,6 +25,7 @@ def run(
     from fedwinnow.simulations.tables import show_run  # noqa: PLC0415 - rich only where it prints
 
     logging.getLogger("fedwinnow.simulations").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     folder = supervise(file, load_run(file), resume=resume)
     if as_json:
         print((folder / "summary.json").read_text(encoding="utf-8"))
@@ -54,28 +54,48 @@ def status(
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    where = " ".join(
-        str(part) for part in (found["phase"], found["round"] or "", found["arm"]) if part
-    )
+    """What a run does, who is awaited until when, and who was missing before."""
+    where = " ".join(str(part) for part in (found["phase"], found["round"], found["arm"]) if part)
     left = found["ends"] - time.time()
     words = f"{left:.0f} s are left" if left > 0 else f"passed {-left:.0f} s ago"
     ends = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["ends"]))
-    print(f"run       {found['run']}")
-    print("phase     done" if found["done"] else f"phase     {where}, deadline {ends} ({words})")
-    print(f"bytes     {found['bytes_down']:,} down, {found['bytes_up']:,} up so far")
-    table = Table("site", "this phase")
+    print(f"run       {found['run']}, started {found['attempts']} times")
+    if found["done"]:
+        print("phase     done")
+    elif found["stopped"]:
+        print(f"phase     {where}, in which it stopped: {found['stopped']}")
+        print("next      mend what it says, then fedwinnow run RUN.toml --resume")
+    else:
+        print(f"phase     {where}, deadline {ends} ({words})")
+    now, place = found["answered"].values(), ("phase", "round", "arm")
+    last = found["phases"][-1:]
+    counted = any(all(one[key] == found[key] for key in place) for one in last)
+    down, up = (
+        found[key] + (0 if counted else sum(answer[key] for answer in now))
+        for key in ("bytes_down", "bytes_up")
+    )
+    print(f"bytes     {down:,} down, {up:,} up so far")
+    print(f"members   {len(now)} of {len(found['members'])} answered this phase")
     for site in sorted({*found["members"], *found["answered"], *found["missing"]}):
-        answer = found["answered"].get(site)
-        said = f"answered after {answer['seconds']:.1f} s" if answer else "is awaited"
-        table.add_row(site, found["missing"].get(site, said))
-    Console().print(table)
+        print(f"  {site:20} {_said(found, site)}")
     absent = [
         (one["phase"], one["round"], site, why)
         for one in found["phases"]
         for site, why in one["missing"].items()
     ]
     if absent:
-        table = Table("phase", "round", "site", "was missing because")
-        for phase, number, site, why in absent:
-            table.add_row(phase, str(number), site, why)
-        Console().print(table)
+        print("missing before")
+    for phase, number, site, why in absent:
+        print(f"  {phase} {number or ''}".ljust(22), f"{site}: {why}")
+
+
+def _said(found: Mapping[str, Any], site: str) -> str:
+    """What a site said in the phase that goes on."""
+    answer, late = found["answered"].get(site), found["returning"].get(site)
+    if site in found["missing"]:
+        return f"missing: {found['missing'][site]}"
+    if answer:
+        return f"answered after {answer['seconds']:.1f} s, {answer['bytes_up']:,} bytes"
+    if found["stopped"]:
+        return "had not answered"
+    return f"is back: caught up with {late}, is awaited" if late else "is awaited"

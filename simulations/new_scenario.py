@@ -1,4 +1,4 @@
-"""``fedwinnow init``: a commented scenario and a ``site.toml`` for the user's own data."""
+"""``fedwinnow init``: a commented scenario, ``site.toml`` and ``run.toml`` for the user's data."""
 
 import ast
 import inspect
@@ -13,6 +13,8 @@ from fedwinnow.curation import sections, server_sections, site_sections
 from fedwinnow.curation.config import (
     AnchorsSection,
     ColumnsSection,
+    CoordinatorSection,
+    MemberSection,
     ModelSection,
     RunConfig,
     RunSection,
@@ -28,8 +30,8 @@ RESPONSES = ("response", "output", "answer", "completion")
 CHATS = ("messages", "conversations", "conversation")
 
 
-def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[Path, Path]:
-    """Write ``scenario.toml`` and ``site.toml`` with the data's columns mapped.
+def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[Path, Path, Path]:
+    """Write ``scenario.toml``, ``site.toml`` and ``run.toml`` with the data's columns mapped.
 
     Raises:
         DataError: the data cannot be read, or no known column names are among its columns.
@@ -43,17 +45,65 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
         run=RunSection(name="my-run"), model=section, anchors=public, sites=(site,)
     )
     own = SiteConfig(site=site, model=section, anchors=public)
-    targets = (folder / "scenario.toml", folder / "site.toml")
+    run = RunConfig(
+        run=RunSection(name="my-deployed-run", minimum_sites=2),
+        model=section,
+        coordinator=CoordinatorSection(key="coordinator.key"),
+        members=tuple(MemberSection(name=f"site-{number}", key="") for number in (1, 2, 3)),
+    )
+    targets = (folder / "scenario.toml", folder / "site.toml", folder / "run.toml")
     for target in targets:
         if target.exists():
             message = f"{target} is already there; move it or choose another folder with --out"
             raise OutputError(message)
-    head = (
-        "# Made by `fedwinnow init`: every key with its default; delete what you do not change.\n\n"
-    )
-    write(targets[0], (head + to_toml(scenario, comments(RunConfig))).encode())
-    write(targets[1], (head + to_toml(own, comments(SiteConfig))).encode())
+    write(targets[0], _text("", scenario))
+    write(targets[1], _text(SITE_STEPS, own))
+    # the anchors of a deployed run are those of the sites, and nothing of it is simulated
+    write(targets[2], _text(RUN_STEPS, run, without=("anchors.path", "anchors.columns", "study")))
     return targets
+
+
+SITE_STEPS = """\
+# A silo's own word: it outranks whatever a coordinator asks. What to edit:
+#   site.name                       as the coordinator's [[members]] spell it
+#   policy.coordinator              the line that the coordinator's `fedwinnow keys` printed
+#   policy.anchors_hash             what `fedwinnow site check` prints, once all agreed on anchors
+#   policy.allow_unsealed_adapters  true, if the coordinator may see this site's adapter and
+#                                   histogram by themselves; while it is false all is refused
+#   site.smallest_cell, site.round_counts_to   how coarse counts and histograms are that leave
+#   agent.group                     a group that the node's user is in, and nobody else
+# Then: fedwinnow site check site.toml (it says what may leave), fedwinnow site serve site.toml.
+"""
+RUN_STEPS = """\
+# A deployed run, for the coordinator; docs/deploy/ says what else is started. What to edit:
+#   coordinator.key     `fedwinnow keys coordinator.key` makes it; send what it prints to the silos
+#   [[members]]         name and key of each silo, as its `fedwinnow site check` prints them
+#   run.minimum_sites, [quorum], [deadlines]   how many must answer, and how long they are awaited
+# Then: fedwinnow run run.toml, and in another terminal fedwinnow status run.toml.
+"""
+
+
+def _text(steps: str, node: RunConfig | SiteConfig, without: tuple[str, ...] = ()) -> bytes:
+    """A commented file that says what to edit, with every key but those that mean nothing here."""
+    head = (
+        "# Made by `fedwinnow init`: every key with its default; delete what you do not change.\n"
+    )
+    said = comments(type(node))
+    lines = to_toml(node, said).splitlines()
+    section, kept, comment = "", list[str](), ""
+    for line in lines:
+        if line.startswith("["):
+            section = line.strip("[]") + "."
+        key = section + line.partition(" = ")[0] if " = " in line else section.rstrip(".")
+        if any(key == one or key.startswith(f"{one}.") for one in without):
+            comment = ""
+            continue
+        if line.startswith("#"):
+            comment = line
+            continue
+        kept += [comment, line] if comment else [line]
+        comment = ""
+    return f"{head}{steps}\n{chr(10).join(kept)}\n".encode()
 
 
 def _absolute(name: str) -> str:

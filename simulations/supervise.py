@@ -5,6 +5,7 @@ state, so another Flower run goes on with it. What can only fail again (a wrong 
 again.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -12,17 +13,27 @@ import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation import errors
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.errors import InputError, RunError, TransportError
+from fedwinnow.curation.errors import (
+    ConfigError,
+    InputError,
+    OutputError,
+    RunError,
+    TransportError,
+)
 from fedwinnow.curation.messages import Phase
 from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.status import read_status, status_file
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.flower import metrics_lines, thin_app
+from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.superlink import program
 
 logger = logging.getLogger(__name__)
@@ -31,6 +42,8 @@ POLL = 2.0
 """Pause between two questions about a Flower run, seconds; each costs a second of CPU."""
 PATIENCE = 120.0
 """Longest wait for a SuperLink that does not answer, seconds."""
+_UNKNOWN = "not found in the Flower configuration file"
+_POLICY = "refused (policy."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +56,7 @@ class Connection:
         """Run a command of Flower's command line on this connection, and return its JSON answer.
 
         Raises:
+            ConfigError: Flower knows no connection of this name.
             TransportError: it failed, or the SuperLink does not answer.
         """
         command = [program("flwr"), *arguments, *filter(None, [self.name]), "--format", "json"]
@@ -63,7 +77,10 @@ class Connection:
             )
             raise TransportError(message) from error
         if done.returncode != 0 or not answer.get("success"):
-            said = str(answer.get("error-message") or done.stderr)[-500:]
+            said = " ".join(str(answer.get("error-message") or done.stderr).split())[-500:]
+            if _UNKNOWN in said:
+                message = f"coordinator.connection {self.name!r}: {said}; `scripts/connect` adds it"
+                raise ConfigError(message)
             message = f"flwr {arguments[0]} failed with code {done.returncode}: {said}"
             raise TransportError(message)
         return answer
@@ -88,36 +105,102 @@ def supervise(file: Path, config: RunConfig, *, resume: bool = False) -> Path:
 
     Raises:
         InputError: the configuration, a key or the run folder is at fault.
-        TransportError: the SuperLink does not answer at all.
-        RunError: the run ended ``coordinator.attempts`` times without reaching its end.
+        RunError: sites refuse what a repetition would not change, or the run ended
+            ``coordinator.attempts`` times without reaching its end.
     """
+    check_config(config)
     store = Store.open(config, resume=resume)
     Sealer.open(config, store.folder)  # a missing key or member is said before anything starts
-    connection, section = Connection(config.coordinator.connection), config.coordinator
-    reasons: list[str] = []
-    for attempt in range(1, section.attempts + 1):
-        if attempt > 1:
-            logger.warning("attempt %d of %d: %s", attempt, section.attempts, reasons[-1])
-            time.sleep(section.pause)
-        try:
-            status, details = _once(connection, file, store, resume=resume or attempt > 1)
-        except TransportError as error:
-            reasons.append(str(error))
-            continue
-        state = store.load()
-        if state is not None and state.phase == Phase.DONE:
+    section = config.coordinator
+    with _alone(store.folder):
+        if _ended(store):
             return store.folder
-        reasons.append(f"Flower ended the run as {status}: {details or 'no details'}")
-        _raise_if_input(details)
+        for attempt in range(1, section.attempts + 1):
+            again = resume or attempt > 1
+            reason = _attempt(config, file, store, resume=again)
+            if not reason:
+                return store.folder
+            if attempt < section.attempts:
+                words = "attempt %d of %d: %s; the next in %.0f s"
+                logger.warning(words, attempt, section.attempts, reason, section.pause)
+                time.sleep(section.pause)
     message = (
         f"run {config.run.name} did not reach its end in {section.attempts} attempts; the last: "
-        f"{reasons[-1]}. What was committed is kept: mend it, and go on with --resume"
+        f"{reason}. What was committed is kept: mend it, and go on with --resume"
     )
     raise RunError(message)
 
 
+def _attempt(config: RunConfig, file: Path, store: Store, *, resume: bool) -> str:
+    """One Flower run: why it did not reach the end, or "".
+
+    Raises:
+        InputError: the input is wrong; it stays wrong.
+        RunError: sites refuse by their policy; they will again.
+    """
+    began, connection = time.time(), Connection(config.coordinator.connection)
+    try:
+        status, details = _once(connection, file, store, resume=resume)
+    except TransportError as error:
+        return str(error)
+    if _ended(store):
+        return ""
+    _raise_if_input(details)
+    now = _status_since(began, store)
+    refusals = [f"{site} {why}" for site, why in now.get("missing", {}).items() if _POLICY in why]
+    stopped = str(now.get("stopped", ""))
+    needed = config.quorum.of(now["phase"], config.run.minimum_sites) if now else 0
+    if stopped and len(config.members) - len(refusals) < needed:
+        message = (
+            f"{stopped}\n"
+            + "\n".join(refusals)
+            + "\nThese sites will say so again: agree with them, change the run, and start it anew"
+        )
+        raise RunError(message)
+    return stopped or f"Flower ended the run as {status}: {details or 'no details'}"
+
+
+def _ended(store: Store) -> bool:
+    """Whether the run is done and its files are written, of which the page is the last."""
+    state = store.load()
+    files = (store.folder / name for name in ("record.json", "summary.json", "report.html"))
+    return state is not None and state.phase == Phase.DONE and all(map(Path.exists, files))
+
+
+def _status_since(began: float, store: Store) -> Mapping[str, Any]:
+    """The status that a Flower run wrote; empty where it did not come so far."""
+    file = status_file(store.folder)
+    if not file.exists() or file.stat().st_mtime < began:
+        return {}
+    return read_status(store.folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One supervisor a run folder: two would submit the run twice.
+
+    Raises:
+        OutputError: another one is at work.
+    """
+    file = folder / "supervisor.lock"
+    with file.open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = (
+                f"{folder}: another `fedwinnow run` supervises this run; watch it with `fedwinnow "
+                f"status {folder}`, or end it first"
+            )
+            raise OutputError(message) from error
+        yield
+
+
 def _once(connection: Connection, file: Path, store: Store, *, resume: bool) -> tuple[str, str]:
-    """One Flower run, watched until it is finished: its status and details."""
+    """One Flower run, watched until it is finished: its status and details.
+
+    Raises:
+        TransportError: it could not be submitted, or the SuperLink is silent for too long.
+    """
     told = len(metrics_lines(store.folder))
     run = _submit(connection, file, resume=resume)
     heard = time.monotonic()
@@ -136,10 +219,17 @@ def _once(connection: Connection, file: Path, store: Store, *, resume: bool) -> 
             heard = time.monotonic()
             if status.startswith("finished"):
                 return status, details
-    except KeyboardInterrupt:
+    except BaseException:  # also Ctrl-C: no Flower run goes on that nobody watches
         logger.warning("stopping Flower run %s; go on later with --resume", run)
-        connection.flwr("stop", run)
+        _stop(connection, run)
         raise
+
+
+def _stop(connection: Connection, run: str) -> None:
+    try:
+        connection.flwr("stop", run)
+    except TransportError as error:
+        logger.warning("Flower run %s may still go on: %s", run, error)
 
 
 def _submit(connection: Connection, file: Path, *, resume: bool) -> str:
@@ -162,10 +252,10 @@ def _raise_if_input(details: str) -> None:
     Raises:
         InputError: the details name one.
     """
-    for name in re.findall(r"\b(\w+Error)\b", details):
-        kind = getattr(errors, name, None)
-        if isinstance(kind, type) and issubclass(kind, InputError):
-            raise kind(details)
+    found = re.search(r"\b(\w+Error)\b", details)  # the first: a site's own may follow in the text
+    kind = getattr(errors, found[1], None) if found else None
+    if isinstance(kind, type) and issubclass(kind, InputError):
+        raise kind(details)
 
 
 def _environment() -> dict[str, str]:
