@@ -36,8 +36,6 @@ def test_deployed_run_by_the_pages_equals_the_run_in_process():
         folder = stage.coordinator.private / "runs" / "toy"
         theirs = json.loads((folder / "record.json").read_text())
         assert theirs["adapter"]["hash"] == mine["adapter"]["hash"]
-        for key in ("threshold", "sites"):
-            assert theirs[key] == mine[key], key
         assert (folder / "adapter" / "adapter_model.safetensors").is_file()
         told = stage.coordinator.step("status")
         for site, silo in stage.silos.items():
