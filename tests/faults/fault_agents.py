@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fault_box import ALL, SETTINGS, Box, lives, quiet
+from fault_box import ALL, LONGEST, SETTINGS, Box, lives, quiet
 from fault_breaks import Break, install
 from fault_proxy import Proxy
 
@@ -26,7 +26,7 @@ from fedwinnow.simulations.sockets import Door, SocketTransport
 from fedwinnow.simulations.toy import SITES
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
-READY = 30.0
+READY = 180.0
 """Longest wait for an agent to listen, seconds."""
 
 
@@ -118,7 +118,7 @@ class SocketBox:
             arguments = (self.box.config, broken, self.box.log, self.doors)
             child = self.context.Process(target=attempt, args=arguments)
             child.start()
-            end = time.monotonic() + 90
+            end = time.monotonic() + LONGEST
             while child.is_alive() and time.monotonic() < end:
                 self.revive()
                 child.join(0.1)

@@ -41,6 +41,8 @@ ALL = QuorumSection(
 )
 """A run that goes on only with all three sites."""
 KILLED = -9
+LONGEST = 240.0
+"""Longest life of a coordinator, seconds: for a machine that does much else."""
 SPARE = 2
 """Lives beyond one for each break and one for the end."""
 
@@ -104,7 +106,7 @@ class Box:
         while len(codes) < most and (not codes or codes[-1] != 0):
             child = context.Process(target=target, args=(self.config, broken, self.log, *rest))
             child.start()
-            child.join(60)
+            child.join(LONGEST)
             if child.exitcode is None:
                 child.kill()
                 child.join()

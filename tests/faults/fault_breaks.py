@@ -52,9 +52,10 @@ class Break:
         if self.what == "kill":
             os.kill(victim or os.getpid(), signal.SIGKILL)
 
-    def happened(self) -> bool:
-        """Whether it did, in every exchange."""
-        return {file.name for file in self.marks.iterdir()} == {f"{p}-{n}" for p, n in self.at}
+    def spared(self) -> set[str]:
+        """The exchanges in which it has not happened."""
+        happened = {file.name for file in self.marks.iterdir()} if self.marks.exists() else set()
+        return {f"{phase}-{number}" for phase, number in self.at} - happened
 
     def _mark(self, header) -> Path:
         return self.marks / f"{header.phase}-{header.round}"
@@ -107,7 +108,11 @@ def _install_exchange(broken, transport) -> None:
             sites = [name for name in sites or sorted(self.sites) if name != broken.site]
             yield Delivery(site=broken.site, reply=None, missing="connection lost")
         for delivery in exchange(self, request, sites, **rest):
-            if theirs and broken.point == "reply" and delivery.site == broken.site:
+            if (
+                theirs
+                and broken.point == "reply"
+                and (delivery.site, delivery.request) == (broken.site, None)
+            ):
                 broken.happens(request.header)
                 yield Delivery(site=broken.site, reply=None, missing="connection lost")
                 continue
