@@ -59,6 +59,9 @@ _KNOWN: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "ip": (r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]{3,39})(?![\w.:])", _address),
 }
 
+_GROUP = re.compile(r"\(([^()]*)\)((?:[*+]|\{\d*,\})?[+?]?)")
+_ENDLESS = re.compile(r"(?:[*+]|\{\d*,\})[+?]?")
+
 Finder = Callable[[str], str]
 """Text → the name of the first kind of personal data in it, or ""."""
 
@@ -92,8 +95,36 @@ def _search(kind: str) -> tuple[re.Pattern[str], Callable[[str], bool]]:
             f"gate.personal_data: expected one of {', '.join(_KNOWN)} or re:PATTERN, got {kind!r}"
         )
         raise ConfigError(message)
+    text = kind.removeprefix("re:")
+    if _repeats_repeats(text):
+        message = (
+            f"gate.personal_data: {kind!r} repeats a group that itself repeats, which a text can "
+            "make endless; write the inner repeat possessively (*+, ++) or with bounds {1,9}"
+        )
+        raise ConfigError(message)
     try:
-        return re.compile(kind.removeprefix("re:")), _any
+        return re.compile(text), _any
     except re.error as error:
         message = f"gate.personal_data: {kind!r} is no pattern ({error}); mend it"
         raise ConfigError(message) from error
+
+
+def _repeats_repeats(pattern: str) -> bool:
+    """Whether a repeated group holds a repeat, neither possessive: (a+)+ takes exponential time.
+
+    The common trap, found from the innermost group outwards; overlapping choices such as (a|a)+
+    are not seen.
+    """
+    plain = re.sub(r"\[\^?\]?[^\]]*\]", "x", re.sub(r"\\.", "x", pattern))
+    while group := _GROUP.search(plain):
+        inside, outside = group.group(1), _endless(group.group(2))
+        within = _endless(inside) and not inside.startswith("?>")
+        if within and outside:
+            return True
+        plain = plain[: group.start()] + ("x+" if within or outside else "x") + plain[group.end() :]
+    return False
+
+
+def _endless(text: str) -> bool:
+    """Whether a text of quantifiers holds one that is neither bounded nor possessive."""
+    return any(not found[1:].endswith("+") for found in _ENDLESS.findall(text))
