@@ -5,13 +5,10 @@ base model warm, and computes one request at a time, in order of arrival. A call
 stops nothing: its reply stands on the disk, and the same question again is answered from there.
 """
 
-import grp
 import hmac
 import json
 import logging
 import os
-import secrets
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +19,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from fedwinnow.client import listening
 from fedwinnow.client.boundary import Boundary
 from fedwinnow.client.frames import (
     HANDLE,
@@ -34,17 +32,13 @@ from fedwinnow.client.frames import (
     read_words,
     words,
 )
-from fedwinnow.client.shim import agent_status
 from fedwinnow.curation.config import AgentSection
 from fedwinnow.curation.envelope import Envelope, Stamp
 from fedwinnow.curation.errors import (
-    ConfigError,
     OutputError,
     ProtocolError,
-    TransportError,
     UnauthorisedError,
 )
-from fedwinnow.curation.files import write_private
 
 logger = logging.getLogger(__name__)
 
@@ -108,16 +102,13 @@ class Agent:
         """Make token and socket, and listen.
 
         Raises:
-            ConfigError: the socket's path is too long, or the group is unknown.
+            ConfigError: the socket's path is too long, the group is unknown, the folder is
+                others' as well, or the token is no secret.
             OutputError: another agent listens there, or the folder cannot be written.
         """
         self.boundary.site.workshop.progress = self.activity.told
-        where, path = address(self.section.socket), Path(self.section.socket)
-        group = _group(self.section.group)
-        _folder(path.parent, group)
-        self._token = _token(Path(self.section.token), group)
-        if path.exists():
-            _stale(path, self.section.token)
+        where = address(self.section.socket)
+        self._token = listening.prepare(self.section)
         server = grpc.server(ThreadPoolExecutor(CALLERS), options=OPTIONS)
         server.add_generic_rpc_handlers((_Handlers(self),))
         previous = os.umask(0o117)
@@ -125,15 +116,16 @@ class Agent:
             server.add_insecure_port(where)
             server.start()
         except RuntimeError as error:
-            message = f"agent.socket {path}: cannot listen there ({error}); look at its folder"
+            message = (
+                f"agent.socket {self.section.socket}: cannot listen there ({error}); look at its "
+                "folder"
+            )
             raise OutputError(message) from error
         finally:
             os.umask(previous)
-        path.chmod(0o660)
-        if group is not None:
-            os.chown(path, -1, group)
+        listening.share(self.section)
         self._server = server
-        logger.info("site %s listens on %s", self.boundary.site.name, path)
+        logger.info("site %s listens on %s", self.boundary.site.name, self.section.socket)
 
     def wait(self) -> None:
         """Until :meth:`stop`."""
@@ -241,56 +233,3 @@ class _Handlers(grpc.GenericRpcHandler):
 def _abort(context: Any, code: grpc.StatusCode, text: str) -> NoReturn:  # noqa: ANN401 - grpc has no types
     context.abort(code, text)
     raise AssertionError  # pragma: no cover - abort raises
-
-
-def _group(name: str) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid if name else None
-    except KeyError as error:
-        message = (
-            f"agent.group {name!r} does not exist; make it (groupadd {name}), or leave it empty"
-        )
-        raise ConfigError(message) from error
-
-
-def _folder(folder: Path, group: int | None) -> None:
-    """A folder for the socket that only the agent and its group may enter."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o750)
-        if group is not None:
-            os.chown(folder, -1, group)
-    except OSError as error:
-        message = (
-            f"{folder}: cannot be the agent's own folder ({error.strerror}); make it as the "
-            "agent's user, or name another in agent.socket"
-        )
-        raise OutputError(message) from error
-
-
-def _token(file: Path, group: int | None) -> str:
-    """The token; made where there is none, readable by the group."""
-    if not file.exists():
-        write_private(file, secrets.token_urlsafe(32).encode() + b"\n")
-    if group is not None:
-        os.chown(file, -1, group)
-    file.chmod(0o640)
-    return file.read_text(encoding="utf-8").strip()
-
-
-def _stale(path: Path, token: str) -> None:
-    """Remove a socket that nobody listens on.
-
-    Raises:
-        OutputError: an agent answers there, or it is no socket.
-    """
-    if not stat.S_ISSOCK(path.stat().st_mode):
-        message = f"agent.socket {path}: a file that is no socket stands there; move it away"
-        raise OutputError(message)
-    try:
-        agent_status(str(path), token, timeout=2.0)
-    except TransportError:
-        path.unlink()
-        return
-    message = f"agent.socket {path}: another agent answers there; stop it, or choose another path"
-    raise OutputError(message)
