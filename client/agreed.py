@@ -14,13 +14,13 @@ from fedwinnow.curation.messages import (
     EvaluateRequest,
     JoinRequest,
     MeasureRequest,
-    Phase,
     ProbeRequest,
     Request,
     ScoreRequest,
     SelectRequest,
     TrainRequest,
 )
+from fedwinnow.curation.phases import Phase
 from fedwinnow.strategies.registry import Kind, factory
 
 PHASES: Mapping[type, tuple[Phase, ...]] = {

@@ -20,7 +20,6 @@ from fedwinnow.curation.messages import (
     JoinRequest,
     MeasureRequest,
     MetricsReply,
-    Phase,
     ProbeRequest,
     PublicSignals,
     Reply,
@@ -30,6 +29,7 @@ from fedwinnow.curation.messages import (
 )
 from fedwinnow.curation.modeling import generate, initial_adapter
 from fedwinnow.curation.nouns import Adapter, Metrics, Sample, Scores, SignalTable, Status
+from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Objective, Ordering
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.versions import versions

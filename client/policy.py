@@ -27,7 +27,6 @@ from fedwinnow.curation.messages import (
     Joined,
     JoinRequest,
     MetricsReply,
-    Phase,
     PublicSignals,
     Reply,
     Request,
@@ -37,6 +36,7 @@ from fedwinnow.curation.messages import (
     TrainRequest,
 )
 from fedwinnow.curation.nouns import Adapter, Metrics
+from fedwinnow.curation.phases import Phase
 
 _MEGABYTE = 1_000_000
 _REPLY: Mapping[type, str] = {

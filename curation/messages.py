@@ -5,7 +5,6 @@ not match the run, phase, round, arm or adapter is refused by name and changes n
 Nothing here can name code, a file or a sample of a silo: the fields below are all that travels.
 """
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -17,21 +16,6 @@ from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, SignalTable
 
 PROTOCOL = 1
 """Version of the messages; peers with another one are refused at join."""
-
-
-class Phase(enum.StrEnum):
-    """Where a run stands; phases happen in this order."""
-
-    JOIN = "join"
-    PROBE = "probe"
-    WARM_UP = "warm_up"
-    MEASURE = "measure"
-    SCORE = "score"
-    SELECT = "select"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-    CLOSE = "close"
-    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

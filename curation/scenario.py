@@ -15,7 +15,7 @@ from fedwinnow.curation.config import (
 )
 from fedwinnow.curation.envelope import PublicKey
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.messages import Phase
+from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import canonical, check, load
 
 

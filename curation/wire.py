@@ -22,6 +22,7 @@ from safetensors.numpy import save as save_arrays
 
 from fedwinnow.curation import messages
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
+from fedwinnow.curation.phases import Phase
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 N = TypeVar("N")
@@ -142,7 +143,7 @@ def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401, P
             raise NonFiniteError(f"{path} is NaN; a number is needed")  # noqa: EM102, TRY003 - one clause
         return str(node) if node in _NON_FINITE.values() else float(node)
     if node is None or isinstance(node, bool | int | str):
-        return node.value if isinstance(node, messages.Phase) else node
+        return node.value if isinstance(node, Phase) else node
     message = f"{path} is a {type(node).__name__}, which cannot travel"
     raise ProtocolError(message)
 

@@ -16,13 +16,13 @@ from fedwinnow.curation.messages import (
     Joined,
     KeptReply,
     MetricsReply,
-    Phase,
     PublicSignals,
     Receipt,
     Reply,
     SummaryReply,
     TrainedAdapter,
 )
+from fedwinnow.curation.phases import Phase
 from fedwinnow.server.state import RunState
 
 

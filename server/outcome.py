@@ -15,7 +15,7 @@ from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.files import write_json
 from fedwinnow.curation.folders import export_adapter
-from fedwinnow.curation.messages import Phase
+from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.settings import plain
 from fedwinnow.curation.versions import versions

@@ -13,12 +13,12 @@ import numpy as np
 
 from fedwinnow.curation.messages import (
     KeptReply,
-    Phase,
     PublicSignals,
     Reply,
     Request,
     SummaryReply,
 )
+from fedwinnow.curation.phases import Phase
 from fedwinnow.server.rounds import header_of, next_request, sift
 from fedwinnow.server.state import RunState
 from fedwinnow.server.steps import SCORE_TOLERANCE, layout, stranger

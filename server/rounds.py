@@ -18,7 +18,6 @@ from fedwinnow.curation.messages import (
     Header,
     JoinRequest,
     MeasureRequest,
-    Phase,
     ProbeRequest,
     Refusal,
     Reply,
@@ -27,6 +26,7 @@ from fedwinnow.curation.messages import (
     SelectRequest,
     TrainRequest,
 )
+from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import canonical
 from fedwinnow.server.checks import fault
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given

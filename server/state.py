@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.messages import Phase, SiteCard
+from fedwinnow.curation.messages import SiteCard
 from fedwinnow.curation.nouns import Adapter, ScoreSummary, SignalTable, ThresholdDecision
+from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import parse
 
 V = TypeVar("V")

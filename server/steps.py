@@ -20,13 +20,13 @@ from fedwinnow.curation.messages import (
     Joined,
     KeptReply,
     MetricsReply,
-    Phase,
     PublicSignals,
     Reply,
     SummaryReply,
     TrainedAdapter,
 )
 from fedwinnow.curation.nouns import PublicScores, SignalTable
+from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Merging, Threshold, Weighting
 from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
 from fedwinnow.strategies.registry import build

@@ -16,11 +16,12 @@ from fedwinnow.client.frames import address
 from fedwinnow.client.gate import gate
 from fedwinnow.client.ledger import file_of, verify
 from fedwinnow.client.shim import agent_status
-from fedwinnow.curation.config import AdapterSection, PolicySection, SiteConfig
+from fedwinnow.curation.config import AdapterSection, SiteConfig
 from fedwinnow.curation.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
-from fedwinnow.curation.messages import Phase
 from fedwinnow.curation.modeling import load_model as load_base
+from fedwinnow.curation.phases import Phase
+from fedwinnow.simulations.site_words import STAYS, may_leave, refused_altogether
 from fedwinnow.strategies.registry import KINDS, names
 
 
@@ -120,78 +121,8 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
     )
 
 
-STAYS = (
-    "texts, prompts, answers and labels of your samples",
-    "ids, and the score or gradient of a single sample",
-    "which samples were kept or dropped, and why",
-    "paths, error texts and the log of this agent",
-)
-"""What no message has a field for."""
 FEW = 5
 """Samples below which a histogram cell or a mean may as well be one of them."""
-
-
-def may_leave(config: SiteConfig) -> tuple[str, ...]:
-    """What the policy lets out, phase by phase, in plain words."""
-    policy, site = config.policy, config.site
-    counts = "exact" if site.round_counts_to == 1 else f"rounded to {site.round_counts_to}"
-    least = policy.smallest_group
-    adapter = (
-        f"an adapter of rank up to {policy.max_rank} and at most {policy.max_adapter_mb} MB, "
-        f"trained on at least {least} of your samples; mean training losses over at least {least} "
-        "samples each. An adapter can reveal what it was trained on (docs/threat-model.md)"
-    )
-    often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
-    seldom = f"for one data set and one anchor set {often}, over all runs"
-    cell = max(1, site.smallest_cell)
-    public = "signals of PUBLIC anchors, which the coordinator could compute itself"
-    words = {
-        Phase.PROBE: public,
-        Phase.MEASURE: public,
-        Phase.WARM_UP: adapter,
-        Phase.SCORE: (
-            f"{seldom}, one histogram of your samples' scores, whose cells hold at least {cell} "
-            f"(a run may ask for larger ones), and how many have no score ({counts}); scores of "
-            "PUBLIC anchors, and how well they are told apart"
-        ),
-        Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",
-        Phase.TRAIN: f"in at most {policy.max_rounds} rounds over all runs, {adapter}; how many "
-        f"samples it was trained on ({counts})",
-        Phase.EVALUATE: (
-            "losses of PUBLIC hold-out anchors, and answers that the coordinator's adapter writes "
-            f"to PUBLIC prompts; sum and number ({counts}) of losses over this site's own "
-            f"hold-out, if that has at least {least} samples"
-        ),
-    }
-    refused = "nothing: policy.phases leaves it out"
-    lines = [
-        (
-            f"join: this site's name, versions of its programs, its number of samples ({counts}), "
-            "hashes of base model and anchors, the untrained adapter that every site makes alike"
-        ),
-        *(
-            f"{phase}: {said if not policy.phases or phase in policy.phases else refused}"
-            for phase, said in words.items()
-        ),
-        "close: a receipt",
-        "instead of any of these, a refusal: the clause that stands in the way and its limit",
-        "with each: when it was sent, its size, and the last hash of the egress ledger",
-    ]
-    if reason := _refused_altogether(policy):
-        lines.insert(0, f"as it stands only refusals, for every run is refused at join: {reason}")
-    return tuple(lines)
-
-
-def _refused_altogether(policy: PolicySection) -> str:
-    """Why no run at all would be joined; "" where one could be."""
-    if not policy.allow_unsealed_adapters:
-        return (
-            "policy.allow_unsealed_adapters is false, and sums that hide a single site's adapter "
-            "and histogram from the coordinator are not built yet"
-        )
-    if policy.privacy_budget != float("inf"):
-        return "policy.privacy_budget asks for noise, which no release has yet"
-    return ""
 
 
 def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
@@ -203,7 +134,7 @@ def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
         yield "you are root: key, work folder and socket become root's; run as the agent's user"
     if not policy.anchors_hash:
         yield "policy.anchors_hash is empty: whatever stands in anchors.path counts as agreed"
-    if reason := _refused_altogether(policy):
+    if reason := refused_altogether(policy):
         yield f"every run is refused at join: {reason}"
     if kept < policy.smallest_group:
         yield (

@@ -28,7 +28,7 @@ from fedwinnow.curation.errors import (
     RunError,
     TransportError,
 )
-from fedwinnow.curation.messages import Phase
+from fedwinnow.curation.phases import Phase
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.status import read_status, status_file
 from fedwinnow.server.store import Store

@@ -157,9 +157,6 @@ def test_client_app_of_a_deployment_takes_no_file_from_the_server(tmp_path):
     where = context({}, {"scenario": scenario(tmp_path)})
     with pytest.raises(ConfigError, match="agent-socket"):
         rim.site_of(where)
-    own = tmp_path / "site.toml"
-    own.write_text('[site]\nname = "clinic"\ndata = "private.jsonl"\n')
-    where = context({"site-config": str(own)}, {"scenario": scenario(tmp_path)})
-    assert rim.site_of(where).name == "clinic"
-    assert not rim.site_of(where).config.simulation
+    node = {"site": "clinic", "agent-socket": str(tmp_path / "agent.sock")}
+    where = context(node, {"scenario": scenario(tmp_path)})
     assert ask(RecordDict(), where, "query.identity")["identity"]["site"] == "clinic"

@@ -23,7 +23,8 @@ from fedwinnow.curation.scenario import load_run, load_site
 from fedwinnow.curation.settings import canonical
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.simulations import cli
-from fedwinnow.simulations.site_check import check_site, exposed, may_leave
+from fedwinnow.simulations.site_check import check_site, exposed
+from fedwinnow.simulations.site_words import may_leave
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
 

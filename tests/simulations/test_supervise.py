@@ -11,7 +11,7 @@ import pytest
 from fedwinnow.curation import errors
 from fedwinnow.curation.config import CoordinatorSection, MemberSection, RunConfig, RunSection
 from fedwinnow.curation.envelope import PrivateKey
-from fedwinnow.curation.messages import Phase
+from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.state import RunState
 from fedwinnow.server.status import status_file

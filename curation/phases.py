@@ -1,0 +1,18 @@
+"""The phases of a run."""
+
+import enum
+
+
+class Phase(enum.StrEnum):
+    """Where a run stands; phases happen in this order."""
+
+    JOIN = "join"
+    PROBE = "probe"
+    WARM_UP = "warm_up"
+    MEASURE = "measure"
+    SCORE = "score"
+    SELECT = "select"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    CLOSE = "close"
+    DONE = "done"
