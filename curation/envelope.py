@@ -185,7 +185,7 @@ def verified_stamp(text: bytes, signature: bytes, key: PublicKey) -> Stamp:
         raise ProtocolError(message) from error
     try:
         stamp = Stamp(**json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         message = "stamp is signed but not one of this version; upgrade the older side"
         raise ProtocolError(message) from error
     hints = typing.get_type_hints(Stamp)
@@ -224,7 +224,8 @@ def _decode(text: str, prefix: str, setting: str) -> bytes:
         both = base64.urlsafe_b64decode(text.removeprefix(prefix).encode())
     except (binascii.Error, ValueError):
         both = b""
-    if not text.startswith(prefix) or len(both) != 2 * _SEED:
+    line = prefix + base64.urlsafe_b64encode(both).decode()
+    if len(both) != 2 * _SEED or line != text:  # the decoder alone drops what it does not know
         message = (
             f"{setting}: expected a key as printed by `fedwinnow keys` ({prefix}…), got "
             f"{len(text)} characters that are none; copy the whole line"
