@@ -51,7 +51,7 @@ def read_words(frame: bytes) -> tuple[bytes, bytes, int]:
             base64.b64decode(tree[name], validate=True) for name in ("stamp", "signature")
         )
         size = tree["size"]
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
         message = "frame is not the words of an envelope; both ends must be of one version"
         raise ProtocolError(message) from error
     if type(size) is not int or size < 0:
