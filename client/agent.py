@@ -67,16 +67,17 @@ class Activity:
     def tree(self) -> dict[str, Any]:
         """The activity as plain values; seconds and counts."""
         now, (what, done, total) = time.time(), self.work
+        current = self.current  # taken once, as the work may end meanwhile
         tree: dict[str, Any] = {
-            "state": "computing" if self.current else "idle",
+            "state": "computing" if current else "idle",
             "process": os.getpid(),
             "up_seconds": round(now - self.started, 1),
             "answered": self.answered,
             "waiting": self.waiting,
             "last_error": self.last_error,
         }
-        if self.current:
-            tree |= {"run": self.current.run, "phase": self.current.phase}
+        if current:
+            tree |= {"run": current.run, "phase": current.phase}
             tree |= {"seconds": round(now - self.since, 1)}
             tree |= {"work": what, "done": done, "total": total}
         return tree
@@ -209,6 +210,11 @@ class _Handlers(grpc.GenericRpcHandler):
         except UnauthorisedError as error:
             logger.warning("a call is not answered: %s", error)
             _abort(context, grpc.StatusCode.PERMISSION_DENIED, "not authorised")
+        except grpc.RpcError:  # the caller is gone
+            raise
+        except Exception:
+            logger.exception("a call cannot be admitted")
+            _abort(context, grpc.StatusCode.INTERNAL, "see the agent's log")
         future = self.agent.compute(stamp, payload)
         del payload
         try:
