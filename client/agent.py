@@ -27,13 +27,12 @@ from fedwinnow.client.frames import (
     STATUS,
     TOKEN,
     address,
-    chunks,
     gather,
     read_words,
-    words,
+    reply_frames,
 )
 from fedwinnow.curation.config import AgentSection
-from fedwinnow.curation.envelope import Envelope, Stamp
+from fedwinnow.curation.envelope import Draft, Stamp
 from fedwinnow.curation.errors import (
     OutputError,
     ProtocolError,
@@ -65,7 +64,7 @@ class Activity:
         self.work = (what, done, total)
 
     def tree(self) -> dict[str, Any]:
-        """The activity as plain values; seconds and counts."""
+        """The activity as plain values, for whoever has the token: seconds, messages, per cent."""
         now, (what, done, total) = time.time(), self.work
         current = self.current  # taken once, as the work may end meanwhile
         tree: dict[str, Any] = {
@@ -79,7 +78,8 @@ class Activity:
         if current:
             tree |= {"run": current.run, "phase": current.phase}
             tree |= {"seconds": round(now - self.since, 1)}
-            tree |= {"work": what, "done": done, "total": total}
+            share = 100 * done // total if total else 0  # the total would tell how many samples
+            tree |= {"work": what, "percent": share}
         return tree
 
 
@@ -161,13 +161,13 @@ class Agent:
             raise UnauthorisedError(message)
         return found, payload
 
-    def compute(self, stamp: Stamp, payload: bytes) -> "Future[Envelope]":
+    def compute(self, stamp: Stamp, payload: bytes) -> "Future[Draft]":
         """Queue a request; one is computed at a time."""
         with self._counting:
             self.activity.waiting += 1
         return self._computing.submit(self._compute, stamp, payload)
 
-    def _compute(self, stamp: Stamp, payload: bytes) -> Envelope:
+    def _compute(self, stamp: Stamp, payload: bytes) -> Draft:
         activity = self.activity
         with self._counting:
             activity.waiting -= 1
@@ -221,8 +221,7 @@ class _Handlers(grpc.GenericRpcHandler):
             reply = future.result()
         except Exception:  # noqa: BLE001 - logged where it happened; its text must not leave
             _abort(context, grpc.StatusCode.INTERNAL, "nothing may leave; see the agent's log")
-        yield from chunks(reply.payload)
-        yield words(reply.stamp, reply.signature, len(reply.payload))
+        yield from reply_frames(reply)
 
     def _status(self, request: bytes, context: Any) -> bytes:  # noqa: ANN401, ARG002 - grpc's shape
         self._known(context)

@@ -22,12 +22,12 @@ from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import SiteConfig
 from fedwinnow.curation.envelope import (
+    Draft,
     Envelope,
     PrivateKey,
     PublicKey,
     Stamp,
     seal,
-    sign,
     verified_stamp,
 )
 from fedwinnow.curation.errors import (
@@ -106,8 +106,12 @@ class Boundary:
             write(self.sequence_file, b"%d\n" % found.sequence)
         return found
 
-    def answer(self, stamp: Stamp, payload: bytes) -> Envelope:
-        """The sealed reply to an admitted request; ``payload`` has the stamp's size and digest.
+    def answer(self, stamp: Stamp, payload: bytes) -> Draft:
+        """The sealed reply to an admitted request, still to be signed.
+
+        Args:
+            stamp: What :meth:`admit` returned.
+            payload: Bytes of the stamp's size and digest.
 
         Raises:
             OutputError: the ledger cannot be written; then nothing leaves.
@@ -138,8 +142,8 @@ class Boundary:
             return reply
         return self.policy.release(reply, self.site.work(request.header.run), self.ledger)
 
-    def _release(self, stamp: Stamp, reply: Reply) -> Envelope:
-        """Enter the reply in the ledger, seal it, sign it."""
+    def _release(self, stamp: Stamp, reply: Reply) -> Draft:
+        """Enter the reply in the ledger, and seal it."""
         plain = wire.encode(reply)
         data, anchors = self._origin(reply)
         entry = Entry.of(
@@ -151,14 +155,11 @@ class Boundary:
             anchors=anchors,
         )
         head = self.ledger.append(entry)
-        return sign(
-            self.key,
-            seal(plain, self.coordinator),
-            site=self.site.name,
-            run=stamp.run,
-            phase=stamp.phase,
-            sequence=stamp.sequence,
-            ledger=head,
+        words = {"site": self.site.name, "run": stamp.run, "phase": stamp.phase}
+        return Draft(
+            key=self.key,
+            payload=seal(plain, self.coordinator),
+            words={**words, "sequence": stamp.sequence, "ledger": head},
         )
 
     def _origin(self, reply: Reply) -> tuple[str, str]:
@@ -206,7 +207,7 @@ def checked(envelope: Envelope, boundary: Boundary) -> Envelope:
     ):
         message = "payload is not the one that was signed"
         raise UnauthorisedError(message)
-    return boundary.answer(stamp, envelope.payload)
+    return boundary.answer(stamp, envelope.payload).signed()
 
 
 def site_key(file: Path) -> PrivateKey:

@@ -7,12 +7,13 @@ with them. Words are JSON with base64, chunks are raw; gRPC carries bytes, witho
 import base64
 import binascii
 import hashlib
+import io
 import json
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedwinnow.curation.envelope import Envelope
+from fedwinnow.curation.envelope import Draft, Envelope
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 
 HANDLE, STATUS = "/fedwinnow.Agent/Handle", "/fedwinnow.Agent/Status"
@@ -73,6 +74,16 @@ def request_frames(envelope: Envelope) -> Iterator[bytes]:
     yield from chunks(envelope.payload)
 
 
+def reply_frames(draft: Draft) -> Iterator[bytes]:
+    """Frames of a reply: payload, hashed as it goes, then words."""
+    digest = hashlib.sha256()
+    for chunk in chunks(draft.payload):
+        yield chunk
+        digest.update(chunk)
+    reply = draft.signed(digest.hexdigest())
+    yield words(reply.stamp, reply.signature, len(reply.payload))
+
+
 class Gathered(typing.NamedTuple):
     """A payload that came in frames."""
 
@@ -86,18 +97,17 @@ def gather(frames: Iterator[bytes], size: int) -> Gathered:
     Raises:
         ProtocolError: fewer or more bytes come than announced.
     """
-    parts: list[bytes] = []
-    digest, came = hashlib.sha256(), 0
+    payload, digest, came = io.BytesIO(), hashlib.sha256(), 0
     for frame in frames:
         came += len(frame)
         if came > size:
             break
         digest.update(frame)
-        parts.append(frame)
+        payload.write(frame)
     if came != size:
         message = f"payload of {size} bytes was announced, {came} or more came; send it again"
         raise ProtocolError(message)
-    return Gathered(b"".join(parts), digest.hexdigest())
+    return Gathered(payload.getvalue(), digest.hexdigest())
 
 
 def address(socket: str) -> str:

@@ -13,7 +13,8 @@ import dataclasses
 import hashlib
 import json
 import typing
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -90,8 +91,8 @@ class PublicKey:
 class PrivateKey:
     """A party's own keys; never printed, never sent."""
 
-    signing: bytes
-    opening: bytes
+    signing: bytes = field(repr=False)
+    opening: bytes = field(repr=False)
 
     def __repr__(self) -> str:
         """The fingerprint, so that no log ever holds a key."""
@@ -142,17 +143,31 @@ class PrivateKey:
         return PublicKey(signing.public_bytes_raw(), opening.public_bytes_raw())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A payload that its key's owner is about to sign: a stream may be hashed while it travels."""
+
+    key: PrivateKey
+    payload: bytes
+    words: Mapping[str, typing.Any]
+    """The stamp's other fields."""
+
+    def signed(self, digest: str = "") -> Envelope:
+        """The envelope; ``digest`` is the payload's SHA-256 where the caller has it already."""
+        stamp = Stamp(
+            sender=self.key.public.fingerprint,
+            digest=digest or hashlib.sha256(self.payload).hexdigest(),
+            size=len(self.payload),
+            **self.words,
+        )
+        text = json.dumps(dataclasses.asdict(stamp), sort_keys=True, ensure_ascii=False).encode()
+        signature = Ed25519PrivateKey.from_private_bytes(self.key.signing).sign(text)
+        return Envelope(stamp=text, signature=signature, payload=self.payload)
+
+
 def sign(key: PrivateKey, payload: bytes, **words: typing.Any) -> Envelope:  # noqa: ANN401 - fields of Stamp
     """An envelope around a payload as it travels; ``words`` are the stamp's other fields."""
-    stamp = Stamp(
-        sender=key.public.fingerprint,
-        digest=hashlib.sha256(payload).hexdigest(),
-        size=len(payload),
-        **words,
-    )
-    text = json.dumps(dataclasses.asdict(stamp), sort_keys=True, ensure_ascii=False).encode()
-    signature = Ed25519PrivateKey.from_private_bytes(key.signing).sign(text)
-    return Envelope(stamp=text, signature=signature, payload=payload)
+    return Draft(key=key, payload=payload, words=words).signed()
 
 
 def verified(envelope: Envelope, key: PublicKey) -> Stamp:

@@ -27,7 +27,7 @@ from fedwinnow.client.frames import OPTIONS, address, chunks
 from fedwinnow.client.shim import carry
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import AgentSection
-from fedwinnow.curation.envelope import Envelope, PrivateKey, Stamp, seal, sign, unseal
+from fedwinnow.curation.envelope import Draft, PrivateKey, Stamp, seal, sign, unseal
 from fedwinnow.curation.envelope import verified_stamp as verify
 from fedwinnow.curation.errors import TransportError
 
@@ -60,10 +60,11 @@ class Echo:
         """Check the signature."""
         return verify(stamp, signature, self.key.public)
 
-    def answer(self, stamp: Stamp, payload: bytes) -> Envelope:
-        """The same payload, signed."""
-        return sign(self.key, payload, site=stamp.site, run=stamp.run, phase=stamp.phase,
-                    sequence=stamp.sequence, ledger="")  # fmt: skip
+    def answer(self, stamp: Stamp, payload: bytes) -> Draft:
+        """The same payload, to be signed."""
+        words = {"site": stamp.site, "run": stamp.run, "phase": stamp.phase}
+        whole = {**words, "sequence": stamp.sequence, "ledger": ""}
+        return Draft(key=self.key, payload=payload, words=whole)
 
 
 def serve(folder: Path) -> None:

@@ -270,6 +270,7 @@ def test_public_line_is_one_to_one(both):
         KEY.public.text.replace(PUBLIC, PUBLIC + "é"),
         line(KEY),
     ],
+    ids=["empty", "prefix", "cut", "longer", "bare", "space", "accent", "private"],
 )
 def test_public_line_of_another_form_is_refused(text):
     """A line that is cut, longer, of another kind, or holds a foreign sign names the setting."""

@@ -38,7 +38,7 @@ def test_benchmark_echo_checks_and_signs():
     key, words = PrivateKey.new(), {"site": "echo", "run": "r", "phase": "train", "sequence": 3}
     echo, sent = transfer.Echo(key), sign(key, b"payload", **words)
     stamp = echo.admit(sent.stamp, sent.signature)
-    back = echo.answer(stamp, b"payload")
+    back = echo.answer(stamp, b"payload").signed()
     assert verified(back, key.public).digest == hashlib.sha256(b"payload").hexdigest()
     with pytest.raises(ProtocolError):
         echo.admit(sent.stamp, bytes(64))
