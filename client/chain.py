@@ -20,7 +20,7 @@ START = "0" * 64
 """The hash before the first line."""
 FIELDS = frozenset(
     {"time", "run", "phase", "round", "arm", "kind", "arrays", "size", "sha256", "request"}
-    | {"recipient", "data", "anchors", "epsilon", "previous", "hash"}
+    | {"recipient", "data", "anchors", "epsilon", "salt", "previous", "hash"}
 )
 """What every line holds."""
 

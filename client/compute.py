@@ -108,11 +108,12 @@ def _signals(
         ("rows", *key), lambda: table(work.pool.rows.samples, "measuring public anchors")
     )
     keep = np.flatnonzero(public.status == Status.OK)
-    rows = work.pool.rows
+    rows, shown = work.pool.rows, rows_of(public, keep.tolist())
+    tables.write_signals(work.folder / f"public-{checkpoint}.parquet", shown)
     return PublicSignals(
         header=header,
         site=work.site,
-        table=rows_of(public, keep.tolist()),
+        table=shown,
         kinds=tuple(rows.kinds[i] for i in keep),
         parents=tuple(rows.parents[i] for i in keep),
     )

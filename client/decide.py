@@ -4,6 +4,7 @@ import numpy as np
 
 from fedwinnow.client import tables
 from fedwinnow.client.work import Work, scorers
+from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
 from fedwinnow.curation.messages import (
     CloseRequest,
@@ -22,6 +23,7 @@ from fedwinnow.curation.summary import edges_from_public, on_grid, summarise
 
 def score(work: Work, request: ScoreRequest) -> Reply:
     """Fit on the agreed public rows, score the silo, send a histogram."""
+    _check_rows(work, request)
     public = PublicRows(trajectory=request.tables, kinds=request.kinds, parents=request.parents)
     private: Trajectory = tuple(
         tables.read_signals(work.folder / f"signals-{table.checkpoint}.parquet")
@@ -48,6 +50,34 @@ def score(work: Work, request: ScoreRequest) -> Reply:
         forecast=dict(deciding.forecast),
         unscored=work.rounded(int(np.isnan(mine).sum())),
     )
+
+
+def _check_rows(work: Work, request: ScoreRequest) -> None:
+    """Hold the agreed public rows to the site's own: a scorer is fitted on nothing else.
+
+    Raises:
+        RefusalError: they are other rows, or too far from the site's.
+    """
+    rows = work.pool.rows
+    place = {sample.id: index for index, sample in enumerate(rows.samples)}
+    for agreed in request.tables:
+        mine = tables.read_signals(work.folder / f"public-{agreed.checkpoint}.parquet")
+        at = [place[name] for name in mine.ids]
+        said = agreed.ids, request.kinds, request.parents, agreed.references, agreed.learning_rate
+        expected = (
+            mine.ids,
+            tuple(rows.kinds[index] for index in at),
+            tuple(rows.parents[index] for index in at),
+            mine.references,
+            mine.learning_rate,
+        )
+        if said != expected or agreed.columns.keys() != mine.columns.keys():
+            why = "they are not the rows that this site measured"
+        else:
+            why = disagreement(mine, agreed.columns, agreed.reference_gram)
+        if why:
+            message = f"public rows of checkpoint {agreed.checkpoint}: {why}; ask who sent them"
+            raise RefusalError(message, clause="public_rows")
 
 
 def select_samples(work: Work, request: SelectRequest) -> Reply:

@@ -2,7 +2,8 @@
 
 ``egress.jsonl`` holds one JSON object a line, chained and checked by :mod:`fedwinnow.client.chain`;
 ``egress.head`` the number of lines and the last hash. The head also travels in the stamp of every
-reply: whoever changes both files is contradicted by the coordinator's copy.
+reply: whoever changes both files is contradicted by the coordinator's copy. A stamp is no secret,
+so each line holds a random salt: a guess at a message cannot be tried against the head.
 """
 
 import fcntl
@@ -10,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -118,7 +120,8 @@ class Ledger:
             OutputError: the disk is full; then nothing may leave.
         """
         tree: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        tree |= {**asdict(entry), "arrays": dict(entry.arrays), "previous": self._head}
+        tree |= {**asdict(entry), "arrays": dict(entry.arrays)}
+        tree |= {"salt": secrets.token_hex(16), "previous": self._head}
         tree["hash"] = hash_of(tree)
         file = file_of(self.folder)
         size = file.stat().st_size

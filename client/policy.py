@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from fedwinnow.client import tables
-from fedwinnow.client.agreed import PHASES, check_place, plugins, rounds, steps
+from fedwinnow.client.agreed import (
+    PHASES,
+    check_place,
+    plugins,
+    rounds,
+    steps,
+    warm_up_rounds,
+)
 from fedwinnow.client.known_data import KnownData, division_of
 from fedwinnow.client.ledger import Ledger
 from fedwinnow.client.work import Work, parse_terms
@@ -96,6 +103,7 @@ class Policy:
         """
         if isinstance(reply, Joined):
             self._data(work, reply.header.run, ledger)
+            self._draws(work)
             self._adapter(reply.adapter)
         if isinstance(reply, PublicSignals):
             other = set(reply.table.ids) - {sample.id for sample in work.pool.rows.samples}
@@ -180,6 +188,17 @@ class Policy:
         came = f"{header.phase} {len(earlier) + 1} on the same data"
         self._ask(clause, came, len(earlier) < limit, f"{limit} over all runs")
 
+    def _draws(self, work: Work) -> None:
+        """Rounds of too few steps: their adapters would be withheld, so the run may not start."""
+        draws = {"training": train_draws(work)}
+        if warm_up_rounds(work.terms):
+            draws["warm_up"] = warm_up_draws(work)
+        for name, number in draws.items():
+            came = f"{name} rounds that draw {number} of this site's samples each"
+            least = self.section.smallest_group
+            enough = f"at least {least}, which more steps draw"
+            self._ask("smallest_group", came, number >= least, enough)
+
     def _own(self, own: Metrics, work: Work, ledger: Ledger) -> Metrics:
         """Sums of the own hold-out with a rounded count; none where they would tell of few."""
         entries = self._same("MetricsReply", work, ledger)
@@ -220,9 +239,25 @@ def pooled(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
     return tuple(sum(part) / len(part) for part in parts)
 
 
+def train_draws(work: Work) -> int:
+    """Samples that the steps of one training round draw."""
+    training = work.terms.training
+    return training.steps * training.batch_size * training.accumulation
+
+
+def warm_up_draws(work: Work) -> int:
+    """Private samples among those that the steps of one warm-up round draw, on the average."""
+    training, private = work.terms.training, len(work.pool.samples)
+    drawn = work.terms.warm_up.steps * training.batch_size * training.accumulation
+    return drawn * private // (private + len(work.pool.rows.samples))
+
+
 def _behind(reply: TrainedAdapter, work: Work) -> int:
-    """Private samples behind an adapter, exactly: the reply's own count is rounded."""
+    """Private samples behind an adapter, exactly: the reply's own count is rounded.
+
+    No more than the round's steps can draw, whatever was kept.
+    """
     if reply.header.phase == Phase.WARM_UP:
-        return len(work.pool.samples)
+        return min(len(work.pool.samples), warm_up_draws(work))
     kept = tables.read_kept(work.folder / "selection.parquet", reply.header.arm)
-    return int(np.count_nonzero(kept))
+    return min(int(np.count_nonzero(kept)), train_draws(work))

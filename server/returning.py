@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.messages import (
     KeptReply,
     PublicSignals,
@@ -21,7 +22,7 @@ from fedwinnow.curation.messages import (
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.rounds import header_of, next_request, sift
 from fedwinnow.server.state import RunState
-from fedwinnow.server.steps import SCORE_TOLERANCE, layout, stranger
+from fedwinnow.server.steps import SCORE_TOLERANCE, layout
 
 _NEEDED: Mapping[Phase, frozenset[Phase]] = {
     Phase.SCORE: frozenset({Phase.PROBE, Phase.MEASURE}),
@@ -110,7 +111,7 @@ def _rows_fault(reply: PublicSignals, state: RunState, checkpoint: int) -> str:
     same = replace(reply, table=agreed, kinds=state.kinds, parents=state.parents)
     if layout(reply) != layout(same):
         return "its public rows are not those of the other sites"
-    return stranger(reply.table, agreed.columns, agreed.reference_gram)
+    return disagreement(reply.table, agreed.columns, agreed.reference_gram)
 
 
 def _scores_fault(reply: SummaryReply, state: RunState) -> str:

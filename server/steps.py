@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float
 
 from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import (
@@ -33,8 +33,6 @@ from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-3
-"""Largest difference between a site's public numbers and the median, as a share of the largest."""
 SCORE_TOLERANCE = 1e-6
 """Largest difference between the sites' scores of the public rows (design, section 4)."""
 
@@ -256,28 +254,6 @@ def _median(tables: Mapping[str, SignalTable]) -> tuple[SignalTable, dict[str, s
     gram = np.median(np.stack([table.reference_gram for table in ordered]), axis=0)
     strangers = {}
     for site, table in sorted(tables.items()):
-        if why := stranger(table, columns, gram):
+        if why := disagreement(table, columns, gram):
             strangers[site] = why
     return replace(first, columns=columns, reference_gram=gram), strangers
-
-
-def stranger(
-    table: SignalTable,
-    columns: Mapping[str, Float[np.ndarray, "rows ..."]],
-    gram: Float[np.ndarray, "k k"],
-) -> str:
-    """Why a site's public rows are too far from the agreed ones; "" where they are not."""
-    compared = [(name, table.columns[name], middle) for name, middle in columns.items()]
-    for name, values, middle in [*compared, ("gram", table.reference_gram, gram)]:
-        apart = _distance(values, middle)
-        if apart > TOLERANCE:
-            return f"public column {name} differs from the median by {apart:.2g}"
-    return ""
-
-
-def _distance(
-    values: Float[np.ndarray, "rows ..."], middle: Float[np.ndarray, "rows ..."]
-) -> float:
-    scale = float(np.abs(middle).max(initial=0.0))
-    apart = float(np.abs(values - middle).max(initial=0.0))
-    return apart / scale if scale > 0 else apart

@@ -95,9 +95,9 @@ def status(file: File, *, as_json: AsJson = False) -> None:
         return
     for key, value in tree.items():
         print(f"{key.replace('_', ' '):12} {value}")
-    done, total = tree.get("done", 0), tree.get("total", 0)
-    if 0 < done < total:
-        left = tree["seconds"] * (total - done) / done
+    percent = tree.get("percent", 0)
+    if 0 < percent < 100:  # noqa: PLR2004 - per cent
+        left = tree["seconds"] * (100 - percent) / percent
         print(f"time left    about {left:.0f} s for this work, at the pace so far")
 
 

@@ -4,7 +4,7 @@ import ast
 import inspect
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from fedwinnow.client.data import columns_of
@@ -44,7 +44,8 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
     scenario = RunConfig(
         run=RunSection(name="my-run"), model=section, anchors=public, sites=(site,)
     )
-    own = SiteConfig(site=site, model=section, anchors=public)
+    careful = replace(site, smallest_cell=8, round_counts_to=10)
+    own = SiteConfig(site=careful, model=section, anchors=public)
     run = RunConfig(
         run=RunSection(name="my-deployed-run", minimum_sites=2),
         model=section,

@@ -22,7 +22,7 @@ from fedwinnow.curation.messages import (
     Request,
 )
 from fedwinnow.curation.scenario import load_site, run_id
-from fedwinnow.curation.settings import to_toml
+from fedwinnow.curation.settings import load, to_toml
 from fedwinnow.server.driver import Delivery, drive
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.state import RunState
@@ -79,6 +79,8 @@ class Wire:
 def plant(folder: Path) -> Path:
     """A toy deployment whose silos hold canaries in text, label and file name; groups of 6."""
     run = write_toy_deployment(folder, samples=20)
+    plain = load(run, RunConfig, ["training.batch_size=4", "warm_up.steps=16"])
+    run.write_text(to_toml(plain))
     for site in SITES:
         own = folder / site / "site.toml"
         config = load_site(own)

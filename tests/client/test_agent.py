@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from fedwinnow.client import answers, ledger, listening
-from fedwinnow.client.agent import Agent
+from fedwinnow.client.agent import Activity, Agent
 from fedwinnow.client.boundary import Boundary
 from fedwinnow.client.frames import CHUNK, HANDLE, OPTIONS, STATUS, TOKEN, address, words
 from fedwinnow.client.shim import agent_status, carry
@@ -404,6 +404,20 @@ def test_agent_computes_one_at_a_time_and_says_so(silo, monkeypatch):
     assert [entry["request"] for entry in silo.entries()] == [silo.entries()[0]["request"]] * 3
     until(lambda: silo.status()["state"] == "idle")
     assert (silo.status()["answered"], silo.status()["waiting"]) == (3, 0)
+
+
+def test_agent_status_tells_no_number_of_samples():
+    """Whoever holds the token reads how far work is in per cent: counts are the policy's to tell."""
+    stamp = Stamp(sender="s", site="north", run="r", phase="probe", sequence=1, digest="", size=0)
+    shown = []
+    for done in (0, 5, 1236, 1237):
+        activity = Activity(current=stamp)
+        activity.told("north measures its samples", done, 1237)
+        tree = activity.tree()
+        assert not {done, 1237} & set(tree.values()) - {0, os.getpid()}
+        shown.append(tree["percent"])
+    assert shown == [0, 0, 99, 100]
+    assert Activity(current=stamp).tree()["percent"] == 0
 
 
 def test_agent_streams_payloads_larger_than_any_frame(silo, monkeypatch):

@@ -173,6 +173,17 @@ def test_policy_withholds_adapters_of_few(silo, round_to):
     assert one.policy.release(trained(head("warm_up", 1)), few, one.ledger).adapter is None
 
 
+def test_policy_counts_what_a_round_draws_not_what_is_kept(silo):
+    """An adapter of few steps is one of few samples: 2 steps of batch 4 make 8, one makes 4."""
+    one = silo()
+    for name, steps, leaves in (("long", 2, True), ("short", 1, False)):
+        work = one.work(name, training={"steps": steps}, warm_up={"steps": 2 * steps})
+        write_kept(work, 40)
+        for header in (head("train", 1, "curated"), head("warm_up", 1)):
+            reply = one.policy.release(trained(header, losses=(1.0,)), work, one.ledger)
+            assert (reply.adapter is not None) is leaves
+
+
 def test_policy_pools_losses_over_enough_samples(silo):
     """A mean loss that leaves is over ``smallest_group`` private samples or more."""
     one = silo(smallest_group=8)

@@ -11,6 +11,7 @@ import torch
 
 from fedwinnow.client import site as door
 from fedwinnow.client.site import Site
+from fedwinnow.client.work import rows_of
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
@@ -125,6 +126,8 @@ def test_site_keeps_its_tables(heard):
     names = {path.name for path in (heard[0] / "south" / RUN).iterdir()}
     assert names == {
         "gate.json",
+        "public-0.parquet",
+        "public-1.parquet",
         "replies",
         "scores.parquet",
         "selection.parquet",
@@ -158,7 +161,7 @@ def test_site_computes_what_differs_in_any_way(heard, workshop):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (m.ScoreRequest, "signals-0.parquet is not there"),
+        (m.ScoreRequest, "public-0.parquet is not there"),
         (m.SelectRequest, "scores.parquet is not there"),
     ],
 )
@@ -315,6 +318,49 @@ def test_site_outside_a_simulation_answers_no_study_arm(heard, measured):
     real = Site(config=replace(site.config, simulation=False), workshop=site.workshop)
     assert isinstance(real.handle(of(heard, m.ScoreRequest)), m.SummaryReply)
     assert "simulations only" in refused(real, of(heard, m.SelectRequest), "RefusalError")
+
+
+def bent(request, how):
+    """A score request whose public rows are not those that the sites measured."""
+    last = request.tables[-1]
+    name, values = min(last.columns.items())
+    changed = values.copy()
+    changed.flat[0] += 0.01 * np.abs(values).max()
+    kinds, parents = request.kinds, request.parents
+    tables = {
+        "value": replace(last, columns={**last.columns, name: changed}),
+        "column": replace(last, columns={name: values}),
+        "id": replace(last, ids=("invented", *last.ids[1:])),
+        "fewer": rows_of(last, range(len(last.ids) - 1)),
+        "gram": replace(last, reference_gram=1.1 * last.reference_gram),
+        "rate": replace(last, learning_rate=last.learning_rate + 1.0),
+    }
+    if how == "kinds":
+        kinds = ("invented", *kinds[1:])
+    if how == "parents":
+        parents = ("invented", *parents[1:])
+    tables = (*request.tables[:-1], tables.get(how, last))
+    return replace(request, tables=tables, kinds=kinds, parents=parents)
+
+
+@pytest.mark.parametrize(
+    "how", ["value", "column", "id", "fewer", "gram", "rate", "kinds", "parents"]
+)
+def test_site_fits_its_scorer_on_no_invented_rows(heard, measured, how):
+    """Agreed public rows that are not its own are refused, whatever is changed in them."""
+    assert "public rows of checkpoint" in refused(
+        measured(), bent(of(heard, m.ScoreRequest), how), "public_rows"
+    )
+
+
+def test_site_takes_agreed_rows_that_differ_by_rounding(heard, measured):
+    """The median over sites is not bit for bit this site's."""
+    request = of(heard, m.ScoreRequest)
+    tables = tuple(
+        replace(table, columns={n: v * (1 + 1e-5) for n, v in table.columns.items()})
+        for table in request.tables
+    )
+    assert isinstance(measured().handle(replace(request, tables=tables)), m.SummaryReply)
 
 
 def test_site_rounds_every_count_that_leaves(heard, measured):

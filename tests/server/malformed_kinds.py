@@ -167,7 +167,7 @@ CONTENTS: Kinds = {
     "rows that lie": (
         "measure",
         lambda b: b.table(columns={n: v + 1 for n, v in b.reply.table.columns.items()}),
-        "differs from the median",
+        "differs from the agreed one",
     ),
     "rows without columns": ("probe", lambda b: b.table(columns={}), "not those of the other"),
     "rows of unequal number": (

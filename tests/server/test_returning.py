@@ -115,7 +115,7 @@ def test_returning_site_counts_in_what_it_keeps():
                 r,
                 table=replace(r.table, columns={k: v + 1 for k, v in r.table.columns.items()}),
             ),
-            "differs from the median",
+            "differs from the agreed one",
         ),
         ("score", lambda r: replace(r, public_scores=r.public_scores + 0.1), "differ from"),
         ("score", lambda r: replace(r, public_scores=np.ones(2)), "not shaped"),
