@@ -407,7 +407,7 @@ def test_agent_computes_one_at_a_time_and_says_so(silo, monkeypatch):
 
 
 def test_agent_status_tells_no_number_of_samples():
-    """Whoever holds the token reads how far work is in per cent: counts are the policy's to tell."""
+    """Whoever holds the token reads progress in per cent: counts are the policy's to tell."""
     stamp = Stamp(sender="s", site="north", run="r", phase="probe", sequence=1, digest="", size=0)
     shown = []
     for done in (0, 5, 1236, 1237):
