@@ -2,8 +2,8 @@
 
 Which site a node is, the node itself says. In a simulation its partition id picks one of the
 scenario's sites, which then computes here. In a deployment ``agent-socket`` and ``agent-token``
-name the agent that the silo runs: this app carries envelopes to it and back, and can neither read
-nor make one. No error text of Python's or of the silo leaves.
+name the agent that the silo runs: this app carries envelopes to it and back, and can neither make
+one nor open a reply. No error text of Python's or of the silo leaves.
 """
 
 import logging

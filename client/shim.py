@@ -1,4 +1,4 @@
-"""The shim: carries envelopes between whoever holds them and the agent's socket; can read none.
+"""The shim: carries envelopes between whoever holds them and the agent's socket; opens no reply.
 
 It runs where Flower's processes run, as their user: it knows a socket and a token, no data, no key.
 """

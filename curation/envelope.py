@@ -4,7 +4,8 @@ A coordinator signs each request with Ed25519 (RFC 8032); a site encrypts each r
 coordinator's X25519 key by HPKE (RFC 9180, base mode: X25519, HKDF-SHA256, AES-256-GCM) and signs
 it with its own Ed25519 key. What is signed is the *stamp*: who speaks to whom, in which run and
 phase, under which sequence number, and the SHA-256 of the payload. Whoever carries an envelope
-(Flower, a bundle that Flower ships, a proxy) can drop it, but neither make, change nor read one.
+(Flower, a bundle that Flower ships, a proxy) can drop it, and read a request, which every
+site gets; but neither make nor change one, nor read a reply.
 """
 
 import base64

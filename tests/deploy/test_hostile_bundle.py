@@ -21,7 +21,7 @@ from fedwinnow.client.agent import Agent
 from fedwinnow.client.boundary import Boundary
 from fedwinnow.client.frames import read_words
 from fedwinnow.client.shim import agent_status
-from fedwinnow.curation import messages
+from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import SiteConfig
 from fedwinnow.curation.envelope import Envelope, Stamp, unseal
 from fedwinnow.curation.errors import ProtocolError, TransportError
@@ -237,6 +237,14 @@ def test_hostile_bundle_obtains_no_reply(results, name):
 def test_hostile_bundle_cannot_read_the_reply(results, name):
     """The reply that it carries stays sealed."""
     assert results["tried"][name][0] in {"ProtocolError", "LookupError"}, results["tried"][name]
+
+
+def test_hostile_bundle_reads_the_request(stage, results):
+    """What is not protected: a request is signed, not sealed, and its carrier reads the terms."""
+    asked = wire.decode(stage.request.payload)
+    assert isinstance(asked, messages.JoinRequest)
+    assert asked.header.run.encode() in stage.request.payload
+    assert results["tried"]["find words in the reply"][0] == "LookupError"
 
 
 def test_hostile_bundle_cannot_speak_for_the_site(stage, results):
