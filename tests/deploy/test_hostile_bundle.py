@@ -56,7 +56,8 @@ def obstacle() -> str:
     return ""
 
 
-pytestmark = pytest.mark.skipif(obstacle() != "", reason=obstacle() or "-")
+OBSTACLE = obstacle()
+pytestmark = pytest.mark.skipif(OBSTACLE != "", reason=OBSTACLE or "-")
 
 
 @dataclass(kw_only=True)
