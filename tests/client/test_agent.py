@@ -258,13 +258,29 @@ def test_agent_computes_nothing_for_another_payload(silo, asked, kind):
     assert (asked, silo.entries(), silo.last()) == ([], [], 1)
 
 
-def test_agent_reads_no_payload_above_its_largest(silo, asked):
-    """One byte above ``largest`` is refused before it is read; exactly as much is answered."""
+def test_agent_answers_payloads_up_to_its_largest(silo, asked):
+    """One byte above ``largest`` is refused; exactly as much is answered."""
     silo.start(largest=300)
-    assert spoken(silo, framed(silo.sign(bytes(301)))[:1]) == (DENIED, "not authorised")
+    assert spoken(silo, framed(silo.sign(bytes(301)))) == (DENIED, "not authorised")
     assert asked == []
     code, _ = spoken(silo, framed(silo.sign(bytes(300))))
     assert (code, asked) == (None, ["close"])
+
+
+@pytest.mark.parametrize(("size", "announced"), [(301, 301), (10, 300), (10, 0), (10, 10**12)])
+def test_agent_refuses_a_size_before_it_reads_a_payload(silo, asked, size, announced):
+    """Above ``largest``, or not the signed one: refused while the payload has yet to come."""
+    silo.start(largest=300)
+    refused, late = threading.Event(), []
+
+    def frames():
+        yield framed(silo.sign(bytes(size)), announced)[0]
+        if not refused.wait(10.0):
+            late.append(announced)
+
+    assert spoken(silo, frames()) == (DENIED, "not authorised")
+    refused.set()
+    assert (asked, late) == ([], [])
 
 
 def test_agent_computes_nothing_for_a_caller_that_breaks_off(silo, asked):
