@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedwinnow.client import tables
+from fedwinnow.client.anchors import calibration_rows
 from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.pool import warm_up_samples
@@ -84,6 +85,7 @@ def _signals(
             max_length=work.terms.model.max_length,
             system_prompt=work.terms.model.system_prompt,
             batch_tokens=work.terms.measuring.batch_tokens,
+            corrupted=corrupted_references(work) if "representation_corrupted" in columns else (),
         )
 
     def table(samples: Sequence[Sample], what: str) -> SignalTable:
@@ -119,6 +121,19 @@ def _signals(
     )
 
 
+def corrupted_references(work: Work) -> tuple[Sample, ...]:
+    """Corruptions of the reference anchors: no copy of a calibration row, so scores stay honest.
+
+    Raises:
+        DataError: a kind cannot be made from so few anchors.
+    """
+    anchors, seed = work.terms.anchors, derive_seed(work.terms.run.seed, "corrupted references")
+    rows = calibration_rows(
+        work.pool.split.reference, corruptions=anchors.corruptions, copies=anchors.copies, seed=seed
+    )
+    return tuple(s for s, kind in zip(rows.samples, rows.kinds, strict=True) if kind != "clean")
+
+
 def train_round(work: Work, request: TrainRequest) -> Reply:
     """Warm up on everything, or train an arm on what it keeps."""
     hold(work, request.header, request.adapter)
@@ -126,9 +141,11 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
     seed = derive_seed(terms.run.seed, work.site, header.phase, header.round)
     warm_up = header.phase == Phase.WARM_UP.value
     if warm_up:
-        samples: Sequence[Sample] = warm_up_samples(
-            work.pool, work.site, request.sites, terms.run.seed
-        )
+        if terms.warm_up.data == "anchors":  # public, so every site trains the same adapter
+            samples: Sequence[Sample] = work.pool.split.reference
+            seed = derive_seed(terms.run.seed, header.phase, header.round)
+        else:
+            samples = warm_up_samples(work.pool, work.site, request.sites, terms.run.seed)
         scores = np.zeros(len(samples))
         ordering: Ordering = build("ordering", "shuffled", {})
         objective: Objective = build("objective", "sft", {})

@@ -22,7 +22,7 @@ from fedwinnow.client.contrast import Prompts, contrast_losses, unconditional_lo
 from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.reading import Count, Reading, Told
 from fedwinnow.client.references import References
-from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, KNOWN, ONCE
+from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, KNOWN, ONCE, REPRESENTATIONS, WIDE
 from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
@@ -112,10 +112,9 @@ class _Rows:
 
     @classmethod
     def empty(cls, number: int, columns: frozenset[str], references: int) -> "_Rows":
-        wide = {"dot", "adam_dot", "representation"}
         return cls(
             columns={
-                name: np.full((number, references) if name in wide else number, np.nan, np.float32)
+                name: np.full((number, references) if name in WIDE else number, np.nan, np.float32)
                 for name in columns
             },
             status=np.zeros(number, dtype=np.int8),
@@ -153,7 +152,7 @@ def _check(columns: frozenset[str], references: References | None) -> None:
             f"signal columns {', '.join(unknown)} are unknown; known: {', '.join(sorted(KNOWN))}"
         )
         raise ModelError(message)
-    needing = columns & (GRADIENTS | {"representation"})
+    needing = columns & (GRADIENTS | REPRESENTATIONS)
     if needing and references is None:
         message = (
             f"signal columns {', '.join(sorted(needing))} need reference anchors; give references"
@@ -176,16 +175,14 @@ def _main_pass(
     contraction = None
     with ExitStack() as stack:
         if wanted & GRADIENTS and references is not None:
-            contraction = references.contraction(
-                plain=bool(wanted & {"dot", "norm"}), adam=bool(wanted & {"adam_dot", "adam_norm"})
-            )
+            contraction = references.contraction(wanted)
             firing = stack.enter_context(
                 sample_gradients(loaded.model, dict(loaded.layers()), contraction)
             )
         else:
             stack.enter_context(evaluating(loaded.model))
             stack.enter_context(torch.no_grad())
-        seen = stack.enter_context(last_hidden(loaded)) if "representation" in wanted else []
+        seen = stack.enter_context(last_hidden(loaded)) if wanted & REPRESENTATIONS else []
         for places in plan_batches(lengths, reading.batch_tokens):
             rows = usable[places]
             chosen = [encodings[i] for i in rows]
@@ -198,14 +195,20 @@ def _main_pass(
                 _put_gradients(table, rows, contraction)
                 contraction.reset()
             _put_losses(table, rows, losses.detach(), batch, chosen)
-            if "representation" in wanted and references is not None:
+            if wanted & REPRESENTATIONS and references is not None:
                 states = mean_states(seen.pop(), batch, chosen)
-                table.put("representation", rows, references.similarity(states))
+                for name, values in references.similarity(states).items():
+                    table.put(name, rows, values)
             count.add(len(rows))
 
 
 def _put_gradients(table: _Rows, rows: np.ndarray, contraction: Contraction) -> None:
-    for name, values in (("dot", contraction.dots), ("adam_dot", contraction.adam_dots)):
+    for name, values in (
+        ("dot", contraction.dots),
+        ("adam_dot", contraction.adam_dots),
+        ("adam_adam_dot", contraction.adam_adam_dots),
+        ("influence", contraction.influences),
+    ):
         if name in table.columns:
             table.put(name, rows, values)
     for name, squares in (("norm", contraction.squares), ("adam_norm", contraction.adam_squares)):

@@ -111,6 +111,9 @@ class Policy:
         if isinstance(reply, MetricsReply):
             return replace(reply, own=self._own(reply.own, work, ledger))
         if isinstance(reply, TrainedAdapter) and reply.adapter is not None:
+            if reply.header.phase == Phase.WARM_UP and _public(work):
+                self._adapter(reply.adapter)
+                return reply
             if _behind(reply, work) < self.section.smallest_group:
                 return replace(reply, samples=0, adapter=None, losses=(), learning_rate=0.0)
             self._adapter(reply.adapter)
@@ -191,7 +194,7 @@ class Policy:
     def _draws(self, work: Work) -> None:
         """Rounds of too few steps: their adapters would be withheld, so the run may not start."""
         draws = {"training": train_draws(work)}
-        if warm_up_rounds(work.terms):
+        if warm_up_rounds(work.terms) and not _public(work):
             draws["warm_up"] = warm_up_draws(work)
         for name, number in draws.items():
             came = f"{name} rounds that draw {number} of this site's samples each"
@@ -237,6 +240,11 @@ def pooled(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
     bounds = [*(i * steps for i in range(number)), len(losses)]
     parts = [losses[a:b] for a, b in pairwise(bounds)]
     return tuple(sum(part) / len(part) for part in parts)
+
+
+def _public(work: Work) -> bool:
+    """Whether warm-up trains on public anchors alone, so that nothing of it tells of the silo."""
+    return work.terms.warm_up.data == "anchors"
 
 
 def train_draws(work: Work) -> int:

@@ -3,6 +3,7 @@
 For domain k with reference anchors a ∈ R_k at the loaded adapter:
 
     G_k = 1/|R_k| Σ_{a ∈ R_k} ∇ℓ_a        Gram_kl = ⟨G_k, G_l⟩        h_k: mean of body states
+    Γ(G_k): one Adam step on G_k          u_k of DataInf              c_k: h of corrupted anchors
 
 Adam's moments come from the same anchors one by one in order of id, m ← β₁ m + (1 − β₁) g and v
 likewise, written as the weighted sums that this recursion is; they are public and equal everywhere.
@@ -12,17 +13,26 @@ Reference:
     moments of the training run; ours are public instead).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedwinnow.client.hidden import last_hidden, mean_states
-from fedwinnow.curation.columns import GRADIENTS
-from fedwinnow.curation.contraction import BETAS, Contraction, Moments, WeightedSums
+from fedwinnow.client.influence import influence_directions
+from fedwinnow.client.reading import Reading
+from fedwinnow.curation.columns import ADAM, GRADIENTS, REPRESENTATIONS
+from fedwinnow.curation.contraction import (
+    BETAS,
+    Contraction,
+    Moments,
+    WeightedSums,
+    adam_direction,
+)
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError, NonFiniteError
 from fedwinnow.curation.gradients import evaluating, sample_gradients
@@ -44,20 +54,32 @@ class References:
     moments: Moments | None
     states: Tensor | None
     """(domains, hidden), float32."""
+    corrupted: Tensor | None = None
+    """The same of corrupted anchors."""
+    adam: Mapping[str, Tensor] = field(default_factory=dict)
+    """Γ(G_k) by factor; empty where no column needs it."""
+    directions: Mapping[str, Tensor] = field(default_factory=dict)
+    """DataInf's u_k by factor; empty where no column needs it."""
 
-    def contraction(self, *, plain: bool, adam: bool) -> Contraction:
-        """A collector of dots and norms against these references."""
+    def contraction(self, columns: Collection[str]) -> Contraction:
+        """A collector of what the columns need."""
         return Contraction(
-            references=self.means, moments=self.moments if adam else None, plain=plain
+            references=self.means,
+            moments=self.moments if ADAM & set(columns) else None,
+            plain=bool({"dot", "norm"} & set(columns)),
+            adam_references=self.adam,
+            directions=self.directions,
         )
 
-    def similarity(self, states: Tensor) -> Tensor:
-        """Cosine of each row with each domain's mean state, (rows, domains)."""
-        if self.states is None:
-            message = "representations of the references were not asked for"
-            raise AssertionError(message)
+    def similarity(self, states: Tensor) -> dict[str, Tensor]:
+        """Column → cosine of each row with each domain's mean state, (rows, domains)."""
         unit = torch.nn.functional.normalize
-        return unit(states, dim=1) @ unit(self.states.to(states), dim=1).T
+        means = {"representation": self.states, "representation_corrupted": self.corrupted}
+        return {
+            name: unit(states, dim=1) @ unit(mean.to(states), dim=1).T
+            for name, mean in means.items()
+            if mean is not None
+        }
 
 
 def reference_state(
@@ -68,37 +90,88 @@ def reference_state(
     batch_tokens: int,
     max_length: int,
     system_prompt: str = "",
+    corrupted: Sequence[Sample] = (),
 ) -> References:
     """Compute the references that the columns need, at the loaded adapter.
+
+    Args:
+        loaded: Model with the adapter of the checkpoint.
+        samples: The reference anchors.
+        columns: Names of the wanted columns.
+        batch_tokens: Tokens of a pass, padding included.
+        max_length: Longest sample in tokens.
+        system_prompt: System message before every sample.
+        corrupted: Corruptions of the reference anchors; needed for ``representation_corrupted``.
 
     Raises:
         DataError: no reference anchor has a response token.
         ModelError: gradients are asked for and the adapter cannot be measured (B = 0, …).
         NonFiniteError: a reference holds a NaN or an infinity, so every sample's would.
     """
-    ordered = sorted(samples, key=lambda sample: sample.id)
-    encoded = [
-        (sample, encode(loaded, sample, max_length=max_length, system_prompt=system_prompt))
-        for sample in ordered
-    ]
-    pairs = [(sample, encoding) for sample, encoding in encoded if encoding.has_target]
+    reading = Reading(batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt)
+    pairs = _readable(loaded, samples, reading)
     if not pairs:
         message = "anchors: no reference anchor has a response token; raise model.max_length"
         raise DataError(message)
     names = tuple(sorted({sample.domain for sample, _ in pairs}))
-    domains = _indicator([sample.domain for sample, _ in pairs], names)
-    wants_gradients, wants_states = bool(columns & GRADIENTS), "representation" in columns
-    if not wants_gradients and not wants_states:
-        return _references(names, _sums(domains), len(pairs), None)
-    sums, states = _pass(
-        loaded,
-        [encoding for _, encoding in pairs],
-        domains,
-        batch_tokens=batch_tokens,
-        gradients=wants_gradients,
-        hidden=wants_states,
+    encodings, domains = [one for _, one in pairs], _indicator(pairs, names)
+    wants_gradients, wants_states = bool(columns & GRADIENTS), bool(columns & REPRESENTATIONS)
+    sums, states, spoiled = _sums(domains), None, None
+    if wants_gradients or wants_states:
+        sums, states = _pass(
+            loaded, encodings, domains,
+            batch_tokens=batch_tokens, gradients=wants_gradients, hidden=wants_states,
+        )  # fmt: skip
+    if "representation_corrupted" in columns:
+        spoiled = _corrupted_states(loaded, corrupted, names, reading)
+    found = _references(names, sums, len(pairs), states)
+    adam, directions = {}, {}
+    if "adam_adam_dot" in columns and found.moments is not None:
+        moments = found.moments
+        adam = {
+            name: adam_direction(mean, moments.first[name], moments.second[name], moments.count)
+            for name, mean in found.means.items()
+        }
+    if "influence" in columns:
+        directions = influence_directions(loaded, encodings, found.means, batch_tokens=batch_tokens)
+    return replace(found, corrupted=spoiled, adam=adam, directions=directions)
+
+
+def _readable(
+    loaded: LoadedModel, samples: Sequence[Sample], reading: Reading
+) -> list[tuple[Sample, Encoding]]:
+    """Samples in order of id, with their tokens; those without a target are left out."""
+    read = partial(
+        encode, loaded, max_length=reading.max_length, system_prompt=reading.system_prompt
     )
-    return _references(names, sums, len(pairs), states)
+    pairs = [(sample, read(sample)) for sample in sorted(samples, key=lambda sample: sample.id)]
+    return [(sample, encoding) for sample, encoding in pairs if encoding.has_target]
+
+
+def _corrupted_states(
+    loaded: LoadedModel, corrupted: Sequence[Sample], names: tuple[str, ...], reading: Reading
+) -> Tensor:
+    """Mean states of corrupted anchors by domain.
+
+    Raises:
+        DataError: a domain has none.
+    """
+    pairs = _readable(loaded, corrupted, reading)
+    lacking = set(names) - {sample.domain for sample, _ in pairs}
+    if lacking:
+        message = (
+            f"anchors: domain {min(lacking)!r} has no corrupted reference anchor, which scorer "
+            "'representation' contrasts with; raise anchors.copies or the number of anchors"
+        )
+        raise DataError(message)
+    _, states = _pass(
+        loaded, [one for _, one in pairs], _indicator(pairs, names),
+        batch_tokens=reading.batch_tokens, gradients=False, hidden=True,
+    )  # fmt: skip
+    if states is None or not bool(states.isfinite().all()):
+        message = "references: the model gives a NaN or an infinity on a corrupted anchor"
+        raise NonFiniteError(message)
+    return states
 
 
 def _pass(
@@ -140,9 +213,9 @@ def _pass(
     return sums, total
 
 
-def _indicator(domains: Sequence[str], names: Sequence[str]) -> Tensor:
+def _indicator(pairs: Sequence[tuple[Sample, Encoding]], names: Sequence[str]) -> Tensor:
     """(domains, samples): 1/|R_k| where a sample is of domain k."""
-    table = torch.tensor([[float(domain == name) for domain in domains] for name in names])
+    table = torch.tensor([[float(one.domain == name) for one, _ in pairs] for name in names])
     return table / table.sum(dim=1, keepdim=True)
 
 

@@ -70,8 +70,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUpSection:
-    """Short training on everything, so that signals have a trajectory."""
+    """Short training before the measuring, so that signals have a trajectory."""
 
+    data: Literal["all", "anchors"] = "all"
+    """"all": private samples and calibration rows alike; "anchors": public reference anchors."""
     rounds: int = 1
     """Checkpoints T after the untrained adapter, at least 1."""
     steps: int = 8

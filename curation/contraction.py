@@ -3,6 +3,7 @@
 For the gradient g_i of sample i, references G_k and Adam's moments m, v after n steps:
 
     dot_ik = ⟨g_i, G_k⟩    norm_i = ‖g_i‖    adam_dot_ik = ⟨Γ(g_i), G_k⟩    adam_norm_i = ‖Γ(g_i)‖
+    adam_adam_dot_ik = ⟨Γ(g_i), Γ(G_k)⟩      influence_ik = ⟨g_i, u_k⟩, u_k of ``Influence``
 
 Each is a sum over factors (norms: of squares), so one factor's gradients at a time are enough.
 
@@ -82,10 +83,16 @@ class Contraction:
     """None leaves the Adam-aware forms out."""
     plain: bool = True
     """Whether plain dots and norms are wanted."""
+    adam_references: Mapping[str, Float[Tensor, "k parameters"]] = field(default_factory=dict)
+    """Γ(G_k); empty leaves their dots out."""
+    directions: Mapping[str, Float[Tensor, "k parameters"]] = field(default_factory=dict)
+    """u_k of :class:`Influence`; empty leaves the influence out."""
     dots: Any = 0.0
     squares: Any = 0.0
     adam_dots: Any = 0.0
     adam_squares: Any = 0.0
+    adam_adam_dots: Any = 0.0
+    influences: Any = 0.0
 
     def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
         """Contract one factor's gradients and let them go."""
@@ -95,6 +102,8 @@ class Contraction:
             self.dots = self.dots + flat @ references.T
             # Σ_p g_ip² as a batched product: no squared copy of the gradients.
             self.squares = self.squares + torch.bmm(flat[:, None, :], flat[:, :, None])[:, 0, 0]
+        if self.directions:
+            self.influences = self.influences + flat @ self.directions[name].T
         if self.moments is not None:
             direction = adam_direction(
                 flat, self.moments.first[name], self.moments.second[name], self.moments.count
@@ -103,7 +112,11 @@ class Contraction:
             self.adam_squares = (
                 self.adam_squares + torch.bmm(direction[:, None, :], direction[:, :, None])[:, 0, 0]
             )
+            if self.adam_references:
+                added = direction @ self.adam_references[name].T
+                self.adam_adam_dots = self.adam_adam_dots + added
 
     def reset(self) -> None:
         """Forget the batch."""
         self.dots = self.squares = self.adam_dots = self.adam_squares = 0.0
+        self.adam_adam_dots = self.influences = 0.0

@@ -1,6 +1,7 @@
 """Every signal against a slow, obvious computation; every trap of per-sample LoRA gradients."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.references import reference_state
-from fedwinnow.curation.columns import GRADIENTS, KNOWN, LOSSES
+from fedwinnow.curation.columns import GRADIENTS, KNOWN, LOSSES, REPRESENTATIONS
 from fedwinnow.curation.contraction import BETAS, EPSILON, Contraction
 from fedwinnow.curation.errors import DataError, ModelError, RunError
 from fedwinnow.curation.gradients import sample_gradients
@@ -42,11 +43,21 @@ def model(tiny_model):
     return tiny_model
 
 
+def spoiled(anchors):
+    """Corruptions of anchors: their answers backwards."""
+    return [
+        replace(a, id=f"{a.id}-bad", response=" ".join(reversed(a.response.split())))
+        for a in anchors
+    ]
+
+
 def table_of(model, samples, *, columns=KNOWN, references=None, anchors=None, **changes):
     anchors = some(6, "r") if anchors is None else anchors
     options = READ | changes
-    if references is None and columns & (GRADIENTS | {"representation"}):
-        references = reference_state(model, anchors, columns=columns, **options)
+    if references is None and columns & (GRADIENTS | REPRESENTATIONS):
+        references = reference_state(
+            model, anchors, columns=columns, corrupted=spoiled(anchors), **options
+        )
     return measure(
         model,
         samples,
@@ -91,7 +102,7 @@ def apart(found, expected):
 
 
 def test_gradient_columns_equal_a_loop_of_single_samples(model):
-    """dot, norm, adam_dot, adam_norm: ≤ 1e-5 of the largest against batch-1 autograd."""
+    """dot, norm and Adam-aware forms: ≤ 1e-5 of the largest against batch-1 autograd."""
     samples, anchors = some(11, "s"), some(6, "r")
     table = table_of(model, samples, anchors=anchors)
     references = [loop_gradient(model, anchor) for anchor in sorted(anchors, key=lambda a: a.id)]
@@ -113,7 +124,42 @@ def test_gradient_columns_equal_a_loop_of_single_samples(model):
     adam = [direction(g) for g in gradients]
     assert apart(table.columns["adam_dot"], torch.stack([mean @ g for g in adam])) <= 1e-5
     assert apart(table.columns["adam_norm"], [g.norm() for g in adam]) <= 1e-5
+    both = torch.stack([direction(g) for g in mean])
+    assert apart(table.columns["adam_adam_dot"], torch.stack([both @ g for g in adam])) <= 1e-5
     assert apart(table.reference_gram, mean @ mean.T) <= 1e-5
+
+
+def test_influence_equals_the_mean_of_dense_inverses(model):
+    """influence: per factor (1/n) Σ_i (λI + g_i g_iᵀ)⁻¹ in fp64 between sample and reference."""
+    samples, anchors = some(5, "s"), sorted(some(6, "r"), key=lambda a: a.id)
+    table = table_of(model, samples, anchors=anchors, columns=frozenset({"influence"}))
+    sizes = [p.numel() for n, p in model.model.named_parameters() if "lora_" in n]
+    gradients = [loop_gradient(model, anchor) for anchor in anchors]
+    mean = loop_references(gradients, anchors)
+    expected = torch.zeros(len(samples), len(mean), dtype=torch.float64)
+    split = [g.split(sizes) for g in gradients]
+    own = [loop_gradient(model, sample).split(sizes) for sample in samples]
+    for factor, size in enumerate(sizes):
+        each = [g[factor] for g in split]
+        damping = 0.1 * sum(float(g @ g) for g in each) / (len(each) * size)
+        eye = damping * torch.eye(size, dtype=torch.float64)
+        inverse = sum(torch.linalg.inv(eye + torch.outer(g, g)) for g in each) / len(each)
+        reference = torch.stack([row.split(sizes)[factor] for row in mean])
+        expected += torch.stack([reference @ inverse @ s[factor] for s in own])
+    assert apart(table.columns["influence"], expected) <= 1e-4
+
+
+def test_corrupted_representation_is_the_cosine_with_corrupted_anchors(model):
+    """The column is what ``representation`` would be, were the anchors their corruptions."""
+    samples, anchors = some(5, "s"), some(6, "r")
+    table = table_of(model, samples, anchors=anchors, columns=frozenset(REPRESENTATIONS))
+    other = table_of(model, samples, anchors=spoiled(anchors), columns=frozenset(REPRESENTATIONS))
+    found = table.columns["representation_corrupted"]
+    assert apart(found, other.columns["representation"]) <= 1e-6
+    assert apart(found, table.columns["representation"]) > 1e-3
+    columns = frozenset({"representation_corrupted"})
+    with pytest.raises(DataError, match="no corrupted reference anchor"):
+        reference_state(model, anchors, columns=columns, **READ)
 
 
 @pytest.mark.filterwarnings(
@@ -435,7 +481,7 @@ def test_trap_bfloat16_activations_are_contracted_in_fp32(model):
     references = reference_state(model, some(4, "r"), columns=frozenset({"dot"}), **READ)
 
     def dots(enabled):
-        contraction = references.contraction(plain=True, adam=False)
+        contraction = references.contraction({"dot"})
         with (
             sample_gradients(model.model, dict(model.layers()), contraction),
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled),

@@ -184,6 +184,17 @@ def test_policy_counts_what_a_round_draws_not_what_is_kept(silo):
             assert (reply.adapter is not None) is leaves
 
 
+def test_policy_lets_warm_up_on_public_anchors_out(silo):
+    """An adapter of public anchors alone tells of no sample, however few the silo has."""
+    one = silo()
+    few = one.work("few", ids=range(2), warm_up={"data": "anchors", "rounds": 1, "steps": 1})
+    reply = trained(head("warm_up", 1), losses=(1.0, 2.0))
+    assert one.policy.release(reply, few, one.ledger) == reply
+    write_kept(few, 2)
+    later = one.policy.release(trained(head("train", 1, "curated")), few, one.ledger)
+    assert later.adapter is None
+
+
 def test_policy_pools_losses_over_enough_samples(silo):
     """A mean loss that leaves is over ``smallest_group`` private samples or more."""
     one = silo(smallest_group=8)

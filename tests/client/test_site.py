@@ -320,6 +320,23 @@ def test_site_outside_a_simulation_answers_no_study_arm(heard, measured):
     assert "simulations only" in refused(real, of(heard, m.SelectRequest), "RefusalError")
 
 
+def test_sites_that_warm_up_on_anchors_train_the_same_adapter(scenario, workshop, tmp_path):
+    """``warm_up.data = "anchors"``: no private sample is read, and every site has one result."""
+    config = config_of(scenario, 'warm_up.data="anchors"', 'scorer.name="loss_drop"')
+    found = []
+    for index, site in enumerate(site_configs(config, str(tmp_path))):
+        one = Site(config=site, workshop=workshop)
+        state = init(config, RUN)
+        while (request := next_request(state)).header.phase != "score":
+            reply = one.answer(request)
+            if isinstance(reply, m.TrainedAdapter):
+                found.append(adapter_hash(reply.adapter))
+            state = absorb(state, {one.name: reply})
+        assert len(found) == index + 1
+        assert isinstance(one.answer(next_request(state)), m.SummaryReply)
+    assert len(set(found)) == 1
+
+
 def bent(request, how):
     """A score request whose public rows are not those that the sites measured."""
     last = request.tables[-1]

@@ -11,17 +11,18 @@ from fedwinnow.curation.ranking import auroc
 from fedwinnow.strategies.registry import build
 
 FORWARD = ("perplexity", "ifd", "ira", "uniform", "length", "representation")
-GRADIENT = ("tracin", "clues", "less", "cosine")
+GRADIENT = ("tracin", "clues", "clues_paper", "datainf", "less", "loss_drop", "cosine")
 SIZE, DOMAINS, PARAMETERS = 12, 3, 40
 
 
 def vectors(seed):
-    """Gradients, Adam directions and references that columns are made from."""
+    """Gradients, Adam directions, references and changed references that columns are made from."""
     random = np.random.default_rng(seed)
     shift = random.normal(size=PARAMETERS)
     return (
         random.normal(size=(SIZE, PARAMETERS)) + shift,
         random.normal(size=(SIZE, PARAMETERS)) + shift,
+        random.normal(size=(DOMAINS, PARAMETERS)) + shift,
         random.normal(size=(DOMAINS, PARAMETERS)) + shift,
     )
 
@@ -34,14 +35,16 @@ def table(checkpoint, *, rate=0.0):
         "loss": loss,
         "length": random.integers(5, 80, size=SIZE),
         "representation": random.uniform(-1, 1, size=(SIZE, DOMAINS)),
+        "representation_corrupted": random.uniform(-1, 1, size=(SIZE, DOMAINS)),
     }
     gram = np.zeros((0, 0))
     if checkpoint == 0:
         columns["unconditional_loss"] = loss + random.normal(0.3, 0.2, size=SIZE)
     else:
-        plain, adam, references = vectors(checkpoint)
+        plain, adam, references, others = vectors(checkpoint)
         columns |= {"dot": plain @ references.T, "norm": np.linalg.norm(plain, axis=1)}
         columns |= {"adam_dot": adam @ references.T, "adam_norm": np.linalg.norm(adam, axis=1)}
+        columns |= {"adam_adam_dot": adam @ others.T, "influence": plain @ others.T}
         gram = references @ references.T
     return SignalTable(
         ids=tuple(f"sample-{i}" for i in range(SIZE)),
@@ -89,15 +92,26 @@ def oracle(name):
         "ifd": lambda: -loss / alone,
         "ira": lambda: alone - loss,
         "length": lambda: first.columns["length"],
-        "representation": lambda: first.columns["representation"].max(axis=1),
-        "tracin": lambda: sum(r * g @ G.mean(0) for r, (g, _, G) in zip(rates, parts, strict=True)),
-        "clues": lambda: sum(r * a @ G.mean(0) for r, (_, a, G) in zip(rates, parts, strict=True)),
+        "representation": lambda: np.max(
+            first.columns["representation"] - first.columns["representation_corrupted"], axis=1
+        ),
+        "datainf": lambda: parts[-1][0] @ parts[-1][3].mean(0),
+        "loss_drop": lambda: np.mean([(loss - t.columns["loss"]) / loss for t in later], axis=0),
+        "tracin": lambda: sum(
+            r * g @ G.mean(0) for r, (g, _, G, _) in zip(rates, parts, strict=True)
+        ),
+        "clues": lambda: sum(
+            r * a @ G.mean(0) for r, (_, a, G, _) in zip(rates, parts, strict=True)
+        ),
+        "clues_paper": lambda: sum(
+            r * a @ U.mean(0) for r, (_, a, _, U) in zip(rates, parts, strict=True)
+        ),
         "less": lambda: sum(
-            w * unit(a) @ unit(G).T for w, (_, a, G) in zip(shares, parts, strict=True)
+            w * unit(a) @ unit(G).T for w, (_, a, G, _) in zip(shares, parts, strict=True)
         ).max(axis=1),
         "cosine": lambda: sum(
             w * unit(g) @ unit(G.mean(0)[None])[0]
-            for w, (g, _, G) in zip(shares, parts, strict=True)
+            for w, (g, _, G, _) in zip(shares, parts, strict=True)
         ),
     }[name]()
 

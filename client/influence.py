@@ -1,0 +1,113 @@
+"""DataInf's preconditioned references: with them, an influence is one more dot product.
+
+For a factor with gradients g_i of n reference anchors, v_k the mean of domain k, d its parameters:
+
+    λ   = 0.1 · Σ_i ‖g_i‖² / (n d)
+    u_k = (v_k − (1/n) Σ_i g_i ⟨g_i, v_k⟩ / (λ + ‖g_i‖²)) / λ          so  u_k ≈ H⁻¹ v_k
+
+u_k depends on public anchors alone, so a private sample's influence ⟨g, u_k⟩ costs no more than its
+dot. Two more backward passes over the reference anchors make u.
+
+Differs from the paper, which averages over the training samples: those are private here.
+
+Reference:
+    Y. Kwon et al., DataInf: Efficiently Estimating Data Influence in LoRA-tuned LLMs and Diffusion
+    Models, ICLR 2024, section 3 (equation 5), https://arxiv.org/abs/2310.00902
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.gradients import Consume, sample_gradients
+from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.modeling import LoadedModel
+
+DAMPING = 0.1
+"""λ as a share of a factor's mean squared gradient entry (section 3 of the paper)."""
+
+Factors = Mapping[str, Float[Tensor, "k parameters"]]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Products:
+    """⟨g_i, v_k⟩ and ‖g_i‖² by factor, in the order of the batches."""
+
+    references: Factors
+    dots: dict[str, list[Tensor]] = field(default_factory=dict)
+    squares: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
+        flat = gradients.flatten(1)
+        self.dots.setdefault(name, []).append(flat @ self.references[name].T)
+        self.squares.setdefault(name, []).append((flat * flat).sum(dim=1))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sums:
+    """Σ_i c_ki g_i by factor."""
+
+    weights: Mapping[str, Float[Tensor, "samples k"]]
+    start: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
+        flat = gradients.flatten(1)
+        added = self.weights[name][self.start : self.start + len(flat)].T @ flat
+        self.sums[name] = self.sums[name] + added if name in self.sums else added
+
+
+def influence_directions(
+    loaded: LoadedModel, encodings: Sequence[Encoding], means: Factors, *, batch_tokens: int
+) -> dict[str, Float[Tensor, "k parameters"]]:
+    """u_k of every factor; zero where a factor has no gradient at all.
+
+    Args:
+        loaded: Model with the adapter of the checkpoint.
+        encodings: Of the reference anchors; each has a target.
+        means: v_k by factor.
+        batch_tokens: Tokens of a pass, padding included.
+    """
+    products = _Products(references=means)
+    _each_batch(loaded, encodings, products, batch_tokens, lambda _done: None)
+    damping, weights, number = {}, {}, len(encodings)
+    for name, reference in means.items():
+        squares = torch.cat(products.squares[name])
+        damping[name] = DAMPING * float(squares.sum()) / (number * reference.shape[1])
+        divisor = (damping[name] + squares)[:, None]
+        weights[name] = torch.cat(products.dots[name]) / divisor.clamp_min(1e-38) / number
+    sums = _Sums(weights=weights)
+
+    def advance(done: int) -> None:
+        sums.start = done
+
+    _each_batch(loaded, encodings, sums, batch_tokens, advance)
+    return {
+        name: (reference - sums.sums[name]) / damping[name]
+        if damping[name] > 0
+        else torch.zeros_like(reference)
+        for name, reference in means.items()
+    }
+
+
+def _each_batch(
+    loaded: LoadedModel,
+    encodings: Sequence[Encoding],
+    consume: Consume,
+    batch_tokens: int,
+    before: Callable[[int], None],
+) -> None:
+    """Backward passes over all encodings; ``before`` is told how many are done."""
+    lengths, done = np.array([len(one.tokens) for one in encodings], dtype=np.int64), 0
+    with sample_gradients(loaded.model, dict(loaded.layers()), consume) as firing:
+        for places in plan_batches(lengths, batch_tokens):
+            before(done)
+            batch = collate([encodings[i] for i in places]).to(loaded.device)
+            sample_losses(loaded.model, batch).sum().backward()
+            firing.check()
+            done += len(places)
