@@ -141,11 +141,7 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
     seed = derive_seed(terms.run.seed, work.site, header.phase, header.round)
     warm_up = header.phase == Phase.WARM_UP.value
     if warm_up:
-        if terms.warm_up.data == "anchors":  # public, so every site trains the same adapter
-            samples: Sequence[Sample] = work.pool.split.reference
-            seed = derive_seed(terms.run.seed, header.phase, header.round)
-        else:
-            samples = warm_up_samples(work.pool, work.site, request.sites, terms.run.seed)
+        samples, seed = _warm_up(work, request, seed)
         scores = np.zeros(len(samples))
         ordering: Ordering = build("ordering", "shuffled", {})
         objective: Objective = build("objective", "sft", {})
@@ -187,6 +183,14 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
         losses=trained.losses,
         learning_rate=trained.learning_rate,
     )
+
+
+def _warm_up(work: Work, request: TrainRequest, seed: int) -> tuple[Sequence[Sample], int]:
+    """What a warm-up round trains on, and its seed: every site's own, but for public anchors."""
+    terms, header = work.terms, request.header
+    if terms.warm_up.data == "anchors":
+        return work.pool.split.reference, derive_seed(terms.run.seed, header.phase, header.round)
+    return warm_up_samples(work.pool, work.site, request.sites, terms.run.seed), seed
 
 
 def _kept(work: Work, arm: str) -> tuple[Sequence[Sample], Scores]:
