@@ -1,0 +1,87 @@
+"""Learning rate of every step in a plan that spans all rounds, and which orders it undoes.
+
+An order that puts the samples of most worth last, under a rate that decays to nothing, multiplies
+those samples by the smallest steps: order and schedule cancel. So an ordering names the schedule
+that suits it, ``schedule = "auto"`` takes that, and another choice is obeyed with a warning.
+
+Reference:
+    How Learning Rate Decay Wastes Your Best Data in Curriculum-Based LLM Pretraining, ICLR 2026,
+    https://arxiv.org/abs/2511.18903: in ascending order a constant or a gently decaying rate (final
+    rate about a third of the peak) is what keeps the gain of the order.
+"""
+
+import math
+
+from fedwinnow.curation.errors import ConfigError, ProtocolError
+from fedwinnow.curation.protocols import Order
+
+SCHEDULES = ("constant", "linear", "cosine")
+AUTO, DEFAULT = "auto", "cosine"
+"""What leaves the choice to the ordering, and what is taken where that has no opinion."""
+GENTLE = 1 / 3
+"""Smallest last rate, as a share of the peak, that leaves an ascending order its worth."""
+
+
+def learning_rate(
+    step: int, total_steps: int, peak: float, schedule: str, warmup_share: float
+) -> float:
+    """Learning rate of one optimizer step in a plan over all rounds; never 0.
+
+    With W = round(warmup_share · total_steps), below total_steps: peak · (step + 1) / W for the
+    first W steps; then peak · f(x) with x = (step − W) / (total_steps − W) and f = 1 (constant),
+    1 − x (linear) or (1 + cos πx) / 2 (cosine).
+
+    Args:
+        step: Step since the first round began, from 0, below ``total_steps``.
+        total_steps: Steps of all rounds together.
+        peak: Largest rate.
+        schedule: ``constant``, ``linear`` or ``cosine``.
+        warmup_share: Share of all steps with a rising rate, in [0, 1).
+
+    Raises:
+        ConfigError: the schedule is unknown.
+        ProtocolError: ``step`` is outside the plan.
+    """
+    if schedule not in SCHEDULES:
+        message = (
+            f"learning-rate schedule {schedule!r} is unknown; set training.schedule, or the "
+            f"ordering's hint, to one of {', '.join(SCHEDULES)}"
+        )
+        raise ConfigError(message)
+    if not 0 <= step < total_steps:
+        message = (
+            f"training step {step}: expected a step of a plan of {total_steps} steps; "
+            "send the step_offset and total_steps of the whole run"
+        )
+        raise ProtocolError(message)
+    warmup = min(round(warmup_share * total_steps), total_steps - 1)
+    if step < warmup:
+        return peak * ((step + 1) / warmup)
+    progress = (step - warmup) / (total_steps - warmup)
+    if schedule == "linear":
+        return peak * (1 - progress)
+    if schedule == "cosine":
+        return peak * (1 + math.cos(math.pi * progress)) / 2
+    return peak
+
+
+def chosen(schedule: str, hint: str | None) -> str:
+    """The schedule of a run: its own, or for ``auto`` the ordering's hint, or cosine."""
+    return schedule if schedule != AUTO else hint or DEFAULT
+
+
+def final_share(total_steps: int, schedule: str, warmup_share: float) -> float:
+    """Rate of the last step as a share of the largest, in (0, 1]."""
+    return learning_rate(total_steps - 1, total_steps, 1.0, schedule, warmup_share)
+
+
+def undone(order: Order, total_steps: int, schedule: str, warmup_share: float) -> str:
+    """What a person should hear of an order whose last samples get the smallest steps; or ""."""
+    share = final_share(total_steps, schedule, warmup_share)
+    if not order.best_last or share >= GENTLE:
+        return ""
+    return (
+        f"training.ordering puts the samples of most worth last, and training.schedule = "
+        f"{schedule!r} ends at {share:.2g} of the peak rate, below {GENTLE:.2g}: they get the "
+        'smallest steps; set training.schedule = "auto" or "constant" (arXiv 2511.18903)'
+    )
