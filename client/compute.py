@@ -32,6 +32,7 @@ from fedwinnow.curation.modeling import generate, initial_adapter
 from fedwinnow.curation.nouns import Adapter, Metrics, Sample, Scores, SignalTable, Status
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Objective, Ordering
+from fedwinnow.curation.schedule import chosen
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.versions import versions
 from fedwinnow.strategies.registry import build
@@ -138,7 +139,7 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
     """Warm up on everything, or train an arm on what it keeps."""
     hold(work, request.header, request.adapter)
     terms, header = work.terms, request.header
-    seed = derive_seed(terms.run.seed, work.site, header.phase, header.round)
+    seed = derive_seed(terms.run.seed, work.site, header.phase)  # one stream over all rounds
     warm_up = header.phase == Phase.WARM_UP.value
     if warm_up:
         samples, seed = _warm_up(work, request, seed)
@@ -157,7 +158,7 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
         return TrainedAdapter(
             header=header, site=work.site, samples=0, adapter=None, losses=(), learning_rate=0.0
         )
-    order = ordering(scores, derive_seed(seed, "order"))
+    order = ordering(scores, derive_seed(seed, "order"), samples)
     trained = train(
         work.loaded,
         samples,
@@ -169,7 +170,7 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
         order=order,
         objective=objective,
         learning_rate=rate,
-        schedule=order.schedule_hint or schedule,
+        schedule=chosen(schedule, order.schedule_hint),
         seed=seed,
         max_length=terms.model.max_length,
         system_prompt=terms.model.system_prompt,
@@ -189,7 +190,7 @@ def _warm_up(work: Work, request: TrainRequest, seed: int) -> tuple[Sequence[Sam
     """What a warm-up round trains on, and its seed: every site's own, but for public anchors."""
     terms, header = work.terms, request.header
     if terms.warm_up.data == "anchors":
-        return work.pool.split.reference, derive_seed(terms.run.seed, header.phase, header.round)
+        return work.pool.split.reference, derive_seed(terms.run.seed, header.phase)
     return warm_up_samples(work.pool, work.site, request.sites, terms.run.seed), seed
 
 

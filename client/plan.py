@@ -1,67 +1,16 @@
-"""What a site trains on at each step, and how fast: pure functions of a run's plan.
+"""What a site trains on at each step: a stream of passes over its samples that spans the rounds.
 
-Both the learning rate and the passes over the samples span all rounds, so that R rounds of S steps
-follow one plan of R · S steps.
+R rounds of S steps follow one plan of R · S steps, as the learning rate does
+(``curation/schedule.py``).
 """
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from fedwinnow.curation.errors import (
-    ConfigError,
-    EmptySelectionError,
-    PluginError,
-    ProtocolError,
-)
+from fedwinnow.curation.errors import EmptySelectionError, PluginError
 from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.seeds import derive_seed
-
-SCHEDULES = ("constant", "linear", "cosine")
-
-
-def learning_rate(
-    step: int, total_steps: int, peak: float, schedule: str, warmup_share: float
-) -> float:
-    """Learning rate of one optimizer step in a plan over all rounds; never 0.
-
-    With W = round(warmup_share · total_steps), below total_steps: peak · (step + 1) / W for the
-    first W steps; then peak · f(x) with x = (step − W) / (total_steps − W) and f = 1 (constant),
-    1 − x (linear) or (1 + cos πx) / 2 (cosine).
-
-    Args:
-        step: Step since the first round began, from 0, below ``total_steps``.
-        total_steps: Steps of all rounds together.
-        peak: Largest rate.
-        schedule: ``constant``, ``linear`` or ``cosine``.
-        warmup_share: Share of all steps with a rising rate, in [0, 1).
-
-    Raises:
-        ConfigError: the schedule is unknown.
-        ProtocolError: ``step`` is outside the plan.
-    """
-    if schedule not in SCHEDULES:
-        message = (
-            f"learning-rate schedule {schedule!r} is unknown; set training.schedule, or the "
-            f"ordering's hint, to one of {', '.join(SCHEDULES)}"
-        )
-        raise ConfigError(message)
-    if not 0 <= step < total_steps:
-        message = (
-            f"training step {step}: expected a step of a plan of {total_steps} steps; "
-            "send the step_offset and total_steps of the whole run"
-        )
-        raise ProtocolError(message)
-    warmup = min(round(warmup_share * total_steps), total_steps - 1)
-    if step < warmup:
-        return peak * ((step + 1) / warmup)
-    progress = (step - warmup) / (total_steps - warmup)
-    if schedule == "linear":
-        return peak * (1 - progress)
-    if schedule == "cosine":
-        return peak * (1 + math.cos(math.pi * progress)) / 2
-    return peak
 
 
 def check_order(order: Order, count: int) -> None:

@@ -21,7 +21,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from fedwinnow.client.plan import check_order, draws
-from fedwinnow.client.plan import learning_rate as planned_rate
 from fedwinnow.curation.config import TrainingSection
 from fedwinnow.curation.errors import (
     ConfigError,
@@ -38,6 +37,8 @@ from fedwinnow.curation.modeling import (
 )
 from fedwinnow.curation.nouns import Adapter, Sample
 from fedwinnow.curation.protocols import Objective, Order
+from fedwinnow.curation.schedule import learning_rate as planned_rate
+from fedwinnow.curation.schedule import undone
 from fedwinnow.curation.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         order: A permutation of the samples' positions.
         objective: What a step minimises.
         learning_rate: Peak of the plan.
-        schedule: The caller's choice, by custom ``order.schedule_hint or section.schedule``.
+        schedule: The caller's choice (``curation/schedule.py``: ``chosen``); a warning is logged
+            in the first round where it undoes the order.
         seed: Of later passes and of dropout.
         max_length: Longest sample in tokens; longer ones are cut.
         system_prompt: System message before every sample.
@@ -110,6 +112,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         for step in range(steps)
     ]
     check_order(order, len(samples))
+    if step_offset == 0 and (why := undone(order, total_steps, schedule, section.warmup_share)):
+        logger.warning("%s", why)
     set_adapter(loaded, adapter)
     batches = _batches(
         draws(order, seed, step_offset * section.batch_size * section.accumulation),

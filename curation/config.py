@@ -101,8 +101,8 @@ class TrainingSection:
     """Forward passes of one optimizer step, at least 1."""
     learning_rate: float = 3e-4
     """Peak learning rate of AdamW, above 0."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Learning-rate plan over all rounds together."""
+    schedule: Literal["auto", "constant", "linear", "cosine"] = "auto"
+    """Learning-rate plan over all rounds together; auto is the ordering's hint, else cosine."""
     warmup_share: float = 0.0
     """Share of all steps with a rising rate, in [0, 1)."""
     weight_decay: float = 0.0

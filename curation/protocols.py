@@ -5,7 +5,7 @@ satisfies one of the Protocols below. Built-ins stand in ``strategies/registry.p
 come through entry points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ from fedwinnow.curation.nouns import (
     Fitted,
     PublicRows,
     PublicScores,
+    Sample,
     Scores,
     ScoreSummary,
     ThresholdDecision,
@@ -75,15 +76,21 @@ class Order:
     keep_order: bool = False
     """Whether later passes repeat this order instead of shuffling anew."""
     schedule_hint: str | None = None
-    """Learning-rate schedule that suits the order (``"constant"``), or None for no opinion."""
+    """Schedule that suits the order, taken by ``training.schedule = "auto"``; None: no opinion."""
+    best_last: bool = False
+    """Whether the samples of most worth come last, so that a decaying rate would undo the order."""
 
 
 @runtime_checkable
 class Ordering(Protocol):
-    """From the scores of the kept samples to an order of training."""
+    """From the kept samples and their scores to an order of training."""
 
-    def __call__(self, scores: Scores, seed: int) -> Order:
-        """Order samples; ``scores`` may hold equal values, never NaN."""
+    def __call__(self, scores: Scores, seed: int, samples: Sequence[Sample]) -> Order:
+        """Order samples; ``scores`` may hold equal values, never NaN.
+
+        Also for no sample at all: the server, which sees none, reads from that order which
+        learning-rate schedule the ordering asks for.
+        """
         ...
 
 

@@ -19,6 +19,7 @@ from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.settings import plain
 from fedwinnow.curation.versions import versions
+from fedwinnow.server.remarks import remarks
 from fedwinnow.server.report import write_report
 from fedwinnow.server.state import RoundRecord, RunState, configuration
 from fedwinnow.server.statistics import paired_bootstrap
@@ -56,6 +57,7 @@ def finish(
     config = configuration(state)
     record = _record(state, config) | {
         "command": command,
+        "remarks": list(remarks(config)),
         "selection": dict(selection) if selection else None,
     }
     adapter = state.finals.get("curated")

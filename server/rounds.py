@@ -29,6 +29,7 @@ from fedwinnow.curation.messages import (
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import canonical
 from fedwinnow.server.checks import fault
+from fedwinnow.server.remarks import remarks
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 from fedwinnow.server.steps import STEPS
 
@@ -36,7 +37,9 @@ logger = logging.getLogger(__name__)
 
 
 def init(config: RunConfig, run: str) -> RunState:
-    """The state before the first message; ``run`` is our run id."""
+    """The state before the first message; ``run`` is our run id. Says what speaks against it."""
+    for remark in remarks(config):
+        logger.warning("%s", remark)
     return RunState(run=run, config=canonical(config))
 
 

@@ -45,6 +45,7 @@ def arms(record: Tree) -> Section | None:
             "same steps from one adapter."
         )
         blocks.append(figure(charts.arm_bars(found, record["initial_loss"]), caption))
+    blocks += [text(remark) for remark in record.get("remarks", ())]
     blocks += [*_by_round(found, record["initial_loss"]), *_by_step(found)]
     return section("arms", "Study arms and training", *blocks)
 

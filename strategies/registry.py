@@ -55,7 +55,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         )
     },
     "ordering": {
-        name: f"fedwinnow.strategies.orderings.{name}:{name}" for name in ("by_score", "shuffled")
+        name: f"fedwinnow.strategies.orderings.{name}:{name}"
+        for name in ("by_score", "decomposition", "folding", "shuffled")
     },
     "objective": {
         name: f"fedwinnow.strategies.objectives.{name}:{name}" for name in ("proximal", "sft")

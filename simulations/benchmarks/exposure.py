@@ -157,7 +157,7 @@ def _train(
         steps=steps,
         step_offset=0,
         total_steps=steps,
-        order=ordering(np.zeros(len(silo)), seed),
+        order=ordering(np.zeros(len(silo)), seed, silo),
         objective=objective,
         learning_rate=2e-2,
         schedule="constant",

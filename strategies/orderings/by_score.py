@@ -1,21 +1,24 @@
 """A curriculum: samples sorted by score, the same order in every pass.
 
 Descending is easy to hard where a high score means that the answer follows from the prompt (as
-FedDQC's IRA does). The order comes with the hint of a constant learning rate: a rate that decays
-over the same steps multiplies the last samples by the smallest steps, so that order and schedule
-can no longer be told apart. The caller decides: ``order.schedule_hint or section.schedule``.
+FedDQC's IRA does); it hints the decaying rate of its paper, which gives the least trusted samples
+the smallest steps. Ascending puts the best samples last and hints a constant rate: one that decays
+would multiply those by the smallest steps, so that order and schedule cancel.
 
 Reference:
     Y. Du et al., Data Quality Control in Federated Instruction-tuning of Large Language Models
     (FedDQC), Findings of ACL 2025, section 3.3, https://arxiv.org/abs/2410.11540
-    Differs from the paper: one sorted pass instead of three stages with new scores before each, and
-    a constant rate where the paper's runs decay it.
+    Differs from the paper: one sorted pass; ``easy_to_hard`` has its stages with new scores.
+    K. Luo et al., How Learning Rate Decay Wastes Your Best Data in Curriculum-Based LLM
+    Pretraining, ICLR 2026, https://arxiv.org/abs/2511.18903 (ascending)
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.nouns import Scores
+from fedwinnow.curation.nouns import Sample, Scores
 from fedwinnow.curation.protocols import Order, Ordering
 
 
@@ -31,16 +34,27 @@ def by_score(*, descending: bool = True) -> Ordering:
         FedDQC, Findings of ACL 2025, https://arxiv.org/abs/2410.11540
     """
 
-    def order(scores: Scores, seed: int) -> Order:  # noqa: ARG001 - sorting needs no chance
-        if np.isnan(scores).any():
-            message = (
-                f"ordering by_score: expected numbers, got {int(np.isnan(scores).sum())} NaN among "
-                f"{len(scores)} scores; leave samples without a score out"
-            )
-            raise NonFiniteError(message)
-        keys = -scores if descending else scores
+    def order(scores: Scores, seed: int, samples: Sequence[Sample]) -> Order:  # noqa: ARG001 - scores alone
+        check_scores(scores, "by_score")
         return Order(
-            indices=np.argsort(keys, kind="stable"), keep_order=True, schedule_hint="constant"
+            indices=np.argsort(-scores if descending else scores, kind="stable"),
+            keep_order=True,
+            schedule_hint="cosine" if descending else "constant",
+            best_last=not descending,
         )
 
     return order
+
+
+def check_scores(scores: Scores, ordering: str) -> None:
+    """Refuse scores that have no place in an order.
+
+    Raises:
+        NonFiniteError: a score is NaN.
+    """
+    if np.isnan(scores).any():
+        message = (
+            f"ordering {ordering}: expected numbers, got {int(np.isnan(scores).sum())} NaN among "
+            f"{len(scores)} scores; leave samples without a score out"
+        )
+        raise NonFiniteError(message)

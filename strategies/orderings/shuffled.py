@@ -1,8 +1,10 @@
 """A seeded random order, drawn anew for every pass: the order of plain fine-tuning."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from fedwinnow.curation.nouns import Scores
+from fedwinnow.curation.nouns import Sample, Scores
 from fedwinnow.curation.protocols import Order, Ordering
 
 
@@ -14,5 +16,5 @@ def shuffled() -> Ordering:
     return _order
 
 
-def _order(scores: Scores, seed: int) -> Order:
+def _order(scores: Scores, seed: int, samples: Sequence[Sample]) -> Order:  # noqa: ARG001 - chance alone
     return Order(indices=np.random.default_rng(seed).permutation(len(scores)))

@@ -1,4 +1,4 @@
-"""Laws of the plan: learning rates and passes that span rounds."""
+"""Laws of the plan: passes over the samples that span rounds."""
 
 import itertools
 
@@ -7,49 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.plan import SCHEDULES, check_order, draws, learning_rate
-from fedwinnow.curation.errors import (
-    ConfigError,
-    EmptySelectionError,
-    PluginError,
-    ProtocolError,
-)
+from fedwinnow.client.plan import check_order, draws
+from fedwinnow.curation.errors import EmptySelectionError, PluginError
 from fedwinnow.curation.protocols import Order
-
-
-@given(
-    total=st.integers(1, 200),
-    schedule=st.sampled_from(SCHEDULES),
-    warmup=st.floats(0.0, 0.99),
-    peak=st.floats(1e-6, 1.0),
-)
-def test_learning_rate_rises_to_the_peak_and_never_rises_again(total, schedule, warmup, peak):
-    """Rates are in (0, peak], the peak is reached, and there is one maximum plateau."""
-    rates = [learning_rate(step, total, peak, schedule, warmup) for step in range(total)]
-    assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
-    assert max(rates) == pytest.approx(peak)
-    top = int(np.argmax(np.array(rates) >= peak * (1 - 1e-12)))
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-
-
-def test_learning_rate_golden_values():
-    """Closed forms at a few steps (by hand)."""
-    assert [learning_rate(s, 4, 1.0, "constant", 0.0) for s in range(4)] == [1, 1, 1, 1]
-    assert [learning_rate(s, 4, 1.0, "linear", 0.0) for s in range(4)] == [1, 0.75, 0.5, 0.25]
-    cosine = [learning_rate(s, 4, 2.0, "cosine", 0.0) for s in range(4)]
-    assert cosine == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5])
-    warm = [learning_rate(s, 4, 1.0, "constant", 0.5) for s in range(4)]
-    assert warm == [0.5, 1, 1, 1]
-
-
-def test_learning_rate_refuses_what_is_outside():
-    """An unknown schedule and a step beyond the plan are named."""
-    with pytest.raises(ConfigError, match=r"'exponential' is unknown.*constant, linear, cosine"):
-        learning_rate(0, 4, 1.0, "exponential", 0.0)
-    for step in (-1, 4):
-        with pytest.raises(ProtocolError, match="plan of 4 steps"):
-            learning_rate(step, 4, 1.0, "constant", 0.0)
 
 
 @given(count=st.integers(1, 12), start=st.integers(0, 60), keep=st.booleans())

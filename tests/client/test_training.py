@@ -1,5 +1,6 @@
 """Laws of local training: exact step counts, repeatability, oracles, named errors."""
 
+import logging
 import math
 from dataclasses import replace
 
@@ -177,6 +178,26 @@ def test_train_goes_on_with_the_samples(tiny_model):
     second = run(tiny_model, start, step_offset=2, total_steps=3, steps=1)
     alone = run(tiny_model, start, SAMPLES[4:], steps=1)
     assert second.losses == alone.losses
+
+
+@pytest.mark.parametrize(
+    ("best_last", "schedule", "offset", "warned"),
+    [
+        (True, "cosine", 0, 1),
+        (True, "cosine", 3, 0),
+        (True, "constant", 0, 0),
+        (False, "cosine", 0, 0),
+    ],
+)
+def test_train_warns_once_of_a_rate_that_undoes_the_order(
+    tiny_model, caplog, best_last, schedule, offset, warned
+):
+    """Best last under a rate that ends low: a warning in the first round and no other."""
+    order = replace(in_order(), best_last=best_last)
+    plan = {"steps": 1, "total_steps": 12, "step_offset": offset, "schedule": schedule}
+    with caplog.at_level(logging.WARNING, logger="fedwinnow.client.training"):
+        run(tiny_model, get_adapter(tiny_model), order=order, **plan)
+    assert len(caplog.records) == warned
 
 
 def test_train_proximal_with_mu_zero_is_sft(tiny_model):

@@ -72,7 +72,7 @@ def full() -> RunConfig:
         ("training.rounds=-1", "at least 0"),
         ("training.learning_rate=0", "above 0"),
         ("training.warmup_share=1", "[0, 1)"),
-        ("training.schedule=step", "'constant', 'linear', 'cosine'"),
+        ("training.schedule=step", "'auto', 'constant', 'linear', 'cosine'"),
         ("evaluation.every=0", "at least 1"),
         ("evaluation.own_holdout=1", "[0, 1)"),
         ('study.arms=["random"]', "'curated' first"),

@@ -47,6 +47,12 @@ def test_report_escapes_hostile_text():
     assert "<img" not in page
 
 
+def test_report_repeats_the_remarks_on_the_plan():
+    """What spoke against the plan when the run began stands with its training losses."""
+    assert "ends at 0.01" in render(make_record() | {"remarks": ["it ends at 0.01"]})
+    assert "ends at 0.01" not in render(make_record() | {"remarks": []})
+
+
 def test_report_ids_are_unique_over_pictures():
     """Two pictures never share an id, so that no clip path of one cuts the other."""
     found = re.findall(r'\bid="([^"]+)"', render(make_record()))
