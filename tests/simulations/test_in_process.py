@@ -16,11 +16,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from fedwinnow.client.data import open_samples
+from fedwinnow.client.tables import read_signals
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.errors import ConfigError, EmptySelectionError
+from fedwinnow.curation.errors import ConfigError, EmptySelectionError, OutputError
+from fedwinnow.curation.nouns import PublicRows
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
 from fedwinnow.curation.settings import parse
@@ -28,8 +30,10 @@ from fedwinnow.server import outcome as outcome_files
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.left_out import left_out
 from fedwinnow.simulations.study import study
 from fedwinnow.simulations.toy import SITES, write_toy_scenario
+from fedwinnow.strategies.registry import build
 
 ARMS = ("curated", "keep_all", "random", "oracle")
 
@@ -424,19 +428,53 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
         )
 
     out = tmp_path / "evidence"
-    result = study("toy", (0, 1), configure, folder=out, command="study toy", workshop=workshop)
+    splits = {"toy split": configure}
+    result = study("toy", (0, 1), splits, folder=out, command="study toy", workshop=workshop)
     assert {path.name for path in out.iterdir()} == {"toy.json", "toy.md", "toy.svg"}
     assert json.loads((out / "toy.json").read_text()) == json.loads(json.dumps(result))
     arms = [(row["seed"], row["arm"]) for row in result["rows"] if row["arm"]]
     assert arms == [(s, a) for s in (0, 1) for a in ("curated", "keep_all", "oracle")]
     scorers = [(row["seed"], row["scorer"]) for row in result["rows"] if not row["arm"]]
     assert scorers == [(s, n) for s in (0, 1) for n in ("perplexity", "length")]
-    assert set(result["differences"]) == {"keep_all", "oracle"}
+    assert set(result["differences"]["toy split"]) == {"keep_all", "oracle"}
     losses = [row["eval_loss"] for row in result["rows"] if row["arm"] == "curated"]
     assert losses[0] != losses[1]  # the seed reaches anchors, adapter and training
     page = (out / "toy.md").read_text()
     assert "`perplexity`" in page
     assert "| keep_all |" in page
     before = (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns
-    study("toy", (0, 1), configure, folder=out, command="study toy", workshop=workshop)
+    study("toy", (0, 1), splits, folder=out, command="study toy", workshop=workshop)
     assert (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_left_out_is_the_auroc_of_a_kind_that_the_fit_never_saw(scenario, tmp_path, workshop):
+    """Pair by pair, fitted on rows without the kind; another run's folder is refused."""
+    own = [f"run.output={tmp_path}", "run.name=left", "run.trajectory=none", "training.rounds=1"]
+    own += ['study.arms=["curated"]', "training.steps=1"]
+    config = load_scenario(scenario, own)
+    folder = simulate(config, workshop=workshop)
+    state = wire.restore((folder / "state" / "state.safetensors").read_bytes(), RunState)
+    rows = [i for i, kind in enumerate(state.kinds) if kind != "swap"]
+    table = state.tables[0]
+    less = replace(
+        table,
+        ids=tuple(table.ids[i] for i in rows),
+        domains=tuple(table.domains[i] for i in rows),
+        status=table.status[rows],
+        columns={name: values[rows] for name, values in table.columns.items()},
+    )
+    kinds, parents = ([each[i] for i in rows] for each in (state.kinds, state.parents))
+    scorer = build("scorer", "calibrated", {})
+    fitted = scorer.fit(PublicRows(trajectory=(less,), kinds=tuple(kinds), parents=tuple(parents)))
+    good, bad = [], []
+    for site in config.sites:
+        signals = read_signals(work_of(folder, config, site.name) / "signals-0.parquet")
+        samples = open_samples(site.data, site.columns)
+        truth = {sample.id: sample.labels["truth"] for sample in samples}
+        for name, score in zip(signals.ids, scorer.score((signals,), fitted), strict=True):
+            (good if truth[name] == "clean" else bad).append(score)
+    won = [(one > other) + (one == other) / 2 for one in good for other in bad]
+    assert left_out(config) == {"swap": pytest.approx(sum(won) / len(won))}
+    plain = load_scenario(scenario, (*own, "scorer.name=perplexity"))
+    with pytest.raises(OutputError, match="finished run of these settings"):
+        left_out(plain)

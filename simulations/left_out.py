@@ -1,0 +1,80 @@
+"""What an unforeseen kind of corruption would do: fitted without a kind, judged on that kind alone.
+
+Only a simulation can tell, as it knows the truth: public rows of a kind are taken away, the scorer
+is fitted on the rest, and the AUROC is that of the silos' clean samples against those of the kind.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fedwinnow.client import tables
+from fedwinnow.client.data import open_samples
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import OutputError
+from fedwinnow.curation.features import take
+from fedwinnow.curation.nouns import PublicRows, Trajectory
+from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scenario import run_id, sites_folder
+from fedwinnow.server.store import Store
+from fedwinnow.strategies.registry import build
+
+
+def left_out(config: RunConfig) -> Mapping[str, float]:
+    """Kind → AUROC of the run's scorer on it, fitted without it; of a finished simulation.
+
+    Empty where no truth is planted, or nothing is fitted on the kinds.
+
+    Raises:
+        OutputError: the run folder holds no finished run of these settings.
+    """
+    folder = Path(config.run.output) / config.run.name
+    state = Store(folder=folder).load()
+    if state is None or state.run != run_id(config):
+        message = f"{folder}: expected a finished run of these settings; run the study again"
+        raise OutputError(message)
+    public = PublicRows(
+        trajectory=tuple(state.tables), kinds=tuple(state.kinds), parents=tuple(state.parents)
+    )
+    if not config.study.truth:
+        return {}
+    private, kinds = _private(config, len(public.trajectory))
+    clean, found = kinds == "clean", {}
+    known = sorted(set(public.kinds) - {"clean"})
+    for kind in known if len(known) > 1 else ():
+        here = clean | (kinds == kind)
+        if not (kinds == kind).any() or not clean.any():
+            continue
+        scorer = build("scorer", config.scorer.name, config.scorer.settings)
+        fitted = scorer.fit(_without(public, kind))
+        if not fitted.parameters:
+            return {}
+        scores = np.concatenate([scorer.score(trajectory, fitted) for trajectory in private])
+        usable = here & ~np.isnan(scores)
+        found[kind] = auroc(scores[usable], clean[usable])
+    return found
+
+
+def _without(public: PublicRows, kind: str) -> PublicRows:
+    rows = np.flatnonzero(np.array(public.kinds) != kind)
+    return PublicRows(
+        trajectory=take(public.trajectory, rows),
+        kinds=tuple(public.kinds[i] for i in rows),
+        parents=tuple(public.parents[i] for i in rows),
+    )
+
+
+def _private(config: RunConfig, checkpoints: int) -> tuple[list[Trajectory], np.ndarray]:
+    """Signals of every silo, and the planted truth of every sample in the same order."""
+    trajectories, kinds = [], []
+    for site in config.sites:
+        work = sites_folder(config) / site.name / run_id(config)
+        trajectory = tuple(
+            tables.read_signals(work / f"signals-{t}.parquet") for t in range(checkpoints)
+        )
+        samples = open_samples(site.data, site.columns, domain=site.domain)
+        truth = {sample.id: sample.labels[config.study.truth] for sample in samples}
+        trajectories.append(trajectory)
+        kinds += [truth[name] for name in trajectory[0].ids]
+    return trajectories, np.array(kinds, dtype=object)
