@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from jaxtyping import Float
 
 from fedwinnow.client.plan import check_order, draws
 from fedwinnow.curation.config import TrainingSection
@@ -50,7 +52,7 @@ class Trained:
 
     adapter: Adapter
     losses: tuple[float, ...]
-    """Per optimizer step: mean loss of the samples it drew, nats, without a proximal term."""
+    """Per step: mean loss of the samples it drew, nats, without weights or a proximal term."""
     learning_rate: float
     """Mean learning rate of the round's steps."""
 
@@ -66,6 +68,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     total_steps: int,
     order: Order,
     objective: Objective,
+    weights: Float[np.ndarray, " samples"] | None = None,
+    first_step: int = 0,
     learning_rate: float,
     schedule: str,
     seed: int,
@@ -91,6 +95,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         total_steps: Optimizer steps of all rounds: the learning-rate plan spans them.
         order: A permutation of the samples' positions.
         objective: What a step minimises.
+        weights: How much each sample counts: its loss is multiplied before the objective sees it.
+        first_step: Optimizer step of the plan with which the passes over these samples begin.
         learning_rate: Peak of the plan.
         schedule: The caller's choice (``curation/schedule.py``: ``chosen``); a warning is logged
             in the first round where it undoes the order.
@@ -116,10 +122,11 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
     batches = _batches(
-        draws(order, seed, step_offset * section.batch_size * section.accumulation),
+        draws(order, seed, (step_offset - first_step) * section.batch_size * section.accumulation),
         lambda place: encode(
             loaded, samples[place], max_length=max_length, system_prompt=system_prompt
         ),
+        weights=np.ones(len(samples)) if weights is None else weights,
         size=section.batch_size,
         patience=len(samples),
     )
@@ -132,7 +139,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
 
 def _run(
     loaded: LoadedModel,
-    batches: Iterator[Batch],
+    batches: Iterator[tuple[Batch, torch.Tensor]],
     section: TrainingSection,
     objective: Objective,
     rates: Sequence[float],
@@ -152,10 +159,11 @@ def _run(
             group["lr"] = rate
         mean = torch.zeros((), device=loaded.device)
         for _ in range(section.accumulation):
+            batch, weights = next(batches)
             with accelerator.accumulate(loaded.model):
                 with accelerator.autocast():
-                    each = sample_losses(loaded.model, next(batches).to(loaded.device))
-                value = objective(each, parameters, initial)
+                    each = sample_losses(loaded.model, batch.to(loaded.device))
+                value = objective(each * weights.to(each), parameters, initial)
                 mean += each.detach().mean() / section.accumulation
                 accelerator.backward(value)
                 if accelerator.sync_gradients:
@@ -243,15 +251,25 @@ def _checkpointing(model: torch.nn.Module, change: Literal["enable", "disable"])
 
 
 def _batches(
-    stream: Iterator[int], encoding: Callable[[int], Encoding], *, size: int, patience: int
-) -> Iterator[Batch]:
-    """Full batches of samples with a target; gives up after ``2 · patience`` draws without one."""
+    stream: Iterator[int],
+    encoding: Callable[[int], Encoding],
+    *,
+    weights: Float[np.ndarray, " samples"],
+    size: int,
+    patience: int,
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Full batches of samples with a target, and their weights.
+
+    Gives up after ``2 · patience`` draws without a target.
+    """
     chosen: list[Encoding] = []
+    counts: list[float] = []
     misses = 0
     for place in stream:
         encoded = encoding(place)
         if encoded.has_target:
             chosen.append(encoded)
+            counts.append(float(weights[place]))
             misses = 0
         else:
             misses += 1
@@ -262,5 +280,5 @@ def _batches(
             )
             raise EmptySelectionError(message)
         if len(chosen) == size:
-            yield collate(chosen)
-            chosen = []
+            yield collate(chosen), torch.tensor(counts, dtype=torch.float64)
+            chosen, counts = [], []

@@ -95,6 +95,25 @@ class Ordering(Protocol):
 
 
 @runtime_checkable
+class StagedOrdering(Ordering, Protocol):
+    """An ordering in stages: before each, the site ranks the samples that are left anew.
+
+    It is then called with the samples of a stage, best first, and their scores of that moment; NaN
+    where a sample has none any more.
+    """
+
+    @property
+    def stages(self) -> int:
+        """Stages over all rounds, at least 1."""
+        ...
+
+    @property
+    def scorer(self) -> str:
+        """Name of the forward-only scorer that ranks; a site's policy may refuse it."""
+        ...
+
+
+@runtime_checkable
 class Objective(Protocol):
     """What one training step minimises."""
 
@@ -109,6 +128,25 @@ class Objective(Protocol):
         ``parameters`` and ``initial`` map a parameter's name to its value now and at the start of
         the round.
         """
+        ...
+
+
+@runtime_checkable
+class WeighingObjective(Objective, Protocol):
+    """An objective that lets samples count unequally: their losses come to it already weighed."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Signal columns that the weights are made of; they are measured beside the scorers'."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Unit that the deciding scorer's scores must have; "" for any."""
+        ...
+
+    def weights(self, scores: Scores, trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
+        """One weight of at least 0 for each kept sample, by custom of mean 1; never leaves."""
         ...
 
 

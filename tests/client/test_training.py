@@ -145,6 +145,47 @@ def test_train_one_step_is_adamw_on_the_clipped_mean_loss(tiny_model):
     assert trained.losses == (pytest.approx(total, rel=1e-5),)
 
 
+def test_train_weighs_each_sample_by_its_own_weight(tiny_model):
+    """Oracle: the gradient of one step is that of (1 / n) Σ w_i ℓ_i by hand, in any order."""
+    start = get_adapter(tiny_model)
+    weights = np.array([0.5, 9.0, 2.0, 0.0, 1.0, 7.0])
+    order = Order(indices=np.array([2, 0, 3, 1, 4, 5]))
+    seen = []
+
+    def objective(losses, parameters, initial):  # noqa: ARG001 - the Protocol's shape
+        value = losses.mean()
+        seen.append(torch.autograd.grad(value, list(parameters.values()), retain_graph=True))
+        return value
+
+    run(tiny_model, start, steps=1, batch_size=3, order=order, weights=weights, objective=objective)
+    set_adapter(tiny_model, start)
+    parameters = [p for p in tiny_model.model.parameters() if p.requires_grad]
+    total = 0.0
+    for place in (2, 0, 3):
+        batch = collate([encode(tiny_model, SAMPLES[place], max_length=LENGTH)])
+        total = total + weights[place] * sample_losses(tiny_model.model, batch)[0] / 3
+    expected = torch.autograd.grad(total, parameters)
+    largest = max(float(one.abs().max()) for one in expected)
+    for came, one in zip(seen[0], expected, strict=True):
+        assert float((came - one).abs().max()) < 1e-5 * largest  # fp32
+
+
+def test_train_with_weights_of_one_is_without(tiny_model):
+    """Equal weights of 1 change nothing, bit for bit."""
+    start = get_adapter(tiny_model)
+    plain, weighed = run(tiny_model, start), run(tiny_model, start, weights=np.ones(6))
+    assert adapter_hash(plain.adapter) == adapter_hash(weighed.adapter)
+    assert plain.losses == weighed.losses
+
+
+def test_train_begins_a_stage_with_its_first_sample(tiny_model):
+    """Passes over a stage's samples begin with its first step, not with the plan's."""
+    start = get_adapter(tiny_model)
+    later = run(tiny_model, start, step_offset=2, first_step=2, total_steps=5)
+    first = run(tiny_model, start, total_steps=5)
+    assert later.losses == first.losses
+
+
 def test_train_accumulation_is_a_larger_batch(tiny_model):
     """Two passes of two samples equal one of four, to rounding."""
     start = get_adapter(tiny_model)
