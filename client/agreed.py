@@ -21,7 +21,8 @@ from fedwinnow.curation.messages import (
     TrainRequest,
 )
 from fedwinnow.curation.phases import Phase
-from fedwinnow.strategies.registry import Kind, factory
+from fedwinnow.curation.protocols import StagedOrdering
+from fedwinnow.strategies.registry import Kind, build, factory
 
 PHASES: Mapping[type, tuple[Phase, ...]] = {
     JoinRequest: (Phase.JOIN,),
@@ -38,6 +39,8 @@ PHASES: Mapping[type, tuple[Phase, ...]] = {
 
 def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
     """Every plug-in that a site runs, as "kind:name", with the settings that are no defaults.
+
+    Also the scorer that another plug-in's setting names.
 
     Raises:
         PluginError: a plug-in is unknown here.
@@ -56,6 +59,10 @@ def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
             if key not in known or known[key].default != value
         }
         yield f"{kind}:{name}", changed
+    section = terms.training.ordering
+    ordering = build("ordering", section.name, section.settings)
+    if isinstance(ordering, StagedOrdering):  # ranks by a scorer that a setting names
+        yield f"scorer:{ordering.scorer}", {}
 
 
 def warm_up_rounds(terms: RunTerms) -> int:

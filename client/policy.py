@@ -12,9 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from fedwinnow.client import tables
 from fedwinnow.client.agreed import (
     PHASES,
     check_place,
@@ -25,6 +22,7 @@ from fedwinnow.client.agreed import (
 )
 from fedwinnow.client.known_data import KnownData, division_of
 from fedwinnow.client.ledger import Ledger
+from fedwinnow.client.lessons import behind
 from fedwinnow.client.work import Work, parse_terms
 from fedwinnow.curation.config import PolicySection, RunTerms
 from fedwinnow.curation.errors import ProtocolError, RefusalError
@@ -267,5 +265,4 @@ def _behind(reply: TrainedAdapter, work: Work) -> int:
     """
     if reply.header.phase == Phase.WARM_UP:
         return min(len(work.pool.samples), warm_up_draws(work))
-    kept = tables.read_kept(work.folder / "selection.parquet", reply.header.arm)
-    return min(int(np.count_nonzero(kept)), train_draws(work))
+    return min(behind(work, reply.header), train_draws(work))

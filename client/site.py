@@ -1,8 +1,9 @@
 """A silo's one door: ``Site.handle(request) -> reply``, whatever the transport.
 
 A site keeps its work on disk, keyed by run: ``terms.json``, ``signals-T.parquet``,
-``scores.parquet``, ``selection.parquet``, and every reply it gave. A repeated request is answered
-from disk; a request out of order, or outside the site's own word, is answered by a refusal.
+``scores.parquet``, ``selection.parquet``, ``stage-ARM-N.parquet`` where an ordering has stages, and
+every reply it gave. A repeated request is answered from disk; a request out of order, or outside
+the site's own word, is answered by a refusal.
 """
 
 import hashlib

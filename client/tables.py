@@ -136,6 +136,21 @@ def read_kept(path: Path, arm: str) -> np.ndarray:
     return kept.astype(bool)
 
 
+def write_stage(path: Path, places: np.ndarray, scores: Scores) -> None:
+    """One row per sample of a stage, best first: its position in data order, and its score then."""
+    _write(path, {"place": places.astype(np.int64), "score": scores}, {})
+
+
+def read_stage(path: Path) -> tuple[np.ndarray, Scores]:
+    """What :func:`write_stage` wrote.
+
+    Raises:
+        ProtocolError: the file is not there.
+    """
+    table, _ = _read(path)
+    return table["place"].to_numpy(), table["score"].to_numpy()
+
+
 def _write(path: Path, columns: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     table = pa.table(dict(columns)).replace_schema_metadata({"fedwinnow": json.dumps(extra)})
     with replacing(path) as temporary:

@@ -16,7 +16,7 @@ from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.messages import Header
 from fedwinnow.curation.modeling import LoadedModel, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample, SignalTable
-from fedwinnow.curation.protocols import Scorer
+from fedwinnow.curation.protocols import Scorer, StagedOrdering, WeighingObjective
 from fedwinnow.curation.settings import canonical, parse
 from fedwinnow.strategies.registry import build
 
@@ -72,10 +72,26 @@ def check_terms(terms: RunTerms) -> None:
 
     Raises:
         PluginError: a plug-in or a setting is unknown here, or a scorer needs gradient columns
-            where ``run.trajectory`` is "none".
+            where ``run.trajectory`` is "none"; the ordering ranks by such a scorer, or the
+            objective weighs by scores of another unit.
     """
-    build("ordering", terms.training.ordering.name, terms.training.ordering.settings)
-    build("objective", terms.training.objective.name, terms.training.objective.settings)
+    section = terms.training
+    ordering = build("ordering", section.ordering.name, section.ordering.settings)
+    if isinstance(ordering, StagedOrdering) and ordering.scorer != "calibrated":
+        needs = build("scorer", ordering.scorer, {}).columns & GRADIENTS
+        if needs:
+            message = (
+                f"training.ordering ranks by scorer {ordering.scorer!r}, which needs gradient "
+                f"columns ({', '.join(sorted(needs))}); choose a forward-only scorer such as 'ira'"
+            )
+            raise PluginError(message)
+    objective, unit = _weighing(terms), scorers(terms)[terms.scorer.name].unit
+    if objective is not None and objective.unit not in {"", unit}:
+        message = (
+            f"objective {section.objective.name!r} weighs by scores in {objective.unit}, scorer "
+            f"{terms.scorer.name!r} gives {unit}; choose scorer 'calibrated'"
+        )
+        raise PluginError(message)
     for name, scorer in scorers(terms).items():
         if terms.run.trajectory == "none" and scorer.columns & GRADIENTS and name != "calibrated":
             message = (
@@ -93,9 +109,18 @@ def scorers(terms: RunTerms) -> dict[str, Scorer]:
     }
 
 
+def _weighing(terms: RunTerms) -> WeighingObjective | None:
+    """The objective, where it lets samples count unequally."""
+    section = terms.training.objective
+    objective = build("objective", section.name, section.settings)
+    return objective if isinstance(objective, WeighingObjective) else None
+
+
 def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
-    """Which columns the run's scorers need at a checkpoint."""
+    """Which columns the run's scorers and its objective need at a checkpoint."""
     needed = frozenset().union(*(scorer.columns for scorer in scorers(terms).values()))
+    objective = _weighing(terms)
+    needed |= frozenset() if objective is None else objective.columns
     return needed - GRADIENTS if checkpoint == 0 else needed - ONCE
 
 

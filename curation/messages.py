@@ -117,7 +117,7 @@ class TrainedAdapter:
     header: Header
     site: str
     samples: int
-    """How many samples it trained on, rounded."""
+    """How many samples it trains on over the rounds, rounded; stages of them are not told."""
     adapter: Adapter | None
     losses: tuple[float, ...]
     """Mean training loss of each optimizer step, nats: drawn in the report."""

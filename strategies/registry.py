@@ -56,10 +56,11 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "ordering": {
         name: f"fedwinnow.strategies.orderings.{name}:{name}"
-        for name in ("by_score", "decomposition", "folding", "shuffled")
+        for name in ("by_score", "decomposition", "easy_to_hard", "folding", "shuffled")
     },
     "objective": {
-        name: f"fedwinnow.strategies.objectives.{name}:{name}" for name in ("proximal", "sft")
+        name: f"fedwinnow.strategies.objectives.{name}:{name}"
+        for name in ("adapt", "proximal", "sft", "weighted")
     },
     "weighting": {
         name: f"fedwinnow.strategies.weighting.{name}:{name}"

@@ -55,6 +55,14 @@ TERMS = {
         {"plugins": ("scorer:calibrated", "ordering:shuffled", "objective:sft")},
         {"training": {"ordering": {"name": "sequential"}}}, {},
     ),
+    "plugins of an ordering that ranks": (
+        {"plugins": ("scorer:ifd", "ordering:easy_to_hard", "objective:sft")},
+        {"scorer": {"name": "ifd"}, "training": {"ordering": {"name": "easy_to_hard"}}},
+        {
+            "scorer": {"name": "ifd"},
+            "training": {"ordering": {"name": "easy_to_hard", "settings": {"scorer": "ifd"}}},
+        },
+    ),
     "plugin_settings": (
         {"plugin_settings": False},
         {"scorer": {"name": "calibrated", "settings": {"seed_of_nothing": 7}}}, {},

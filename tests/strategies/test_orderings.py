@@ -10,10 +10,13 @@ from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.strategies.orderings.by_score import by_score
 from fedwinnow.strategies.orderings.decomposition import bucket_of, decomposition
+from fedwinnow.strategies.orderings.easy_to_hard import easy_to_hard
 from fedwinnow.strategies.orderings.folding import folding
 from fedwinnow.strategies.orderings.shuffled import shuffled
 
 SCORES = arrays(np.float64, st.integers(0, 30), elements=st.floats(-5, 5).map(round))
+CHANCE = (shuffled(), easy_to_hard())
+"""Orderings that shuffle later passes anew."""
 PROMPTS = ("1 + 2", "4 * (1 + 2)", "true and not false", "who?", "7 - 1 - 1 - 1 - 1")
 
 
@@ -32,7 +35,7 @@ def some(count):
 def test_orderings_are_permutations(scores, seed, number):
     """Every order holds every position once, of no sample and of one too."""
     rules = (
-        shuffled(),
+        *CHANCE,
         by_score(),
         by_score(descending=False),
         folding(folds=number),
@@ -61,7 +64,8 @@ def test_by_score_sorts_with_ties_in_data_order(scores, seed):
         (by_score(descending=False), "constant", True),
         (folding(), "constant", True),
         (decomposition(), "constant", True),
-        (shuffled(), None, False),
+        (CHANCE[0], None, False),
+        (CHANCE[1], "cosine", False),
     ],
 )
 def test_orderings_name_the_schedule_that_suits_them(rule, hint, best_last):
@@ -69,7 +73,7 @@ def test_orderings_name_the_schedule_that_suits_them(rule, hint, best_last):
     for count in (0, 1, 7):
         order = rule(np.arange(float(count)), 3, some(count))
         assert (order.schedule_hint, order.best_last) == (hint, best_last)
-        assert order.keep_order == (hint is not None)
+        assert order.keep_order == (rule not in CHANCE)
 
 
 @pytest.mark.parametrize("rule", [by_score(), by_score(descending=False), folding()])
@@ -166,6 +170,7 @@ def test_decomposition_shuffles_within_a_bucket_by_the_seed():
         lambda: decomposition(alpha2=float("nan")),
         lambda: decomposition(alpha1=0.0, alpha2=0.0),
         lambda: decomposition(buckets=0),
+        lambda: easy_to_hard(stages=0),
     ],
 )
 def test_orderings_refuse_settings_out_of_range(make):

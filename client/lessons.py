@@ -1,0 +1,170 @@
+"""What a training round trains on, in which order, and how much each sample counts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.client import tables
+from fedwinnow.client.agreed import warm_up_rounds
+from fedwinnow.client.pool import warm_up_samples
+from fedwinnow.client.stages import Places, Stage, choose, score_now, stage_of
+from fedwinnow.client.work import Work, rows_of
+from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.messages import Header, TrainRequest
+from fedwinnow.curation.nouns import Sample, Scores
+from fedwinnow.curation.protocols import (
+    Objective,
+    Order,
+    Ordering,
+    StagedOrdering,
+    WeighingObjective,
+)
+from fedwinnow.curation.schedule import chosen
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.strategies.registry import build
+
+Weights = Float[np.ndarray, " samples"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What one round trains on, and how."""
+
+    samples: Sequence[Sample]
+    kept: int
+    """Of how many they are: a stage trains on a part, and the count that leaves stays the same."""
+    order: Order
+    objective: Objective
+    weights: Weights | None
+    """How much each sample counts; None where all count the same."""
+    first_step: int
+    """Optimizer step of the plan with which these samples' passes begin."""
+    seed: int
+    steps: int
+    learning_rate: float
+    schedule: str
+
+
+def warm_up_lesson(work: Work, request: TrainRequest) -> Lesson:
+    """Warm-up: everything, in chance's order; every site's own, but for public anchors."""
+    terms, phase = work.terms, request.header.phase
+    if terms.warm_up.data == "anchors":  # public, so every site trains the same adapter
+        samples: Sequence[Sample] = work.pool.split.reference
+        seed = derive_seed(terms.run.seed, phase)
+    else:
+        samples = warm_up_samples(work.pool, work.site, request.sites, terms.run.seed)
+        seed = derive_seed(terms.run.seed, work.site, phase)
+    ordering: Ordering = build("ordering", "shuffled", {})
+    return Lesson(
+        samples=samples,
+        kept=len(samples),
+        order=ordering(np.zeros(len(samples)), derive_seed(seed, "order"), samples),
+        objective=build("objective", "sft", {}),
+        weights=None,
+        first_step=0,
+        seed=seed,
+        steps=terms.warm_up.steps,
+        learning_rate=terms.warm_up.learning_rate,
+        schedule="constant",
+    )
+
+
+def arm_lesson(work: Work, request: TrainRequest, adapter: str) -> Lesson:
+    """A round of an arm: what it keeps, or a stage of that; one seed over all rounds of either."""
+    section, header = work.terms.training, request.header
+    seed = derive_seed(work.terms.run.seed, work.site, header.phase)
+    ordering: Ordering = build("ordering", section.ordering.name, section.ordering.settings)
+    places, scores = kept_by(work, header.arm)
+    kept, first_round = len(places), 1
+    weights = weights_of(work, header.arm, places, scores)
+    if isinstance(ordering, StagedOrdering) and kept > 0:
+        stage = stage_at(work, ordering, header.round, kept)
+        score = score_now(work, adapter, ordering.scorer)
+        everything, (places, scores) = places, choose(work, header.arm, stage, places, score)
+        if weights is not None:
+            weights = weights[np.searchsorted(everything, places)]
+        seed, first_round = derive_seed(seed, "stage", stage.number), stage.first_round
+    samples = work.pool.samples.subset(places.tolist())
+    order = ordering(scores, derive_seed(seed, "order"), samples)
+    return Lesson(
+        samples=samples,
+        kept=kept,
+        order=order,
+        objective=build("objective", section.objective.name, section.objective.settings),
+        weights=weights,
+        first_step=(first_round - 1) * section.steps,
+        seed=seed,
+        steps=section.steps,
+        learning_rate=section.learning_rate,
+        schedule=chosen(section.schedule, order.schedule_hint),
+    )
+
+
+def kept_by(work: Work, arm: str) -> tuple[Places, Scores]:
+    """Positions of what an arm keeps, with its scores."""
+    kept = np.flatnonzero(tables.read_kept(work.folder / "selection.parquet", arm))
+    _, _, scores = tables.read_scores(work.folder / "scores.parquet", work.terms.scorer.name)
+    return kept, scores[kept]
+
+
+def stage_at(work: Work, ordering: StagedOrdering, number: int, samples: int) -> Stage:
+    """The stage of a training round at this site."""
+    rounds = work.terms.training.rounds
+    return stage_of(number, rounds=rounds, stages=ordering.stages, samples=samples)
+
+
+def weights_of(work: Work, arm: str, places: Places, scores: Scores) -> Weights | None:
+    """How much each kept sample counts, from the site's own signals and scores.
+
+    Weights are a selection that is soft: the other arms of a study, which know no score, count
+    every sample the same.
+
+    Raises:
+        PluginError: the objective gave no number of at least 0 for each sample.
+    """
+    section = work.terms.training.objective
+    objective = build("objective", section.name, section.settings)
+    if arm != "curated" or not isinstance(objective, WeighingObjective) or len(places) == 0:
+        return None
+    trajectory = tuple(
+        rows_of(tables.read_signals(work.folder / f"signals-{checkpoint}.parquet"), places.tolist())
+        for checkpoint in range(warm_up_rounds(work.terms) + 1)
+    )
+    weights = objective.weights(scores, trajectory)
+    if weights.shape != places.shape or not (np.isfinite(weights) & (weights >= 0)).all():
+        message = (
+            f"objective {section.name!r}: expected {len(places)} weights of at least 0, got "
+            f"{weights.shape[0]} that are not; repair the objective plug-in"
+        )
+        raise PluginError(message)
+    return weights
+
+
+def behind(work: Work, header: Header) -> int:
+    """Kept samples that the adapter of a training round stands on: what a silo's policy asks.
+
+    Those of the round's stage; with weights, Kish's effective number (Σ w)² / Σ w², as weights
+    near 0 could hide a few samples among many.
+
+    Reference:
+        L. Kish, Survey Sampling, Wiley, 1965
+    """
+    section, arm = work.terms.training, header.arm
+    places = np.flatnonzero(tables.read_kept(work.folder / "selection.parquet", arm))
+    if len(places) == 0:
+        return 0
+    ordering: Ordering = build("ordering", section.ordering.name, section.ordering.settings)
+    weights = np.ones(len(places))
+    objective = build("objective", section.objective.name, section.objective.settings)
+    if isinstance(objective, WeighingObjective):
+        known = weights_of(work, arm, *kept_by(work, arm))
+        weights = weights if known is None else known
+    if isinstance(ordering, StagedOrdering):
+        stage = stage_at(work, ordering, header.round, len(places))
+        taken, _ = tables.read_stage(stage.file(work.folder, arm))
+        weights = weights[np.searchsorted(places, taken)]
+    squares = float((weights**2).sum())
+    return 0 if squares == 0 else math.floor(float(weights.sum()) ** 2 / squares + 1e-9)
