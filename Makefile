@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check format study clean
+.PHONY: help demo test faults faults-matrix check format study clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: $(STAMP) ## Curate and train a real small model at three silos of real text (about 10 minutes)
 	rm -rf runs/demo runs/demo-data
@@ -18,8 +18,11 @@ demo: $(STAMP) ## Curate and train a real small model at three silos of real tex
 test: $(STAMP) ## Run the tests (no network, no GPU, a few minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-faults: $(STAMP) ## Kill, starve and cut federations at every point (about half an hour)
-	$(BIN)/python -m pytest -n 2 -m faults
+faults: $(STAMP) ## Kill, starve and cut federations: every point, and eight cases on Flower
+	$(BIN)/python -m pytest -n 2 -m "faults and not slow" tests/faults
+
+faults-matrix: $(STAMP) ## All fault cases (hours); goes on where it was, writes docs/evidence/faults.md
+	$(BIN)/python -m pytest -n 2 -m faults --evidence docs/evidence tests/faults
 
 check: $(STAMP) ## Format, lint and type checks
 	$(BIN)/ruff format --check .

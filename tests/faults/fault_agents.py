@@ -126,6 +126,8 @@ class SocketBox:
                 child.kill()
                 child.join()
             codes.append(child.exitcode)
+        if broken is not None:
+            broken.story["retries"] = len(codes) - 1
         return codes
 
     def revive(self) -> None:

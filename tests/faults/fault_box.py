@@ -16,8 +16,8 @@ from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import InProcess, run_phases
 
-SETTINGS = ("scorer.name=tracin", "training.steps=1", "warm_up.steps=1")
-"""What makes a toy run take a second."""
+SETTINGS = ("scorer.name=tracin", "training.steps=1", "warm_up.steps=2")
+"""What makes a toy run take a second; two steps, so that a warm-up draws a sample of each site."""
 EXCHANGES = (
     ("join", 0),
     ("probe", 0),
@@ -33,8 +33,11 @@ EXCHANGES = (
     ("close", 0),
 )
 """Phase and round of every exchange of a toy run."""
-LONG = (("probe", 0), ("warm_up", 1), ("measure", 1), ("train", 1), ("train", 2))
-"""Those whose work tells how far it is: a process can be killed in the middle of it."""
+LONG = (("warm_up", 1), ("measure", 1), ("train", 1), ("train", 2))
+"""Those whose work tells how far it is: a process can be killed in the middle of it.
+
+Not the probe: what this run's scorer needs is measured after the warm-up only.
+"""
 ALL = QuorumSection(
     **dict.fromkeys(("join", "probe", "warm_up", "measure", "score", "select"), 3),
     **dict.fromkeys(("train", "evaluate", "close"), 3),
@@ -111,6 +114,8 @@ class Box:
                 child.kill()
                 child.join()
             codes.append(child.exitcode)
+        if broken is not None:
+            broken.story["retries"] = len(codes) - 1
         return codes
 
     def state(self) -> RunState:

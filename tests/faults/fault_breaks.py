@@ -9,7 +9,7 @@ import pathlib
 import resource
 import signal
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedwinnow.client import site as client_site
@@ -38,6 +38,8 @@ class Break:
     """Where it happens; "" at the coordinator."""
     marks: Path
     """Folder that holds a file for each time that it happened."""
+    story: dict = field(default_factory=dict)
+    """What a test tells of it, for the evidence."""
 
     def meets(self, header, site: str = "") -> bool:
         """Whether it is due in this exchange, here."""

@@ -50,3 +50,4 @@ def goes_on_without(box, codes, broken) -> None:
         assert missing[exchange][broken.site]
     assert all(set(absent) <= {broken.site} for absent in missing.values())
     assert state.finals["curated"]
+    broken.story["outcome"] = f"ends without {broken.site}, named in the record"

@@ -3,12 +3,12 @@
 import pytest
 from fault_agents import Deployment, SocketBox
 from fault_box import KILLED, LONG, result
-from fault_breaks import Break
 from fault_laws import alone, cells, few, goes_on_without, once, two
 
 from fedwinnow.curation.adapters import adapter_hash
 
 pytestmark = pytest.mark.faults
+WHERE = "sockets"
 COORDINATOR = ("asked", "answered", "torn", "behind")
 AGENT = ("gone", "arrives", "computed", "half", "stored", "entered")
 
@@ -51,6 +51,7 @@ def survives(run, broken, whole):
     assert codes[-1] == 0, run.told()
     assert result(run.box.state()) == result(whole.box.state())
     assert run.released() == whole.released()
+    broken.story["outcome"] = "same adapter"
     return codes[:-1]
 
 
@@ -61,57 +62,55 @@ def test_faults_sockets_end_with_the_adapter_of_one_process(whole, unbroken):
 
 
 @pytest.mark.parametrize(("point", "at"), cells(COORDINATOR, few()))
-def test_faults_sockets_coordinator_killed_resumes_to_the_same_end(
-    make, whole, tmp_path, point, at
-):
+def test_faults_sockets_coordinator_killed_resumes_to_the_same_end(make, whole, breaks, point, at):
     """Agents outlive their coordinator; what it asked before it died is asked again."""
-    broken = Break(what="kill", point=point, at=at, marks=tmp_path / "marks")
+    broken = breaks(what="kill", point=point, at=at)
     assert survives(make(), broken, whole) == [KILLED] * len(at)
 
 
 @pytest.mark.parametrize(("point", "at"), [*cells(AGENT, few()), *cells(("computing",), LONG)])
-def test_faults_sockets_agent_killed_comes_back_to_the_same_end(make, whole, tmp_path, point, at):
+def test_faults_sockets_agent_killed_comes_back_to_the_same_end(make, whole, breaks, point, at):
     """The middle agent dies between two requests, in its work, or before its reply leaves."""
-    broken = Break(what="kill", point=point, at=at, site="south", marks=tmp_path / "marks")
+    broken = breaks(what="kill", point=point, at=at, site="south")
     assert set(survives(make(), broken, whole)) <= {1}
 
 
 @pytest.mark.parametrize(
     ("point", "at"), [("stored", (("train", 1),)), *alone(("arrives", "stored"), few()[1:])]
 )
-def test_faults_sockets_agent_killed_is_named_where_two_suffice(make, tmp_path, point, at):
+def test_faults_sockets_agent_killed_is_named_where_two_suffice(make, breaks, point, at):
     """The run does not wait for the third: its record says who was missing and why."""
-    broken = Break(what="kill", point=point, at=at, site="south", marks=tmp_path / "marks")
+    broken = breaks(what="kill", point=point, at=at, site="south")
     run = make(quorum=two())
     goes_on_without(run.box, run.live(broken), broken)
     run.released()
 
 
 @pytest.mark.parametrize(("point", "at"), cells(("refused", "up", "down"), few()))
-def test_faults_sockets_line_cut_is_asked_again(make, whole, tmp_path, point, at):
+def test_faults_sockets_line_cut_is_asked_again(make, whole, breaks, point, at):
     """Refused, or cut inside the request or the reply: asked again, to the same end."""
-    broken = Break(what="cut", point=point, at=at, site="south", marks=tmp_path / "marks")
+    broken = breaks(what="cut", point=point, at=at, site="south")
     assert survives(make(), broken, whole) == [1] * len(at)
 
 
 @pytest.mark.parametrize(("point", "at"), cells(("silent",), (("probe", 0), ("train", 1))))
-def test_faults_sockets_silent_line_ends_at_the_deadline(make, whole, tmp_path, point, at):
+def test_faults_sockets_silent_line_ends_at_the_deadline(make, whole, breaks, point, at):
     """A reply that never comes is waited for until the phase's deadline, and no longer."""
-    broken = Break(what="cut", point=point, at=at, site="south", marks=tmp_path / "marks")
+    broken = breaks(what="cut", point=point, at=at, site="south")
     assert survives(make(wait=8.0), broken, whole) == [1] * len(at)
 
 
 @pytest.mark.parametrize(("point", "at"), cells(("asked", "commit"), few()))
-def test_faults_sockets_coordinator_without_disk_ends_and_resumes(make, whole, tmp_path, point, at):
+def test_faults_sockets_coordinator_without_disk_ends_and_resumes(make, whole, breaks, point, at):
     """A full disk at the coordinator ends the run with an error; with room again it goes on."""
-    broken = Break(what="full", point=point, at=at, marks=tmp_path / "marks")
+    broken = breaks(what="full", point=point, at=at)
     codes = survives(make(), broken, whole)
     assert len(codes) == len(at)
     assert set(codes) <= {1, 2}
 
 
 @pytest.mark.parametrize(("point", "at"), cells(("admit", "work", "ledger"), once()))
-def test_faults_sockets_agent_without_disk_releases_nothing(make, whole, tmp_path, point, at):
+def test_faults_sockets_agent_without_disk_releases_nothing(make, whole, breaks, point, at):
     """A site whose disk is full sends nothing but its word for it, and goes on with room again."""
-    broken = Break(what="full", point=point, at=at, site="south", marks=tmp_path / "marks")
+    broken = breaks(what="full", point=point, at=at, site="south")
     assert survives(make(), broken, whole) == [1] * len(at)
