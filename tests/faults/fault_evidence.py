@@ -18,7 +18,9 @@ yet; delete that file to start over. How cases are made: [../faults.md](../fault
 
 Each run has three sites, a tiny model and twelve exchanges, from join to close; one that is struck
 in twelve exchanges is struck twelve times. "Same adapter": the run ended with the adapter of the
-run that nothing happened to, bit for bit, and no record names a missing site.
+run that nothing happened to, bit for bit, and no record names a missing site. Seconds are those of
+a machine that may do other work. Retries: how often the coordinator was started again; on Flower,
+how often `fedwinnow run` submitted the run again.
 """
 
 
@@ -98,13 +100,14 @@ def _table(lines: list[Mapping[str, Any]]) -> list[str]:
     for (broken, struck, outcome), group in groups.items():
         many = f"{struck}, {len(group)} runs" if struck == ALONE else struck
         seconds = _span([x["seconds"] for x in group])
-        tries = [x.get("retries", "–") for x in group]
-        retries = _span(tries) if all(isinstance(x, int) for x in tries) else tries[0]
+        retries = _span([x["retries"] for x in group if "retries" in x]) or "unknown"
         rows.append(f"| {broken} | {many} | {outcome} | {seconds} | {retries} |")
     return [*rows, ""]
 
 
 def _span(numbers: list[float]) -> str:
+    if not numbers:
+        return ""
     least, most = min(numbers), max(numbers)
     return f"{least:g}" if least == most else f"{least:g} to {most:g}"
 

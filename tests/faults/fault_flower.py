@@ -77,11 +77,6 @@ class Run:
         self.file.write_text(to_toml(self.config))
         self.folder = Path(self.config.run.output) / name
         self.log = home / f"{name}.log"
-        self.before = self._server_log.stat().st_size
-
-    @property
-    def _server_log(self) -> Path:
-        return self.stage.coordinator.log("executor")
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Type ``fedwinnow run``."""
@@ -115,11 +110,10 @@ class Run:
         assert not any(record.missing for record in state.records)
         return adapter_hash(state.finals["curated"])
 
-    def retries(self) -> tuple[int, int]:
-        """Flower runs beyond the first, and messages that were sent again."""
+    def retries(self) -> int:
+        """Flower runs beyond the first."""
         status = json.loads((self.folder / "state" / "status.json").read_text())
-        said = self._server_log.read_bytes()[self.before :]
-        return int(status["attempts"]) - 1, said.count(b"is asked again")
+        return int(status["attempts"]) - 1
 
     def told(self) -> str:
         """The ends of the logs."""
