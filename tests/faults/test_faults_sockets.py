@@ -25,8 +25,9 @@ def deployment():
 def whole(deployment, context):
     """The run over sockets that nothing happened to."""
     run = SocketBox.of(deployment, context)
-    assert run.live() == [0], run.told()
+    codes = run.live()
     run.close()
+    assert codes == [0], run.told()
     return run
 
 
