@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fedwinnow.curation.config import AdapterSection, ModelSection
 from fedwinnow.curation.modeling import LoadedModel, load_model
+
+settings.register_profile("untimed", deadline=None)  # no test depends on how busy a machine is
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
