@@ -1,4 +1,4 @@
-"""The command line: demo, init, simulate, score, report, study, plugins; site, keys, run, status.
+"""The command line; groups of commands lie in files of their own, ``cli_NAME.py``.
 
 Exit codes: 0 done, 1 the run failed, 2 the input is wrong. Progress goes to standard error, results
 to standard output, as JSON with ``--json``.
@@ -7,7 +7,6 @@ to standard output, as JSON with ``--json``.
 import json
 import logging
 import os
-import shlex
 import sys
 from dataclasses import replace
 from importlib import metadata
@@ -18,8 +17,8 @@ import typer
 from rich.console import Console
 
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import cli_bench, cli_run, cli_score, cli_site
-from fedwinnow.simulations.cli_options import AsJson, Resume, Set
+from fedwinnow.simulations import cli_bench, cli_run, cli_score, cli_site, cli_study
+from fedwinnow.simulations.cli_options import AsJson, Resume, Set, typed
 
 app = typer.Typer(
     name="fedwinnow",
@@ -35,6 +34,8 @@ app.command()(cli_site.keys)
 app.command()(cli_run.run)
 app.command()(cli_run.status)
 app.command()(cli_score.score)
+app.command()(cli_study.study)
+app.command()(cli_study.base)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer's shape
@@ -121,7 +122,7 @@ def simulate(
         from fedwinnow.simulations.flower import simulate_with_flower  # noqa: PLC0415 - Flower loads here
 
         logging.getLogger("fedwinnow.simulations.flower").setLevel(logging.INFO)  # a line a phase
-        folder = simulate_with_flower(config, resume=resume, command=_command())
+        folder = simulate_with_flower(config, resume=resume, command=typed())
         _show(folder, as_json=as_json)
     else:
         _simulate(config, resume=resume, as_json=as_json, budget={})
@@ -172,35 +173,6 @@ def report(
 
 
 @app.command()
-def study(
-    name: Annotated[str, typer.Argument(help="demo, clues_splits, or a scenario file.")],
-    seeds: Annotated[int, typer.Option(help="How many of the study's seeds.", min=1)] = 3,
-    evidence: Annotated[Path, typer.Option(help="Folder for NAME.md, NAME.json, NAME.svg.")] = Path(
-        "docs/evidence"
-    ),
-    settings: Set = None,
-) -> None:
-    """Run a study over several seeds and write its evidence tables."""
-    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations import study as studies  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.splits import plan  # noqa: PLC0415 - torch loads here
-
-    watch, planned = Watch(), plan(name, seeds, tuple(settings or ()))
-    studies.study(
-        planned.title,
-        planned.seeds,
-        planned.splits,
-        folder=evidence,
-        command=_command(),
-        about=planned.about,
-        progress=watch.delivery,
-        workshop=Workshop(progress=watch.work),
-    )
-    print((evidence / f"{planned.title}.md").read_text(encoding="utf-8"))
-
-
-@app.command()
 def plugins(*, as_json: AsJson = False) -> None:
     """List every plug-in with its settings, their defaults, and its paper."""
     from fedwinnow.simulations.tables import plugin_rows, show_plugins  # noqa: PLC0415 - numpy loads here
@@ -222,7 +194,7 @@ def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:
         config,
         resume=resume,
         progress=watch.delivery,
-        command=_command(),
+        command=typed(),
         workshop=Workshop(progress=watch.work),
     )
     for line in watch.over_budget():
@@ -237,10 +209,6 @@ def _show(folder: Path, *, as_json: bool) -> None:
         print((folder / "summary.json").read_text(encoding="utf-8"))
         return
     show_run(json.loads((folder / "record.json").read_text(encoding="utf-8")), folder)
-
-
-def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

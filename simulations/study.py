@@ -2,18 +2,16 @@
 
 Writes NAME.json (one row per seed and scorer or arm), NAME.md (tables with mean and range) and
 NAME.svg. Evaluation losses are compared item by item on the public hold-out of every seed: the
-paired bootstrap resamples items within seeds.
+paired bootstrap resamples the items of all seeds together.
 """
 
 import json
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fedwinnow.client.workshop import Workshop
@@ -22,10 +20,10 @@ from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.files import write, write_json
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import Progress
-from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.simulations.in_process import simulate
-from fedwinnow.simulations.left_out import left_out
+from fedwinnow.simulations.splits import Plan
 from fedwinnow.simulations.study_page import page, picture
+from fedwinnow.simulations.study_rows import between, differences, evidence_rows, recovered
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +31,10 @@ Tree = dict[str, Any]
 
 
 def study(
-    name: str,
-    seeds: Sequence[int],
-    splits: Mapping[str, Callable[[int], RunConfig]],
+    plan: Plan,
     *,
     folder: Path,
     command: str,
-    about: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     workshop: Workshop | None = None,
 ) -> Tree:
@@ -48,12 +43,9 @@ def study(
     A seed whose run folder already holds a finished run of the same settings is not run again.
 
     Args:
-        name: Name of the study and of its files.
-        seeds: Seeds of data, corruption, model and order.
-        splits: Name of a split → (seed → configuration); called right before the seed's run.
+        plan: Title, seeds and splits.
         folder: Where NAME.json, NAME.md and NAME.svg go.
         command: The command line, for the page.
-        about: Name of a split → what it is for, for the page.
         progress: Told of every delivery.
         workshop: A warm model, or None.
 
@@ -61,33 +53,35 @@ def study(
         CurationError: whatever stops a run.
     """
     rows: list[Tree] = []
-    differences: Tree = {}
+    finished: dict[str, list[Tree]] = {}
     shared = workshop or Workshop()
-    for split, configure in splits.items():
+    for split, configure in plan.splits.items():
         records: list[Tree] = []
-        for seed in seeds:
+        for seed in plan.seeds:
             config = configure(seed)
             run = Path(config.run.output) / config.run.name
             if not _finished(run, config):
                 simulate(config, resume=True, progress=progress, command=command, workshop=shared)
             record = json.loads((run / "record.json").read_text(encoding="utf-8"))
-            rows += _rows(name, split, record, config)
+            rows += evidence_rows(plan.title, split, record, config, commit())
             records.append(record)
-            logger.info("study %s, split %s: seed %d done", name, split, seed)
-        differences[split] = _differences(records)
+            logger.info("study %s, split %s: seed %d done", plan.title, split, seed)
+        finished[split] = records
     result = {
-        "study": name,
+        "study": plan.title,
         "command": command,
         "machine": _machine(),
-        "commit": _commit(),
-        "seeds": list(seeds),
-        "about": dict(about or {}),
-        "differences": differences,
+        "commit": commit(),
+        "seeds": list(plan.seeds),
+        "about": dict(plan.about),
+        "differences": {split: differences(records) for split, records in finished.items()},
+        "recovered": {split: recovered(records) for split, records in finished.items()},
+        "compared": between(finished) if plan.compare else {},
         "rows": rows,
     }
-    write_json(folder / f"{name}.json", result)
-    write(folder / f"{name}.svg", picture(result).encode())
-    write(folder / f"{name}.md", page(result).encode())
+    write_json(folder / f"{plan.title}.json", result)
+    write(folder / f"{plan.title}.svg", picture(result).encode())
+    write(folder / f"{plan.title}.md", page(result).encode())
     return result
 
 
@@ -102,96 +96,6 @@ def _finished(run: Path, config: RunConfig) -> bool:
     return bool(manifest["run"] == run_id(config))
 
 
-def _rows(name: str, split: str, record: Tree, config: RunConfig) -> list[Tree]:
-    """One row per scorer and one per arm, in the words of the project's evidence tables."""
-    selection = record["selection"] or {}
-    scorers = {record["scorer"]["name"]: selection, **selection.get("comparison", {})}
-    common = {
-        "study": name,
-        "model": Path(config.model.gguf_file or config.model.name).name,
-        "dataset": ", ".join(site["site"] for site in record["sites"]),
-        "split": split,
-        "n_private": sum(site["samples"] for site in record["sites"]),
-        "n_anchors": record["public"]["kinds"].count("clean"),
-        "noise_mix": ", ".join(selection.get("auroc_by_corruption", {})),
-        "seed": record["seed"],
-        "seconds": record["seconds"],
-        "commit": _commit(),
-    }
-    unforeseen = left_out(config)
-    rows = [
-        common
-        | {"scorer": scorer}
-        | _figures(record, scorer, figures, unforeseen if scorer == config.scorer.name else {})
-        for scorer, figures in scorers.items()
-        if figures
-    ]
-    rows += [
-        common
-        | {
-            "scorer": record["scorer"]["name"],
-            "threshold": record["threshold"]["name"],
-            "arm": arm,
-            "kept": result["kept"],
-            "steps": result["steps"],
-            "eval_loss": result["eval_loss"],
-            "gap_recovered": _recovered(record["arms"], arm),
-        }
-        for arm, result in record["arms"].items()
-    ]
-    return rows
-
-
-def _figures(record: Tree, scorer: str, figures: Tree, unforeseen: Mapping[str, float]) -> Tree:
-    """What one scorer reaches against the planted truth."""
-    deciding = scorer == record["scorer"]["name"]
-    by_corruption = figures.get("auroc_by_corruption", {})
-    return {
-        "threshold": record["threshold"]["name"] if deciding else "same count",
-        "arm": None,
-        "auroc_pooled": figures.get("auroc"),
-        "auroc_within": figures.get("auroc_within"),
-        "auroc_by_corruption": by_corruption,
-        "auroc_swap": by_corruption.get("swap"),
-        "auroc_left_out": float(np.mean([*unforeseen.values()])) if unforeseen else None,
-        "auroc_left_out_by_corruption": dict(unforeseen),
-        "recall": figures.get("recall"),
-        "recall_by_site": figures.get("recall_by_site", {}),
-        "precision": figures.get("precision"),
-        "accuracy": figures.get("accuracy"),
-        "eval_loss": None,
-        "gap_recovered": None,
-    }
-
-
-def _recovered(arms: Mapping[str, Tree], arm: str) -> float | None:
-    """(keep_all − arm) / (keep_all − oracle): share of the gap to the oracle, None without one."""
-    if "keep_all" not in arms or "oracle" not in arms:
-        return None
-    gap = arms["keep_all"]["eval_loss"] - arms["oracle"]["eval_loss"]
-    return None if gap <= 0 else (arms["keep_all"]["eval_loss"] - arms[arm]["eval_loss"]) / gap
-
-
-def _differences(records: Sequence[Tree]) -> Tree:
-    """Arm minus curated over the items of all seeds, mean and 95 % interval; and seed by seed."""
-    found: Tree = {}
-    for arm in records[0]["arms"]:
-        if arm == "curated" or not all(arm in record["arms"] for record in records):
-            continue
-        theirs = np.concatenate([record["arms"][arm]["losses"] for record in records])
-        curated = np.concatenate([record["arms"]["curated"]["losses"] for record in records])
-        mean, low, high = paired_bootstrap(theirs, curated, seed=0)
-        by_seed = {str(record["seed"]): record["arm_differences"][arm] for record in records}
-        found[arm] = {
-            "mean": mean,
-            "low": low,
-            "high": high,
-            "items": len(curated),
-            "by_seed": by_seed,
-        }
-    return found
-
-
 def _machine() -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return (
@@ -200,7 +104,7 @@ def _machine() -> str:
     )
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, or None outside one."""
     folder = Path(__file__).parent
     done = subprocess.run(

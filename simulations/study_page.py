@@ -15,12 +15,14 @@ def page(result: Tree) -> str:
     lines = [
         f"# Study `{result['study']}`",
         "",
+        *([result["about"][""], ""] if result["about"].get("") else []),
         (
             f"Command: `{result['command']}`. Machine: {result['machine']}. Seeds: "
             f"{', '.join(map(str, result['seeds']))}. Commit: {result['commit'] or 'unknown'}."
         ),
         "",
     ]
+    lines += _between_table(result)
     for split, differences in result["differences"].items():
         rows = [row for row in result["rows"] if row["split"] == split]
         scorers = [row for row in rows if row["arm"] is None]
@@ -31,6 +33,7 @@ def page(result: Tree) -> str:
             lines += _scorer_table(scorers) + _left_out_table(scorers)
         if arms:
             lines += _arm_table(arms, result["seeds"], differences)
+            lines += _recovered(result["recovered"].get(split)) + _domain_table(arms)
     lines += [f"![AUROC by scorer and seed]({result['study']}.svg)", ""]
     return "\n".join(lines)
 
@@ -146,9 +149,7 @@ def _arm_table(rows: Sequence[Tree], numbers: Sequence[int], differences: Tree) 
         difference = differences.get(arm)
         apart = "–"
         if difference is not None:
-            apart = (
-                f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
-            )
+            apart = _interval(difference)
         cells = [
             arm,
             _mean([row["kept"] for row in mine.values()], ".1f"),
@@ -159,6 +160,79 @@ def _arm_table(rows: Sequence[Tree], numbers: Sequence[int], differences: Tree) 
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _between_table(result: Tree) -> list[str]:
+    """The curated arms of splits that hold the same data, side by side."""
+    if not result["compared"]:
+        return []
+    first = next(iter(result["compared"]))
+    head = ["split", "pooled AUROC", "recall", "accuracy", "kept", "loss", f"− `{first}`"]
+    lines = [
+        "# The splits side by side",
+        "",
+        (
+            "The curated arm on the same data, mean over seeds. Loss on clean public hold-out "
+            f"answers; its difference to `{first}` is paired over the items of all seeds "
+            "(bootstrap, 95 %): below 0 is better."
+        ),
+        "",
+        "| " + " | ".join([*head, "share of the oracle's gap"]) + " |",
+        "|" + " --- |" * (len(head) + 1),
+    ]
+    for split, difference in result["compared"].items():
+        mine = [row for row in result["rows"] if row["split"] == split]
+        scored = [row for row in mine if row["arm"] is None and row["threshold"] != "same count"]
+        curated = [row for row in mine if row["arm"] == "curated"]
+        share = result["recovered"].get(split)
+        cells = [
+            f"`{split}`",
+            *(
+                _mean([row[key] for row in scored])
+                for key in ("auroc_pooled", "recall", "accuracy")
+            ),
+            _mean([row["kept"] for row in curated], ".1f"),
+            _mean([row["eval_loss"] for row in curated], ".4f"),
+            "–" if difference is None else _interval(difference),
+            "–" if share is None else f"{share['share']:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _recovered(share: Tree | None) -> list[str]:
+    if share is None:
+        return []
+    return [
+        (
+            f"Over all seeds' items curated closes {share['share']:.0%} "
+            f"[{share['low']:.0%}, {share['high']:.0%}] of the gap of {share['gap']:.4f} nats "
+            "between keep_all and oracle."
+        ),
+        "",
+    ]
+
+
+def _domain_table(rows: Sequence[Tree]) -> list[str]:
+    """Loss of each arm on the items of each domain, where there are several."""
+    domains = sorted({name for row in rows for name in row["eval_loss_by_domain"]})
+    if not domains:
+        return []
+    lines = [
+        "Loss by domain of the item, mean over seeds:",
+        "",
+        "| arm | " + " | ".join(domains) + " |",
+        "|" + " --- |" * (len(domains) + 1),
+    ]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = [row["eval_loss_by_domain"] for row in rows if row["arm"] == arm]
+        cells = [_mean([one.get(name) for one in mine], ".4f") for name in domains]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _interval(difference: Tree) -> str:
+    return f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
 
 
 def _mean(values: Sequence[float | None], form: str = ".3f") -> str:

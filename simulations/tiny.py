@@ -5,10 +5,11 @@ as a real one, with no network.
 """
 
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PADDING, END, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -41,11 +42,37 @@ def write_tiny_model(
         heads: Attention heads, an even number; half as many keys and values.
         vocabulary: Least number of rows of the embedding; the tokenizer's own if that is larger.
     """
-    tokenizer = _tokenizer()
+    tokenizer = _letters()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = small_llama(
+            tokenizer,
+            hidden=hidden,
+            layers=layers,
+            heads=heads,
+            intermediate=intermediate or 2 * hidden,
+            vocabulary=vocabulary,
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def small_llama(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    hidden: int,
+    layers: int,
+    heads: int,
+    intermediate: int,
+    vocabulary: int = 0,
+    tied: bool = False,
+) -> LlamaForCausalLM:
+    """A random Llama from torch's own random state; ``tied``: embedding and head are one."""
     config = LlamaConfig(
         vocab_size=max(len(tokenizer), vocabulary),
         hidden_size=hidden,
-        intermediate_size=intermediate or 2 * hidden,
+        intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
@@ -53,23 +80,42 @@ def write_tiny_model(
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return LlamaForCausalLM(config)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def byte_pair_tokenizer(texts: Sequence[str], *, size: int) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of ``size`` tokens trained on the texts; digits stand alone."""
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PADDING, END, UNKNOWN, *ROLES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _wrapped(tokenizer)
+
+
+def _letters() -> PreTrainedTokenizerFast:
     special = [PADDING, END, UNKNOWN, *ROLES]
     letters = [*string.ascii_letters, *string.digits, *string.punctuation, " ", "\n"]
     vocabulary = {token: index for index, token in enumerate([*special, *letters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
+    return _wrapped(tokenizer)
+
+
+def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PADDING,

@@ -31,6 +31,7 @@ from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.left_out import left_out
+from fedwinnow.simulations.splits import Plan
 from fedwinnow.simulations.study import study
 from fedwinnow.simulations.toy import SITES, write_toy_scenario
 from fedwinnow.strategies.registry import build
@@ -428,8 +429,8 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
         )
 
     out = tmp_path / "evidence"
-    splits = {"toy split": configure}
-    result = study("toy", (0, 1), splits, folder=out, command="study toy", workshop=workshop)
+    planned = Plan(title="toy", seeds=(0, 1), splits={"toy split": configure}, about={})
+    result = study(planned, folder=out, command="study toy", workshop=workshop)
     assert {path.name for path in out.iterdir()} == {"toy.json", "toy.md", "toy.svg"}
     assert json.loads((out / "toy.json").read_text()) == json.loads(json.dumps(result))
     arms = [(row["seed"], row["arm"]) for row in result["rows"] if row["arm"]]
@@ -443,7 +444,7 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
     assert "`perplexity`" in page
     assert "| keep_all |" in page
     before = (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns
-    study("toy", (0, 1), splits, folder=out, command="study toy", workshop=workshop)
+    study(planned, folder=out, command="study toy", workshop=workshop)
     assert (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns == before
 
 

@@ -1,0 +1,186 @@
+"""A base model of less than a million weights that knows the generated skills, made in minutes.
+
+A small Llama with a byte-pair tokenizer, trained on tasks from a generator without end
+(``simulations/skills.py``): nine of ten in the plain manner, one in the house manner that silos and
+anchors speak, as a real model has met most manners and mastered few. Written as an ordinary model
+folder, whole or not at all, with ``base.json`` that says how it came about.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch.utils.data import IterableDataset
+
+from fedwinnow.curation.encoding import encode_sample
+from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
+from fedwinnow.curation.files import write_json
+from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.simulations.skills import SKILLS, Manner, pair
+from fedwinnow.simulations.tiny import byte_pair_tokenizer, small_llama
+
+_TEXTS = 3000
+"""Tasks that the tokenizer is trained on."""
+_KEY_TEXTS = 20
+_MANNERS: tuple[Manner, ...] = ("plain", "house")
+_IGNORED = -100
+"""The label that transformers leaves out of its loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseSection:
+    """How the base model is made."""
+
+    seed: int = 0
+    steps: int = 1000
+    """Optimizer steps, at least 1."""
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    house: float = 0.1
+    """Share of tasks in the house manner, in [0, 1]: the model has met it, and not learnt it."""
+    vocabulary: int = 512
+    """Rows of the embedding: bytes, merges and special tokens."""
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+
+
+def base_model(folder: Path, section: BaseSection) -> Path:
+    """The model of these settings in a folder of its own below ``folder``; made if missing.
+
+    Raises:
+        ConfigError: fewer than one step.
+        NonFiniteError: the training loss is no number.
+        OutputError: the folder cannot be written.
+    """
+    target = folder / f"skills-{_key(section)}"
+    if not (target / "base.json").exists():
+        write_base_model(target, section)
+    return target
+
+
+def write_base_model(target: Path, section: BaseSection) -> Path:
+    """Train the model and write it; an interrupted run leaves nothing under the target's name.
+
+    Raises:
+        ConfigError: fewer than one step.
+        NonFiniteError: the training loss is no number.
+        OutputError: the target exists, or cannot be written.
+    """
+    if section.steps < 1:
+        message = f"--steps {section.steps} is out of range; allowed: at least 1"
+        raise ConfigError(message)
+    if target.exists():
+        message = f"{target}: already there; give a new folder or remove it"
+        raise OutputError(message)
+    work = target.with_name(f".{target.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir(parents=True)
+        with torch.random.fork_rng(devices=[]):
+            _train(work, section)
+        work.rename(target)
+    except OSError as error:
+        message = f"{target}: cannot be written ({error.strerror}); give another folder"
+        raise OutputError(message) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _train(folder: Path, section: BaseSection) -> None:
+    draw = random.Random(derive_seed(section.seed, "tokenizer"))  # noqa: S311 - generated texts, no secret
+    texts = [f"{task.prompt} {task.response}" for task in (_task(draw, 0.5) for _ in range(_TEXTS))]
+    tokenizer = byte_pair_tokenizer(texts, size=section.vocabulary)
+    transformers.set_seed(derive_seed(section.seed, "weights") % 2**32)
+    model = small_llama(
+        tokenizer, hidden=section.hidden, layers=section.layers, heads=section.heads,
+        intermediate=3 * section.hidden, tied=True,
+    )  # fmt: skip
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        max_steps=section.steps,
+        per_device_train_batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(50, section.steps // 10),
+        weight_decay=0.01,
+        logging_steps=max(1, section.steps // 10),
+        logging_nan_inf_filter=False,  # else a NaN is told as 0
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=False,
+        seed=section.seed,
+    )
+    trainer = transformers.Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=_Tasks(tokenizer, derive_seed(section.seed, "tasks"), section.house),
+        data_collator=_collate,
+    )
+    loss = trainer.train().training_loss
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not all(torch.isfinite(torch.tensor([loss, *losses]))):
+        message = f"base model: the training loss is {loss}; lower the learning rate"
+        raise NonFiniteError(message)
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    last = losses[-1] if losses else loss
+    write_json(folder / "base.json", {**asdict(section), "weights": weights, "last_loss": last})
+
+
+class _Tasks(IterableDataset[dict[str, list[int]]]):
+    """Tasks without end."""
+
+    def __init__(self, tokenizer: Any, seed: int, house: float) -> None:  # noqa: ANN401 - transformers' tokenizers share no typed base
+        self.tokenizer, self.seed, self.house = tokenizer, seed, house
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        draw = random.Random(self.seed)  # noqa: S311 - generated texts, no secret
+        while True:
+            encoded = encode_sample(self.tokenizer, _task(draw, self.house), max_length=256)
+            yield {"input_ids": encoded.tokens.tolist()}
+
+
+def _task(draw: random.Random, house: float) -> Sample:
+    manner: Manner = "house" if draw.random() < house else "plain"
+    prompt, response = pair(draw.choice(list(SKILLS)), manner, draw)
+    return Sample(id="", prompt=prompt, response=response)
+
+
+def _collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Pad on the right; every token counts, padding does not."""
+    tokens = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row["input_ids"]) for row in rows], batch_first=True, padding_value=_IGNORED
+    )
+    known = tokens != _IGNORED
+    return {
+        "input_ids": tokens.clamp(min=0),
+        "attention_mask": known.long(),
+        "labels": tokens,
+    }
+
+
+def _key(section: BaseSection) -> str:
+    """A name for what the settings give: they, and how the generator speaks."""
+    draw = random.Random(section.seed)  # noqa: S311 - generated texts, no secret
+    texts = [
+        tuple(pair(name, manner, draw))
+        for name in SKILLS
+        for manner in _MANNERS
+        for _ in range(_KEY_TEXTS)
+    ]
+    text = json.dumps([asdict(section), texts])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,53 @@
+"""``fedwinnow study`` and ``fedwinnow base``: evidence over seeds, and a model made for it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedwinnow.simulations.cli_options import Set, typed
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="demo, a study's name, or a scenario file.")] = "",
+    seeds: Annotated[int, typer.Option(help="How many of the study's seeds.", min=1)] = 3,
+    evidence: Annotated[Path, typer.Option(help="Folder for NAME.md, NAME.json, NAME.svg.")] = Path(
+        "docs/evidence"
+    ),
+    settings: Set = None,
+) -> None:
+    """Run a study over several seeds and write its evidence tables; without a name, list them."""
+    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations import study as studies  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.splits import load_study, names, plan  # noqa: PLC0415 - torch loads here
+
+    if not name:
+        for known in names():
+            found = load_study(known)
+            print(f"{known}: {found.about} Splits: {', '.join(s.name for s in found.splits)}.")
+        return
+    watch, planned = Watch(), plan(name, seeds, tuple(settings or ()))
+    studies.study(
+        planned,
+        folder=evidence,
+        command=typed(),
+        progress=watch.delivery,
+        workshop=Workshop(progress=watch.work),
+    )
+    print((evidence / f"{planned.title}.md").read_text(encoding="utf-8"))
+
+
+def base(
+    out: Annotated[Path, typer.Argument(help="Folder of the model; must not be there yet.")],
+    seed: Annotated[int, typer.Option(help="Seed of tokenizer, weights and tasks.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps; 0: as for the studies.")] = 0,
+) -> None:
+    """Train the base model of the generated skills: less than two million weights, minutes."""
+    from dataclasses import replace  # noqa: PLC0415 - with the rest of this command
+
+    from fedwinnow.simulations.base_model import BaseSection, write_base_model  # noqa: PLC0415 - torch loads here
+
+    section = BaseSection(seed=seed)
+    write_base_model(out, replace(section, steps=steps) if steps else section)
+    print((out / "base.json").read_text(encoding="utf-8"))
