@@ -11,10 +11,12 @@ from fedwinnow.curation.config import RunTerms
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.messages import (
     CloseRequest,
+    ClusterRequest,
     EvaluateRequest,
     JoinRequest,
     MeasureRequest,
     ProbeRequest,
+    QuotaRequest,
     Request,
     ScoreRequest,
     SelectRequest,
@@ -30,7 +32,9 @@ PHASES: Mapping[type, tuple[Phase, ...]] = {
     MeasureRequest: (Phase.MEASURE,),
     TrainRequest: (Phase.WARM_UP, Phase.TRAIN),
     ScoreRequest: (Phase.SCORE,),
+    ClusterRequest: (Phase.CLUSTER,),
     SelectRequest: (Phase.SELECT,),
+    QuotaRequest: (Phase.SELECT,),
     EvaluateRequest: (Phase.EVALUATE,),
     CloseRequest: (Phase.CLOSE,),
 }
@@ -68,6 +72,11 @@ def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
 def warm_up_rounds(terms: RunTerms) -> int:
     """Warm-up rounds of a run; a run without a trajectory has none, whatever its section says."""
     return terms.warm_up.rounds if terms.run.trajectory == "global" else 0
+
+
+def exchanges(terms: RunTerms) -> int:
+    """Exchanges of clusters in a run."""
+    return terms.clusters.iterations if terms.clusters.count else 0
 
 
 def rounds(terms: RunTerms) -> int:
@@ -108,8 +117,17 @@ def check_place(request: Request, terms: RunTerms) -> None:
         allowed = arms if number > 0 else ("",)
         _agreed("round", number, 0 <= number <= last, f"0 to {last}")
         _agreed("generate", request.generate, request.generate <= most, f"at most {most}")
+    elif isinstance(request, ClusterRequest):
+        last, most = exchanges(terms), terms.clusters.count
+        came = len(request.centroids)
+        _agreed("round", number, 1 <= number <= last, f"1 to {last}")
+        _agreed("centroids", came, 1 <= came <= most, f"1 to {most}")
     else:
         _agreed("round", number, number == 0, 0)
+    if isinstance(request, SelectRequest | QuotaRequest):
+        kind = QuotaRequest if terms.clusters.count else SelectRequest
+        came_as = type(request).__name__
+        _agreed("the selection's request", came_as, isinstance(request, kind), kind.__name__)
     _agreed("arm", arm, arm in allowed, f"one of {allowed}")
 
 

@@ -7,10 +7,12 @@ from fedwinnow.client import compute, decide
 from fedwinnow.client.work import Work
 from fedwinnow.curation.messages import (
     CloseRequest,
+    ClusterRequest,
     EvaluateRequest,
     JoinRequest,
     MeasureRequest,
     ProbeRequest,
+    QuotaRequest,
     Reply,
     Request,
     ScoreRequest,
@@ -24,7 +26,9 @@ _ANSWERS: Mapping[type, Callable[[Work, Any], Reply]] = {
     MeasureRequest: compute.measure_checkpoint,
     TrainRequest: compute.train_round,
     ScoreRequest: decide.score,
+    ClusterRequest: decide.cluster,
     SelectRequest: decide.select_samples,
+    QuotaRequest: decide.select_samples,
     EvaluateRequest: compute.evaluate_adapter,
     CloseRequest: decide.close,
 }

@@ -1,14 +1,16 @@
-"""Answers that need no model: score from the tables, select by the threshold, close."""
+"""Answers that need no model: score from the tables, cluster, select by the threshold, close."""
 
 import numpy as np
 
-from fedwinnow.client import tables
+from fedwinnow.client import clustering, tables
 from fedwinnow.client.work import Work, scorers
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
 from fedwinnow.curation.messages import (
     CloseRequest,
+    ClusterRequest,
     KeptReply,
+    QuotaRequest,
     Receipt,
     Reply,
     ScoreRequest,
@@ -41,6 +43,8 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     mine = everything[work.terms.scorer.name]
     edges = _edges(work, deciding.public_scores)
     tables.write_scores(work.folder / "scores.parquet", private[-1], everything, edges)
+    if work.terms.clusters.count:
+        clustering.prepare(work, request.tables, private)
     smallest = max(work.terms.summary.smallest_cell, work.config.site.smallest_cell)
     return SummaryReply(
         header=request.header,
@@ -80,25 +84,43 @@ def _check_rows(work: Work, request: ScoreRequest) -> None:
             raise RefusalError(message, clause="public_rows")
 
 
-def select_samples(work: Work, request: SelectRequest) -> Reply:
+def cluster(work: Work, request: ClusterRequest) -> Reply:
+    """Tell which clusters the samples that pass the threshold belong to, in counts and sums."""
+    passing, _, _ = _passing(work, request)
+    return clustering.exchange(work, request, passing)
+
+
+def select_samples(work: Work, request: SelectRequest | QuotaRequest) -> Reply:
     """Apply the threshold, and write down why each sample was dropped."""
-    terms = work.terms
+    curated, status, scores = _passing(work, request)
+    if isinstance(request, QuotaRequest):
+        curated = clustering.within_quotas(work, request, curated, scores)
+    chosen: dict[str, Selection] = {}
+    for arm in work.terms.study.arms:
+        chosen[arm] = _arm(work, arm, curated, curated.ids, status)
+    tables.write_selection(work.folder / "selection.parquet", chosen)
+    kept = {arm: work.rounded(selection.count) for arm, selection in chosen.items()}
+    return KeptReply(header=request.header, site=work.site, kept=kept)
+
+
+def _passing(
+    work: Work, request: ClusterRequest | SelectRequest | QuotaRequest
+) -> tuple[Selection, np.ndarray, Scores]:
+    """What passes a request's threshold, the status of each sample, and its score.
+
+    Raises:
+        RefusalError: the threshold is none that the histogram could lead to.
+    """
     threshold = request.per_site.get(work.site, request.threshold)
     file = work.folder / "scores.parquet"
-    ids, status, scores = tables.read_scores(file, terms.scorer.name)
+    ids, status, scores = tables.read_scores(file, work.terms.scorer.name)
     if not on_grid(threshold, tables.read_edges(file)):
         message = (
             f"threshold {threshold!r} is not on the grid of the histogram's edges; a threshold "
             "must come from the summaries"
         )
         raise RefusalError(message)
-    curated = select(ids, scores, status, threshold)
-    chosen: dict[str, Selection] = {}
-    for arm in terms.study.arms:
-        chosen[arm] = _arm(work, arm, curated, ids, status)
-    tables.write_selection(work.folder / "selection.parquet", chosen)
-    kept = {arm: work.rounded(selection.count) for arm, selection in chosen.items()}
-    return KeptReply(header=request.header, site=work.site, kept=kept)
+    return select(ids, scores, status, threshold), status, scores
 
 
 def _arm(

@@ -15,6 +15,7 @@ from typing import Any
 from fedwinnow.client.agreed import (
     PHASES,
     check_place,
+    exchanges,
     plugins,
     rounds,
     steps,
@@ -28,11 +29,14 @@ from fedwinnow.curation.config import PolicySection, RunTerms
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.messages import (
     CloseRequest,
+    ClusterReply,
+    ClusterRequest,
     EvaluateRequest,
     Joined,
     JoinRequest,
     MetricsReply,
     PublicSignals,
+    QuotaRequest,
     Reply,
     Request,
     ScoreRequest,
@@ -46,7 +50,9 @@ from fedwinnow.curation.phases import Phase
 _MEGABYTE = 1_000_000
 _REPLY: Mapping[type, str] = {
     ScoreRequest: "SummaryReply",
+    ClusterRequest: "ClusterReply",
     SelectRequest: "KeptReply",
+    QuotaRequest: "KeptReply",
     TrainRequest: "TrainedAdapter",
     EvaluateRequest: "MetricsReply",
 }
@@ -106,6 +112,10 @@ class Policy:
         if isinstance(reply, PublicSignals):
             other = set(reply.table.ids) - {sample.id for sample in work.pool.rows.samples}
             self._ask("public_rows", f"{len(other)} others", not other, "rows of anchors alone")
+        if isinstance(reply, ClusterReply):
+            least = self.section.smallest_group // (step := work.config.site.round_counts_to) * step
+            few = [count for count in reply.counts if 0 < count < least]
+            self._ask("smallest_group", f"clusters of {few}", not few, f"at least {least}")
         if isinstance(reply, MetricsReply):
             return replace(reply, own=self._own(reply.own, work, ledger))
         if isinstance(reply, TrainedAdapter) and reply.adapter is not None:
@@ -140,6 +150,12 @@ class Policy:
             plain = section.plugin_settings or not changed
             self._ask("plugin_settings", f"{name} with {changed}", plain, "default settings alone")
         self._ask("arms", terms.study.arms, terms.study.arms == ("curated",), "curated alone")
+        if terms.clusters.count:
+            most = section.max_clusters
+            said = f"{terms.clusters.count} clusters of loss trajectories"
+            self._ask("max_clusters", said, terms.clusters.count <= most, f"at most {most}")
+            number, most = exchanges(terms), section.max_cluster_rounds
+            self._ask("max_cluster_rounds", number, number <= most, f"at most {most}")
         asked = rounds(terms), steps(terms), terms.adapter.rank
         limits = section.max_rounds, section.max_steps, section.max_rank
         for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
@@ -174,7 +190,7 @@ class Policy:
         """How often figures of one data set have left, over all runs and within this one."""
         header = request.header
         place = (header.run, header.phase, header.round, header.arm)
-        once = isinstance(request, ScoreRequest | SelectRequest)
+        once = isinstance(request, ScoreRequest | ClusterRequest | SelectRequest | QuotaRequest)
         clause = "summaries" if once else "max_rounds"
         before = {entry["request"] for entry in ledger.at(*place)} - {digest}
         what = f"{header.phase} {header.round} of this run with other contents"
@@ -184,6 +200,8 @@ class Policy:
         anchors = work.pool.anchors_hash if once else None
         entries = self._same(_REPLY[type(request)], work, ledger, anchors=anchors)
         earlier = {entry["request"] for entry in entries} - {digest}
+        if isinstance(request, ClusterRequest):  # all exchanges of a run are one release
+            earlier = {entry["run"] for entry in entries} - {header.run}
         limit = self.section.summaries if once else self.section.max_rounds
         limit += isinstance(request, EvaluateRequest)  # the initial adapter is evaluated as well
         came = f"{header.phase} {len(earlier) + 1} on the same data"

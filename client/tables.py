@@ -136,6 +136,49 @@ def read_kept(path: Path, arm: str) -> np.ndarray:
     return kept.astype(bool)
 
 
+def write_trajectories(
+    path: Path,
+    ids: tuple[str, ...],
+    points: Float[np.ndarray, "samples checkpoints"],
+    start: Float[np.ndarray, "clusters checkpoints"],
+) -> None:
+    """One row per sample: its standardised loss at each checkpoint; the start is noted too."""
+    columns = {f"z{t}": np.ascontiguousarray(column) for t, column in enumerate(points.T)}
+    _write(path, {"id": list(ids), **columns}, {"start": start.tolist()})
+
+
+def read_trajectories(
+    path: Path,
+) -> tuple[Float[np.ndarray, "samples checkpoints"], Float[np.ndarray, "clusters checkpoints"]]:
+    """Standardised losses in data order, and the centroids to start with.
+
+    Raises:
+        ProtocolError: the file is not there.
+    """
+    table, extra = _read(path)
+    start = np.array(extra["start"], dtype=np.float64)
+    columns = [table[f"z{t}"].to_numpy() for t in range(start.shape[1])]
+    return np.stack(columns, axis=1), start
+
+
+def write_clusters(
+    path: Path, ids: tuple[str, ...], places: np.ndarray, words: Mapping[str, Any]
+) -> None:
+    """One row per sample: its cluster, −1 for none; ``words`` is what the exchange was asked."""
+    _write(path, {"id": list(ids), "cluster": places.astype(np.int64)}, words)
+
+
+def read_clusters(path: Path) -> tuple[np.ndarray, Mapping[str, Any]]:
+    """What :func:`write_clusters` wrote.
+
+    Raises:
+        ProtocolError: the file is not there.
+    """
+    table, words = _read(path)
+    places: np.ndarray = table["cluster"].to_numpy()
+    return places, words
+
+
 def write_stage(path: Path, places: np.ndarray, scores: Scores) -> None:
     """One row per sample of a stage, best first: its position in data order, and its score then."""
     _write(path, {"place": places.astype(np.int64), "score": scores}, {})

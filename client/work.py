@@ -121,6 +121,7 @@ def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
     needed = frozenset().union(*(scorer.columns for scorer in scorers(terms).values()))
     objective = _weighing(terms)
     needed |= frozenset() if objective is None else objective.columns
+    needed |= {"loss"} if terms.clusters.count else frozenset()
     return needed - GRADIENTS if checkpoint == 0 else needed - ONCE
 
 

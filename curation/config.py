@@ -13,6 +13,7 @@ from fedwinnow.curation.sections import (
     LEAST,
     AdapterSection,
     AnchorsSection,
+    ClustersSection,
     ColumnsSection,
     MeasuringSection,
     ModelSection,
@@ -28,7 +29,7 @@ from fedwinnow.curation.server_sections import (
     MemberSection,
     QuorumSection,
 )
-from fedwinnow.curation.settings import check
+from fedwinnow.curation.settings import QUIET, check
 from fedwinnow.curation.site_sections import (
     AgentSection,
     GateSection,
@@ -42,6 +43,7 @@ __all__ = [
     "AgentSection",
     "AnchorsSection",
     "Arm",
+    "ClustersSection",
     "ColumnsSection",
     "CoordinatorSection",
     "DeadlinesSection",
@@ -186,6 +188,7 @@ class RunTerms:
     measuring: MeasuringSection = field(default_factory=MeasuringSection)
     scorer: ScorerSection = field(default_factory=ScorerSection)
     summary: SummarySection = field(default_factory=SummarySection)
+    clusters: ClustersSection = field(default_factory=ClustersSection, metadata=QUIET)
     warm_up: WarmUpSection = field(default_factory=WarmUpSection)
     training: TrainingSection = field(default_factory=TrainingSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
@@ -204,6 +207,7 @@ class RunConfig:
     scorer: ScorerSection = field(default_factory=ScorerSection)
     summary: SummarySection = field(default_factory=SummarySection)
     threshold: PluginSection = field(default_factory=lambda: PluginSection(name="target_recall"))
+    clusters: ClustersSection = field(default_factory=ClustersSection, metadata=QUIET)
     warm_up: WarmUpSection = field(default_factory=WarmUpSection)
     training: TrainingSection = field(default_factory=TrainingSection)
     weighting: PluginSection = field(default_factory=lambda: PluginSection(name="samples_kept"))

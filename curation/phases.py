@@ -11,6 +11,8 @@ class Phase(enum.StrEnum):
     WARM_UP = "warm_up"
     MEASURE = "measure"
     SCORE = "score"
+    CLUSTER = "cluster"
+    """Only in runs with ``[clusters]``."""
     SELECT = "select"
     TRAIN = "train"
     EVALUATE = "evaluate"

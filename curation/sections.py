@@ -200,3 +200,20 @@ class SummarySection:
     def __post_init__(self) -> None:
         check("summary.bins", self.bins, 2 <= self.bins <= 4096, "2 to 4096")  # noqa: PLR2004 - the documented range
         check("summary.smallest_cell", self.smallest_cell, self.smallest_cell >= 1, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClustersSection:
+    """Equal shares for clusters of loss trajectories among what passes the threshold (S2L)."""
+
+    count: int = 0
+    """Most clusters, 0 to 1024; 0 asks for no clusters, and keeps all that passes."""
+    iterations: int = 10
+    """Exchanges of sums and counts, 1 to 100; the last one sets the quotas."""
+    budget: float = 0.5
+    """Share of the samples that pass the threshold to keep, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        check("clusters.count", self.count, 0 <= self.count <= 1024, "0 to 1024")  # noqa: PLR2004 - the documented range
+        check("clusters.iterations", self.iterations, 1 <= self.iterations <= 100, "1 to 100")  # noqa: PLR2004 - the documented range
+        check("clusters.budget", self.budget, 0 < self.budget <= 1, "in (0, 1]")

@@ -3,9 +3,9 @@
 Each field is followed by one line with its unit and range, as in ``curation/config.py``.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
-from fedwinnow.curation.settings import check
+from fedwinnow.curation.settings import QUIET, check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,8 @@ class DeadlinesSection:
     """Measure at one checkpoint, seconds."""
     score: float = 1800.0
     """Score, seconds."""
+    cluster: float = field(default=600.0, metadata=QUIET)
+    """One exchange of clusters, seconds."""
     select: float = 600.0
     """Select, seconds."""
     train: float = 24 * 3600.0
@@ -32,9 +34,9 @@ class DeadlinesSection:
     """Close, seconds."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            check(f"deadlines.{field.name}", value, value > 0, "above 0")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            check(f"deadlines.{one.name}", value, value > 0, "above 0")
 
     def of(self, phase: str) -> float:
         """Deadline of a phase, seconds."""
@@ -55,6 +57,8 @@ class QuorumSection:
     """Measure, at least 0."""
     score: int = 0
     """Score, at least 0."""
+    cluster: int = field(default=0, metadata=QUIET)
+    """Each exchange of clusters, at least 0."""
     select: int = 0
     """Select, at least 0."""
     train: int = 0
@@ -65,9 +69,9 @@ class QuorumSection:
     """Close, at least 0."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            check(f"quorum.{field.name}", value, value >= 0, "at least 0")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            check(f"quorum.{one.name}", value, value >= 0, "at least 0")
 
     def of(self, phase: str, otherwise: int) -> int:
         """Sites that a phase needs."""

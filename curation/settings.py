@@ -17,6 +17,12 @@ from fedwinnow.curation.errors import ConfigError
 
 T = TypeVar("T")
 
+QUIET: Mapping[str, Any] = {"quiet": True}
+"""Metadata of a field that came later: where it holds its default, canonical text leaves it out.
+
+So a setting that a run does not use changes neither its id nor the terms that it sends.
+"""
+
 
 def check(key: str, value: object, holds: bool, allowed: str) -> None:  # noqa: FBT001 - reads as a sentence: check key, value, condition
     """Raise a :class:`ConfigError` that names ``key`` unless ``holds``."""
@@ -101,7 +107,7 @@ def _completed(value: Any, field: dataclasses.Field[Any]) -> Any:  # noqa: ANN40
 
 def canonical(node: object) -> str:
     """A dataclass as JSON text with sorted keys: equal settings, equal text."""
-    return json.dumps(plain(node), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(_heard(node), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def plain(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
@@ -113,6 +119,26 @@ def plain(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
     if isinstance(node, tuple | list):
         return [plain(item) for item in node]
     return node
+
+
+def _heard(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
+    """As :func:`plain`, without quiet fields that hold their default."""
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        values = {f: getattr(node, f.name) for f in dataclasses.fields(node)}
+        said = {
+            f.name: v for f, v in values.items() if not (f.metadata == QUIET and v == _default(f))
+        }
+        return {name: _heard(value) for name, value in said.items()}
+    if isinstance(node, Mapping):
+        return {str(key): _heard(value) for key, value in node.items()}
+    if isinstance(node, tuple | list):
+        return [_heard(item) for item in node]
+    return node
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - whatever the field holds
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def to_toml(node: object, comments: Mapping[str, str] | None = None) -> str:

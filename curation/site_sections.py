@@ -89,6 +89,10 @@ class PolicySection:
     """Whether a run may change settings of plug-ins from their defaults."""
     summaries: int = 1
     """Histograms, and selections, of one data set against one anchor set, over all runs."""
+    max_clusters: int = 0
+    """Most clusters whose counts and mean losses leave, at least 0; 0 refuses runs with any."""
+    max_cluster_rounds: int = 20
+    """Most exchanges of such counts and means in one run, at least 1."""
     min_change: int = 50
     """Samples that must differ before changed data count as another data set, at least 1."""
     smallest_group: int = 32
@@ -106,6 +110,7 @@ class PolicySection:
         check("policy.privacy_budget", self.privacy_budget, self.privacy_budget > 0, "above 0")
         for name in (
             "summaries",
+            "max_cluster_rounds",
             "min_change",
             "smallest_group",
             "max_rounds",
@@ -114,6 +119,7 @@ class PolicySection:
             "max_adapter_mb",
         ):
             check(f"policy.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        check("policy.max_clusters", self.max_clusters, self.max_clusters >= 0, "at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedwinnow.curation.adapters import check_adapter, check_compatible
+from fedwinnow.curation.clusters import BOUND
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import (
+    ClusterReply,
     Joined,
     KeptReply,
     MetricsReply,
@@ -23,7 +25,7 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
 )
 from fedwinnow.curation.phases import Phase
-from fedwinnow.server.state import RunState
+from fedwinnow.server.state import RunState, given
 
 
 def expected_reply(phase: Phase) -> type:
@@ -35,6 +37,7 @@ def expected_reply(phase: Phase) -> type:
         Phase.WARM_UP: TrainedAdapter,
         Phase.TRAIN: TrainedAdapter,
         Phase.SCORE: SummaryReply,
+        Phase.CLUSTER: ClusterReply,
         Phase.SELECT: KeptReply,
         Phase.EVALUATE: MetricsReply,
         Phase.CLOSE: Receipt,
@@ -65,6 +68,8 @@ def _content(site: str, reply: Reply, state: RunState, config: RunConfig) -> str
         return _trained(site, reply, state, config)
     if isinstance(reply, SummaryReply):
         return _summary(reply)
+    if isinstance(reply, ClusterReply):
+        return _clustered(site, reply, state)
     if isinstance(reply, KeptReply):
         whole = set(reply.kept) == set(config.study.arms) and min(reply.kept.values()) >= 0
         if not whole:
@@ -140,6 +145,22 @@ def _summary(reply: SummaryReply) -> str:
         return "its histogram holds a count below 0, or its forecast is no number"
     if not (_whole(counts) and _whole(edges) and _whole(reply.public_scores)):
         return "a cell, an edge or a public score is a NaN or an infinity"
+    return ""
+
+
+def _clustered(site: str, reply: ClusterReply, state: RunState) -> str:
+    """Counts and sums of this run's clusters, such as standardised losses can add up to."""
+    counts, sums = reply.counts, reply.sums
+    shape = given(state.clusters, "clusters").centroids.shape
+    if (len(counts), *sums.shape[1:]) != shape or len(sums) != len(counts):
+        return f"it tells {len(counts)} counts and sums of shape {sums.shape}, not of {shape}"
+    if min(counts) < 0 or not _whole(sums):
+        return "a count of its clusters is below 0, or a sum is a NaN or an infinity"
+    if why := _too_many(site, sum(counts), state):
+        return why
+    most = np.array(counts, dtype=np.float64)[:, None] * BOUND * (1 + 1e-9)
+    if bool((np.abs(sums) > most).any()):
+        return f"a sum of its clusters is beyond {BOUND:g} spreads times their count"
     return ""
 
 

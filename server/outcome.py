@@ -55,11 +55,15 @@ def finish(
         message = f"run {state.run} is in phase {state.phase}; resume it before its report is made"
         raise ProtocolError(message)
     config = configuration(state)
-    record = _record(state, config) | {
-        "command": command,
-        "remarks": list(remarks(config)),
-        "selection": dict(selection) if selection else None,
-    }
+    record = (
+        _record(state, config)
+        | _clusters(state)
+        | {
+            "command": command,
+            "remarks": list(remarks(config)),
+            "selection": dict(selection) if selection else None,
+        }
+    )
     adapter = state.finals.get("curated")
     if adapter is not None:
         export_adapter(
@@ -151,6 +155,15 @@ def _sites(state: RunState) -> list[Tree]:
             }
         )
     return sites
+
+
+def _clusters(state: RunState) -> Tree:
+    """What each cluster holds and keeps, over the sites that told it; nothing in other runs."""
+    held = state.clusters
+    if held is None:
+        return {}
+    tree = {"counts": list(held.totals), "quotas": list(held.quotas)}
+    return {"clusters": tree | {"centroids": held.centroids.tolist()}}
 
 
 def _arm(state: RunState, arm: str) -> Tree:

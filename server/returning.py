@@ -1,9 +1,11 @@
 """Sites that come back: what they missed, sent again first, and what of their answers counts.
 
-A site needs its tables to score, its scores to select and its selection to train; joining,
-warm-up, measuring and evaluating rest on nothing but the join. So a site that was away for a phase
-can take part again once it has made up for what the next phase rests on: the very same requests,
-which it answers from disk if it had computed them. A threshold that is set stays as it is.
+A site needs its tables to score, its scores to cluster and to select, the last exchange of clusters
+to select by quotas, and its selection to train; joining, warm-up, measuring and evaluating rest on
+nothing but the join. So a site that was away for a phase can take part again once it has made up
+for what the next phase rests on: the very same requests, which it answers from disk if it had
+computed them. A threshold that is set stays as it is, and so do quotas: a site that was not counted
+keeps the others' share of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +23,14 @@ from fedwinnow.curation.messages import (
 )
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.rounds import header_of, next_request, sift
-from fedwinnow.server.state import RunState
+from fedwinnow.server.state import RunState, configuration
 from fedwinnow.server.steps import SCORE_TOLERANCE, layout
 
 _NEEDED: Mapping[Phase, frozenset[Phase]] = {
     Phase.SCORE: frozenset({Phase.PROBE, Phase.MEASURE}),
-    Phase.SELECT: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE}),
-    Phase.TRAIN: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE, Phase.SELECT}),
+    Phase.CLUSTER: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE}),
+    Phase.SELECT: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE, Phase.CLUSTER}),
+    Phase.TRAIN: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE, Phase.CLUSTER, Phase.SELECT}),
 }
 """What a phase rests on besides the join."""
 
@@ -35,10 +38,12 @@ _NEEDED: Mapping[Phase, frozenset[Phase]] = {
 def owed(state: RunState, site: str) -> tuple[RunState, ...]:
     """The earlier states whose requests a site missed and needs now, oldest first."""
     missed: list[tuple[Phase, int]] = []
+    last = configuration(state).clusters.iterations  # earlier exchanges went on without it
     for record in state.records:
         phase = Phase(record.phase)
         if site in record.missing:
-            missed.append((phase, record.round))
+            if phase is not Phase.CLUSTER or record.round == last:
+                missed.append((phase, record.round))
         elif phase in _NEEDED:
             missed.clear()  # it could not have answered without what came before
     needed = _NEEDED.get(Phase(state.phase), frozenset())

@@ -1,8 +1,8 @@
 """The run as a pure fold: ``init(config)``, ``next_request(state)``, ``absorb(state, replies)``.
 
-Phases: join → probe → (warm up → measure) × T → score → select → (train × R, evaluate) per study
-arm → close. Nothing here knows a transport, a clock or a file; the same replies give the same
-state, bit for bit, whatever their order of arrival (sites are taken in order of name).
+Phases: join → probe → (warm up → measure) × T → score → (cluster × I) → select → (train × R,
+evaluate) per study arm → close. Nothing here knows a transport, a clock or a file; the same replies
+give the same state, bit for bit, whatever their order of arrival (sites are taken by name).
 """
 
 import logging
@@ -29,6 +29,7 @@ from fedwinnow.curation.messages import (
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import canonical
 from fedwinnow.server.checks import fault
+from fedwinnow.server.clustering import begin, cluster_request, quota_request
 from fedwinnow.server.remarks import remarks
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 from fedwinnow.server.steps import STEPS
@@ -53,15 +54,8 @@ def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one requ
         return JoinRequest(header=header, terms=canonical(config.terms()))
     if phase is Phase.CLOSE:
         return CloseRequest(header=header)
-    if phase is Phase.SCORE:
-        return ScoreRequest(
-            header=header, tables=state.tables, kinds=state.kinds, parents=state.parents
-        )
-    if phase is Phase.SELECT:
-        decision = given(state.decision, "decision")
-        return SelectRequest(
-            header=header, threshold=decision.value, per_site=dict(decision.per_site)
-        )
+    if phase in {Phase.SCORE, Phase.CLUSTER, Phase.SELECT}:
+        return _curating(state, header)
     adapter = given(state.adapter, "adapter")
     if phase is Phase.PROBE:
         return ProbeRequest(header=header, adapter=adapter)
@@ -83,6 +77,20 @@ def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one requ
         total_steps=section.rounds * section.steps,
         sites=state.sites,
     )
+
+
+def _curating(state: RunState, header: Header) -> Request:
+    """From the agreed public rows to a selection."""
+    if header.phase == Phase.SCORE:
+        return ScoreRequest(
+            header=header, tables=state.tables, kinds=state.kinds, parents=state.parents
+        )
+    if header.phase == Phase.CLUSTER:
+        return cluster_request(state, header)
+    if state.clusters is not None:
+        return quota_request(state, header)
+    decision = given(state.decision, "decision")
+    return SelectRequest(header=header, threshold=decision.value, per_site=dict(decision.per_site))
 
 
 def absorb(
@@ -153,8 +161,8 @@ def _advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunStat
         return replace(state, phase=following.value, round=number, adapter=adapter)
     if phase is Phase.WARM_UP:
         return replace(state, phase=Phase.MEASURE.value)
-    if phase is Phase.SCORE:
-        return replace(state, phase=Phase.SELECT.value)
+    if phase in {Phase.SCORE, Phase.CLUSTER}:
+        return _after_score(state, config)
     if phase is Phase.SELECT:
         if config.training.rounds == 0:
             return replace(state, phase=Phase.CLOSE.value)
@@ -167,6 +175,16 @@ def _advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunStat
     if phase is Phase.EVALUATE:
         return _after_evaluation(state, config)
     return replace(state, phase=Phase.DONE.value, round=0, arm="", adapter=None)
+
+
+def _after_score(state: RunState, config: RunConfig) -> RunState:
+    """On to the exchanges of clusters, where the run has any, and then to the selection."""
+    last = config.clusters.iterations if config.clusters.count else 0
+    if state.round == last:
+        return replace(state, phase=Phase.SELECT.value, round=0)
+    if state.round == 0:
+        state = replace(state, phase=Phase.CLUSTER.value, clusters=begin(state, config))
+    return replace(state, round=state.round + 1)
 
 
 def _after_evaluation(state: RunState, config: RunConfig) -> RunState:

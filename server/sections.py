@@ -51,6 +51,28 @@ def kept(record: Tree) -> Section:
     )
 
 
+def clusters(record: Tree) -> Section | None:
+    """What each cluster of loss trajectories holds, and how much of it is kept."""
+    found = record.get("clusters")
+    if not found or not sum(found["counts"]):
+        return None
+    held = sorted(zip(found["counts"], found["quotas"], found["centroids"], strict=True),
+                  key=lambda one: one[0])  # fmt: skip
+    rows = [
+        [f"{centroid[0]:.2f} → {centroid[-1]:.2f}", count, quota, f"{quota / count:.0%}"]
+        for count, quota, centroid in held
+        if count
+    ]
+    whole = sum(count == quota for count, quota, _ in held if count)
+    caption = (
+        f"Smallest first: {whole} of {len(rows)} clusters are kept whole, the others equally. The "
+        "first column is the mean loss at the first and the last checkpoint, in spreads of the "
+        f"public rows. {len(held) - len(rows)} clusters are empty."
+    )
+    head = ["loss trajectory", "samples", "quota", "share"]
+    return section("clusters", "Clusters", table(head, rows, caption=caption))
+
+
 def scores(record: Tree) -> Section | None:
     """Score histograms with the threshold."""
     if not record["public"]["scores"] and not any(site["edges"] for site in record["sites"]):
@@ -182,6 +204,7 @@ def comparison(record: Tree) -> Section | None:
 
 SECTIONS: tuple[Callable[[Tree], Section | None], ...] = (
     kept,
+    clusters,
     scores,
     evidence,
     comparison,

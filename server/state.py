@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
 
+import numpy as np
+from jaxtyping import Float
+
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import SiteCard
@@ -14,6 +17,19 @@ from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import parse
 
 V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clusters:
+    """Clusters of loss trajectories, in a run that has them."""
+
+    centroids: Float[np.ndarray, "clusters checkpoints"]
+    """What the next exchange, or the last one, is asked with."""
+    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Site → samples of each cluster in the last exchange, as it told them."""
+    totals: tuple[int, ...] = ()
+    quotas: tuple[int, ...] = ()
+    """How many samples of each cluster all sites together keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +103,8 @@ class RunState:
     public_scores: tuple[float, ...] = ()
     forecast: Mapping[str, float] = field(default_factory=dict)
     decision: ThresholdDecision | None = None
+    clusters: Clusters | None = None
+    """None before the score, and in a run without clusters."""
     kept: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Arm → site → number of kept samples."""
     finals: Mapping[str, Adapter] = field(default_factory=dict)

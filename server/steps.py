@@ -28,6 +28,7 @@ from fedwinnow.curation.messages import (
 from fedwinnow.curation.nouns import PublicScores, SignalTable
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Merging, Threshold, Weighting
+from fedwinnow.server.clustering import cluster
 from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
 from fedwinnow.strategies.registry import build
 
@@ -206,6 +207,7 @@ STEPS: Mapping[Phase, Step] = {
     Phase.WARM_UP: train,
     Phase.MEASURE: public,
     Phase.SCORE: score,
+    Phase.CLUSTER: cluster,
     Phase.SELECT: select,
     Phase.TRAIN: train,
     Phase.EVALUATE: evaluate,

@@ -18,6 +18,7 @@ WORDS: Mapping[str, str] = {
     "warm_up": "warm up",
     "measure": "measure gradients",
     "score": "fit the scorer, send histograms",
+    "cluster": "cluster loss trajectories",
     "select": "apply the threshold",
     "train": "train",
     "evaluate": "evaluate",

@@ -152,6 +152,7 @@ def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
             )
     lacking = {phase for phases in PHASES.values() for phase in phases}
     lacking -= {Phase.JOIN, Phase.CLOSE, *policy.phases}
+    lacking -= set() if policy.max_clusters else {Phase.CLUSTER}
     if policy.phases and lacking:
         yield f"policy.phases leaves out {', '.join(sorted(lacking))}: runs miss this site there"
 

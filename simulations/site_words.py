@@ -1,6 +1,6 @@
 """What a site's policy lets out, phase by phase, in plain words."""
 
-from fedwinnow.curation.config import PolicySection, SiteConfig
+from fedwinnow.curation.config import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.phases import Phase
 
 STAYS = (
@@ -35,6 +35,7 @@ def may_leave(config: SiteConfig) -> tuple[str, ...]:
             f"(a run may ask for larger ones), and how many have no score ({counts}); scores of "
             "PUBLIC anchors, and how well they are told apart"
         ),
+        Phase.CLUSTER: _clusters(policy, site),
         Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",
         Phase.TRAIN: f"in at most {policy.max_rounds} rounds over all runs, {adapter}; how many "
         f"samples it was trained on ({counts})",
@@ -61,6 +62,19 @@ def may_leave(config: SiteConfig) -> tuple[str, ...]:
     if reason := refused_altogether(policy):
         lines.insert(0, f"as it stands only refusals, for every run is refused at join: {reason}")
     return tuple(lines)
+
+
+def _clusters(policy: PolicySection, site: SiteSection) -> str:
+    """What may leave in an exchange of clusters."""
+    if policy.max_clusters == 0:
+        return "nothing: policy.max_clusters is 0, runs with clusters are refused at join"
+    step, least = site.round_counts_to, max(policy.smallest_group, site.smallest_cell)
+    return (
+        f"in at most {policy.max_cluster_rounds} exchanges of one run, for at most "
+        f"{policy.max_clusters} clusters of loss trajectories: how many of the samples that pass "
+        f"the threshold each holds (rounded down to {step}), and their mean losses, in groups of "
+        f"at least {max(step, least)}"
+    )
 
 
 def refused_altogether(policy: PolicySection) -> str:

@@ -93,6 +93,13 @@ EXAMPLES: tuple[m.Message, ...] = (
         forecast={"auroc": 0.75},
         unscored=2,
     ),
+    m.ClusterRequest(
+        header=HEADER, threshold=0.5, per_site={"a": 0.25}, centroids=np.array([[0.5, -8.0]])
+    ),
+    m.ClusterReply(header=HEADER, site="a", counts=(3, 0), sums=np.array([[1.5], [0.0]])),
+    m.QuotaRequest(
+        header=HEADER, threshold=0.5, per_site={}, totals=(3, 0), extra={"a": (0,), "b": ()}
+    ),
     m.SelectRequest(header=HEADER, threshold=float("-inf"), per_site={"a": float("inf"), "b": 0.5}),
     m.SelectRequest(header=HEADER, threshold=0.5),
     m.KeptReply(header=HEADER, site="a", kept={"curated": 3, "random": 0}),
@@ -133,7 +140,7 @@ def same(one: object, other: object) -> bool:
 
 
 def test_wire_examples_cover_every_message():
-    """Each of the sixteen message classes stands among the examples."""
+    """Each of the message classes stands among the examples."""
     classes = typing.get_args(m.Request) + typing.get_args(m.Reply)
     assert {type(example) for example in EXAMPLES} == set(classes)
 

@@ -10,6 +10,7 @@ import torch
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.config import (
+    ClustersSection,
     EvaluationSection,
     PluginSection,
     RunConfig,
@@ -43,6 +44,11 @@ def make_config(output="runs", **changes) -> RunConfig:
         study=StudySection(arms=("curated", "keep_all")),
     )
     return replace(config, **changes)
+
+
+def with_clusters(**changes) -> RunConfig:
+    """The same run with three exchanges of four clusters, half of whose samples are kept."""
+    return make_config(clusters=ClustersSection(count=4, iterations=3, budget=0.5), **changes)
 
 
 def initial() -> Adapter:
@@ -129,7 +135,14 @@ class FakeSites:
                 forecast={"auroc": 1.0},
                 unscored=0,
             )
-        if isinstance(request, m.SelectRequest):
+        if isinstance(request, m.ClusterRequest):
+            draw = np.random.default_rng(derive_seed(0, site, header.round))
+            counts = draw.integers(0, 3, size=len(request.centroids))
+            sums = counts[:, None] * draw.normal(size=request.centroids.shape)
+            return m.ClusterReply(
+                header=header, site=site, counts=tuple(counts.tolist()), sums=sums
+            )
+        if isinstance(request, m.SelectRequest | m.QuotaRequest):
             kept = {arm: self.kept[arm][site] for arm in self.arms}
             return m.KeptReply(header=header, site=site, kept=kept)
         if isinstance(request, m.EvaluateRequest):
@@ -213,6 +226,8 @@ def run_until(config: RunConfig, phase: str, sites: FakeSites | None = None) -> 
 @cache
 def at(phase: str) -> RunState:
     """As :func:`run_until` with the default configuration; folded once."""
+    if phase == "cluster":  # only runs with clusters have it
+        return run_until(with_clusters(), phase)
     earlier = PHASES[: PHASES.index(phase)]
     return _fold(at(earlier[-1]) if earlier else init(make_config(), "fake-run"), phase, None)
 

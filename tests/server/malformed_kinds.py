@@ -17,6 +17,7 @@ from malformed_bench import (
     poison,
     whole_numbers,
 )
+from malformed_clusters import CLUSTERS
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
@@ -262,4 +263,4 @@ CONTENTS: Kinds = {
         "do not belong together",
     ),
 }
-KINDS = {**ENVELOPES, **WIRE, **CONTENTS}
+KINDS = {**ENVELOPES, **WIRE, **CONTENTS, **CLUSTERS}

@@ -78,7 +78,9 @@ def test_malformed_reply_is_refused_by_name_and_changes_nothing_else(kind, seale
     assert re.search(expected, reasons[BAD]), reasons[BAD]
 
 
-@pytest.mark.parametrize("phase", ["join", "probe", "warm_up", "measure", "score", "select"])
+@pytest.mark.parametrize(
+    "phase", ["join", "probe", "warm_up", "measure", "score", "cluster", "select"]
+)
 def test_honest_reply_passes_the_same_way(phase, sealer):
     """The bench itself is honest: what is not changed is taken."""
     state = at(phase)

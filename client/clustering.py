@@ -1,0 +1,152 @@
+"""Clusters of loss trajectories at a site: what it tells of them, and what it keeps of each.
+
+``trajectories.parquet`` holds the standardised losses from scoring on; ``clusters-N.parquet`` the
+cluster of each sample in exchange N. The selection takes the last of these as it stands, so that
+quotas are shares of the very counts that were told.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedwinnow.client import tables
+from fedwinnow.client.work import Work
+from fedwinnow.curation import clusters
+from fedwinnow.curation.errors import ProtocolError, RefusalError
+from fedwinnow.curation.messages import ClusterReply, ClusterRequest, QuotaRequest
+from fedwinnow.curation.nouns import Scores, Selection, Trajectory
+from fedwinnow.curation.seeds import derive_seed
+
+START_TOLERANCE = 1e-6
+"""Largest difference between the start that a site computes and the one that it is sent."""
+
+
+def prepare(work: Work, public: Trajectory, private: Trajectory) -> None:
+    """Standardise the silo's losses by the agreed public rows, and note the start that follows."""
+    known = clusters.losses_of(public)
+    points = clusters.standardised(clusters.losses_of(private), known)
+    seed = derive_seed(work.terms.run.seed, "clusters")
+    start = clusters.start(clusters.standardised(known, known), work.terms.clusters.count, seed)
+    tables.write_trajectories(work.folder / "trajectories.parquet", private[-1].ids, points, start)
+
+
+def exchange(work: Work, request: ClusterRequest, passing: Selection) -> ClusterReply:
+    """Assign what passes the threshold, and tell counts and sums of groups that are large enough.
+
+    Raises:
+        RefusalError: the request is not this run's next step: another start, threshold or shape.
+    """
+    points, start = tables.read_trajectories(work.folder / "trajectories.parquet")
+    _check(work, request, start)
+    rows = np.flatnonzero(np.array(passing.kept, dtype=bool) & np.isfinite(points).all(axis=1))
+    own = _file(work, request.header.round)
+    if not own.exists():
+        earlier = [tables.read_clusters(file)[0][rows] for file in _files(work) if file != own]
+        places = np.full(len(points), -1, dtype=np.int64)
+        places[rows] = clusters.partition(
+            points[rows], request.centroids, earlier, smallest=smallest(work)
+        )
+        tables.write_clusters(own, passing.ids, places, _words(work, request))
+    places, _ = tables.read_clusters(own)
+    counts, sums = clusters.sums(points[rows], places[rows], len(start))
+    if len(rows) < smallest(work):
+        counts, sums = np.zeros_like(counts), np.zeros_like(sums)
+    told, means = clusters.rounded_down(counts, sums, work.config.site.round_counts_to)
+    return ClusterReply(
+        header=request.header, site=work.site, counts=tuple(told.tolist()), sums=means
+    )
+
+
+def within_quotas(
+    work: Work, request: QuotaRequest, passing: Selection, scores: Scores
+) -> Selection:
+    """The best of each cluster, up to this site's share of the quota that the terms lay down.
+
+    Raises:
+        ProtocolError: the last exchange is missing here, or the totals fit no clusters of its.
+        RefusalError: the threshold is not that of the exchanges.
+    """
+    section, site = work.terms.clusters, work.site
+    file = _file(work, section.iterations)
+    if not file.exists():
+        message = f"exchange {section.iterations} of clusters has not run at this site"
+        raise ProtocolError(message)
+    places, words = tables.read_clusters(file)
+    number = len(words["centroids"])
+    extra = request.extra.get(site, ())
+    fits = len(request.totals) == number and all(0 <= k < number for k in extra)
+    if not fits or min(request.totals, default=0) < 0:
+        message = f"totals of {len(request.totals)} clusters came, this site knows {number}"
+        raise ProtocolError(message)
+    _same_threshold(words["threshold"], request.per_site.get(site, request.threshold))
+    held = np.bincount(places[places >= 0], minlength=number)
+    step = work.config.site.round_counts_to
+    told = held if held.sum() < smallest(work) else held // step * step
+    quotas = clusters.own_quotas(
+        told.tolist(),
+        request.totals,
+        clusters.fill(request.totals, clusters.budget_of(request.totals, section.budget)),
+        extra,
+    )
+    kept = clusters.best(scores, passing.ids, places, quotas)
+    reasons = [
+        reason or _reason(int(place), keep=bool(keep))
+        for reason, place, keep in zip(passing.reasons, places, kept, strict=True)
+    ]
+    return replace(passing, kept=tuple(kept.tolist()), reasons=tuple(reasons))
+
+
+def smallest(work: Work) -> int:
+    """Fewest samples of a group whose sum is told: a mean of losses is no less than a cell is.
+
+    At least the step of rounding too, so that no group is rounded down to nothing.
+    """
+    site = work.config.site
+    least = max(1, work.terms.summary.smallest_cell, site.smallest_cell, site.round_counts_to)
+    return least if work.config.simulation else max(least, work.config.policy.smallest_group)
+
+
+def _reason(place: int, *, keep: bool) -> str:
+    if keep:
+        return ""
+    return "no whole loss trajectory" if place < 0 else f"over the quota of cluster {place}"
+
+
+def _check(work: Work, request: ClusterRequest, start: np.ndarray) -> None:
+    """Hold a request to the start that follows from public rows, and to what was asked before."""
+    if request.centroids.shape != start.shape:
+        message = f"centroids have shape {request.centroids.shape}, this run's {start.shape}"
+        raise RefusalError(message, clause="clusters")
+    first = request.header.round == 1
+    if first and not np.allclose(request.centroids, start, rtol=0, atol=START_TOLERANCE):
+        message = "centroids of round 1 are not those that follow from the agreed public rows"
+        raise RefusalError(message, clause="clusters")
+    for file in _files(work):
+        _, words = tables.read_clusters(file)
+        _same_threshold(words["threshold"], _words(work, request)["threshold"])
+        if file == _file(work, request.header.round) and words != _words(work, request):
+            message = f"round {request.header.round} was asked before with other centroids"
+            raise RefusalError(message, clause="clusters")
+
+
+def _same_threshold(known: float, came: float) -> None:
+    if known != came:
+        message = f"threshold {came!r} came, the clusters of this run were told for {known!r}"
+        raise RefusalError(message, clause="clusters")
+
+
+def _words(work: Work, request: ClusterRequest) -> dict[str, Any]:
+    """What an exchange was asked with."""
+    threshold = request.per_site.get(work.site, request.threshold)
+    return {"threshold": threshold, "centroids": request.centroids.tolist()}
+
+
+def _file(work: Work, number: int) -> Path:
+    return work.folder / f"clusters-{number}.parquet"
+
+
+def _files(work: Work) -> list[Path]:
+    """Every exchange that was answered."""
+    return sorted(work.folder.glob("clusters-*.parquet"))
