@@ -93,7 +93,7 @@ def plant(folder: Path) -> Path:
             rows.append(json.dumps(row))
         data.write_text("\n".join(rows) + "\n")
         section = replace(config.site, data=str(data), round_counts_to=2)
-        policy = replace(config.policy, smallest_group=6)
+        policy = replace(config.policy, smallest_group=6, max_clusters=2)
         own.write_text(to_toml(replace(config, site=section, policy=policy)))
     return run
 
@@ -150,7 +150,10 @@ def needles_of(folder: Path, config: RunConfig, state: RunState) -> Needles:
         planted = [
             i for i, sample in enumerate(ids) if sample in {s.id for s in list(samples)[-3:]}
         ]
+        points, _ = tables.read_trajectories(work / "trajectories.parquet")
         for checkpoint in range(2):
+            columns[f"{site} standardised {checkpoint}"] = points[:, checkpoint]
+            deciding.append(points[planted, checkpoint])
             table = tables.read_signals(work / f"signals-{checkpoint}.parquet")
             for name in sorted(set(table.columns) - ROUGH):
                 for k, column in enumerate(table.columns[name].reshape(len(ids), -1).T):

@@ -30,6 +30,7 @@ from fedwinnow.curation import wire
 from fedwinnow.curation.envelope import Envelope, PrivateKey, sign
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import (
+    ClusterReply,
     Header,
     JoinRequest,
     KeptReply,
@@ -55,7 +56,9 @@ def federation() -> Iterator[Federation]:
     """A whole run over the boundaries of three silos with canaries."""
     folder = Path(tempfile.mkdtemp(prefix="fw-", dir="/tmp"))
     config = load_run(plant(folder), ["evaluation.own_holdout=0.4", "evaluation.generate=2",
-                                      'scorer.comparison=["perplexity", "tracin"]'])  # fmt: skip
+                                      'scorer.comparison=["perplexity", "tracin"]',
+                                      "clusters.count=2", "clusters.iterations=3",
+                                      "clusters.budget=0.9"])  # fmt: skip
     ear = open_wire(folder, config)
     state = run_over(ear, config)
     yield Federation(folder, config, ear, state, needles_of(folder, config, state))
@@ -104,6 +107,24 @@ def test_wire_small_groups_leave_no_mean(federation):
     for reply in replies:
         if isinstance(reply, MetricsReply):
             assert reply.own.samples == 0 or reply.own.samples >= 6
+
+
+def test_wire_sums_of_clusters_tell_of_no_sample(federation):
+    """No sum of a cluster, and no difference of two, is a sample's standardised losses."""
+    replies = [wire.decode(plain) for plain in federation.ear.plain]
+    told = [reply for reply in replies if isinstance(reply, ClusterReply)]
+    assert len(told) == 9
+    assert any(sum(reply.counts) for reply in told)
+    for site in SITES:
+        mine = [reply for reply in told if reply.site == site]
+        assert all(count == 0 or count >= 6 for reply in mine for count in reply.counts)
+        own = load_site(federation.folder / site / "site.toml")
+        folder = Path(own.work) / run_id(federation.config)
+        points, _ = tables.read_trajectories(folder / "trajectories.parquet")
+        rows = np.concatenate([reply.sums for reply in mine])
+        apart = (rows[:, None] - np.concatenate([rows, np.zeros((1, 2))])[None]).reshape(-1, 2)
+        found = np.abs(apart[:, None] - points[None]).max(axis=2) < 1e-9
+        assert not found.any()
 
 
 def secret_of(federation: Federation, site: str = "north") -> tuple[str, str, np.ndarray]:
@@ -159,6 +180,10 @@ LEAKS: dict[str, tuple[type, Callable]] = {
     "score as float16 in a float32 column": (
         PublicSignals,
         lambda r, s: replace(r, table=with_loss(r.table, np.float16(s[2][0]))),
+    ),
+    "score as a sum of a cluster": (
+        ClusterReply,
+        lambda r, s: replace(r, sums=np.full_like(r.sums, s[2][2])),
     ),
     "scores as float32, big end first": (
         SummaryReply,
