@@ -139,6 +139,12 @@ def test_may_leave_follows_the_policy(site):
     assert "policy.phases leaves it out" in told["train"]
     assert "policy.phases leaves it out" in told["evaluate"]
     assert "2 times" in told["score"]
+    assert "policy.phases leaves it out" in told["cluster"]
+    for most, words in ((0, "max_clusters is 0"), (7, "at most 7 clusters")):
+        open_ = replace(config, policy=replace(config.policy, max_clusters=most, smallest_group=40))
+        (line,) = [line for line in may_leave(open_) if line.startswith("cluster:")]
+        assert words in line
+        assert ("groups of at least 40" in line) == (most > 0)
     closed = replace(config, policy=replace(config.policy, allow_unsealed_adapters=False))
     assert may_leave(closed)[0].startswith("as it stands only refusals")
 
