@@ -16,11 +16,11 @@ HEAD = """# Faults
 Written by `make faults-matrix`, which goes on with the cases that have no result in `faults.jsonl`
 yet; delete that file to start over. How cases are made: [../faults.md](../faults.md).
 
-Each run has three sites, a tiny model and twelve exchanges, from join to close; one that is struck
-in twelve exchanges is struck twelve times. Runs with clusters have two exchanges more. "Same adapter": the run ended with the adapter of the
-run that nothing happened to, bit for bit, and no record names a missing site. Seconds are those of
-a machine that may do other work. Retries: how often the coordinator was started again; on Flower,
-how often `fedwinnow run` submitted the run again.
+Each run has three sites, a tiny model and twelve exchanges, from join to close, those with clusters
+two more; one that is struck in twelve exchanges is struck twelve times. "Same adapter": the run
+ended with the adapter of the run that nothing happened to, bit for bit, and no record names a
+missing site. Seconds are those of a machine that may do other work. Retries: how often the
+coordinator was started again; on Flower, how often `fedwinnow run` submitted the run again.
 """
 
 
