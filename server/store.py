@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.errors import ConfigError, OutputError
+from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.curation.files import write
 from fedwinnow.curation.scenario import identity
 from fedwinnow.curation.settings import canonical, to_toml
@@ -82,7 +82,11 @@ class Store:
         write(self.folder / "metrics.jsonl", "".join(lines).encode())
 
     def load(self) -> RunState | None:
-        """The last committed state, or None before the first commit."""
+        """The last committed state, or None before the first commit.
+
+        Raises:
+            OutputError: the file cannot be read, or holds no state of this version.
+        """
         try:
             data = self.state_file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):  # nothing there, or no place for it
@@ -90,7 +94,15 @@ class Store:
         except OSError as error:
             message = f"{self.state_file}: cannot be read ({error.strerror}); check its permissions"
             raise OutputError(message) from error
-        return wire.restore(data, RunState)
+        try:
+            return wire.restore(data, RunState)
+        except ProtocolError as error:
+            message = (
+                f"{self.state_file}: no state that this version of fedwinnow can go on from "
+                f"({error}); finish the run with the version that began it, or start it under "
+                "a new run.name"
+            )
+            raise OutputError(message) from error
 
 
 def _metrics_line(state: RunState, index: int) -> str:

@@ -12,7 +12,7 @@ from fake_federation import at, make_config, run_until
 
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
+from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.settings import parse
 from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store
@@ -75,14 +75,14 @@ def test_store_resumes_the_same_configuration_only(tmp_path):
 
 
 def test_store_state_that_is_not_whole_is_a_named_error(tmp_path):
-    """A cut or foreign state file is refused, not half-read."""
+    """A cut or foreign state, or one of another version, is refused with its path and a way on."""
     config = make_config(tmp_path)
     store = Store.open(config, resume=False)
     store.commit(run_until(config, "score"))
     data = store.state_file.read_bytes()
     for bad in (b"", data[: len(data) // 2], wire.dump(config), b"junk" * 40):
         store.state_file.write_bytes(bad)
-        with pytest.raises(ProtocolError):
+        with pytest.raises(OutputError, match=r"state\.safetensors: no state .* new run\.name"):
             Store.open(config, resume=True)
 
 
