@@ -114,6 +114,14 @@ _EVIDENCE: tuple[tuple[frozenset[str], str], ...] = (
         "What is kept should be about {expected_precision:.0%} clean.",
     ),
     (
+        frozenset({"buckets_kept", "buckets", "samples_seen", "expected_loss"}),
+        (
+            "For {samples_seen:.0f} samples seen, the best {buckets_kept:.0f} of {buckets:.0f} "
+            "equal quality buckets are worth most (expected loss {expected_loss:.4f}), by a law "
+            "that is an experiment for LoRA."
+        ),
+    ),
+    (
         frozenset({"rank_error"}),
         "At worst, the histogram misplaces the threshold by {rank_error:.1%} of all samples.",
     ),

@@ -47,6 +47,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
             "anchor_mean",
             "anchor_mean_minus_sd",
             "anchor_quantile",
+            "budget",
             "fixed",
             "keep_all",
             "keep_fraction",

@@ -11,7 +11,18 @@ from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies import registry
 
 ROWS = [(kind, name) for kind in registry.KINDS for name in registry.BUILT_IN[kind]]
-NEEDED = {("threshold", "fixed"): {"value": 0.5}, ("objective", "proximal"): {"mu": 0.1}}
+NEEDED = {
+    ("threshold", "fixed"): {"value": 0.5},
+    ("threshold", "budget"): {
+        "samples": 100.0,
+        "utilities": [-0.2, -0.1],
+        "half_lives": [2.0, 2.0],
+        "scale": 1.0,
+        "floor": 0.0,
+        "bucket": 10.0,
+    },
+    ("objective", "proximal"): {"mu": 0.1},
+}
 """Settings without a default."""
 PROTOCOLS = {kind: getattr(protocols, kind.capitalize()) for kind in registry.KINDS}
 

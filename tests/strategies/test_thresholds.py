@@ -11,7 +11,17 @@ from fedwinnow.curation.summary import edges_from_public, empty, merge, on_grid,
 from fedwinnow.strategies.registry import BUILT_IN, build
 from fedwinnow.strategies.thresholds.target_recall import fit_mixture
 
-SETTINGS = {"fixed": {"value": 0.25}}
+SETTINGS = {
+    "fixed": {"value": 0.25},
+    "budget": {
+        "samples": 500.0,
+        "utilities": [-0.3, -0.1],
+        "half_lives": [1.0, 1.0],
+        "scale": 3.0,
+        "floor": 1.0,
+        "bucket": 100.0,
+    },
+}
 RULES = tuple(BUILT_IN["threshold"])
 CUTTING = tuple(name for name in RULES if name != "keep_all")
 
