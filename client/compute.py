@@ -114,6 +114,10 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
         system_prompt=terms.model.system_prompt,
         progress=work.workshop.watch(f"{work.site} trains {header.arm or 'warm-up'}"),
     )
+    if header.arm:  # for the silo's own eyes, and for a simulation that compares recipes
+        norms = [norm for norm in trained.gradient_norms if np.isfinite(norm)]
+        file = work.folder / f"gradient-norms-{header.arm}-{header.round}.json"
+        write_json(file, {"norms": norms})
     return TrainedAdapter(
         header=header,
         site=work.site,

@@ -55,6 +55,8 @@ class Trained:
     """Per step: mean loss of the samples it drew, nats, without weights or a proximal term."""
     learning_rate: float
     """Mean learning rate of the round's steps."""
+    gradient_norms: tuple[float, ...]
+    """Per step: norm of the gradient before clipping; stays at the site."""
 
 
 def train(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
@@ -131,10 +133,15 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         patience=len(samples),
     )
     with _training_mode(loaded, section, derive_seed(seed, "dropout", step_offset)):
-        losses = _run(loaded, batches, section, objective, rates, progress)
+        losses, norms = _run(loaded, batches, section, objective, rates, progress)
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
     mean_rate = math.fsum(rates) / len(rates)
-    return Trained(adapter=get_adapter(loaded), losses=tuple(losses), learning_rate=mean_rate)
+    return Trained(
+        adapter=get_adapter(loaded),
+        losses=tuple(losses),
+        learning_rate=mean_rate,
+        gradient_norms=tuple(norms),
+    )
 
 
 def _run(
@@ -144,8 +151,8 @@ def _run(
     objective: Objective,
     rates: Sequence[float],
     progress: Callable[[int, int], None] | None,
-) -> list[float]:
-    """The optimizer loop; returns the mean sample loss of each step."""
+) -> tuple[list[float], list[float]]:
+    """The optimizer loop; returns the mean sample loss and the gradient norm of each step."""
     accelerator = _accelerator(loaded.device, section)
     parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
     initial = {name: value.detach().clone() for name, value in parameters.items()}
@@ -153,7 +160,8 @@ def _run(
         torch.optim.AdamW(parameters.values(), lr=rates[0], weight_decay=section.weight_decay)
     )
     optimizer.zero_grad()
-    losses = []
+    losses, norms = [], []
+    norm = torch.zeros(())
     for step, rate in enumerate(rates):
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -175,9 +183,10 @@ def _run(
                 optimizer.step()
                 optimizer.zero_grad()
         losses.append(float(mean))
+        norms.append(float(norm))
         if progress is not None:
             progress(step + 1, len(rates))
-    return losses
+    return losses, norms
 
 
 def _check_finite(finite: torch.Tensor, loss: torch.Tensor, step: str, rate: float) -> None:

@@ -122,10 +122,12 @@ def test_site_answers_every_phase_with_its_reply(heard):
 
 
 def test_site_keeps_its_tables(heard):
-    """Signals by checkpoint, scores, selection and gate stay in the site's folder."""
+    """Signals by checkpoint, scores, selection, gate and gradient norms stay in the folder."""
     names = {path.name for path in (heard[0] / "south" / RUN).iterdir()}
     assert names == {
         "gate.json",
+        "gradient-norms-curated-1.json",
+        "gradient-norms-random-1.json",
         "public-0.parquet",
         "public-1.parquet",
         "replies",

@@ -123,7 +123,7 @@ def test_train_is_bit_identical_whatever_came_before(dropping):
 
 
 def test_train_one_step_is_adamw_on_the_clipped_mean_loss(tiny_model):
-    """Oracle: a loop of single-sample backward passes, clipping and torch's AdamW by hand."""
+    """Oracle: single-sample backward passes, clipping, AdamW by hand; the norm before clipping."""
     start = get_adapter(tiny_model)
     trained = run(tiny_model, start, steps=1, batch_size=3, max_grad_norm=0.01, weight_decay=0.1)
     set_adapter(tiny_model, start)
@@ -138,9 +138,11 @@ def test_train_one_step_is_adamw_on_the_clipped_mean_loss(tiny_model):
         loss = -torch.stack([chances[t - 1, ids[0, t]] for t in places]).mean() / 3
         loss.backward()
         total += float(loss.detach())
-    torch.nn.utils.clip_grad_norm_(parameters, 0.01)
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, 0.01))
     optimizer.step()
     tiny_model.model.zero_grad(set_to_none=True)
+    assert norm > 0.01
+    assert trained.gradient_norms == (pytest.approx(norm, rel=1e-4),)
     assert gap(trained.adapter, get_adapter(tiny_model)) < 2e-5  # fp32; Adam's first step is ±1e-2
     assert trained.losses == (pytest.approx(total, rel=1e-5),)
 
