@@ -3,6 +3,8 @@
 Reference:
     B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13 (percentile
     interval), https://doi.org/10.1201/9780429246593
+    A. Owen, The Pigeonhole Bootstrap, Annals of Applied Statistics 1, 2007 (rows and columns
+    resampled apart), https://doi.org/10.1214/07-AOAS122
 """
 
 import numpy as np
@@ -44,3 +46,45 @@ def paired_bootstrap(
         means.append(difference[drawn].mean(axis=1))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
+
+
+def crossed_bootstrap(
+    differences: Float[np.ndarray, "seeds items"], *, seed: int, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """Mean of paired differences, and its 95 % interval over resampled seeds and items alike.
+
+    An item is the same in every seed, so that it is drawn once for all of them. With one seed only
+    items are resampled; two or three tell little of how seeds differ.
+
+    Args:
+        differences: a − b; NaN where a seed has not measured an item.
+        seed: Of the resampling.
+        resamples: Resampled tables, at least 1.
+
+    Returns:
+        (mean, low, high).
+
+    Raises:
+        ValueError: there is no difference.
+    """
+    there = ~np.isnan(differences)
+    if not there.any():
+        message = f"paired differences are needed, got none in a table of {differences.shape}"
+        raise ValueError(message)
+    random, filled = np.random.default_rng(seed), np.where(there, differences, 0.0)
+    rows, columns = (_draws(random, resamples, number) for number in differences.shape)
+    sums = ((rows @ filled) * columns).sum(axis=1)
+    counts = ((rows @ there.astype(np.float64)) * columns).sum(axis=1)
+    means = sums[counts > 0] / counts[counts > 0]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(filled.sum() / there.sum()), float(low), float(high)
+
+
+def _draws(
+    random: np.random.Generator, resamples: int, number: int
+) -> Float[np.ndarray, "resamples number"]:
+    """How often each of ``number`` things comes in as many draws with replacement."""
+    drawn = random.integers(0, number, size=(resamples, number))
+    flat = (drawn + number * np.arange(resamples)[:, None]).ravel()
+    counts = np.bincount(flat, minlength=resamples * number).astype(np.float64)
+    return counts.reshape(resamples, number)

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import cli_bench, cli_run, cli_score, cli_site, cli_study
+from fedwinnow.simulations import cli_bench, cli_choose, cli_run, cli_score, cli_site, cli_study
 from fedwinnow.simulations.cli_options import AsJson, Resume, Set, typed
 
 app = typer.Typer(
@@ -29,7 +29,9 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_bench.app, name="bench")
+app.add_typer(cli_choose.app, name="recipes")
 app.add_typer(cli_site.app, name="site")
+app.command()(cli_choose.budget)
 app.command()(cli_site.keys)
 app.command()(cli_run.run)
 app.command()(cli_run.status)

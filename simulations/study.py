@@ -60,7 +60,7 @@ def study(
         for seed in plan.seeds:
             config = configure(seed)
             run = Path(config.run.output) / config.run.name
-            if not _finished(run, config):
+            if not finished(run, config):
                 simulate(config, resume=True, progress=progress, command=command, workshop=shared)
             record = json.loads((run / "record.json").read_text(encoding="utf-8"))
             rows += evidence_rows(plan.title, split, record, config, commit())
@@ -85,7 +85,12 @@ def study(
     return result
 
 
-def _finished(run: Path, config: RunConfig) -> bool:
+def finished(run: Path, config: RunConfig) -> bool:
+    """Whether a folder holds a finished run of these very settings and data.
+
+    Raises:
+        OutputError: its manifest cannot be read.
+    """
     try:
         manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -440,7 +440,17 @@ def test_cli_help_and_usage_have_their_exit_codes():
     command = [sys.executable, "-m", "fedwinnow.simulations.cli"]
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("demo", "init", "simulate", "score", "report", "study", "plugins"):
+    for name in (
+        "demo",
+        "init",
+        "simulate",
+        "score",
+        "report",
+        "study",
+        "budget",
+        "recipes",
+        "plugins",
+    ):
         assert name in done.stdout
     done = subprocess.run([*command, "simulat"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -1,0 +1,258 @@
+"""``fedwinnow recipes compare``: which of several scenarios is best, by successive halving.
+
+A recipe is a whole scenario. A rung runs each recipe that is left as a run of its own, with a share
+of its training steps and its schedule over just those, for some seeds; finished runs are found by
+their settings and not run again. Half of the public hold-out chooses, the other half reports.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation.config import PluginSection, RunConfig, StudySection, TrainingSection
+from fedwinnow.curation.errors import ConfigError, RunError
+from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.settings import canonical, plain
+from fedwinnow.server.driver import Progress
+from fedwinnow.server.statistics import crossed_bootstrap
+from fedwinnow.simulations.demo import local_model
+from fedwinnow.simulations.halving import Climb, Measured, Rung, cost, halve, rungs, runs_of
+from fedwinnow.simulations.holdout import holdout
+from fedwinnow.simulations.in_process import check_config, simulate
+from fedwinnow.simulations.proxy import Told
+from fedwinnow.simulations.study import finished
+
+EARLY = 10
+"""First steps of a site whose gradient norm is early."""
+GIVEN = "as given"
+
+Tree = dict[str, Any]
+Recipes = Mapping[str, RunConfig]
+
+
+def load_recipes(
+    scenarios: Sequence[Path], groups: Sequence[str], settings: Sequence[str] = ()
+) -> dict[str, RunConfig]:
+    """Recipes by name: one a scenario, or one a group of settings on top of a single scenario.
+
+    Args:
+        scenarios: TOML files.
+        groups: Texts like ``"scorer.name=ifd training.schedule=constant"``; "" is the scenario.
+        settings: Lines ``section.key=value`` for every recipe; its own group wins over them.
+
+    Raises:
+        ConfigError: a file or setting is wrong, a name comes twice, groups have two scenarios.
+        PluginError: a plug-in or one of its settings is unknown.
+    """
+    if groups and len(scenarios) != 1:
+        message = f"--recipe: expected one scenario that all groups change, got {len(scenarios)}"
+        raise ConfigError(message)
+    stems = [path.stem for path in scenarios]
+    named_by = (
+        [path.stem if stems.count(path.stem) == 1 else str(path) for path in scenarios]
+        if not groups
+        else [group or GIVEN for group in groups]
+    )
+    if len(set(named_by)) != len(named_by):
+        message = f"recipes: expected distinct ones, got {named_by}; leave the copies out"
+        raise ConfigError(message)
+    found = {}
+    for name, path, group in zip(
+        named_by,
+        scenarios if not groups else list(scenarios) * len(groups),
+        groups or [""] * len(scenarios),
+        strict=True,
+    ):
+        config = load_scenario(path, (*settings, *shlex.split(group)))
+        found[name] = replace(config, model=local_model(config.model))
+        check_config(found[name])
+    return found
+
+
+def compare(
+    recipes: Recipes,
+    *,
+    seeds: int,
+    command: str = "",
+    progress: Progress | None = None,
+    told: Told | None = None,
+) -> Tree:
+    """Climb the rungs and report, as a tree for JSON.
+
+    Args:
+        recipes: Name → scenario; all on the same base and anchors.
+        seeds: Of the last rung; they count on from the first recipe's ``run.seed``.
+        command: The command line, for the runs' reports.
+        progress: Told of every delivery.
+        told: Told of long work within a run.
+
+    Raises:
+        ConfigError: recipes cannot be compared, or one does not train.
+        RunError: a run could not go on; names recipe and seed.
+    """
+    plan = rungs(len(recipes), seeds)
+    first = _comparable(recipes)
+    numbers = [first.run.seed + place for place in range(plan[-1].seeds)]
+    public = {n: holdout(replace(first, run=replace(first.run, seed=n))) for n in numbers}
+    half = {
+        name: bool(chooses)
+        for one in public.values()
+        for name, chooses in zip(one.ids, one.choosing, strict=True)
+    }
+    items = sorted(half)
+    choosing = np.array([half[name] for name in items], dtype=bool)
+    column = {name: place for place, name in enumerate(items)}
+    tables: dict[str, np.ndarray] = {}
+    workshop, total, done = Workshop(), runs_of(plan, len(recipes)), 0
+
+    def measure(name: str, rung: Rung) -> Measured:
+        nonlocal done
+        table, norms = np.full((rung.seeds, len(items)), np.nan), []
+        for place, number in enumerate(numbers[: rung.seeds]):
+            done += 1
+            config = at(recipes[name], rung.share, number)
+            workshop.progress = _within(told, f"run {done} of {total}, {name}")
+            record = _run(name, config, command, progress, workshop)
+            losses = record["arms"]["curated"]["losses"]
+            if len(losses) != len(public[number].ids):
+                message = (
+                    f"recipe {name!r}, seed {number}: {len(losses)} losses for "
+                    f"{len(public[number].ids)} hold-out anchors; remove {config.run.name}"
+                )
+                raise RunError(message)
+            table[place, [column[one] for one in public[number].ids]] = losses
+            norms += _early_norms(config)
+        tables[name] = table
+        return Measured(
+            losses=table[:, choosing],
+            gradient_norm=float(np.mean(norms)) if norms else None,
+            batches=_batches(recipes[name]),
+        )
+
+    climbs = halve(tuple(recipes), measure, plan, seed=derive_seed(first.run.seed, "recipes"))
+    return _told(recipes, climbs, tables, choosing, numbers)
+
+
+def named(config: RunConfig, name: str) -> RunConfig:
+    """The configuration under a name that its settings and data alone decide."""
+    config = replace(config, run=replace(config.run, name=name))
+    return replace(config, run=replace(config.run, name=f"{name}-{run_id(config)[-8:]}"))
+
+
+def at(config: RunConfig, share: float, seed: int) -> RunConfig:
+    """A recipe's run on a rung: fewer steps a round, only the curated arm, one evaluation."""
+    section = replace(config.training, steps=_steps(config, share))
+    short = replace(
+        config,
+        run=replace(config.run, seed=seed),
+        scorer=replace(config.scorer, comparison=()),
+        training=section,
+        evaluation=replace(config.evaluation, every=section.rounds, generate=0),
+        study=StudySection(truth=config.study.truth),
+    )
+    return named(short, "recipe")
+
+
+def _steps(config: RunConfig, share: float) -> int:
+    return max(1, round(share * config.training.steps))
+
+
+def _comparable(recipes: Recipes) -> RunConfig:
+    """The first recipe, after checking that all share what losses depend on.
+
+    Raises:
+        ConfigError: they do not, or one does not train.
+    """
+    first_name, first = next(iter(recipes.items()))
+    for name, config in recipes.items():
+        if config.training.rounds < 1:
+            message = f"recipe {name!r}: training.rounds = 0 trains nothing; set at least 1"
+            raise ConfigError(message)
+        for section in ("model", "anchors"):
+            mine, theirs = plain(getattr(config, section)), plain(getattr(first, section))
+            for key in ("copies", "corruptions"):  # what is made of anchors, not which they are
+                mine.pop(key, None), theirs.pop(key, None)
+            if mine != theirs:
+                message = (
+                    f"recipe {name!r}: [{section}] differs from that of {first_name!r}; losses of "
+                    "other models or anchors cannot be compared, give all recipes the same"
+                )
+                raise ConfigError(message)
+    return first
+
+
+def _run(
+    name: str, config: RunConfig, command: str, progress: Progress | None, workshop: Workshop
+) -> Tree:
+    """The record of one run, run now if it has not finished before."""
+    folder = Path(config.run.output) / config.run.name
+    if not finished(folder, config):
+        try:
+            simulate(config, resume=True, progress=progress, command=command, workshop=workshop)
+        except RunError as error:
+            message = f"recipe {name!r}, seed {config.run.seed}: {error}; mend it or leave it out"
+            raise RunError(message) from error
+    found: Tree = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _early_norms(config: RunConfig) -> list[float]:
+    """Gradient norms of each site's first steps; a silo that kept nothing has none."""
+    found: list[float] = []
+    for site in config.sites:
+        file = sites_folder(config) / site.name / run_id(config) / "gradient-norms-curated-1.json"
+        if file.exists():
+            found += json.loads(file.read_text(encoding="utf-8"))["norms"][:EARLY]
+    return found
+
+
+def _batches(config: RunConfig) -> str:
+    """Text that is equal where recipes train on the same data in batches of the same size."""
+    section, plugin = config.training, PluginSection(name="")
+    bare = TrainingSection(batch_size=section.batch_size, accumulation=section.accumulation)
+    run = replace(config.run, name="run", output="")
+    return canonical(replace(config, run=run, training=bare, weighting=plugin, merging=plugin))
+
+
+def _within(told: Told | None, where: str) -> Told | None:
+    if told is None:
+        return None
+    return lambda what, done, total: told(f"{where}: {what}", done, total)
+
+
+def _told(
+    recipes: Recipes,
+    climbs: Sequence[Climb],
+    tables: Mapping[str, np.ndarray],
+    choosing: np.ndarray,
+    seeds: Sequence[int],
+) -> Tree:
+    """What the command prints."""
+    last = climbs[-1].placed
+    winner = last[0].name
+    report = []
+    for one in last:
+        mine, best = (tables[name][:, ~choosing] for name in (one.name, winner))
+        mean, low, high = crossed_bootstrap(mine - best, seed=derive_seed(seeds[0], "report"))
+        loss = float(np.nanmean(mine))
+        report.append(
+            {"name": one.name, "loss": loss, "difference": mean, "low": low, "high": high}
+        )
+    return {
+        "winner": winner,
+        "tied": [one.name for one in last if one.tied],
+        "seeds": list(seeds),
+        "rungs": [plain(asdict(climb)) for climb in climbs],
+        "report": report,
+        "anchors": {"choosing": int(choosing.sum()), "reporting": int((~choosing).sum())},
+        "share_of_steps": cost(
+            climbs, tuple(recipes), lambda name, share: _steps(recipes[name], share)
+        ),
+    }
