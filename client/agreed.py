@@ -24,6 +24,7 @@ from fedwinnow.curation.messages import (
 )
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import StagedOrdering
+from fedwinnow.strategies.asked import reviewing
 from fedwinnow.strategies.registry import Kind, build, factory
 
 PHASES: Mapping[type, tuple[Phase, ...]] = {
@@ -112,6 +113,8 @@ def check_place(request: Request, terms: RunTerms) -> None:
         last = warm_up_rounds(terms)
         _agreed("checkpoint", request.checkpoint, 1 <= request.checkpoint <= last, f"1 to {last}")
         _agreed("round", number, number == request.checkpoint, request.checkpoint)
+        due = number == last and reviewing(terms.scorer, terms.training.objective) != ""
+        _agreed("reviewers", len(request.reviewers), due or not request.reviewers, "none")
     elif isinstance(request, EvaluateRequest):
         last, most = terms.training.rounds, terms.evaluation.generate
         allowed = arms if number > 0 else ("",)

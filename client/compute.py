@@ -1,16 +1,21 @@
 """Answers that need the model: join, probe, measure, train, evaluate."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from fedwinnow.client import tables
+from fedwinnow.client.beside import Beside, beside
 from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.lessons import arm_lesson, warm_up_lesson
+from fedwinnow.client.reviewing import check_reviewers, reviewed
 from fedwinnow.client.signals import measuring, public_rows
+from fedwinnow.client.teaching import taught, teacher_fingerprint
 from fedwinnow.client.training import train
 from fedwinnow.client.work import Work, columns_at, hold, public_key, spread
+from fedwinnow.curation.columns import GUESTS, REVIEWS, TEACHER
 from fedwinnow.curation.files import write_json
 from fedwinnow.curation.messages import (
     EvaluateRequest,
@@ -37,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 def join(work: Work, request: JoinRequest) -> Reply:
     """Say who the site is and make the seeded initial adapter."""
+    teacher = ""
+    if columns_at(0, work.terms) & TEACHER:  # before the base, so that one of them is in memory
+        teacher = teacher_fingerprint(work)
     card = SiteCard(
         header=request.header,
         site=work.site,
@@ -44,6 +52,7 @@ def join(work: Work, request: JoinRequest) -> Reply:
         base=work.loaded.fingerprint,
         anchors=work.pool.anchors_hash,
         versions=versions(),
+        teacher=teacher,
     )
     write_json(work.folder / "gate.json", work.pool.dropped)
     adapter = initial_adapter(work.loaded, seed=derive_seed(work.terms.run.seed, "adapter"))
@@ -63,20 +72,35 @@ def measure_checkpoint(work: Work, request: MeasureRequest) -> Reply:
         request.adapter,
         checkpoint=request.checkpoint,
         learning_rate=request.learning_rate,
+        reviewers=request.reviewers,
     )
 
 
 def _signals(
-    work: Work, header: Header, adapter: Adapter, *, checkpoint: int, learning_rate: float
+    work: Work,
+    header: Header,
+    adapter: Adapter,
+    *,
+    checkpoint: int,
+    learning_rate: float,
+    reviewers: Mapping[str, Adapter] = MappingProxyType({}),
 ) -> Reply:
-    checked = hold(work, header, adapter)
     columns = columns_at(checkpoint, work.terms)
+    guests = taught(work) if columns & TEACHER else Beside()  # before the student is loaded
+    checked = hold(work, header, adapter)
+    if columns & REVIEWS:
+        check_reviewers(reviewers, adapter, work.site)
+        guests = reviewed(work, reviewers)
+        hold(work, header, adapter)
     table = measuring(
-        work, checked, columns=columns, checkpoint=checkpoint, learning_rate=learning_rate
+        work, checked, columns=columns - GUESTS, checkpoint=checkpoint, learning_rate=learning_rate
     )
-    private = table(work.pool.samples, f"{work.site} measures its samples")
+    private = beside(table, guests.private)(work.pool.samples, f"{work.site} measures its samples")
     tables.write_signals(work.folder / f"signals-{checkpoint}.parquet", private)
-    public = public_rows(work, checked, table, columns=columns, checkpoint=checkpoint)
+    public = public_rows(
+        work, checked, beside(table, guests.public),
+        columns=columns, checkpoint=checkpoint, guests=guests.key,
+    )  # fmt: skip
     shown = public.trajectory[0]
     tables.write_signals(work.folder / f"public-{checkpoint}.parquet", shown)
     return PublicSignals(

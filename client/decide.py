@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedwinnow.client import clustering, tables
-from fedwinnow.client.work import Work, scorers
+from fedwinnow.client.work import Work
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
 from fedwinnow.curation.messages import (
@@ -18,9 +18,14 @@ from fedwinnow.curation.messages import (
     SummaryReply,
 )
 from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Selection, Trajectory
+from fedwinnow.curation.protocols import QueueingScorer
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.selection import keep_all, oracle, random_like, select
 from fedwinnow.curation.summary import edges_from_public, on_grid, summarise
+from fedwinnow.strategies.asked import scorers
+
+QUEUE = "queue.parquet"
+"""File of a run's folder: on which samples a person is asked; only where the scorer asks."""
 
 
 def score(work: Work, request: ScoreRequest) -> Reply:
@@ -33,9 +38,12 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     )
     everything: dict[str, Scores] = {}
     deciding: Fitted | None = None
-    for name, scorer in scorers(work.terms).items():
+    queue = None
+    for name, scorer in scorers(work.terms.scorer).items():
         fitted = scorer.fit(public)
         everything[name] = scorer.score(private, fitted)
+        if deciding is None and isinstance(scorer, QueueingScorer):
+            queue = scorer.queue(private, fitted)
         deciding = deciding or fitted
     if deciding is None:  # pragma: no cover - there is always a deciding scorer
         message = "no scorer is configured"
@@ -43,6 +51,8 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     mine = everything[work.terms.scorer.name]
     edges = _edges(work, deciding.public_scores)
     tables.write_scores(work.folder / "scores.parquet", private[-1], everything, edges)
+    if queue is not None:
+        tables.write_queue(work.folder / QUEUE, private[-1].ids, queue)
     if work.terms.clusters.count:
         clustering.prepare(work, request.tables, private)
     smallest = max(work.terms.summary.smallest_cell, work.config.site.smallest_cell)
@@ -120,7 +130,9 @@ def _passing(
             "must come from the summaries"
         )
         raise RefusalError(message)
-    return select(ids, scores, status, threshold), status, scores
+    queue = work.folder / QUEUE
+    queued = tables.read_queue(queue) if queue.exists() else None
+    return select(ids, scores, status, threshold, queued=queued), status, scores
 
 
 def _arm(
@@ -153,7 +165,7 @@ def close(work: Work, request: CloseRequest) -> Reply:
 
 
 def _edges(work: Work, public_scores: Scores) -> np.ndarray:
-    unit = scorers(work.terms)[work.terms.scorer.name].unit
+    unit = scorers(work.terms.scorer)[work.terms.scorer.name].unit
     return edges_from_public(
         public_scores, bins=work.terms.summary.bins, probability=unit == "probability"
     )

@@ -22,12 +22,20 @@ from fedwinnow.client.contrast import Prompts, contrast_losses, unconditional_lo
 from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.reading import Count, Reading, Told
 from fedwinnow.client.references import References
-from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, KNOWN, ONCE, REPRESENTATIONS, WIDE
+from fedwinnow.curation.columns import (
+    CONTRASTS,
+    ENTROPY,
+    GRADIENTS,
+    KNOWN,
+    OTHER_PROMPTS,
+    REPRESENTATIONS,
+    WIDE,
+)
 from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients import evaluating, sample_gradients
-from fedwinnow.curation.losses import Batch, collate, plan_batches, token_losses
+from fedwinnow.curation.losses import Batch, collate, entropies, plan_batches, token_losses
 from fedwinnow.curation.modeling import LoadedModel, encode
 from fedwinnow.curation.nouns import Sample, SignalTable, Status
 
@@ -77,7 +85,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     read = partial(encode, loaded, max_length=max_length, system_prompt=system_prompt)
     encodings = [read(sample) for sample in samples]
     usable = table.usable(encodings)
-    own, bare, against = columns - ONCE, "unconditional_loss" in columns, columns & CONTRASTS
+    own, against = columns - OTHER_PROMPTS, columns & CONTRASTS
+    bare = "unconditional_loss" in columns
     passes = bool(own) + bare + contrast_prompts * bool(against)
     count = Count(total=len(usable) * passes, told=progress)
     readable = [encodings[i] for i in usable]
@@ -172,7 +181,8 @@ def _main_pass(
     """Losses, representation and gradients of every usable sample under its own prompt."""
     wanted = set(table.columns)
     lengths = np.array([len(encodings[i].tokens) for i in usable], dtype=np.int64)
-    contraction = None
+    contraction, uncertain = None, list[Tensor]()
+    look = (lambda logits: uncertain.append(entropies(logits))) if wanted & ENTROPY else None
     with ExitStack() as stack:
         if wanted & GRADIENTS and references is not None:
             contraction = references.contraction(wanted)
@@ -187,7 +197,7 @@ def _main_pass(
             rows = usable[places]
             chosen = [encodings[i] for i in rows]
             batch = collate(chosen).to(loaded.device)
-            losses = token_losses(loaded.model, batch)
+            losses = token_losses(loaded.model, batch, look=look)
             if contraction is not None:
                 each = losses.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
                 each.sum().backward()
@@ -195,6 +205,8 @@ def _main_pass(
                 _put_gradients(table, rows, contraction)
                 contraction.reset()
             _put_losses(table, rows, losses.detach(), batch, chosen)
+            if uncertain:
+                _put_entropies(table, rows, uncertain.pop(), batch, chosen)
             if wanted & REPRESENTATIONS and references is not None:
                 states = mean_states(seen.pop(), batch, chosen)
                 for name, values in references.similarity(states).items():
@@ -237,3 +249,16 @@ def _put_losses(
         for name, value in found.items():
             if name in table.columns:
                 table.columns[name][row] = float(value)
+
+
+def _put_entropies(
+    table: _Rows, rows: np.ndarray, values: Tensor, batch: Batch, encodings: Sequence[Encoding]
+) -> None:
+    """Mean over the body, in float64; ``values`` are of all targets, row by row of the batch."""
+    first, start, flat = batch.first, 0, values.cpu()
+    for row, encoding in zip(rows, encodings, strict=True):
+        begin = max(encoding.response_start, first)
+        line = flat[start : start + len(encoding.tokens) - begin]
+        start += len(line)
+        body = line[: encoding.body_end - begin].double()
+        table.columns["student_entropy"][row] = float(body.mean())

@@ -34,6 +34,7 @@ from fedwinnow.curation.messages import (
     EvaluateRequest,
     Joined,
     JoinRequest,
+    MeasureRequest,
     MetricsReply,
     PublicSignals,
     QuotaRequest,
@@ -46,6 +47,7 @@ from fedwinnow.curation.messages import (
 )
 from fedwinnow.curation.nouns import Adapter, Metrics
 from fedwinnow.curation.phases import Phase
+from fedwinnow.strategies.asked import reviewing
 
 _MEGABYTE = 1_000_000
 _REPLY: Mapping[type, str] = {
@@ -96,6 +98,8 @@ class Policy:
         adapter = getattr(request, "adapter", None)
         if isinstance(adapter, Adapter):
             self._adapter(adapter)
+        if isinstance(request, MeasureRequest):
+            self._reviewers(request.reviewers)
         self._data(work, request.header.run, ledger)
         self._counts(request, work, ledger, digest)
 
@@ -160,6 +164,21 @@ class Policy:
         limits = section.max_rounds, section.max_steps, section.max_rank
         for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
             self._ask(f"max_{name}", came, came <= limit, f"at most {limit}")
+
+        reader = reviewing(terms.scorer, terms.training.objective)
+        self._ask(
+            "share_adapter_with_members",
+            f"{reader}, for which this site's warm-up adapter goes to the other members",
+            section.share_adapter_with_members or not reader,
+            "its adapters to go to the coordinator alone, unless it is set to true knowingly",
+        )
+
+    def _reviewers(self, reviewers: Mapping[str, Adapter]) -> None:
+        """Other members' adapters are held to the limits of the coordinator's own."""
+        number, most = len(reviewers), self.section.max_reviewers
+        self._ask("max_reviewers", f"{number} of them", number <= most, f"at most {most}")
+        for name in sorted(reviewers):
+            self._adapter(reviewers[name])
 
     def _adapter(self, adapter: Adapter) -> None:
         rank = max((len(a) for a in adapter.a.values()), default=0)

@@ -58,10 +58,16 @@ def measuring(
 
 
 def public_rows(
-    work: Work, adapter: str, table: Measuring, *, columns: frozenset[str], checkpoint: int
+    work: Work,
+    adapter: str,
+    table: Measuring,
+    *,
+    columns: frozenset[str],
+    checkpoint: int,
+    guests: tuple[str, ...] = (),
 ) -> PublicRows:
-    """The public calibration rows that can be measured; once in a process."""
-    key = ("rows", str(checkpoint), *sorted(columns), *public_key(work, adapter))
+    """The public calibration rows that can be measured; once in a process for each of guests."""
+    key = ("rows", str(checkpoint), *sorted(columns), *public_key(work, adapter), *guests)
     public = work.workshop.public(
         key, lambda: table(work.pool.rows.samples, "measuring public anchors")
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedwinnow.client.answers import answer
 from fedwinnow.client.pool import open_pool
-from fedwinnow.client.work import Work, check_terms, parse_terms
+from fedwinnow.client.work import Work, check_teacher, check_terms, parse_terms
 from fedwinnow.client.workshop import Workshop, deterministic
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunTerms, SiteConfig
@@ -123,6 +123,9 @@ class Site:
 
     def _make(self, folder: Path, terms: RunTerms) -> Work:
         check_terms(terms)
+        check_teacher(terms, self.config.teacher)
+        own = self.config.teacher
+        teacher = replace(terms.teacher, name=own.name, gguf_file=own.gguf_file)
         model = replace(
             terms.model, name=self.config.model.name, gguf_file=self.config.model.gguf_file
         )
@@ -133,6 +136,7 @@ class Site:
             pool=open_pool(self.config, terms),
             model=model,
             workshop=self.workshop,
+            teacher=teacher,
         )
 
     def _refusal(self, header: Header, clause: str, reason: str) -> Refusal:

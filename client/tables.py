@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.files import replacing
@@ -106,6 +106,32 @@ def read_scores(path: Path, scorer: str) -> tuple[tuple[str, ...], np.ndarray, S
         table["status"].to_numpy().astype(np.int8),
         _column(table, scorer, path).to_numpy(),
     )
+
+
+def write_queue(path: Path, ids: tuple[str, ...], queued: Bool[np.ndarray, " samples"]) -> None:
+    """One row per sample: whether a person decides about it, should it pass the threshold."""
+    _write(path, {"id": list(ids), "queued": queued}, {})
+
+
+def read_queue(path: Path) -> Bool[np.ndarray, " samples"]:
+    """What :func:`write_queue` wrote, in data order.
+
+    Raises:
+        ProtocolError: the file is not there.
+    """
+    table, _ = _read(path)
+    queued: Bool[np.ndarray, " samples"] = table["queued"].to_numpy().astype(bool)
+    return queued
+
+
+def read_reasons(path: Path) -> dict[str, str]:
+    """Sample id → why the curated arm does not train on it; "" where it does.
+
+    Raises:
+        ProtocolError: the file is not there.
+    """
+    table, _ = _read(path)
+    return dict(zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
 
 def write_selection(path: Path, selections: Mapping[str, Selection]) -> None:

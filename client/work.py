@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,15 @@ import numpy as np
 from fedwinnow.client.pool import Pool
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.adapters import adapter_hash, check_adapter
-from fedwinnow.curation.columns import GRADIENTS, ONCE
-from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig
+from fedwinnow.curation.columns import GRADIENTS, GUESTS, ONCE, REVIEWS, TEACHER
+from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig, TeacherSection
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.messages import Header
 from fedwinnow.curation.modeling import LoadedModel, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample, SignalTable
-from fedwinnow.curation.protocols import Scorer, StagedOrdering, WeighingObjective
+from fedwinnow.curation.protocols import StagedOrdering
 from fedwinnow.curation.settings import canonical, parse
+from fedwinnow.strategies.asked import readers, scorers, weighing
 from fedwinnow.strategies.registry import build
 
 
@@ -32,6 +33,8 @@ class Work:
     model: ModelSection
     """The agreed model section, with the site's own name of the base model."""
     workshop: Workshop
+    teacher: TeacherSection = field(default_factory=TeacherSection)
+    """The agreed teacher section, with the site's own name of the teacher; "" where it has none."""
 
     @property
     def site(self) -> str:
@@ -72,57 +75,75 @@ def check_terms(terms: RunTerms) -> None:
 
     Raises:
         PluginError: a plug-in or a setting is unknown here, or a scorer needs gradient columns
-            where ``run.trajectory`` is "none"; the ordering ranks by such a scorer, or the
-            objective weighs by scores of another unit.
+            where ``run.trajectory`` is "none"; the ordering ranks by such a scorer, the objective
+            weighs by scores of another unit, or reviewers would all have learned the same.
     """
     section = terms.training
     ordering = build("ordering", section.ordering.name, section.ordering.settings)
     if isinstance(ordering, StagedOrdering) and ordering.scorer != "calibrated":
-        needs = build("scorer", ordering.scorer, {}).columns & GRADIENTS
+        needs = build("scorer", ordering.scorer, {}).columns & (GRADIENTS | GUESTS)
         if needs:
             message = (
                 f"training.ordering ranks by scorer {ordering.scorer!r}, which needs gradient "
-                f"columns ({', '.join(sorted(needs))}); choose a forward-only scorer such as 'ira'"
+                "columns or other models' opinions, and a stage measures neither "
+                f"({', '.join(sorted(needs))}); choose a forward-only scorer such as 'ira'"
             )
             raise PluginError(message)
-    objective, unit = _weighing(terms), scorers(terms)[terms.scorer.name].unit
+    objective, unit = weighing(section.objective), scorers(terms.scorer)[terms.scorer.name].unit
     if objective is not None and objective.unit not in {"", unit}:
         message = (
             f"objective {section.objective.name!r} weighs by scores in {objective.unit}, scorer "
             f"{terms.scorer.name!r} gives {unit}; choose scorer 'calibrated'"
         )
         raise PluginError(message)
-    for name, scorer in scorers(terms).items():
+    for name, scorer in scorers(terms.scorer).items():
         if terms.run.trajectory == "none" and scorer.columns & GRADIENTS and name != "calibrated":
             message = (
                 f"scorer {name!r} needs gradient columns, which run.trajectory = 'none' does not "
                 "measure; set run.trajectory = 'global' or choose a forward-only scorer"
             )
             raise PluginError(message)
+    _check_reviews(terms)
 
 
-def scorers(terms: RunTerms) -> dict[str, Scorer]:
-    """The deciding scorer first, then those of the comparison."""
-    chosen = {terms.scorer.name: build("scorer", terms.scorer.name, terms.scorer.settings)}
-    return chosen | {
-        name: build("scorer", name, {}) for name in terms.scorer.comparison if name not in chosen
-    }
+def _check_reviews(terms: RunTerms) -> None:
+    """Reviewers are the sites' own warm-up adapters, so there must be such."""
+    for name, columns in readers(terms.scorer, terms.training.objective).items():
+        if not columns & REVIEWS:
+            continue
+        if terms.run.trajectory == "none":
+            message = f"{name} needs warm-up adapters as reviewers; set run.trajectory = 'global'"
+            raise PluginError(message)
+        if terms.warm_up.data == "anchors":
+            message = (
+                f"{name} needs reviewers that learned from different data, and warm_up.data = "
+                "'anchors' trains the same adapter everywhere; set warm_up.data = 'all'"
+            )
+            raise PluginError(message)
 
 
-def _weighing(terms: RunTerms) -> WeighingObjective | None:
-    """The objective, where it lets samples count unequally."""
-    section = terms.training.objective
-    objective = build("objective", section.name, section.settings)
-    return objective if isinstance(objective, WeighingObjective) else None
+def check_teacher(terms: RunTerms, teacher: TeacherSection) -> None:
+    """Refuse a run whose scorer needs a teacher that is not there.
+
+    Raises:
+        PluginError: naming the plug-in and the setting.
+    """
+    for name, columns in readers(terms.scorer, terms.training.objective).items():
+        if columns & TEACHER and not teacher.name:
+            message = (
+                f"{name} needs a teacher, and teacher.name is empty; name a model with the base's "
+                "tokenizer there (in a deployment: in each site.toml), or choose another scorer"
+            )
+            raise PluginError(message)
 
 
 def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
     """Which columns the run's scorers and its objective need at a checkpoint."""
-    needed = frozenset().union(*(scorer.columns for scorer in scorers(terms).values()))
-    objective = _weighing(terms)
-    needed |= frozenset() if objective is None else objective.columns
+    needed = frozenset().union(*readers(terms.scorer, terms.training.objective).values())
     needed |= {"loss"} if terms.clusters.count else frozenset()
-    return needed - GRADIENTS if checkpoint == 0 else needed - ONCE
+    if checkpoint == 0:
+        return needed - GRADIENTS - REVIEWS
+    return needed - ONCE if checkpoint == terms.warm_up.rounds else needed - ONCE - REVIEWS
 
 
 def hold(work: Work, header: Header, adapter: Adapter) -> str:

@@ -5,6 +5,7 @@ messages. In a simulation it spares loading the model and measuring the same pub
 site. Nothing that depends on private data is ever put here.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -15,6 +16,7 @@ from fedwinnow.curation.config import AdapterSection, ModelSection
 from fedwinnow.curation.modeling import LoadedModel, load_model
 from fedwinnow.curation.settings import canonical
 
+G = TypeVar("G")
 T = TypeVar("T")
 
 
@@ -41,6 +43,21 @@ class Workshop:
             self._models[key] = load_model(section, adapter, seed=seed)
         return self._models[key]
 
+    def visit(self, load: Callable[[], G], use: Callable[[G], T]) -> T:
+        """Use another model for a moment: the warm one goes first, and the guest afterwards.
+
+        The two are never in memory together, as long as ``use`` returns nothing that holds it.
+        """
+        if self._models:
+            self._models.clear()
+            _free()
+        guest = load()
+        try:
+            return use(guest)
+        finally:
+            del guest
+            _free()
+
     def public(self, key: tuple[str, ...], compute: Callable[[], T]) -> T:
         """A result on public samples, computed once for its key."""
         if key not in self._public:
@@ -55,6 +72,13 @@ class Workshop:
             return None
         told = self.progress
         return lambda done, total: told(what, done, total)
+
+
+def _free() -> None:
+    """Give back what models that nobody holds any more still occupy."""
+    gc.collect()  # PEFT's wrappers hold each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def deterministic(threads: int) -> None:

@@ -13,6 +13,15 @@ representation_corrupted                  clean anchors, and with their seeded c
 dot, norm, adam_dot, adam_norm            per-sample gradient against the reference gradients
 adam_adam_dot                             the same with Adam's step on both sides
 influence                                 the same against DataInf's preconditioned references
+student_entropy                           mean entropy of the body's predictions as a share of the
+                                          largest, log vocabulary; in [0, 1]
+teacher_confidence                        mean probability that the teacher gives the body's tokens;
+                                          in [0, 1]
+review_mean, review_level                 mean over the reviewers (adapters of other sites) of the
+                                          body's mean loss, and of their mean loss of the domain's
+                                          clean public rows, nats
+review_spread                             standard deviation over the reviewers of the former less
+                                          the latter, nats
 ========================================  =====================================================
 """
 
@@ -20,8 +29,18 @@ LOSSES = frozenset({"loss", "loss_sd", "loss_q90", "end_loss", "has_end", "lengt
 """One forward pass gives them all."""
 CONTRASTS = frozenset({"contrast_loss_mean", "contrast_loss_min"})
 """A forward pass for each other prompt."""
-ONCE = CONTRASTS | {"unconditional_loss"}
+OTHER_PROMPTS = CONTRASTS | {"unconditional_loss"}
+"""Forward passes of their own."""
+ENTROPY = frozenset({"student_entropy"})
+"""From the logits of the pass that gives the losses."""
+TEACHER = frozenset({"teacher_confidence"})
+"""A forward pass of another model, which visits the site for it."""
+ONCE = OTHER_PROMPTS | ENTROPY | TEACHER
 """Measured with the untrained adapter only."""
+REVIEWS = frozenset({"review_mean", "review_level", "review_spread"})
+"""A forward pass for each reviewer, at the last checkpoint only."""
+GUESTS = TEACHER | REVIEWS
+"""Made with other weights than the student's: put beside what :mod:`client.measuring` measures."""
 GRADIENTS = frozenset({"dot", "norm", "adam_dot", "adam_norm", "adam_adam_dot", "influence"})
 """A backward pass; only where B ≠ 0."""
 ADAM = frozenset({"adam_dot", "adam_norm", "adam_adam_dot"})
@@ -30,4 +49,4 @@ REPRESENTATIONS = frozenset({"representation", "representation_corrupted"})
 """The forward pass that gives the losses gives them too."""
 WIDE = REPRESENTATIONS | {"dot", "adam_dot", "adam_adam_dot", "influence"}
 """Columns with one number for each domain's reference."""
-KNOWN = LOSSES | ONCE | GRADIENTS | REPRESENTATIONS
+KNOWN = LOSSES | OTHER_PROMPTS | ENTROPY | GRADIENTS | REPRESENTATIONS

@@ -22,6 +22,7 @@ from fedwinnow.curation.sections import (
     ScorerSection,
     SettingsTable,
     SummarySection,
+    TeacherSection,
 )
 from fedwinnow.curation.server_sections import (
     CoordinatorSection,
@@ -64,6 +65,7 @@ __all__ = [
     "SiteSection",
     "StudySection",
     "SummarySection",
+    "TeacherSection",
     "TrainingSection",
     "WarmUpSection",
     "site_configs",
@@ -183,6 +185,7 @@ class RunTerms:
 
     run: RunSection = field(default_factory=RunSection)
     model: ModelSection = field(default_factory=ModelSection)
+    teacher: TeacherSection = field(default_factory=TeacherSection)
     adapter: AdapterSection = field(default_factory=AdapterSection)
     anchors: AnchorsSection = field(default_factory=AnchorsSection)
     measuring: MeasuringSection = field(default_factory=MeasuringSection)
@@ -201,6 +204,7 @@ class RunConfig:
 
     run: RunSection = field(default_factory=RunSection)
     model: ModelSection = field(default_factory=ModelSection)
+    teacher: TeacherSection = field(default_factory=TeacherSection)
     adapter: AdapterSection = field(default_factory=AdapterSection)
     anchors: AnchorsSection = field(default_factory=AnchorsSection)
     measuring: MeasuringSection = field(default_factory=MeasuringSection)
@@ -234,6 +238,7 @@ class RunConfig:
         shared = {f.name: getattr(self, f.name) for f in fields(RunTerms)}
         shared["run"] = replace(self.run, output="")
         shared["model"] = replace(self.model, name="", gguf_file="")
+        shared["teacher"] = replace(self.teacher, name="", gguf_file="")
         shared["anchors"] = replace(self.anchors, path="", columns=ColumnsSection())
         return RunTerms(**shared)
 
@@ -244,6 +249,7 @@ class SiteConfig:
 
     site: SiteSection
     model: ModelSection = field(default_factory=ModelSection)
+    teacher: TeacherSection = field(default_factory=TeacherSection)
     anchors: AnchorsSection = field(default_factory=AnchorsSection)
     policy: PolicySection = field(default_factory=PolicySection)
     agent: AgentSection = field(default_factory=AgentSection)
@@ -259,6 +265,7 @@ def site_configs(config: RunConfig, work: str) -> tuple[SiteConfig, ...]:
         SiteConfig(
             site=site,
             model=config.model,
+            teacher=config.teacher,
             anchors=config.anchors,
             work=f"{work}/{site.name}",
             simulation=True,

@@ -9,7 +9,8 @@ Reference:
     You Need, NeurIPS 2017, section 3.2.3, https://arxiv.org/abs/1706.03762
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedwinnow.curation.encoding import Encoding
+
+Look = Callable[[Float[Tensor, "targets vocabulary"]], None]
+"""Shown the logits that predict a batch's targets, row by row of the batch, detached."""
+_CHUNK = 2**22
+"""Numbers of a piece of logits whose entropy is taken at once: 16 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +63,9 @@ def collate(encodings: Sequence[Encoding]) -> Batch:
     return Batch(tokens=tokens, mask=mask, targets=targets, first=first)
 
 
-def token_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "batch places"]:
+def token_losses(
+    model: torch.nn.Module, batch: Batch, *, look: Look | None = None
+) -> Float[Tensor, "batch places"]:
     """Loss of every token from place ``batch.first`` on, nats, 0 where none counts.
 
     The vocabulary-sized head runs on the hidden states that predict a target and on no other: the
@@ -66,6 +74,7 @@ def token_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "batch p
     Args:
         model: A causal language model of transformers, PEFT's wrapper included.
         batch: On the model's device; every sample has a target.
+        look: Shown the logits before they are let go; see :func:`entropies`.
 
     Returns:
         Float32, or float64 where the model is.
@@ -92,6 +101,8 @@ def token_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "batch p
             handle.remove()
     # places first − 1 … length − 2 predict the targets
     logits = output.logits[0] if gathered else output.logits[:, -kept:-1][targets]
+    if look is not None:
+        look(logits.detach())
     losses = torch.nn.functional.cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)),
         batch.tokens[:, batch.first :][targets],
@@ -99,6 +110,22 @@ def token_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "batch p
     )
     table = torch.zeros(targets.shape, dtype=losses.dtype, device=losses.device)
     return table.masked_scatter(targets, losses)
+
+
+def entropies(logits: Float[Tensor, "targets vocabulary"]) -> Float[Tensor, " targets"]:
+    """−Σ_v p_v log p_v / log V of each row, p = softmax: 0 is certain, 1 knows nothing; float32.
+
+    Piece by piece, so that no second table of the logits' size is ever made.
+    """
+    rows, vocabulary = logits.shape
+    each = max(1, _CHUNK // vocabulary)
+    pieces = [
+        torch.special.entr(piece.float().softmax(dim=-1)).sum(dim=-1)
+        for piece in logits.split(each)
+    ]
+    most = math.log(max(vocabulary, 2))
+    found = torch.cat(pieces) if rows else logits.new_zeros(0, dtype=torch.float32)
+    return (found / most).clamp(0.0, 1.0)  # rounding may step over a bound; NaN stays NaN
 
 
 def _plain_head(model: torch.nn.Module) -> torch.nn.Module | None:

@@ -7,7 +7,7 @@ Nothing here can name code, a file or a sample of a silo: the fields below are a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,19 @@ from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, SignalTable
 
 PROTOCOL = 1
 """Version of the messages; peers with another one are refused at join."""
+
+ABSENT = "absent"
+"""Key of a field's metadata: it is left out of the wire while it is empty."""
+T = TypeVar("T")
+
+
+def unsent(empty: T) -> T:
+    """A field that is absent from the wire while it is empty: runs that do not use it know none."""
+    if isinstance(
+        empty, dict
+    ):  # field() returns what dataclass() looks for, whatever its type says
+        return cast("T", field(default_factory=dict, metadata={ABSENT: True}))
+    return field(default=empty, metadata={ABSENT: True})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +67,8 @@ class SiteCard:
     anchors: str
     """Hash of the anchor set that the site holds."""
     versions: Mapping[str, str]
+    teacher: str = unsent("")
+    """Fingerprint of the teacher that the site holds; "" where the run asks for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +98,8 @@ class MeasureRequest:
     checkpoint: int
     learning_rate: float
     """Mean learning rate of the warm-up round that led here."""
+    reviewers: Mapping[str, Adapter] = unsent({})
+    """Site → its own adapter of the last warm-up round, where a scorer asks for reviews."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

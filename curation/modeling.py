@@ -16,7 +16,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 
-from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.config import AdapterSection, ModelSection, TeacherSection
 from fedwinnow.curation.encoding import Encoding, encode_sample, prompt_tokens
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients import evaluating
@@ -41,6 +41,7 @@ __all__ = [
     "get_adapter",
     "initial_adapter",
     "load_model",
+    "load_teacher",
     "load_tokenizer",
     "set_adapter",
 ]
@@ -97,20 +98,69 @@ def load_model(model: ModelSection, adapter: AdapterSection, *, seed: int) -> Lo
     return loaded
 
 
-def load_tokenizer(model: ModelSection) -> Any:  # noqa: ANN401 - transformers' tokenizers share no typed base
+def load_teacher(teacher: TeacherSection, student: ModelSection) -> LoadedModel:
+    """Load a teacher: frozen, without an adapter, and with the student's tokenizer.
+
+    Both read the same tokens: those of the student's tokenizer and chat template.
+
+    Raises:
+        ModelError: it cannot be loaded, or its tokens are not the student's.
+    """
+    section = ModelSection(
+        name=teacher.name,
+        gguf_file=teacher.gguf_file,
+        dtype=teacher.dtype,
+        quantization=teacher.quantization,
+    )
+    tokenizer = load_tokenizer(student)
+    _check_same_tokens(load_tokenizer(section, "teacher"), tokenizer, teacher.name)
+    base = _load_base(section, "teacher").eval()
+    rows = base.get_input_embeddings().weight.shape[0]
+    if rows < len(tokenizer):
+        message = (
+            f"teacher.name: {teacher.name!r} embeds {rows} tokens, the tokenizer has "
+            f"{len(tokenizer)}; choose a teacher made for the tokenizer of model.name"
+        )
+        raise ModelError(message)
+    for parameter in base.parameters():
+        parameter.requires_grad_(requires_grad=False)
+    found = fingerprint(base)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if teacher.quantization == "none":
+        base.to(device)
+    logger.info("loaded teacher %s on %s, %s", teacher.name, device, found[:12])
+    return LoadedModel(model=base, tokenizer=tokenizer, fingerprint=found, device=device)
+
+
+def _check_same_tokens(teacher: Any, student: Any, name: str) -> None:  # noqa: ANN401 - see load_tokenizer
+    """Refuse a teacher to whom a token's number means another text."""
+    theirs, ours = teacher.get_vocab(), student.get_vocab()
+    if theirs == ours:
+        return
+    differing = sorted({token for token, _ in theirs.items() ^ ours.items()})
+    token = differing[0]
+    message = (
+        f"teacher.name: {name!r} has another tokenizer than model.name: {len(differing)} tokens "
+        f"differ, such as {token!r} (number {theirs.get(token, 'none')} there, "
+        f"{ours.get(token, 'none')} here); choose a teacher of the same family"
+    )
+    raise ModelError(message)
+
+
+def load_tokenizer(model: ModelSection, section: str = "model") -> Any:  # noqa: ANN401 - transformers' tokenizers share no typed base
     """The model's tokenizer.
 
     Raises:
         ModelError: it is not there or cannot be loaded.
     """
     if not model.name:
-        message = "model.name is empty; give a hub name or the folder of a model"
+        message = f"{section}.name is empty; give a hub name or the folder of a model"
         raise ModelError(message)
     try:
         with _quiet():
             return transformers.AutoTokenizer.from_pretrained(model.name, **_source(model))
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise _not_loaded(model, "tokenizer", error) from error
+        raise _not_loaded(model, "tokenizer", error, section) from error
 
 
 def encode(
@@ -152,15 +202,17 @@ def generate(
     return tuple(answers)
 
 
-def _load_base(model: ModelSection) -> Any:  # noqa: ANN401 - any causal language model
+def _load_base(model: ModelSection, section: str = "model") -> Any:  # noqa: ANN401 - any causal language model
     options: dict[str, Any] = {"dtype": getattr(torch, model.dtype)}
     if model.quantization == "4bit":
         if not torch.cuda.is_available():
-            message = "model.quantization = '4bit' needs CUDA, and none is here; set it to 'none'"
+            message = (
+                f"{section}.quantization = '4bit' needs CUDA, and none is here; set it to 'none'"
+            )
             raise ModelError(message)
         if importlib.util.find_spec("bitsandbytes") is None:
             message = (
-                "model.quantization = '4bit' needs bitsandbytes, and it is not installed; "
+                f"{section}.quantization = '4bit' needs bitsandbytes, and it is not installed; "
                 "pip install 'fedwinnow[quantized]', or set it to 'none'"
             )
             raise ModelError(message)
@@ -175,7 +227,7 @@ def _load_base(model: ModelSection) -> Any:  # noqa: ANN401 - any causal languag
                 model.name, **_source(model), **options
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _not_loaded(model, "model", error) from error
+        raise _not_loaded(model, "model", error, section) from error
     base.config.use_cache = False
     return base
 
@@ -190,12 +242,12 @@ def _source(model: ModelSection) -> dict[str, Any]:
     return source
 
 
-def _not_loaded(model: ModelSection, part: str, error: Exception) -> ModelError:
+def _not_loaded(model: ModelSection, part: str, error: Exception, section: str) -> ModelError:
     first = str(error).strip().split("\n")[0]
     place = f"{model.name!r}" + (f" ({model.gguf_file})" if model.gguf_file else "")
     return ModelError(
-        f"model.name: the {part} of {place} cannot be loaded ({type(error).__name__}: {first}); "
-        "give a local folder, or a hub name where there is internet"
+        f"{section}.name: the {part} of {place} cannot be loaded ({type(error).__name__}: {first})"
+        "; give a local folder, or a hub name where there is internet"
     )
 
 

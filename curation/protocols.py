@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedwinnow.curation.nouns import (
@@ -49,6 +49,15 @@ class Scorer(Protocol):
 
     def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:
         """Score every row of the trajectory; rows whose status is not OK get NaN."""
+        ...
+
+
+@runtime_checkable
+class QueueingScorer(Scorer, Protocol):
+    """A scorer that leaves some samples to a person of the silo, and does not train on them."""
+
+    def queue(self, trajectory: Trajectory, fitted: Fitted) -> Bool[np.ndarray, " samples"]:
+        """Which samples are for a person to decide, if they pass the threshold; never leaves."""
         ...
 
 

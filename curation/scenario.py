@@ -37,6 +37,7 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return replace(
         config,
         model=replace(config.model, name=_beside(folder, config.model.name)),
+        teacher=replace(config.teacher, name=_beside(folder, config.teacher.name)),
         anchors=replace(config.anchors, path=_beside(folder, config.anchors.path)),
         sites=tuple(replace(site, data=_beside(folder, site.data)) for site in config.sites),
     )
@@ -98,6 +99,7 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
         config,
         site=replace(config.site, data=_beside(folder, config.site.data)),
         model=replace(config.model, name=_beside(folder, config.model.name)),
+        teacher=replace(config.teacher, name=_beside(folder, config.teacher.name)),
         anchors=replace(config.anchors, path=_beside(folder, config.anchors.path)),
         agent=replace(
             agent,

@@ -73,6 +73,20 @@ class ModelSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSection:
+    """A second, larger model that visits each silo to judge its answers; trains nothing."""
+
+    name: str = ""
+    """Hub name or folder, its tokenizer the base's; "" for none; a site may hold it elsewhere."""
+    gguf_file: str = ""
+    """File name of a GGUF inside the folder or hub repository; "" for ordinary weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of its weights; float32 on a CPU."""
+    quantization: Literal["none", "4bit"] = "none"
+    """"4bit" loads it with bitsandbytes (CUDA only)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSection:
     """The LoRA adapter that every site trains."""
 

@@ -7,11 +7,13 @@ be measured. Keeping none is a result, not an error. The other arms of a study a
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Bool, Int8
 
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.nouns import Scores, Selection, Status
 
+QUEUED = "for a person to decide"
+"""Reason of a sample that passes the threshold and on which its reviewers disagree."""
 _REASONS = {
     Status.NO_TARGET: "no target token",
     Status.NON_FINITE: "not finite",
@@ -26,8 +28,9 @@ def select(
     threshold: float,
     *,
     gated: Mapping[str, str] | None = None,
+    queued: Bool[np.ndarray, " samples"] | None = None,
 ) -> Selection:
-    """Keep a sample if its score is at least the threshold.
+    """Keep a sample if its score is at least the threshold, and nobody is to be asked about it.
 
     Args:
         ids: Every sample of the silo, in data order.
@@ -35,6 +38,7 @@ def select(
         status: Why a sample has or lacks signals.
         threshold: −inf keeps every sample with a score.
         gated: Sample id → why a gate dropped it; goes before every other reason.
+        queued: Which samples a person decides about if they pass; None for none.
 
     Raises:
         NonFiniteError: the threshold is NaN.
@@ -44,12 +48,16 @@ def select(
         raise NonFiniteError(message)
     kept, reasons = [], []
     barred = gated or {}
-    for sample_id, score, state in zip(ids, scores.tolist(), status.tolist(), strict=True):
+    asked = np.zeros(len(ids), dtype=bool) if queued is None else queued
+    columns = (ids, scores.tolist(), status.tolist(), asked.tolist())
+    for sample_id, score, state, ask in zip(*columns, strict=True):
         reason = barred.get(sample_id, "") or _REASONS.get(Status(state), "")
         if not reason and np.isnan(score):
             reason = "no score"
         elif not reason and score < threshold:
             reason = f"score {score:.6g} is below the threshold {threshold:.6g}"
+        elif not reason and ask:
+            reason = QUEUED
         kept.append(not reason)
         reasons.append(reason)
     return Selection(ids=ids, kept=tuple(kept), reasons=tuple(reasons))

@@ -79,6 +79,8 @@ class PolicySection:
     """Hash of the anchor set that was agreed; "" takes the one in ``anchors.path`` as it is."""
     allow_unsealed_adapters: bool = False
     """Whether adapters and histograms may be seen by the coordinator one by one; set knowingly."""
+    share_adapter_with_members: bool = False
+    """Whether this site's warm-up adapter may go on to all members, and to who carries requests."""
     privacy_budget: float = math.inf
     """Epsilon that releases on one data set may spend, above 0; inf asks for no noise."""
     phases: tuple[str, ...] = ()
@@ -105,6 +107,8 @@ class PolicySection:
     """Largest LoRA rank, at least 1."""
     max_adapter_mb: int = 1024
     """Largest adapter, received or sent, megabytes, at least 1."""
+    max_reviewers: int = 16
+    """Adapters of members that one request may bring as reviewers, at least 1."""
 
     def __post_init__(self) -> None:
         check("policy.privacy_budget", self.privacy_budget, self.privacy_budget > 0, "above 0")
@@ -117,6 +121,7 @@ class PolicySection:
             "max_steps",
             "max_rank",
             "max_adapter_mb",
+            "max_reviewers",
         ):
             check(f"policy.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
         check("policy.max_clusters", self.max_clusters, self.max_clusters >= 0, "at least 0")

@@ -122,9 +122,12 @@ def _open(data: bytes) -> tuple[str, Arrays]:
 
 def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401, PLR0911 - a tree of JSON, one branch a type
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        sent = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
+        empty = {name for name in unsent(type(node)) if not sent[name]}
         return {
-            f.name: _to_tree(getattr(node, f.name), f"{path}.{f.name}", arrays)
-            for f in dataclasses.fields(node)
+            name: _to_tree(value, f"{path}.{name}", arrays)
+            for name, value in sent.items()
+            if name not in empty
         }
     if isinstance(node, Mapping):
         return {str(key): _to_tree(value, f"{path}.{key}", arrays) for key, value in node.items()}
@@ -146,6 +149,11 @@ def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401, P
         return node.value if isinstance(node, Phase) else node
     message = f"{path} is a {type(node).__name__}, which cannot travel"
     raise ProtocolError(message)
+
+
+def unsent(cls: type) -> set[str]:
+    """Fields that do not travel while they are empty."""
+    return {f.name for f in dataclasses.fields(cls) if messages.ABSENT in f.metadata}
 
 
 def _leaf(array: Any, dtype: str, finite: bool, path: str, arrays: Arrays) -> dict[str, Any]:  # noqa: ANN401, FBT001 - local helper
@@ -170,7 +178,8 @@ def _from_tree(tree: Any, hint: Any, path: str, arrays: Mapping[str, Any], used:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         known = {f.name for f in dataclasses.fields(hint)}
-        if not isinstance(tree, dict) or set(tree) != known:
+        needed = known - unsent(typing.cast("type", hint))
+        if not isinstance(tree, dict) or not needed <= set(tree) <= known:
             raise _wrong(path, f"the fields {sorted(known)}", tree)
         hints = typing.get_type_hints(hint)
         values = {k: _from_tree(v, hints[k], f"{path}.{k}", arrays, used) for k, v in tree.items()}

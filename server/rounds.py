@@ -65,6 +65,7 @@ def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one requ
             adapter=adapter,
             checkpoint=state.round,
             learning_rate=state.learning_rate,
+            reviewers=state.reviewers if state.round == config.warm_up.rounds else {},
         )
     if phase is Phase.EVALUATE:
         generate = config.evaluation.generate if _is_end(state, config) else 0

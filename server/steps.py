@@ -29,6 +29,7 @@ from fedwinnow.curation.nouns import PublicScores, SignalTable
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Merging, Threshold, Weighting
 from fedwinnow.server.clustering import cluster
+from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
 from fedwinnow.strategies.registry import build
 
@@ -49,19 +50,25 @@ def join(state: RunState, config: RunConfig, replies: Replies, record: RoundReco
     """Members are the sites that hold the same base, anchors and initial adapter."""
     joined = _as(replies, Joined)
     keys = {
-        site: (reply.card.base, reply.card.anchors, adapter_hash(reply.adapter))
+        site: (
+            reply.card.base,
+            reply.card.anchors,
+            adapter_hash(reply.adapter),
+            reply.card.teacher,
+        )
         for site, reply in joined.items()
     }
     agreed = _majority(keys)
     missing = dict(record.missing)
     for site, key in keys.items():
         for name, mine, theirs in zip(
-            ("base", "anchors", "initial adapter"), key, agreed, strict=True
+            ("base", "anchors", "initial adapter", "teacher"), key, agreed, strict=True
         ):
             if mine != theirs:
                 missing[site] = f"{name} {mine[:12]} differs from the others' {theirs[:12]}"
     members = tuple(joined[site].card for site in sorted(joined) if site not in missing)
     _enough(members, config, record.phase, missing)
+    enough_reviewers([card.site for card in members], config, missing)
     initial = next(joined[card.site].adapter for card in members)
     state = replace(state, members=members, initial=initial, adapter=initial)
     return state, replace(record, missing=missing)
@@ -111,6 +118,9 @@ def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
     if state.phase == Phase.WARM_UP.value:
         checkpoint = Checkpoint(adapter=merged.adapter, learning_rate=rate)
         state = replace(state, checkpoints=(*state.checkpoints, checkpoint))
+        last = state.round == config.warm_up.rounds
+        if last and enough_reviewers(adapters, config, record.missing):
+            state = replace(state, reviewers=adapters)
     logger.info(
         "%s round %d merged %d adapters", state.arm or state.phase, state.round, len(adapters)
     )

@@ -1,4 +1,4 @@
-"""``fedwinnow site check | serve | status | egress`` and ``fedwinnow keys``."""
+"""``fedwinnow site check | serve | status | egress | queue`` and ``fedwinnow keys``."""
 
 import dataclasses
 import json
@@ -99,6 +99,29 @@ def status(file: File, *, as_json: AsJson = False) -> None:
     if 0 < percent < 100:  # noqa: PLR2004 - per cent
         left = tree["seconds"] * (100 - percent) / percent
         print(f"time left    about {left:.0f} s for this work, at the pace so far")
+
+
+@app.command()
+def queue(
+    file: File,
+    run: Annotated[str, typer.Argument(help="Id of the run: a folder in the site's work folder.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List what a run leaves to a person: samples that pass, but on which reviewers disagree.
+
+    They are not trained on. The list is for the silo's own operator, and leaves with no message.
+    """
+    from fedwinnow.client.questions import questions  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
+
+    found = questions(load_site(file), run)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(one) for one in found], indent=1))
+        return
+    for one in found:
+        print(f"row {one.row or '-':>8}  {one.id}  score {one.score:+.4g}")
+    print(f"{len(found)} samples are for a person to decide; the run trains on none of them")
 
 
 LEFT = "left_out"

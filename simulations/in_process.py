@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedwinnow.client.site import Site
-from fedwinnow.client.work import check_terms
+from fedwinnow.client.work import check_teacher, check_terms
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig, site_configs
@@ -18,6 +18,7 @@ from fedwinnow.server.outcome import finish
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.truth import selection_figures
+from fedwinnow.strategies.asked import FEWEST, reviewing
 from fedwinnow.strategies.registry import build
 
 
@@ -63,6 +64,14 @@ def check_config(config: RunConfig) -> None:
         PluginError: a plug-in or a setting is unknown, or does not fit the trajectory.
     """
     check_terms(config.terms())
+    check_teacher(config.terms(), config.teacher)
+    reader = reviewing(config.scorer, config.training.objective)
+    if reader and len(config.sites) < FEWEST:
+        message = (
+            f"{reader} needs reviewers from at least {FEWEST} sites, and the scenario has "
+            f"{len(config.sites)}; add [[sites]] or choose another scorer"
+        )
+        raise ConfigError(message)
     for site in config.sites:
         if config.study.truth and config.study.truth not in site.columns.labels:
             message = (

@@ -60,7 +60,7 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
     write(targets[0], _text("", scenario))
     write(targets[1], _text(SITE_STEPS, own))
     # the anchors of a deployed run are those of the sites, and nothing of it is simulated
-    write(targets[2], _text(RUN_STEPS, run, without=("anchors.path", "anchors.columns", "study")))
+    write(targets[2], _text(RUN_STEPS, run, without=WITHOUT))
     return targets
 
 
@@ -75,6 +75,8 @@ SITE_STEPS = """\
 #   agent.group                     a group that the node's user is in, and nobody else
 # Then: fedwinnow site check site.toml (it says what may leave), fedwinnow site serve site.toml.
 """
+WITHOUT = ("teacher.name", "teacher.gguf_file", "anchors.path", "anchors.columns", "study")
+"""Keys that mean nothing in a deployed run: each site holds these itself, and simulates nothing."""
 RUN_STEPS = """\
 # A deployed run, for the coordinator; docs/deploy/ says what else is started. What to edit:
 #   coordinator.key     `fedwinnow keys coordinator.key` makes it; send what it prints to the silos

@@ -20,6 +20,7 @@ from fedwinnow.curation.config import AdapterSection, SiteConfig
 from fedwinnow.curation.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
 from fedwinnow.curation.modeling import load_model as load_base
+from fedwinnow.curation.modeling import load_teacher
 from fedwinnow.curation.phases import Phase
 from fedwinnow.simulations.site_words import STAYS, may_leave, refused_altogether
 from fedwinnow.strategies.registry import KINDS, names
@@ -113,6 +114,10 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
         facts["model"] = config.model.name
         facts["base_fingerprint"] = loaded.fingerprint
         facts["device"] = str(loaded.device)
+        if config.teacher.name:
+            del loaded  # one of them in memory at a time
+            facts["teacher"] = config.teacher.name
+            facts["teacher_fingerprint"] = load_teacher(config.teacher, config.model).fingerprint
     return Checked(
         facts=facts,
         may_leave=may_leave(config),

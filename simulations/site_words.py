@@ -6,7 +6,7 @@ from fedwinnow.curation.phases import Phase
 STAYS = (
     "texts, prompts, answers and labels of your samples",
     "ids, and the score or gradient of a single sample",
-    "which samples were kept or dropped, and why",
+    "which samples were kept, dropped or left to a person to decide, and why",
     "paths, error texts and the log of this agent",
 )
 """What no message has a field for."""
@@ -22,6 +22,12 @@ def may_leave(config: SiteConfig) -> tuple[str, ...]:
         f"trained on at least {least} of your samples; mean training losses over at least {least} "
         "samples each. An adapter can reveal what it was trained on (docs/threat-model.md)"
     )
+    shared = (
+        "; the coordinator may pass it on to all members, whose nodes and network see it too, as "
+        "a reviewer of their samples"
+        if policy.share_adapter_with_members
+        else ""
+    )
     often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
     seldom = f"for one data set and one anchor set {often}, over all runs"
     cell = max(1, site.smallest_cell)
@@ -29,7 +35,7 @@ def may_leave(config: SiteConfig) -> tuple[str, ...]:
     words = {
         Phase.PROBE: public,
         Phase.MEASURE: public,
-        Phase.WARM_UP: adapter,
+        Phase.WARM_UP: adapter + shared,
         Phase.SCORE: (
             f"{seldom}, one histogram of your samples' scores, whose cells hold at least {cell} "
             f"(a run may ask for larger ones), and how many have no score ({counts}); scores of "

@@ -1,0 +1,47 @@
+"""Columns that other weights than the student's gave, put beside what a measuring pass gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float32
+
+from fedwinnow.client.signals import Measuring
+from fedwinnow.curation.nouns import Sample, SignalTable, Status
+
+Columns = Mapping[str, Float32[np.ndarray, " samples"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Guests' columns of one checkpoint."""
+
+    private: Columns = field(default_factory=dict)
+    """Of the silo's samples, in their order."""
+    public: Columns = field(default_factory=dict)
+    """Of all public calibration rows, in their order."""
+    key: tuple[str, ...] = ()
+    """What the public ones depend on besides the adapter, anchors, terms and model."""
+
+
+def beside(measure: Measuring, columns: Columns) -> Measuring:
+    """Measures samples and puts columns of the same samples, in the same order, beside."""
+    if not columns:
+        return measure
+
+    def both(samples: Sequence[Sample], what: str) -> SignalTable:
+        return put(measure(samples, what), columns)
+
+    return both
+
+
+def put(table: SignalTable, columns: Columns) -> SignalTable:
+    """The table with further columns; a row whose further numbers are not finite has no signals."""
+    status = table.status.copy()
+    for values in columns.values():
+        status[(status == Status.OK) & ~np.isfinite(values)] = Status.NON_FINITE
+    every = {**table.columns, **columns}
+    found = {name: every[name].astype(np.float32, copy=True) for name in sorted(every)}
+    for values in found.values():
+        values[status != Status.OK] = np.nan
+    return replace(table, status=status, columns=found)

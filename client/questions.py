@@ -1,0 +1,61 @@
+"""What a run leaves to a person of the silo: samples that pass, and on which reviewers disagree.
+
+For the silo's own operator alone: nothing of it has a field in any message.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedwinnow.client import tables
+from fedwinnow.client.data import open_samples
+from fedwinnow.client.decide import QUEUE
+from fedwinnow.client.work import parse_terms
+from fedwinnow.curation.config import SiteConfig
+from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.selection import QUEUED
+
+_SELECTION = "selection.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One sample that a person is to decide about."""
+
+    row: int
+    """Its first row in the site's data, from 1; 0 where it is not there any more."""
+    id: str
+    score: float
+    """In the unit of the run's scorer; higher is better."""
+
+
+def questions(config: SiteConfig, run: str) -> tuple[Question, ...]:
+    """The queue of a run, best score first.
+
+    Raises:
+        DataError: there is no such run here, it has not selected yet, or its scorer asks nobody.
+    """
+    work = Path(config.work)
+    runs = sorted(file.parent.name for file in work.glob("*/terms.json"))
+    if run not in runs:
+        message = f"run {run!r} is not in {work}; choose one of {', '.join(runs) or 'none'}"
+        raise DataError(message)
+    folder = work / run
+    name = parse_terms((folder / "terms.json").read_text(encoding="utf-8")).scorer.name
+    if not (folder / _SELECTION).exists():
+        message = f"run {run!r} has not selected yet; ask again after its phase 'select'"
+        raise DataError(message)
+    if not (folder / QUEUE).exists():
+        message = f"run {run!r} asks nobody: scorer {name!r} has no queue ('committee' has one)"
+        raise DataError(message)
+    reasons = tables.read_reasons(folder / _SELECTION)
+    ids, _, scores = tables.read_scores(folder / "scores.parquet", name)
+    samples = open_samples(config.site.data, config.site.columns, domain=config.site.domain)
+    rows: dict[str, int] = {}
+    for place, sample in enumerate(samples.ids, start=1):
+        rows.setdefault(sample, place)
+    found = [
+        Question(row=rows.get(sample, 0), id=sample, score=float(score))
+        for sample, score in zip(ids, scores, strict=True)
+        if reasons[sample] == QUEUED
+    ]
+    return tuple(sorted(found, key=lambda question: (-question.score, question.id)))

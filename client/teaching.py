@@ -1,0 +1,127 @@
+"""A teacher's opinion of each answer: the mean probability that it gives to the answer's tokens.
+
+    c_b = (1 / T_b) Σ_t p_teacher(y_t | x, y_<t),  over the T_b body tokens; in [0, 1]
+
+LLKD's confidence is the largest class probability of the teacher's own label. A silo's answer is
+given here, and is what would be learned: so what counts is whether the teacher trusts THIS answer.
+The largest probability of each next word would say how sure the teacher is of its own, and a
+swapped answer would pass.
+
+The teacher is no adapter of the base but another model, with the base's tokenizer. It is loaded
+once for a message, while no student is in memory, and is gone before the student returns.
+
+Reference:
+    J. Li et al., Learning with Less: Knowledge Distillation from Large Language Models via
+    Unlabeled Data (LLKD), Findings of NAACL 2025, https://arxiv.org/abs/2411.08028
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from fedwinnow.client.beside import Beside
+from fedwinnow.client.reading import Count, Reading, Told
+from fedwinnow.client.work import Work, public_key
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.files import write
+from fedwinnow.curation.gradients import evaluating
+from fedwinnow.curation.losses import collate, plan_batches, token_losses
+from fedwinnow.curation.modeling import LoadedModel, encode, load_teacher
+from fedwinnow.curation.nouns import Sample
+
+_FILE = "teacher.sha256"
+_COLUMN = "teacher_confidence"
+
+
+def teacher_fingerprint(work: Work) -> str:
+    """Fingerprint of the site's teacher, noted in the run's folder for :func:`taught`.
+
+    Raises:
+        ModelError: the teacher cannot be loaded, or its tokens are not the base model's.
+    """
+    found = work.workshop.visit(lambda: load_teacher(work.teacher, work.model), _fingerprint)
+    write(work.folder / _FILE, found.encode("ascii"))
+    return found
+
+
+def taught(work: Work) -> Beside:
+    """The teacher's column for the private samples and the public rows; the student is let go.
+
+    Raises:
+        ModelError: the teacher is not the one that the site joined with.
+    """
+    terms = work.terms
+    reading = Reading(
+        batch_tokens=terms.measuring.batch_tokens,
+        max_length=terms.model.max_length,
+        system_prompt=terms.model.system_prompt,
+    )
+
+    def use(teacher: LoadedModel) -> Beside:
+        _check_same(work, teacher.fingerprint)
+
+        def read(samples: Sequence[Sample], what: str) -> Float32[np.ndarray, " samples"]:
+            told = work.workshop.watch(f"{what}, teacher")
+            return confidences(teacher, samples, reading, told)
+
+        key = ("teacher", teacher.fingerprint, *public_key(work, ""))
+        public = work.workshop.public(
+            key, lambda: read(work.pool.rows.samples, "reading public anchors")
+        )
+        private = read(work.pool.samples, f"{work.site} reads its samples")
+        return Beside(
+            private={_COLUMN: private},
+            public={_COLUMN: public},
+            key=(teacher.fingerprint,),
+        )
+
+    return work.workshop.visit(lambda: load_teacher(work.teacher, work.model), use)
+
+
+def confidences(
+    teacher: LoadedModel,
+    samples: Sequence[Sample],
+    reading: Reading,
+    progress: Told | None = None,
+) -> Float32[np.ndarray, " samples"]:
+    """Mean probability of the body's tokens; NaN where a sample has no target.
+
+    One forward pass, without gradients, of the logits that the losses need.
+    """
+    encodings = [
+        encode(teacher, sample, max_length=reading.max_length, system_prompt=reading.system_prompt)
+        for sample in samples
+    ]
+    usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
+    lengths = np.array([len(encodings[i].tokens) for i in usable], dtype=np.int64)
+    values = np.full(len(samples), np.nan, dtype=np.float32)
+    count = Count(total=len(usable), told=progress)
+    with evaluating(teacher.model), torch.no_grad():
+        for places in plan_batches(lengths, reading.batch_tokens):
+            rows = usable[places]
+            batch = collate([encodings[i] for i in rows]).to(teacher.device)
+            losses = token_losses(teacher.model, batch).float().cpu()
+            for row, line in zip(rows, losses, strict=True):
+                begin, end = encodings[row].response_start, encodings[row].body_end
+                body = line[begin - batch.first : end - batch.first].double()
+                values[row] = float((-body).exp().mean())
+            count.add(len(rows))
+    return values
+
+
+def _fingerprint(teacher: LoadedModel) -> str:
+    return teacher.fingerprint
+
+
+def _check_same(work: Work, found: str) -> None:
+    """Another teacher than at join would give columns that no other site agrees with."""
+    file = work.folder / _FILE
+    joined = file.read_text(encoding="ascii") if file.exists() else found
+    if joined != found:
+        message = (
+            f"teacher.name: {work.teacher.name!r} is {found[:12]} now and was {joined[:12]} when "
+            "the site joined; put the agreed teacher back, or start another run"
+        )
+        raise ModelError(message)

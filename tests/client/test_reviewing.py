@@ -1,0 +1,288 @@
+"""Laws of reviews: exact under each adapter, own adapter aside, named refusals, planted errors."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedwinnow.client import tables
+from fedwinnow.client.questions import questions
+from fedwinnow.client.reviewing import check_reviewers
+from fedwinnow.client.site import Site
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation import messages as m
+from fedwinnow.curation.config import RunConfig, site_configs
+from fedwinnow.curation.errors import (
+    DataError,
+    IncompatibleAdapterError,
+    NonFiniteError,
+    PluginError,
+    ProtocolError,
+)
+from fedwinnow.curation.losses import collate
+from fedwinnow.curation.modeling import encode, set_adapter
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.selection import QUEUED
+from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.simulations.in_process import check_config
+from fedwinnow.simulations.toy import SITES, write_toy_scenario
+
+RUN = "toy-run"
+COMMITTEE = (
+    "scorer.name=committee",
+    "scorer.settings.doubtful=0.3",
+    "training.rounds=1",
+    "warm_up.steps=3",
+    "warm_up.learning_rate=0.05",
+    "threshold.name=keep_all",
+    "threshold.settings={}",
+)
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory) -> Path:
+    """A toy federation of three silos."""
+    return write_toy_scenario(tmp_path_factory.mktemp("reviews"), samples=8)
+
+
+def config_of(scenario: Path, *overrides: str) -> RunConfig:
+    """The toy run with a committee."""
+    return load_scenario(scenario, (*COMMITTEE, *overrides))
+
+
+class Heard:
+    """A finished run of three sites: what was asked, and what each site kept."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        workshop = Workshop()
+        self.config = config
+        self.sites = {
+            own.site.name: Site(config=own, workshop=workshop)
+            for own in site_configs(config, str(folder))
+        }
+        self.asked, self.replies = [], []
+        state = init(config, RUN)
+        while (request := next_request(state)) is not None:
+            replies = {name: site.answer(request) for name, site in self.sites.items()}
+            self.asked.append(request)
+            self.replies.append(replies)
+            state = absorb(state, replies)
+        self.state = state
+
+    def one(self, kind):
+        """The only request of a class."""
+        (found,) = (request for request in self.asked if isinstance(request, kind))
+        return found
+
+    def folder(self, site: str) -> Path:
+        """Where a site keeps the run."""
+        return self.sites[site].work(RUN).folder
+
+
+@pytest.fixture(scope="module")
+def heard(scenario, tmp_path_factory) -> Heard:
+    """One run for the module."""
+    return Heard(config_of(scenario), tmp_path_factory.mktemp("work"))
+
+
+def loop_losses(work, adapter, samples):
+    """Slow and plain: each sample alone, all logits, fp64 mean over the body."""
+    loaded = work.loaded
+    set_adapter(loaded, adapter)
+    found = []
+    for sample in samples:
+        encoding = encode(loaded, sample, max_length=work.terms.model.max_length)
+        batch = collate([encoding])
+        with torch.no_grad():
+            logits = loaded.model(input_ids=batch.tokens, attention_mask=batch.mask).logits[0]
+        places = range(encoding.response_start, encoding.body_end)
+        lines = [float(-logits[t - 1].double().log_softmax(-1)[batch.tokens[0, t]]) for t in places]
+        found.append(np.mean(lines))
+    return np.array(found)
+
+
+def expected_of(work, reviewers, names, samples):
+    """Mean, level and spread by the formulas, from slow losses."""
+    rows, kinds = work.pool.rows.samples, np.array(work.pool.rows.kinds)
+    losses, levels = [], []
+    for name in names:
+        public = loop_losses(work, reviewers[name], rows)
+        mean = {
+            d: public[(kinds == "clean") & (np.array([r.domain for r in rows]) == d)].mean()
+            for d in {r.domain for r in rows}
+        }
+        losses.append(loop_losses(work, reviewers[name], samples))
+        levels.append([mean[sample.domain] for sample in samples])
+    losses, levels = np.array(losses), np.array(levels)
+    spread = np.sqrt(
+        (((losses - levels) - (losses - levels).mean(0)) ** 2).sum(0) / (len(names) - 1)
+    )
+    return {
+        "review_mean": losses.mean(0),
+        "review_level": levels.mean(0),
+        "review_spread": spread,
+    }
+
+
+def test_reviews_equal_a_loop_of_single_samples_under_each_adapter(heard):
+    """Private samples by the other sites' adapters, public rows by all: ≤ 1e-5 in every column."""
+    reviewers = heard.one(m.MeasureRequest).reviewers
+    assert tuple(reviewers) == SITES
+    for site in ("north", "south"):
+        work = heard.sites[site].work(RUN)
+        others = [name for name in SITES if name != site]
+        own = tables.read_signals(work.folder / "signals-1.parquet")
+        assert own.ids == work.pool.samples.ids
+        public = tables.read_signals(work.folder / "public-1.parquet")
+        rows = {sample.id: sample for sample in work.pool.rows.samples}
+        shown = [rows[name] for name in public.ids]
+        for table, names, samples in ((own, others, work.pool.samples), (public, SITES, shown)):
+            for name, values in expected_of(work, reviewers, names, samples).items():
+                assert np.abs(table.columns[name] - values).max() <= 1e-5, (site, name)
+
+
+def test_reviews_of_a_site_s_samples_do_not_know_its_own_adapter(heard, tmp_path):
+    """Another own adapter changes no private review, and changes the public ones."""
+    request = heard.one(m.MeasureRequest)
+    own = request.reviewers["north"]
+    other = replace(own, b={name: -3 * factor for name, factor in own.b.items()})
+    changed = replace(request, reviewers={**request.reviewers, "north": other})
+    site = Site(
+        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=Workshop()
+    )
+    site.answer(heard.asked[0])
+    site.answer(changed)
+    for file, same in (("signals-1.parquet", True), ("public-1.parquet", False)):
+        one, two = (
+            tables.read_signals(f / file) for f in (heard.folder("north"), site.work(RUN).folder)
+        )
+        for name in ("review_mean", "review_spread"):
+            assert np.array_equal(one.columns[name], two.columns[name]) == same, (file, name)
+
+
+def test_public_reviews_agree_between_sites(heard):
+    """Honest copies of the public rows are equal, bit for bit, whoever's adapter is whose."""
+    place = heard.asked.index(heard.one(m.MeasureRequest))
+    replies = [heard.replies[place][site].table for site in SITES]
+    for other in replies[1:]:
+        for name, values in replies[0].columns.items():
+            assert np.array_equal(values, other.columns[name]), name
+    assert "measure" not in {r.phase for r in heard.state.records if r.missing}
+
+
+def test_the_model_holds_the_request_s_adapter_after_reviews(scenario, tmp_path):
+    """Other columns of the same pass are those of a run without a committee."""
+    both = Heard(config_of(scenario, 'scorer.comparison=["perplexity"]'), tmp_path / "a")
+    plain = Heard(
+        config_of(scenario, "scorer.name=perplexity", "scorer.settings={}"), tmp_path / "b"
+    )
+    for site in SITES:
+        one, two = (
+            tables.read_signals(run.folder(site) / "signals-1.parquet") for run in (both, plain)
+        )
+        assert np.array_equal(one.columns["loss"], two.columns["loss"])
+    assert both.one(m.MeasureRequest).header == plain.one(m.MeasureRequest).header
+
+
+def test_queued_samples_are_not_trained_on_and_only_the_operator_sees_them(heard):
+    """Kept, dropped or queued; the queue lists ids and scores; no message has a field for it."""
+    number = 0
+    for site in SITES:
+        folder = heard.folder(site)
+        reasons = tables.read_reasons(folder / "selection.parquet")
+        kept = tables.read_kept(folder / "selection.parquet", "curated")
+        queued = {name for name, reason in reasons.items() if reason == QUEUED}
+        assert not queued & {name for name, keep in zip(reasons, kept, strict=True) if keep}
+        listed = questions(heard.sites[site].config, RUN)
+        assert {one.id for one in listed} == queued
+        ids, _, scores = tables.read_scores(folder / "scores.parquet", "committee")
+        by_id = dict(zip(ids, scores, strict=True))
+        assert [one.score for one in listed] == sorted((by_id[q] for q in queued), reverse=True)
+        data = [sample.id for sample in heard.sites[site].work(RUN).pool.samples]
+        assert all(one.row >= 1 for one in listed)
+        assert len(data) == int(kept.sum()) + len(queued)
+        number += len(queued)
+    assert number > 0
+    kept = {site: sum(tables.read_kept(heard.folder(site) / "selection.parquet", "curated"))
+            for site in SITES}  # fmt: skip
+    assert heard.state.kept["curated"] == kept
+
+
+def test_queue_of_no_run_and_of_no_committee_is_an_error_with_a_cure(heard, scenario, tmp_path):
+    """An unknown run, a run that has not selected, a scorer that asks nobody."""
+    config = heard.sites["north"].config
+    with pytest.raises(DataError, match=f"choose one of {RUN}"):
+        questions(config, "nowhere")
+    fresh = Site(config=replace(config, work=str(tmp_path / "fresh")), workshop=Workshop())
+    fresh.answer(heard.asked[0])
+    with pytest.raises(DataError, match="has not selected yet"):
+        questions(fresh.config, RUN)
+    plain = Heard(config_of(scenario, "scorer.name=length", "scorer.settings={}"), tmp_path / "p")
+    with pytest.raises(DataError, match="scorer 'length' has no queue"):
+        questions(plain.sites["north"].config, RUN)
+
+
+def changed(adapter: Adapter, change) -> Adapter:
+    """An adapter with one factor of its first module changed."""
+    name = adapter.modules[0]
+    return replace(adapter, b={**adapter.b, name: change(adapter.b[name])})
+
+
+def first_module(adapter: Adapter) -> Adapter:
+    """An adapter of one module less."""
+    name = adapter.modules[0]
+    parts = {key: {name: getattr(adapter, key)[name]} for key in ("a", "b", "scales")}
+    return replace(adapter, **parts)
+
+
+BAD = {
+    "NaN": (lambda a: changed(a, lambda b: b * float("nan")), NonFiniteError, "west"),
+    "shape": (lambda a: changed(a, lambda b: b[:-1]), IncompatibleAdapterError, "west"),
+    "base": (lambda a: replace(a, base="x"), IncompatibleAdapterError, "west"),
+    "modules": (first_module, IncompatibleAdapterError, "west"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_reviewer_that_cannot_review_is_refused_by_name(heard, kind):
+    """NaN, other shapes, base or modules: the site names the member, and keeps its tables."""
+    change, error, name = BAD[kind]
+    request = heard.one(m.MeasureRequest)
+    bad = {**request.reviewers, name: change(request.reviewers[name])}
+    with pytest.raises(error, match=name):
+        check_reviewers(bad, request.adapter, "north")
+
+
+def test_too_few_or_repeated_reviewers_are_refused(heard):
+    """Fewer than two others, one adapter under two names, a name that is none."""
+    request = heard.one(m.MeasureRequest)
+    few = {name: request.reviewers[name] for name in ("north", "south")}
+    for reviewers in ({}, few):
+        with pytest.raises(ProtocolError, match="at least 2 other members"):
+            check_reviewers(reviewers, request.adapter, "north")
+    check_reviewers({**few, "west": request.reviewers["west"]}, request.adapter, "elsewhere")
+    twice = {**request.reviewers, "east": request.reviewers["west"]}
+    with pytest.raises(ProtocolError, match="'east' and 'west' are the same adapter"):
+        check_reviewers(twice, request.adapter, "north")
+    named = {**request.reviewers, "../x y": request.reviewers["west"]}
+    with pytest.raises(ProtocolError, match="expected letters"):
+        check_reviewers(named, request.adapter, "north")
+    reply = heard.sites["north"].handle(replace(request, reviewers=few))
+    assert isinstance(reply, m.Refusal)
+    assert "at least 2 other members" in reply.reason
+
+
+def test_committee_is_refused_where_nobody_could_disagree(scenario):
+    """Two sites, no warm-up, or the same warm-up everywhere: the setting to change is named."""
+    two = config_of(scenario)
+    with pytest.raises(Exception, match="at least 3 sites, and the scenario has 2"):
+        check_config(replace(two, sites=two.sites[:2]))
+    for override, said in (
+        ("run.trajectory=none", "run.trajectory = 'global'"),
+        ("warm_up.data=anchors", "warm_up.data = 'all'"),
+    ):
+        with pytest.raises(PluginError, match=said):
+            check_config(config_of(scenario, override))
