@@ -22,12 +22,6 @@ def may_leave(config: SiteConfig) -> tuple[str, ...]:
         f"trained on at least {least} of your samples; mean training losses over at least {least} "
         "samples each. An adapter can reveal what it was trained on (docs/threat-model.md)"
     )
-    shared = (
-        "; the coordinator may pass it on to all members, whose nodes and network see it too, as "
-        "a reviewer of their samples"
-        if policy.share_adapter_with_members
-        else ""
-    )
     often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
     seldom = f"for one data set and one anchor set {often}, over all runs"
     cell = max(1, site.smallest_cell)
@@ -35,7 +29,7 @@ def may_leave(config: SiteConfig) -> tuple[str, ...]:
     words = {
         Phase.PROBE: public,
         Phase.MEASURE: public,
-        Phase.WARM_UP: adapter + shared,
+        Phase.WARM_UP: f"{adapter}{_shared(policy)}",
         Phase.SCORE: (
             f"{seldom}, one histogram of your samples' scores, whose cells hold at least {cell} "
             f"(a run may ask for larger ones), and how many have no score ({counts}); scores of "
@@ -80,6 +74,15 @@ def _clusters(policy: PolicySection, site: SiteSection) -> str:
         f"{policy.max_clusters} clusters of loss trajectories: how many of the samples that pass "
         f"the threshold each holds (rounded down to {step}), and their mean losses, in groups of "
         f"at least {max(step, least)}"
+    )
+
+
+def _shared(policy: PolicySection) -> str:
+    if not policy.share_adapter_with_members:
+        return ""
+    return (
+        "; the coordinator may pass it on to all members as a reviewer of their samples, and who "
+        "carries requests (nodes, network) sees it too"
     )
 
 

@@ -125,7 +125,10 @@ def committee(*, doubtful: float = 0.05) -> Committee:
 
 
 def _excess(table: SignalTable) -> Float[np.ndarray, " samples"]:
-    return column(table, "review_mean") - column(table, "review_level")
+    found: Float[np.ndarray, " samples"] = column(table, "review_mean") - column(
+        table, "review_level"
+    )
+    return found
 
 
 def _scores(trajectory: Trajectory, parameters: Mapping[str, Float[np.ndarray, "..."]]) -> Scores:
