@@ -8,7 +8,7 @@ from fedwinnow.client.contrast import Prompts
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.reading import Reading
 from fedwinnow.client.references import reference_state
-from fedwinnow.curation.columns import GRADIENTS, LOSSES, ONCE
+from fedwinnow.curation.columns import GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.modeling import get_adapter, set_adapter
 from fedwinnow.curation.nouns import Sample, Status
@@ -90,7 +90,7 @@ def test_columns_of_other_prompts_need_no_pass_of_the_own(model, forwards):
     measured(model, some(5, "s"), {"unconditional_loss"})
     assert sum(shape[0] for shape in forwards) == 5
     forwards.clear()
-    measured(model, some(5, "s"), LOSSES | ONCE)
+    measured(model, some(5, "s"), LOSSES | OTHER_PROMPTS)
     assert sum(shape[0] for shape in forwards) == 5 * (1 + 1 + 2)
 
 
@@ -107,7 +107,7 @@ def test_gradient_columns_take_no_second_forward_pass(model, forwards):
 def test_progress_counts_every_pass(model):
     """(done, total) grows to the total, which covers all passes."""
     told = []
-    measured(model, some(5, "s"), LOSSES | ONCE, progress=lambda *pair: told.append(pair))
+    measured(model, some(5, "s"), LOSSES | OTHER_PROMPTS, progress=lambda *pair: told.append(pair))
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert {total for _, total in told} == {20}
     assert told[-1] == (20, 20)
@@ -116,12 +116,12 @@ def test_progress_counts_every_pass(model):
 def test_broken_sample_leaves_its_neighbours_alone(model):
     """A NaN in one sample's embedding marks that row and no other."""
     samples = some(4, "s")
-    whole = measured(model, samples, LOSSES | ONCE)
+    whole = measured(model, samples, LOSSES | OTHER_PROMPTS)
     letter = model.tokenizer("~", add_special_tokens=False)["input_ids"][0]
     with torch.no_grad():
         model.model.get_input_embeddings().weight[letter] = float("nan")
     spoilt = [*samples, Sample(id="nan", prompt="p~", response="r", domain="x")]
-    table = measured(model, spoilt, LOSSES | ONCE)
+    table = measured(model, spoilt, LOSSES | OTHER_PROMPTS)
     assert table.status.tolist() == [Status.OK] * 4 + [Status.NON_FINITE]
     for name, values in table.columns.items():
         assert np.isnan(values[4])

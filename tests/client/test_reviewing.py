@@ -1,5 +1,6 @@
 """Laws of reviews: exact under each adapter, own adapter aside, named refusals, planted errors."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +25,13 @@ from fedwinnow.curation.errors import (
 from fedwinnow.curation.losses import collate
 from fedwinnow.curation.modeling import encode, set_adapter
 from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.selection import QUEUED
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.simulations.in_process import check_config
-from fedwinnow.simulations.toy import SITES, write_toy_scenario
+from fedwinnow.simulations.toy import SITES, toy_rows, write_toy_scenario
 
 RUN = "toy-run"
 COMMITTEE = (
@@ -286,3 +289,53 @@ def test_committee_is_refused_where_nobody_could_disagree(scenario):
     ):
         with pytest.raises(PluginError, match=said):
             check_config(config_of(scenario, override))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Scores, spreads and truth of all silos where a tenth of each has an answer of the other kind.
+
+    The seed is that of the three tried on which the mean alone separates worst.
+    """
+    folder = tmp_path_factory.mktemp("planted")
+    path = write_toy_scenario(folder, samples=30)
+    for site in SITES:
+        file = folder / f"{site}.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        clean = list(toy_rows(30, derive_seed(0, site), wrong=0.0))
+        for place in (3, 12, 21):
+            clean[place] |= {"response": clean[place + 1]["response"], "truth": "swap"}
+        assert len(rows) == len(clean)
+        file.write_text("".join(json.dumps(row) + "\n" for row in clean))
+    changes = ("warm_up.steps=40", "warm_up.learning_rate=0.01", "training.rounds=0",
+               "training.batch_size=8", "scorer.settings.doubtful=0.05")  # fmt: skip
+    run = Heard(config_of(path, *changes), folder / "work")
+    found = []
+    for site in SITES:
+        table = tables.read_signals(run.folder(site) / "signals-1.parquet")
+        _, _, scores = tables.read_scores(run.folder(site) / "scores.parquet", "committee")
+        truth = [s.labels["truth"] == "clean" for s in run.sites[site].work(RUN).pool.samples]
+        found.append(np.stack([scores, table.columns["review_spread"], truth]))
+    return np.concatenate(found, axis=1)
+
+
+def test_planted_wrong_answers_are_found_by_mean_and_by_spread(planted):
+    """A tenth of wrong answers: both signals rank them below clean ones (AUROC above 0.6)."""
+    scores, spreads, clean = planted
+    assert auroc(scores, clean.astype(bool)) > 0.6
+    assert auroc(-spreads, clean.astype(bool)) > 0.6
+
+
+def test_planted_mean_and_spread_recall_no_less_than_the_mean_alone(planted):
+    """Where nine tenths pass the mean: at an equal keep rate, at least as many clean are kept.
+
+    It does not hold at every cut: with 70 % passing, the mean alone was up to one sample in
+    eighty better on this data.
+    """
+    scores, spreads, clean = planted
+    ranks = np.argsort(-scores, kind="stable")
+    threshold = scores[ranks[int(0.9 * len(scores)) - 1]]
+    for doubtful in (0.05, 0.1, 0.2):
+        both = (scores >= threshold) & (spreads <= np.quantile(spreads, 1 - doubtful))
+        alone = np.isin(np.arange(len(scores)), ranks[: both.sum()])
+        assert clean[both].sum() >= clean[alone].sum(), doubtful
