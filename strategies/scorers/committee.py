@@ -12,6 +12,12 @@ person of the silo to decide (``fedwinnow site queue``) and is not trained on. T
 quantile 1 − ``doubtful`` of the clean public rows' spread; a domain with fewer than 1/``doubtful``
 clean rows takes the limit of all.
 
+Not reproduced: that mean and spread together keep more good samples than the mean alone at an equal
+keep rate. On a tiny bed with a tenth of wrong answers, four seeds, both signals rank wrong answers
+low (AUROC of the mean 0.70 to 1.00, of the spread 0.71 to 0.90), and at 90 % passing they keep 289
+clean samples of 324 together, the mean alone 290. The queue is a person's chance to look, and no
+gain that can be promised.
+
 Differs from the paper, where reviewers are prompted models that mark six aspects of a text and a
 larger model settles their disagreement: here they are adapters, their mark is a loss, and a person
 settles it.

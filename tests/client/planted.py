@@ -27,6 +27,7 @@ from fedwinnow.server.driver import Delivery, drive
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
+from fedwinnow.simulations.tiny import write_tiny_model
 from fedwinnow.simulations.toy import SITES
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
@@ -77,8 +78,12 @@ class Wire:
 
 
 def plant(folder: Path) -> Path:
-    """A toy deployment whose silos hold canaries in text, label and file name; groups of 6."""
+    """A toy deployment whose silos hold canaries in text, label and file name; groups of 6.
+
+    Each site has a teacher and lets its adapter go to the others.
+    """
     run = write_toy_deployment(folder, samples=20)
+    write_tiny_model(folder / "teacher", seed=1)
     plain = load(run, RunConfig, ["training.batch_size=4", "warm_up.steps=16"])
     run.write_text(to_toml(plain))
     for site in SITES:
@@ -93,8 +98,11 @@ def plant(folder: Path) -> Path:
             rows.append(json.dumps(row))
         data.write_text("\n".join(rows) + "\n")
         section = replace(config.site, data=str(data), round_counts_to=2)
-        policy = replace(config.policy, smallest_group=6, max_clusters=2)
-        own.write_text(to_toml(replace(config, site=section, policy=policy)))
+        policy = replace(
+            config.policy, smallest_group=6, max_clusters=2, share_adapter_with_members=True
+        )
+        teacher = replace(config.teacher, name=str(folder / "teacher"))
+        own.write_text(to_toml(replace(config, site=section, policy=policy, teacher=teacher)))
     return run
 
 

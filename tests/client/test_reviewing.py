@@ -295,7 +295,7 @@ def test_committee_is_refused_where_nobody_could_disagree(scenario):
 def planted(tmp_path_factory):
     """Scores, spreads and truth of all silos where a tenth of each has an answer of the other kind.
 
-    The seed is that of the three tried on which the mean alone separates worst.
+    Seed 0 of the toy federation, on which the spread does worst among the four that were tried.
     """
     folder = tmp_path_factory.mktemp("planted")
     path = write_toy_scenario(folder, samples=30)
@@ -326,16 +326,19 @@ def test_planted_wrong_answers_are_found_by_mean_and_by_spread(planted):
     assert auroc(-spreads, clean.astype(bool)) > 0.6
 
 
-def test_planted_mean_and_spread_recall_no_less_than_the_mean_alone(planted):
-    """Where nine tenths pass the mean: at an equal keep rate, at least as many clean are kept.
+def test_planted_mean_and_spread_recall_within_five_points_of_the_mean_alone(planted):
+    """At an equal keep rate the spread costs little recall of clean samples, whatever the cut.
 
-    It does not hold at every cut: with 70 % passing, the mean alone was up to one sample in
-    eighty better on this data.
+    That it gains, as the paper says, did not hold here: over seeds 0 to 3, at 90 % passing and a
+    tenth doubtful, 289 clean samples of 324 were kept with the spread and 290 without (worse in
+    seed 0, better in seed 3, equal in the others).
     """
     scores, spreads, clean = planted
     ranks = np.argsort(-scores, kind="stable")
-    threshold = scores[ranks[int(0.9 * len(scores)) - 1]]
-    for doubtful in (0.05, 0.1, 0.2):
-        both = (scores >= threshold) & (spreads <= np.quantile(spreads, 1 - doubtful))
-        alone = np.isin(np.arange(len(scores)), ranks[: both.sum()])
-        assert clean[both].sum() >= clean[alone].sum(), doubtful
+    for share in (0.7, 0.8, 0.9):
+        threshold = scores[ranks[int(share * len(scores)) - 1]]
+        for doubtful in (0.05, 0.1, 0.2):
+            both = (scores >= threshold) & (spreads <= np.quantile(spreads, 1 - doubtful))
+            alone = np.isin(np.arange(len(scores)), ranks[: both.sum()])
+            lost = clean[alone].sum() - clean[both].sum()
+            assert lost <= 0.05 * clean.sum(), (share, doubtful)

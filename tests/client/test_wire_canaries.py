@@ -56,7 +56,7 @@ def federation() -> Iterator[Federation]:
     """A whole run over the boundaries of three silos with canaries."""
     folder = Path(tempfile.mkdtemp(prefix="fw-", dir="/tmp"))
     config = load_run(plant(folder), ["evaluation.own_holdout=0.4", "evaluation.generate=2",
-                                      'scorer.comparison=["perplexity", "tracin"]',
+                                      'scorer.comparison=["perplexity", "tracin", "committee", "llkd"]',
                                       "clusters.count=2", "clusters.iterations=3",
                                       "clusters.budget=0.9"])  # fmt: skip
     ear = open_wire(folder, config)
