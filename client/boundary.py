@@ -39,6 +39,8 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.files import write
 from fedwinnow.curation.messages import Refusal, Reply, Request
+from fedwinnow.curation.phases import Phase
+from fedwinnow.strategies.asked import reviewing
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +155,7 @@ class Boundary:
             recipient=self.coordinator.fingerprint,
             data=data,
             anchors=anchors,
+            passed_on=self._passed_on(reply),
         )
         head = self.ledger.append(entry)
         words = {"site": self.site.name, "run": stamp.run, "phase": stamp.phase}
@@ -168,6 +171,14 @@ class Boundary:
             return "", ""
         work = self.site.work(reply.header.run)
         return self.policy.known.identify(work), work.pool.anchors_hash
+
+    def _passed_on(self, reply: Reply) -> str:
+        """Who else gets a reply by the agreed terms: members get each other's reviewer."""
+        if not isinstance(reply, messages.TrainedAdapter) or reply.adapter is None:
+            return ""
+        terms, header = self.site.work(reply.header.run).terms, reply.header
+        last = (header.phase, header.round) == (Phase.WARM_UP.value, terms.warm_up.rounds)
+        return "members" if last and reviewing(terms.scorer, terms.training.objective) else ""
 
     def _request(self, stamp: Stamp, payload: bytes) -> Request:
         request = wire.decode(payload)

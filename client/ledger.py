@@ -57,10 +57,12 @@ class Entry:
     anchors: str = ""
     epsilon: float | None = None
     """Privacy spent; None where no noise bounds it."""
+    passed_on: str = ""
+    """Who else gets it by the agreed terms; "" (and then not in the line) for nobody."""
 
     @classmethod
     def of(cls, reply: Reply, plain: bytes, *, request: str, recipient: str, data: str = "",
-           anchors: str = "") -> "Entry":  # fmt: skip
+           anchors: str = "", passed_on: str = "") -> "Entry":  # fmt: skip
         """The entry of a reply whose encoding is ``plain``."""
         _, arrays = wire.to_arrays(reply)
         refused = f":{reply.clause}" if isinstance(reply, Refusal) else ""
@@ -77,6 +79,7 @@ class Entry:
             recipient=recipient,
             data=data,
             anchors=anchors,
+            passed_on=passed_on,
         )
 
 
@@ -121,6 +124,8 @@ class Ledger:
         """
         tree: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         tree |= {**asdict(entry), "arrays": dict(entry.arrays)}
+        if not entry.passed_on:
+            del tree["passed_on"]
         tree |= {"salt": secrets.token_hex(16), "previous": self._head}
         tree["hash"] = hash_of(tree)
         file = file_of(self.folder)

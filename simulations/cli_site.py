@@ -180,6 +180,8 @@ def _show_egress(entries: Sequence[Mapping[str, Any]]) -> None:
     for entry in entries:
         kind, _, clause = str(entry["kind"]).partition(":")
         what = f"refusal ({clause})" if clause else WORDS.get(kind, kind)
+        if passed_on := entry.get("passed_on"):
+            what += f" for {passed_on} too"
         place = " ".join(str(entry[key]) for key in ("phase", "round", "arm") if entry[key])
         when = str(entry["time"])[:19].replace("T", " ")
         size = int(entry["size"])

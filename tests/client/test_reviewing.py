@@ -359,6 +359,7 @@ def planted(tmp_path_factory):
     return np.concatenate(found, axis=1)
 
 
+@pytest.mark.slow
 def test_planted_wrong_answers_are_found_by_mean_and_by_spread(planted):
     """A tenth of wrong answers: both signals rank them below clean ones (AUROC above 0.6)."""
     scores, spreads, clean = planted
@@ -366,6 +367,7 @@ def test_planted_wrong_answers_are_found_by_mean_and_by_spread(planted):
     assert auroc(-spreads, clean.astype(bool)) > 0.6
 
 
+@pytest.mark.slow
 def test_planted_mean_and_spread_recall_within_five_points_of_the_mean_alone(planted):
     """At an equal keep rate the spread costs little recall of clean samples, whatever the cut.
 

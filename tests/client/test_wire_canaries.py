@@ -97,6 +97,16 @@ def test_wire_every_reply_that_left_stands_in_its_ledger(federation):
     assert left <= Counter(entered)
 
 
+def test_wire_adapter_that_is_passed_on_stands_so_in_the_ledger(federation):
+    """The last warm-up adapter of a run with a committee, and no other line, names the members."""
+    for boundary in federation.ear.boundaries.values():
+        lines = [entry for _, entry in ledger.read(Path(boundary.site.config.work))]
+        marked = [line for line in lines if "passed_on" in line]
+        assert {line["kind"] for line in marked} == {"TrainedAdapter"}
+        assert [(line["phase"], line["round"]) for line in marked] == [("warm_up", 1)]
+        assert marked[0]["passed_on"] == "members"
+
+
 def test_wire_small_groups_leave_no_mean(federation):
     """Means over fewer samples than ``smallest_group`` are pooled over steps or withheld."""
     replies = [wire.decode(plain) for plain in federation.ear.plain]
