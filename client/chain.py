@@ -62,8 +62,11 @@ def read(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(lines, 1):
             try:
                 tree = json.loads(line)
-                fields = tree.keys() - UNUSUAL if isinstance(tree, dict) else None
-                whole = fields == FIELDS and line_of(tree) == line
+                whole = (
+                    isinstance(tree, dict)
+                    and tree.keys() - UNUSUAL == FIELDS
+                    and line_of(tree) == line
+                )
             except ValueError:
                 whole = False
             if not whole:

@@ -25,6 +25,7 @@ from fedwinnow.client.known_data import KnownData, division_of
 from fedwinnow.client.ledger import Ledger
 from fedwinnow.client.lessons import behind
 from fedwinnow.client.work import Work, parse_terms
+from fedwinnow.curation.adapters import size_of
 from fedwinnow.curation.config import PolicySection, RunTerms
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.messages import (
@@ -164,7 +165,6 @@ class Policy:
         limits = section.max_rounds, section.max_steps, section.max_rank
         for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
             self._ask(f"max_{name}", came, came <= limit, f"at most {limit}")
-
         reader = reviewing(terms.scorer, terms.training.objective)
         self._ask(
             "share_adapter_with_members",
@@ -184,12 +184,7 @@ class Policy:
         rank = max((len(a) for a in adapter.a.values()), default=0)
         most = self.section.max_rank
         self._ask("max_rank", f"rank {rank}", rank <= most, f"at most {most}")
-        size = sum(
-            factor.numel() * factor.element_size()
-            for factors in (adapter.a, adapter.b)
-            for factor in factors.values()
-        )
-        limit = self.section.max_adapter_mb
+        size, limit = size_of(adapter), self.section.max_adapter_mb
         came = f"an adapter of {size / _MEGABYTE:.3f} MB"
         self._ask("max_adapter_mb", came, size <= limit * _MEGABYTE, f"{limit} MB")
 

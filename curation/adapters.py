@@ -243,3 +243,9 @@ def _reduce(
 def energy(values: Float[Tensor, " k"]) -> float:
     """Sum of squared singular values: ‖·‖² of what they span."""
     return float(values.square().sum())
+
+
+def size_of(adapter: Adapter) -> int:
+    """Bytes of an adapter's factors."""
+    factors = (*adapter.a.values(), *adapter.b.values())
+    return sum(factor.numel() * factor.element_size() for factor in factors)

@@ -7,7 +7,7 @@ Nothing here can name code, a file or a sample of a silo: the fields below are a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar, cast
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -19,16 +19,8 @@ PROTOCOL = 1
 
 ABSENT = "absent"
 """Key of a field's metadata: it is left out of the wire while it is empty."""
-T = TypeVar("T")
-
-
-def unsent(empty: T) -> T:
-    """A field that is absent from the wire while it is empty: runs that do not use it know none."""
-    if isinstance(
-        empty, dict
-    ):  # field() returns what dataclass() looks for, whatever its type says
-        return cast("T", field(default_factory=dict, metadata={ABSENT: True}))
-    return field(default=empty, metadata={ABSENT: True})
+UNSENT = {ABSENT: True}
+"""Metadata of a field that runs which do not use it never see on the wire."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +59,7 @@ class SiteCard:
     anchors: str
     """Hash of the anchor set that the site holds."""
     versions: Mapping[str, str]
-    teacher: str = unsent("")
+    teacher: str = field(default="", metadata=UNSENT)
     """Fingerprint of the teacher that the site holds; "" where the run asks for none."""
 
 
@@ -98,7 +90,7 @@ class MeasureRequest:
     checkpoint: int
     learning_rate: float
     """Mean learning rate of the warm-up round that led here."""
-    reviewers: Mapping[str, Adapter] = unsent({})
+    reviewers: Mapping[str, Adapter] = field(default_factory=dict, metadata=UNSENT)
     """Site → its own adapter of the last warm-up round, where a scorer asks for reviews."""
 
 

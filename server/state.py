@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.messages import SiteCard, unsent
+from fedwinnow.curation.messages import UNSENT, SiteCard
 from fedwinnow.curation.nouns import Adapter, ScoreSummary, SignalTable, ThresholdDecision
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import parse
@@ -93,7 +93,7 @@ class RunState:
     """Mean learning rate of the last warm-up round."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """θ_1 … θ_T, one after each warm-up round."""
-    reviewers: Mapping[str, Adapter] = unsent({})
+    reviewers: Mapping[str, Adapter] = field(default_factory=dict, metadata=UNSENT)
     """Site → its own adapter of the last warm-up round, where a scorer asks for reviews."""
     tables: tuple[SignalTable, ...] = ()
     """Agreed public rows, one table per checkpoint."""

@@ -1,8 +1,6 @@
 """``fedwinnow budget`` and ``fedwinnow recipes compare``: what to keep, which recipe to take."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedwinnow.simulations.cli_options import AsJson, Set
+from fedwinnow.simulations.cli_options import AsJson, Set, typed
 
 if TYPE_CHECKING:
     from fedwinnow.simulations.budgets import Budget, BudgetPlan
@@ -50,7 +48,7 @@ def compare(
     found = recipes_of.compare(
         recipes_of.load_recipes(scenarios, recipe or (), settings or ()),
         seeds=seeds,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=typed(),
         progress=watch.delivery,
         told=watch.work,
     )

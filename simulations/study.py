@@ -53,7 +53,7 @@ def study(
         CurationError: whatever stops a run.
     """
     rows: list[Tree] = []
-    finished: dict[str, list[Tree]] = {}
+    told: dict[str, list[Tree]] = {}
     shared = workshop or Workshop()
     for split, configure in plan.splits.items():
         records: list[Tree] = []
@@ -66,7 +66,7 @@ def study(
             rows += evidence_rows(plan.title, split, record, config, commit())
             records.append(record)
             logger.info("study %s, split %s: seed %d done", plan.title, split, seed)
-        finished[split] = records
+        told[split] = records
     result = {
         "study": plan.title,
         "command": command,
@@ -74,9 +74,9 @@ def study(
         "commit": commit(),
         "seeds": list(plan.seeds),
         "about": dict(plan.about),
-        "differences": {split: differences(records) for split, records in finished.items()},
-        "recovered": {split: recovered(records) for split, records in finished.items()},
-        "compared": between(finished) if plan.compare else {},
+        "differences": {split: differences(records) for split, records in told.items()},
+        "recovered": {split: recovered(records) for split, records in told.items()},
+        "compared": between(told) if plan.compare else {},
         "rows": rows,
     }
     write_json(folder / f"{plan.title}.json", result)
