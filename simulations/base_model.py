@@ -11,7 +11,7 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def _train(folder: Path, section: BaseSection) -> None:
         logging_nan_inf_filter=False,  # else a NaN is told as 0
         save_strategy="no",
         report_to=[],
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,
         dataloader_pin_memory=False,
         seed=section.seed,
     )
@@ -127,7 +127,9 @@ def _train(folder: Path, section: BaseSection) -> None:
         args=arguments,
         train_dataset=_Tasks(tokenizer, derive_seed(section.seed, "tasks"), section.house),
         data_collator=_collate,
+        callbacks=[_Told()],
     )
+    trainer.remove_callback(transformers.PrinterCallback)  # it prints where results go
     loss = trainer.train().training_loss
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not all(torch.isfinite(torch.tensor([loss, *losses]))):
@@ -139,6 +141,23 @@ def _train(folder: Path, section: BaseSection) -> None:
     weights = sum(parameter.numel() for parameter in model.parameters())
     last = losses[-1] if losses else loss
     write_json(folder / "base.json", {**asdict(section), "weights": weights, "last_loss": last})
+
+
+class _Told(transformers.TrainerCallback):
+    """A line on standard error for every tenth of the steps."""
+
+    def on_log(
+        self,
+        args: transformers.TrainingArguments,  # noqa: ARG002 - the callback's shape
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,  # noqa: ARG002 - likewise
+        logs: Mapping[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Say the step and its loss."""
+        if logs and "loss" in logs:
+            place = f"step {state.global_step} of {state.max_steps}"
+            print(f"base model: {place}, loss {logs['loss']:.3f} nats", file=sys.stderr)
 
 
 class _Tasks(IterableDataset[dict[str, list[int]]]):

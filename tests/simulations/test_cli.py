@@ -16,6 +16,7 @@ from fedwinnow.curation.config import RunConfig, SiteConfig
 from fedwinnow.curation.settings import load
 from fedwinnow.server import outcome
 from fedwinnow.simulations import cli
+from fedwinnow.simulations.splits import names as studies
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies import registry
 from fedwinnow.strategies.registry import KINDS, names
@@ -171,6 +172,29 @@ def test_cli_init_writes_a_scenario_that_runs(place, toy, fedwinnow):
     summary = place / "runs" / "my-run" / "summary.json"
     assert json.loads(out) == json.loads(summary.read_text(encoding="utf-8"))
     assert json.loads(out)["sites"][0]["samples"] == 6
+
+
+def test_cli_study_without_a_name_lists_the_studies(fedwinnow):
+    """Every study by name with what it asks and its splits; an unknown one is exit code 2."""
+    code, out, _ = fedwinnow("study")
+    assert code == 0
+    listed = {line.split(":")[0] for line in out.splitlines()}
+    assert listed == set(studies())
+    assert "wrong_domain" in out
+    code, _, error = fedwinnow("study", "no_such_study")
+    assert code == 2
+    assert "noise_kinds" in error
+
+
+def test_cli_base_writes_a_model_folder_once(fedwinnow, tmp_path):
+    """Prints how the model came about; a folder that is there is exit code 2 and stays."""
+    code, out, _ = fedwinnow("base", str(tmp_path / "base"), "--steps", "1")
+    assert code == 0
+    assert json.loads(out)["steps"] == 1
+    assert (tmp_path / "base" / "model.safetensors").exists()
+    code, _, error = fedwinnow("base", str(tmp_path / "base"), "--steps", "1")
+    assert code == 2
+    assert "already there" in error
 
 
 def test_cli_plugins_lists_every_plug_in_with_its_source(fedwinnow):
