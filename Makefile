@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults faults-matrix check format study clean
+.PHONY: help demo test flower faults faults-matrix check format study clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,9 @@ demo: $(STAMP) ## Curate and train a real small model at three silos of real tex
 
 test: $(STAMP) ## Run the tests (no network, no GPU, a few minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+flower: $(STAMP) ## Run what starts Flower's own programs, or agents under other users (a few minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "flower and not faults and not slow"
 
 faults: $(STAMP) ## Kill, starve and cut federations: every point, and eight cases on Flower
 	$(BIN)/python -m pytest -n 2 -m "faults and not slow" tests/faults

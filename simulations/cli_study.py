@@ -15,10 +15,15 @@ def study(
         "docs/evidence"
     ),
     settings: Set = None,
+    *,
+    signals: Annotated[
+        bool, typer.Option("--signals", help="Also what each signal gains: NAME_signals.md.")
+    ] = False,
 ) -> None:
     """Run a study over several seeds and write its evidence tables; without a name, list them."""
     from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations import study as studies  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.ablation import ablate  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.splits import load_study, names, plan  # noqa: PLC0415 - torch loads here
 
@@ -28,14 +33,13 @@ def study(
             print(f"{known}: {found.about} Splits: {', '.join(s.name for s in found.splits)}.")
         return
     watch, planned = Watch(), plan(name, seeds, tuple(settings or ()))
+    workshop = Workshop(progress=watch.work)
     studies.study(
-        planned,
-        folder=evidence,
-        command=typed(),
-        progress=watch.delivery,
-        workshop=Workshop(progress=watch.work),
+        planned, folder=evidence, command=typed(), progress=watch.delivery, workshop=workshop
     )
     print((evidence / f"{planned.title}.md").read_text(encoding="utf-8"))
+    if signals:
+        print(ablate(planned, folder=evidence, command=typed(), workshop=workshop))
 
 
 def base(

@@ -5,9 +5,11 @@ is fitted on the rest, and the AUROC is that of the silos' clean samples against
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Shaped
 
 from fedwinnow.client import tables
 from fedwinnow.client.data import open_samples
@@ -15,10 +17,24 @@ from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.features import take
 from fedwinnow.curation.nouns import PublicRows, Trajectory
+from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import run_id, sites_folder
+from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.strategies.registry import build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Signals of a finished simulation, and the truth that it planted."""
+
+    state: RunState
+    public: PublicRows
+    private: tuple[Trajectory, ...]
+    """One trajectory for each silo."""
+    kinds: Shaped[np.ndarray, " samples"]
+    """Planted kind of every private sample, silo after silo."""
 
 
 def left_out(config: RunConfig) -> Mapping[str, float]:
@@ -29,31 +45,52 @@ def left_out(config: RunConfig) -> Mapping[str, float]:
     Raises:
         OutputError: the run folder holds no finished run of these settings.
     """
+    measured = measured_by(config)
+    if measured is None:
+        return {}
+    scorer = build("scorer", config.scorer.name, config.scorer.settings)
+    return aurocs_without(measured, scorer)
+
+
+def aurocs_without(measured: Measured, scorer: Scorer) -> Mapping[str, float]:
+    """Kind → AUROC of a scorer on it, fitted without it; empty where nothing is fitted."""
+    clean, found = measured.kinds == "clean", {}
+    known = sorted(set(measured.public.kinds) - {"clean"})
+    for kind in known if len(known) > 1 else ():
+        here = clean | (measured.kinds == kind)
+        if not (measured.kinds == kind).any() or not clean.any():
+            continue
+        fitted = scorer.fit(_without(measured.public, kind))
+        if not fitted.parameters:
+            return {}
+        scores = np.concatenate([scorer.score(one, fitted) for one in measured.private])
+        usable = here & ~np.isnan(scores)
+        found[kind] = auroc(scores[usable], clean[usable])
+    return found
+
+
+def measured_by(config: RunConfig) -> Measured | None:
+    """What a finished simulation measured; None where no truth is planted.
+
+    Raises:
+        OutputError: the run folder holds no finished run of these settings.
+    """
     folder = Path(config.run.output) / config.run.name
     state = Store(folder=folder).load()
     if state is None or state.run != run_id(config):
         message = f"{folder}: expected a finished run of these settings; run the study again"
         raise OutputError(message)
-    public = PublicRows(
-        trajectory=tuple(state.tables), kinds=tuple(state.kinds), parents=tuple(state.parents)
-    )
     if not config.study.truth:
-        return {}
-    private, kinds = _private(config, len(public.trajectory))
-    clean, found = kinds == "clean", {}
-    known = sorted(set(public.kinds) - {"clean"})
-    for kind in known if len(known) > 1 else ():
-        here = clean | (kinds == kind)
-        if not (kinds == kind).any() or not clean.any():
-            continue
-        scorer = build("scorer", config.scorer.name, config.scorer.settings)
-        fitted = scorer.fit(_without(public, kind))
-        if not fitted.parameters:
-            return {}
-        scores = np.concatenate([scorer.score(trajectory, fitted) for trajectory in private])
-        usable = here & ~np.isnan(scores)
-        found[kind] = auroc(scores[usable], clean[usable])
-    return found
+        return None
+    private, kinds = _private(config, len(state.tables))
+    return Measured(
+        state=state,
+        public=PublicRows(
+            trajectory=tuple(state.tables), kinds=tuple(state.kinds), parents=tuple(state.parents)
+        ),
+        private=tuple(private),
+        kinds=kinds,
+    )
 
 
 def _without(public: PublicRows, kind: str) -> PublicRows:

@@ -1,9 +1,14 @@
-"""Fixtures of the whole suite: a tiny model on disk, no network."""
+"""Fixtures of the whole suite: a tiny model on disk, no network, one thread a process."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Before torch loads, here and in every process that a test starts: two workers of several threads
+# each would wait for one another on two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fedwinnow.curation.config import AdapterSection, ModelSection
 from fedwinnow.curation.modeling import LoadedModel, load_model

@@ -57,7 +57,10 @@ def obstacle() -> str:
 
 
 OBSTACLE = obstacle()
-pytestmark = pytest.mark.skipif(OBSTACLE != "", reason=OBSTACLE or "-")
+pytestmark = [
+    pytest.mark.flower,
+    pytest.mark.skipif(OBSTACLE != "", reason=OBSTACLE or "-"),
+]
 
 
 @dataclass(kw_only=True)

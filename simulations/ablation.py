@@ -1,0 +1,246 @@
+"""What each group of signals gains the scorer ``calibrated``, and what it costs to measure.
+
+From the tables that finished runs of a study left behind: fitted without a group, on a group alone,
+and without one of the two parts (discriminative, typicality). Seconds are measured: passes over
+public rows with and without the group's columns, in turn, at the adapters of the run.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from fedwinnow.client.signals import measuring
+from fedwinnow.client.site import Site
+from fedwinnow.client.work import hold
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.columns import GRADIENTS, ONCE
+from fedwinnow.curation.config import RunConfig, site_configs
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.files import write, write_json
+from fedwinnow.curation.messages import Header
+from fedwinnow.curation.nouns import PublicRows, Trajectory
+from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scenario import run_id, sites_folder
+from fedwinnow.simulations.left_out import Measured, aurocs_without, measured_by
+from fedwinnow.simulations.splits import Plan
+from fedwinnow.strategies.scorers.calibrated import COLUMNS, Calibrated, calibrated
+
+Tree = dict[str, Any]
+SAMPLES = 24
+"""Public rows that a timed pass measures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Signals that come and go together."""
+
+    columns: frozenset[str]
+    checkpoints: bool = False
+    """Whether everything after the untrained adapter goes with them."""
+
+
+GROUPS: Mapping[str, Group] = {
+    "gradients": Group(columns=GRADIENTS & COLUMNS),
+    "trajectory (warm-up, later loss, gradients)": Group(
+        columns=GRADIENTS & COLUMNS, checkpoints=True
+    ),
+    "contrast with other prompts": Group(
+        columns=frozenset({"contrast_loss_mean", "contrast_loss_min"})
+    ),
+    "unconditional loss": Group(columns=frozenset({"unconditional_loss"})),
+    "representation": Group(columns=frozenset({"representation"})),
+    "spread and tail of token losses": Group(columns=frozenset({"loss_sd", "loss_q90"})),
+    "end of turn": Group(columns=frozenset({"end_loss", "has_end"})),
+    "length": Group(columns=frozenset({"length"})),
+}
+"""Name → what is taken away."""
+
+
+def ablate(plan: Plan, *, folder: Path, command: str, workshop: Workshop) -> str:
+    """Write NAME_signals.json and NAME_signals.md of a study that has run; return the page.
+
+    Raises:
+        ConfigError: a split's scorer is another than ``calibrated``, or no truth is planted.
+        OutputError: a run of the study is not there, or the folder cannot be written.
+    """
+    rows: list[Tree] = []
+    for split, configure in plan.splits.items():
+        for seed in plan.seeds:
+            found = ablation(configure(seed), workshop=workshop)
+            rows += [{"study": plan.title, "split": split, "seed": seed, **row} for row in found]
+    tree = {"study": plan.title, "command": command, "seeds": list(plan.seeds), "rows": rows}
+    text = page(plan, rows, command)
+    write_json(folder / f"{plan.title}_signals.json", tree)
+    write(folder / f"{plan.title}_signals.md", text.encode())
+    return text
+
+
+def ablation(config: RunConfig, *, workshop: Workshop, repetitions: int = 3) -> list[Tree]:
+    """Rows of one finished run: without each group, without either part, one forward pass alone.
+
+    Args:
+        config: The run's configuration; its scorer is ``calibrated`` and truth is planted.
+        workshop: A warm model.
+        repetitions: Timed passes of each kind; their median counts.
+
+    Returns:
+        One row each: ``without``, ``auroc_pooled``, ``auroc_swap``, ``auroc_left_out``, and
+        ``seconds_per_sample`` that measuring the group takes, None where it is no group of signals.
+
+    Raises:
+        ConfigError: the scorer is another, or no truth is planted.
+        OutputError: the run folder holds no finished run of these settings.
+    """
+    measured = measured_by(config)
+    if measured is None or config.scorer.name != "calibrated":
+        message = (
+            "an ablation needs study.truth and scorer.name = 'calibrated', got "
+            f"{config.study.truth!r} and {config.scorer.name!r}; run the study with both"
+        )
+        raise ConfigError(message)
+    seconds = _costs(config, measured, workshop, repetitions)
+    cases: list[tuple[str, Measured, Calibrated]] = [("nothing", measured, calibrated())]
+    cases += [(name, _drop(measured, group), calibrated()) for name, group in GROUPS.items()]
+    plain = Group(
+        columns=COLUMNS - {"loss", "loss_sd", "loss_q90", "length", "end_loss", "has_end"},
+        checkpoints=True,
+    )
+    cases.append(("all but one forward pass", _drop(measured, plain), calibrated()))
+    cases.append(("the discriminative part", measured, calibrated(safeguard=1.0)))
+    cases.append(("typicality", measured, calibrated(safeguard=0.0)))
+    return [
+        {"without": name, **_figures(rows, scorer), "seconds_per_sample": seconds.get(name)}
+        for name, rows, scorer in cases
+    ]
+
+
+def _drop(measured: Measured, group: Group) -> Measured:
+    """The same run without a group's columns."""
+
+    def less(trajectory: Trajectory) -> Trajectory:
+        kept = trajectory[:1] if group.checkpoints else trajectory
+        return tuple(
+            replace(
+                table,
+                columns={n: v for n, v in table.columns.items() if n not in group.columns},
+            )
+            for table in kept
+        )
+
+    public = measured.public
+    return replace(
+        measured,
+        public=PublicRows(
+            trajectory=less(public.trajectory), kinds=public.kinds, parents=public.parents
+        ),
+        private=tuple(less(trajectory) for trajectory in measured.private),
+    )
+
+
+def _figures(measured: Measured, scorer: Calibrated) -> Tree:
+    fitted = scorer.fit(measured.public)
+    scores = np.concatenate([scorer.score(one, fitted) for one in measured.private])
+    clean, known = measured.kinds == "clean", ~np.isnan(scores)
+    swap = known & (clean | (measured.kinds == "swap"))
+    unforeseen = aurocs_without(measured, scorer)
+    return {
+        "auroc_pooled": auroc(scores[known], clean[known]),
+        "auroc_swap": auroc(scores[swap], clean[swap])
+        if (measured.kinds == "swap").any()
+        else None,
+        "auroc_left_out": float(np.mean([*unforeseen.values()])) if unforeseen else None,
+    }
+
+
+def _costs(
+    config: RunConfig, measured: Measured, workshop: Workshop, repetitions: int
+) -> Mapping[str, float]:
+    """Group → seconds a sample beyond a measuring pass without it; "nothing" → the whole pass."""
+    state = measured.state
+    site = Site(config=site_configs(config, str(sites_folder(config)))[0], workshop=workshop)
+    work = site.work(run_id(config))
+    samples = work.pool.rows.samples[:SAMPLES]
+    held = [state.initial, *(one.adapter for one in state.checkpoints)]
+
+    def passes(group: Group) -> Callable[[], None]:
+        """A pass over the samples at every checkpoint, without a group."""
+        used = held[:1] if group.checkpoints else held
+        tables = []
+        for checkpoint, adapter in enumerate(used):
+            if adapter is None:
+                continue
+            kept = COLUMNS - group.columns
+            columns = kept - GRADIENTS if checkpoint == 0 else kept - ONCE
+            found = adapter_hash(adapter)
+            header = Header(run=state.run, phase="measure", adapter=found)
+            table = measuring(work, found, columns=columns, checkpoint=checkpoint)
+            tables.append((header, adapter, table))
+
+        def once() -> None:
+            for header, adapter, table in tables:
+                hold(work, header, adapter)
+                table(samples, "ablation")
+
+        once()  # references are made once, and belong to no pass
+        return once
+
+    plans = {name: passes(group) for name, group in GROUPS.items()}
+    plans["nothing"] = passes(Group(columns=frozenset()))
+    spent: dict[str, list[float]] = {name: [] for name in plans}
+    for _ in range(repetitions):
+        for name, once in plans.items():
+            began = time.perf_counter()
+            once()
+            spent[name].append((time.perf_counter() - began) / len(samples))
+    whole = median(spent["nothing"])
+    return {
+        name: whole if name == "nothing" else whole - median(times) for name, times in spent.items()
+    }
+
+
+def page(plan: Plan, rows: Sequence[Tree], command: str) -> str:
+    """Markdown tables, one a split: means over seeds, and what is lost without each group."""
+    head = ["without", "pooled", "lost", "swap", "kinds left out", "seconds a sample"]
+    lines = [
+        f"# What each signal of `calibrated` gains in study `{plan.title}`",
+        "",
+        (
+            f"Command: `{command}`. Seeds: {', '.join(map(str, plan.seeds))}. AUROC of clean "
+            "against corrupted, mean over seeds; lost: the pooled AUROC with everything minus this "
+            "one. Seconds: what measuring the group takes beyond a pass without it (first line: "
+            "the whole pass), median of passes in turn; warm-up training is not counted."
+        ),
+    ]
+    for split in plan.splits:
+        mine = [row for row in rows if row["split"] == split]
+        lines += ["", f"## Split `{split}`", "", "| " + " | ".join(head) + " |"]
+        lines.append("|" + " --- |" * len(head))
+        everything = _mean(mine, "nothing", "auroc_pooled")
+        for name in dict.fromkeys(row["without"] for row in mine):
+            pooled = _mean(mine, name, "auroc_pooled")
+            lost = None if pooled is None or everything is None else everything - pooled
+            cells = [
+                name,
+                _said(pooled),
+                _said(lost, "+.3f"),
+                _said(_mean(mine, name, "auroc_swap")),
+                _said(_mean(mine, name, "auroc_left_out")),
+                _said(_mean(mine, name, "seconds_per_sample"), ".4f"),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _mean(rows: Sequence[Tree], name: str, key: str) -> float | None:
+    known = [row[key] for row in rows if row["without"] == name and row[key] is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _said(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else format(value, form)
