@@ -11,6 +11,8 @@ from fedwinnow.server.strategy import CurationStrategy
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.toy import write_toy_scenario
 
+pytestmark = pytest.mark.flower
+
 
 class KilledError(Exception):
     """The coordinator dies."""

@@ -14,6 +14,8 @@ from fedwinnow.server import app as server
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
+pytestmark = pytest.mark.flower
+
 
 @pytest.fixture
 def deployment(tmp_path):

@@ -221,6 +221,7 @@ def test_site_egress_reads_as_words_and_shows_any_change(deployment, fedwinnow, 
     assert (code, "somebody took it away" in err) == (2, True)
 
 
+@pytest.mark.flower
 def test_site_serve_listens_tells_and_stops(deployment, fedwinnow, tmp_path):
     """A process of its own: status answers, SIGTERM ends it with 0, its files are its own."""
     file = moved(deployment / "north" / "site.toml", tmp_path)
