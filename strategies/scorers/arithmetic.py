@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.nouns import (
@@ -104,3 +104,20 @@ def cosines(table: SignalTable, dot: str, norm: str) -> Float[np.ndarray, "sampl
     product = column(table, norm)[:, None] * lengths[None, :]
     safe = np.where(product > 0, product, 1.0)
     return np.where(product > 0, column(table, dot) / safe, 0.0)
+
+
+def clean_rows(public: PublicRows, checkpoint: int, name: str) -> Bool[np.ndarray, " rows"]:
+    """Which public rows are clean and have signals at a checkpoint.
+
+    Raises:
+        PluginError: none; names the scorer.
+    """
+    clean = np.array([kind == "clean" for kind in public.kinds], dtype=bool)
+    clean &= public.trajectory[checkpoint].status == Status.OK
+    if not clean.any():
+        message = (
+            f"scorer {name!r} needs a clean public row with signals, and there is none; raise "
+            "anchors.calibration or the number of anchors"
+        )
+        raise PluginError(message)
+    return clean

@@ -33,10 +33,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
 from fedwinnow.curation.standard import POOL, fit_standard, standard_of
-from fedwinnow.strategies.scorers.arithmetic import column, forecast
+from fedwinnow.strategies.scorers.arithmetic import clean_rows, column, forecast
 
 _SCHEMA = "committee/1"
 _SHRINKAGE = 8.0
@@ -58,14 +57,7 @@ class Committee:
             PluginError: no clean row has signals, or reviews were not measured.
         """
         table = public.trajectory[-1]
-        clean = np.array([kind == "clean" for kind in public.kinds], dtype=bool)
-        clean &= table.status == Status.OK
-        if not clean.any():
-            message = (
-                "scorer 'committee' needs a clean public row with reviews, and there is none; "
-                "raise anchors.calibration or the number of anchors"
-            )
-            raise PluginError(message)
+        clean = clean_rows(public, -1, "committee")
         domains = [table.domains[i] for i in np.flatnonzero(clean)]
         standard = fit_standard(
             _excess(table)[clean, None], domains, names=("excess",), shrinkage=_SHRINKAGE

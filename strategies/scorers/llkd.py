@@ -29,9 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
-from fedwinnow.strategies.scorers.arithmetic import column, forecast
+from fedwinnow.strategies.scorers.arithmetic import clean_rows, column, forecast
 
 SIGNALS = ("teacher_confidence", "student_entropy")
 _SCHEMA = "llkd/1"
@@ -52,14 +51,7 @@ class Llkd:
             PluginError: no clean row has signals.
         """
         table = public.trajectory[0]
-        clean = np.array([kind == "clean" for kind in public.kinds], dtype=bool)
-        clean &= table.status == Status.OK
-        if not clean.any():
-            message = (
-                "scorer 'llkd' needs a clean public row with signals, and there is none; raise "
-                "anchors.calibration or the number of anchors"
-            )
-            raise PluginError(message)
+        clean = clean_rows(public, 0, "llkd")
         domains = np.array(table.domains, dtype=object)
         parameters: dict[str, Float[np.ndarray, "..."]] = {}
         for name in SIGNALS:
