@@ -13,6 +13,10 @@ A private sample is reviewed by the others only: the site's own adapter was trai
 rows are reviewed by all, in order of name, so that honest copies of the rows agree. One adapter at
 a time is in the model, which forgets it again.
 
+Warm-up shows each public row to one member (equal exposure), so one of its reviewers has seen it,
+while no reviewer has seen a private sample: public rows come out a little better than they should,
+the less the more members there are.
+
 Reference:
     X. Gao et al., GRA: data synthesis by small models as generator, reviewer and adjudicator,
     ACL 2025, https://arxiv.org/abs/2504.12322, whose reviewers are prompted models that see texts.
