@@ -45,6 +45,7 @@ def told(finished, workshop, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evidence")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "GROUPS", {name: GROUPS[name] for name in ("gradients", "length")})
+        patch.setattr(module, "SAMPLES", 4)
         text = ablate(plan, folder=folder, command="study toy", workshop=workshop)
     assert text == (folder / "toy_signals.md").read_text()
     rows = json.loads((folder / "toy_signals.json").read_text())["rows"]
