@@ -108,6 +108,7 @@ def test_house_no_module_keeps_state():
                     assert upper or target.id in free, f"{name_of(file)}: {target.id}"
 
 
+@pytest.mark.flower
 def test_house_everything_but_the_rim_imports_without_flower():
     """With ``flwr`` blocked, all pure modules can be imported."""
     pure = [module_of(file) for file in FILES if name_of(file) not in RIM]

@@ -50,6 +50,8 @@ from fedwinnow.curation.scenario import load_run, load_site, run_id
 from fedwinnow.curation.settings import canonical
 from fedwinnow.simulations.toy import SITES
 
+pytestmark = pytest.mark.flower  # agents' boundaries, and half a minute for one run over them
+
 
 @pytest.fixture(scope="module")
 def federation() -> Iterator[Federation]:

@@ -6,6 +6,7 @@ import re
 import pytest
 from report_record import SITES, make_record
 
+from fedwinnow.server import charts
 from fedwinnow.server.report import render, write_report
 from fedwinnow.server.summary_file import summary_json
 
@@ -17,6 +18,12 @@ SECTIONS = (
 
 def shown(page):
     return tuple(re.findall(r'<section id="(\w+)"', page))
+
+
+@pytest.fixture
+def blank(monkeypatch):
+    """Empty pictures, for laws of the words around them: drawing takes seconds."""
+    monkeypatch.setattr(charts, "svg", lambda figure, name: f'<svg id="{name}"></svg>')
 
 
 def test_report_shows_every_section_with_captions():
@@ -47,6 +54,7 @@ def test_report_escapes_hostile_text():
     assert "<img" not in page
 
 
+@pytest.mark.usefixtures("blank")
 def test_report_repeats_the_remarks_on_the_plan():
     """What spoke against the plan when the run began stands with its training losses."""
     assert "ends at 0.01" in render(make_record() | {"remarks": ["it ends at 0.01"]})
@@ -89,6 +97,7 @@ def test_report_never_shows_nan():
     assert "cannot be told apart" in page
 
 
+@pytest.mark.usefixtures("blank")
 def test_report_says_where_every_silo_has_its_own_threshold():
     """Thresholds per site stand in the page as such, not as one that was agreed on."""
     record = make_record()
@@ -109,6 +118,7 @@ def test_report_draws_any_name_as_it_is(name):
     assert sum(name in picture for picture in pictures) == 3  # kept, histograms, training
 
 
+@pytest.mark.usefixtures("blank")
 def test_report_verdict_claims_no_difference_that_the_interval_does_not_show():
     """An interval around 0 is told as such; one beside 0 as a difference, with its sign."""
     record = make_record()
@@ -121,6 +131,7 @@ def test_report_verdict_claims_no_difference_that_the_interval_does_not_show():
     assert "higher evaluation loss than training on everything" in render(record)
 
 
+@pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize("measured", [0, 1, 2])
 def test_report_draws_losses_by_round_where_they_were_measured(measured):
     """Fewer than two measured rounds, or a gap, make no curve; the page stands anyway."""
@@ -131,6 +142,7 @@ def test_report_draws_losses_by_round_where_they_were_measured(measured):
     assert ("Evaluation loss after each round" in render(record)) == (measured == 2)
 
 
+@pytest.mark.usefixtures("blank")
 def test_report_names_who_was_missing():
     """A site that did not answer stands in the page with its reason."""
     record = make_record()
@@ -138,6 +150,7 @@ def test_report_names_who_was_missing():
     assert "refused (policy): no" in render(record)
 
 
+@pytest.mark.usefixtures("blank")
 def test_report_file_is_written_whole(tmp_path):
     """The file holds the page."""
     record = make_record()
