@@ -13,7 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from fedwinnow.curation.config import AdapterSection, ModelSection
 from fedwinnow.curation.modeling import LoadedModel, load_model
 
-settings.register_profile("untimed", deadline=None)  # no test depends on how busy a machine is
+# No test depends on how busy a machine is; --hypothesis-profile=thorough looks further.
+settings.register_profile("thorough", deadline=None, max_examples=500)
+settings.register_profile("untimed", deadline=None, max_examples=40)
 settings.load_profile("untimed")
 
 
