@@ -17,10 +17,8 @@ from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, SignalTable
 PROTOCOL = 1
 """Version of the messages; peers with another one are refused at join."""
 
-ABSENT = "absent"
-"""Key of a field's metadata: it is left out of the wire while it is empty."""
-UNSENT = {ABSENT: True}
-"""Metadata of a field that runs which do not use it never see on the wire."""
+UNSENT = {"unsent": True}
+"""Metadata of a field that is left out of the wire while it is empty: runs without it know none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

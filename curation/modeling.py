@@ -70,9 +70,7 @@ def load_model(model: ModelSection, adapter: AdapterSection, *, seed: int) -> Lo
             f"it has {', '.join(linear)}"
         )
         raise ModelError(message)
-    for parameter in base.parameters():
-        parameter.requires_grad_(requires_grad=False)
-    found = fingerprint(base)
+    found = _frozen(base)
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # PEFT divides it, a float serves
@@ -81,7 +79,7 @@ def load_model(model: ModelSection, adapter: AdapterSection, *, seed: int) -> Lo
         target_modules=list(adapter.targets),
         task_type="CAUSAL_LM",
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers renamed
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
@@ -122,14 +120,22 @@ def load_teacher(teacher: TeacherSection, student: ModelSection) -> LoadedModel:
             f"{len(tokenizer)}; choose a teacher made for the tokenizer of model.name"
         )
         raise ModelError(message)
-    for parameter in base.parameters():
-        parameter.requires_grad_(requires_grad=False)
-    found = fingerprint(base)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found, device = _frozen(base), _device()
     if teacher.quantization == "none":
         base.to(device)
     logger.info("loaded teacher %s on %s, %s", teacher.name, device, found[:12])
     return LoadedModel(model=base, tokenizer=tokenizer, fingerprint=found, device=device)
+
+
+def _frozen(base: torch.nn.Module) -> str:
+    """Freeze every weight of a model; its fingerprint."""
+    for parameter in base.parameters():
+        parameter.requires_grad = False
+    return fingerprint(base)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _check_same_tokens(teacher: Any, student: Any, name: str) -> None:  # noqa: ANN401 - see load_tokenizer

@@ -153,7 +153,7 @@ def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401, P
 
 def unsent(cls: type) -> set[str]:
     """Fields that do not travel while they are empty."""
-    return {f.name for f in dataclasses.fields(cls) if messages.ABSENT in f.metadata}
+    return {f.name for f in dataclasses.fields(cls) if f.metadata == messages.UNSENT}
 
 
 def _leaf(array: Any, dtype: str, finite: bool, path: str, arrays: Arrays) -> dict[str, Any]:  # noqa: ANN401, FBT001 - local helper

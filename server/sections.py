@@ -34,6 +34,8 @@ def kept(record: Tree) -> Section:
         if own
         else "the same threshold cuts more where scores are lower."
     )
+    if record.get("clusters"):
+        reason = "beside the threshold, quotas of clusters decide."
     caption = "Kept samples of the silo."
     if len(shares) > 1:
         low, high = min(shares, key=lambda s: shares[s]), max(shares, key=lambda s: shares[s])
@@ -67,7 +69,7 @@ def clusters(record: Tree) -> Section | None:
     caption = (
         f"Smallest first: {whole} of {len(rows)} clusters are kept whole, the others equally. The "
         "first column is the mean loss at the first and the last checkpoint, in spreads of the "
-        f"public rows. {len(held) - len(rows)} clusters are empty."
+        f"public rows. Empty clusters: {len(held) - len(rows)}."
     )
     head = ["loss trajectory", "samples", "quota", "share"]
     return section("clusters", "Clusters", table(head, rows, caption=caption))
