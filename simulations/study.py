@@ -23,11 +23,13 @@ from fedwinnow.server.driver import Progress
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.splits import Plan
 from fedwinnow.simulations.study_page import page, picture
-from fedwinnow.simulations.study_rows import between, differences, evidence_rows, recovered
+from fedwinnow.simulations.study_rows import between, differences, evidence_rows, gauge, recovered
 
 logger = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
+_RAN_AT = "commit.json"
+"""Beside a run's record: the commit of the code that ran, which may be older than the page's."""
 
 
 def study(
@@ -62,9 +64,11 @@ def study(
             run = Path(config.run.output) / config.run.name
             if not finished(run, config):
                 simulate(config, resume=True, progress=progress, command=command, workshop=shared)
+                write_json(run / _RAN_AT, {"commit": commit()})
             record = json.loads((run / "record.json").read_text(encoding="utf-8"))
-            rows += evidence_rows(plan.title, split, record, config, commit())
-            records.append(record)
+            first = next(iter(told.values()))[len(records)] if plan.compare and told else None
+            rows += evidence_rows(plan.title, split, record, config, _ran_at(run), first)
+            records.append(gauge(record, first))
             logger.info("study %s, split %s: seed %d done", plan.title, split, seed)
         told[split] = records
     result = {
@@ -99,6 +103,11 @@ def finished(run: Path, config: RunConfig) -> bool:
         message = f"{run / 'manifest.json'}: cannot be read ({error}); remove the run folder {run}"
         raise OutputError(message) from error
     return bool(manifest["run"] == run_id(config))
+
+
+def _ran_at(run: Path) -> str | None:
+    path = run / _RAN_AT
+    return json.loads(path.read_text(encoding="utf-8"))["commit"] if path.exists() else None
 
 
 def _machine() -> str:

@@ -15,10 +15,17 @@ from fedwinnow.simulations.left_out import left_out
 
 Tree = dict[str, Any]
 _RESAMPLES = 4000
+ENDS = ("keep_all", "oracle")
+"""Arms that the gap lies between."""
 
 
 def evidence_rows(
-    name: str, split: str, record: Tree, config: RunConfig, commit: str | None
+    name: str,
+    split: str,
+    record: Tree,
+    config: RunConfig,
+    commit: str | None,
+    yardstick: Tree | None = None,
 ) -> list[Tree]:
     """One row per scorer and one per arm, in the words of the project's evidence tables.
 
@@ -28,6 +35,8 @@ def evidence_rows(
         record: The run's ``record.json``.
         config: The run's configuration.
         commit: Of the code that ran.
+        yardstick: Record of the same seed whose keep_all and oracle measure the gap where this one
+            has none; its data are the same.
 
     Raises:
         OutputError: the run folder holds no finished run of these settings.
@@ -47,6 +56,7 @@ def evidence_rows(
         "commit": commit,
     }
     unforeseen, domains = left_out(config), _holdout_domains(config)
+    gauged = gauge(record, yardstick)["arms"]
     rows = [
         common
         | {"scorer": scorer}
@@ -64,7 +74,7 @@ def evidence_rows(
             "steps": result["steps"],
             "eval_loss": result["eval_loss"],
             "eval_loss_by_domain": _by_domain(result["losses"], domains),
-            "gap_recovered": _recovered(record["arms"], arm),
+            "gap_recovered": _recovered(gauged, arm),
         }
         for arm, result in record["arms"].items()
     ]
@@ -101,6 +111,14 @@ def _recovered(arms: Mapping[str, Tree], arm: str) -> float | None:
     return None if gap <= 0 else (arms["keep_all"]["eval_loss"] - arms[arm]["eval_loss"]) / gap
 
 
+def gauge(record: Tree, yardstick: Tree | None) -> Tree:
+    """The record, with keep_all and oracle of another run on the same data where it has none."""
+    if yardstick is None:
+        return record
+    ends = {arm: yardstick["arms"][arm] for arm in ENDS if arm in yardstick["arms"]}
+    return {**record, "arms": {**ends, **record["arms"]}}
+
+
 def differences(records: Sequence[Tree]) -> Tree:
     """Arm minus curated over the items of all seeds, mean and 95 % interval; and seed by seed."""
     found: Tree = {}
@@ -110,7 +128,11 @@ def differences(records: Sequence[Tree]) -> Tree:
         theirs = np.concatenate([record["arms"][arm]["losses"] for record in records])
         curated = np.concatenate([record["arms"]["curated"]["losses"] for record in records])
         mean, low, high = paired_bootstrap(theirs, curated, seed=0)
-        by_seed = {str(record["seed"]): record["arm_differences"][arm] for record in records}
+        by_seed = {
+            str(record["seed"]): record["arm_differences"][arm]
+            for record in records
+            if arm in record["arm_differences"]
+        }
         found[arm] = {
             "mean": mean,
             "low": low,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.simulations.study_rows import between, recovered
+from fedwinnow.simulations.study_rows import between, gauge, recovered
 
 
 def record(curated, keep_all, oracle):
@@ -45,3 +45,17 @@ def test_between_compares_with_the_first_split():
     assert found["base"] is None
     assert found["better"]["mean"] == pytest.approx(-0.5)
     assert found["better"]["items"] == 2
+
+
+def test_gauge_takes_only_the_ends_of_the_gap_that_are_missing():
+    """A record's own arms stay; keep_all and oracle come from the yardstick, other arms never."""
+    own = {"arms": {"curated": {"losses": [2.0]}, "oracle": {"losses": [1.5]}}}
+    other = record([9.0], [3.0], [1.0])
+    other["arms"]["random"] = {"losses": [4.0]}
+    found = gauge(own, other)["arms"]
+    assert {name: arm["losses"] for name, arm in found.items()} == {
+        "curated": [2.0],
+        "keep_all": [3.0],
+        "oracle": [1.5],
+    }
+    assert gauge(own, None) is own
