@@ -39,7 +39,9 @@ from fedwinnow.simulations.superlink import program
 logger = logging.getLogger(__name__)
 
 POLL = 2.0
-"""Pause between two questions about a Flower run, seconds; each costs a second of CPU."""
+"""Shortest pause between two questions about a Flower run, seconds; each costs a second of CPU."""
+LONGEST = 15.0
+"""Longest such pause: it grows to a twentieth of the time that the run has taken."""
 PATIENCE = 120.0
 """Longest wait for a SuperLink that does not answer, seconds."""
 _UNKNOWN = "not found in the Flower configuration file"
@@ -203,13 +205,17 @@ def _once(connection: Connection, file: Path, store: Store, *, resume: bool) -> 
     """
     told = len(metrics_lines(store.folder))
     run = _submit(connection, file, resume=resume)
-    heard = time.monotonic()
+    began = heard = asked = time.monotonic()
     try:
         while True:
             time.sleep(POLL)
             for line in metrics_lines(store.folder)[told:]:
                 told += 1
                 logger.info("phase %(phase)s round %(round)d arm %(arm)s: %(seconds).1f s", line)
+            pause = min(LONGEST, (time.monotonic() - began) / 20)
+            if time.monotonic() - asked < pause and not (store.folder / "report.html").exists():
+                continue  # the report is the last file of a run: then ask at once
+            asked = time.monotonic()
             try:
                 status, details = connection.status(run)
             except TransportError:
