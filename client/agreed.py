@@ -14,6 +14,7 @@ from fedwinnow.curation.messages import (
     ClusterRequest,
     EvaluateRequest,
     JoinRequest,
+    JudgeRequest,
     MeasureRequest,
     ProbeRequest,
     QuotaRequest,
@@ -37,6 +38,7 @@ PHASES: Mapping[type, tuple[Phase, ...]] = {
     SelectRequest: (Phase.SELECT,),
     QuotaRequest: (Phase.SELECT,),
     EvaluateRequest: (Phase.EVALUATE,),
+    JudgeRequest: (Phase.JUDGE,),
     CloseRequest: (Phase.CLOSE,),
 }
 """The phases that a kind of request may speak of."""
@@ -91,6 +93,13 @@ def steps(terms: RunTerms) -> int:
     return warm_up_rounds(terms) * terms.warm_up.steps + training
 
 
+def shares_adapters(terms: RunTerms) -> str:
+    """What makes members' adapters travel to the other members; "" for nothing."""
+    if terms.guards.anchor_margin > 0:
+        return "guards.anchor_margin"
+    return reviewing(terms.scorer, terms.training.objective)
+
+
 def check_place(request: Request, terms: RunTerms) -> None:
     """Refuse a request that is none of those which the agreed terms announce.
 
@@ -120,6 +129,10 @@ def check_place(request: Request, terms: RunTerms) -> None:
         allowed = arms if number > 0 else ("",)
         _agreed("round", number, 0 <= number <= last, f"0 to {last}")
         _agreed("generate", request.generate, request.generate <= most, f"at most {most}")
+    elif isinstance(request, JudgeRequest):
+        last = terms.training.rounds if terms.guards.anchor_margin > 0 else 0
+        allowed = arms
+        _agreed("round", number, 1 <= number <= last, f"1 to {last}")
     elif isinstance(request, ClusterRequest):
         last, most = exchanges(terms), terms.clusters.count
         came = len(request.centroids)

@@ -10,6 +10,7 @@ from fedwinnow.curation.messages import (
     ClusterRequest,
     EvaluateRequest,
     JoinRequest,
+    JudgeRequest,
     MeasureRequest,
     ProbeRequest,
     QuotaRequest,
@@ -30,6 +31,7 @@ _ANSWERS: Mapping[type, Callable[[Work, Any], Reply]] = {
     SelectRequest: decide.select_samples,
     QuotaRequest: decide.select_samples,
     EvaluateRequest: compute.evaluate_adapter,
+    JudgeRequest: compute.judge_adapters,
     CloseRequest: decide.close,
 }
 

@@ -173,10 +173,12 @@ class Boundary:
         return self.policy.known.identify(work), work.pool.anchors_hash
 
     def _passed_on(self, reply: Reply) -> str:
-        """Who else gets a reply by the agreed terms: members get each other's reviewer."""
+        """Who else gets a reply by the agreed terms: members review, or judge, with adapters."""
         if not isinstance(reply, messages.TrainedAdapter) or reply.adapter is None:
             return ""
         terms, header = self.site.work(reply.header.run).terms, reply.header
+        if header.phase == Phase.TRAIN.value:
+            return "members" if terms.guards.anchor_margin > 0 else ""
         last = (header.phase, header.round) == (Phase.WARM_UP.value, terms.warm_up.rounds)
         return "members" if last and reviewing(terms.scorer, terms.training.objective) else ""
 

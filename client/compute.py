@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -15,6 +16,8 @@ from fedwinnow.client.signals import measuring, public_rows
 from fedwinnow.client.teaching import taught, teacher_fingerprint
 from fedwinnow.client.training import train
 from fedwinnow.client.work import Work, columns_at, hold, public_key, spread
+from fedwinnow.curation.adapters import adapter_hash, check_compatible
+from fedwinnow.curation.changed_base import changed, changed_base
 from fedwinnow.curation.columns import GUESTS, REVIEWS, TEACHER
 from fedwinnow.curation.files import write_json
 from fedwinnow.curation.messages import (
@@ -22,6 +25,8 @@ from fedwinnow.curation.messages import (
     Header,
     Joined,
     JoinRequest,
+    JudgedAdapters,
+    JudgeRequest,
     MeasureRequest,
     MetricsReply,
     ProbeRequest,
@@ -31,7 +36,7 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.modeling import generate, initial_adapter
+from fedwinnow.curation.modeling import fixed, generate, initial_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter, Metrics, Sample
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
@@ -110,7 +115,12 @@ def _signals(
 
 def train_round(work: Work, request: TrainRequest) -> Reply:
     """Warm up on everything, or train an arm on what it keeps."""
-    checked = hold(work, request.header, request.adapter)
+    checked = hold(work, request.header, request.adapter, request.change)
+    with changed(work.loaded, request.change), fixed(work.loaded, request.frozen):
+        return _train(work, request, checked)
+
+
+def _train(work: Work, request: TrainRequest, checked: str) -> Reply:
     terms, header = work.terms, request.header
     warm_up = header.phase == Phase.WARM_UP.value
     lesson = warm_up_lesson(work, request) if warm_up else arm_lesson(work, request, checked)
@@ -122,7 +132,7 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
     trained = train(
         work.loaded,
         lesson.samples,
-        adapter=request.adapter,
+        adapter=replace(request.adapter, base=work.loaded.fingerprint),
         section=terms.training,
         steps=lesson.steps,
         step_offset=request.step_offset,
@@ -146,7 +156,7 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
         header=header,
         site=work.site,
         samples=work.rounded(lesson.kept),
-        adapter=trained.adapter,
+        adapter=replace(trained.adapter, base=request.adapter.base),
         losses=trained.losses,
         learning_rate=trained.learning_rate,
     )
@@ -155,30 +165,19 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
 def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:
     """Losses of public hold-out anchors one by one, sums for the own hold-out."""
     checked = hold(work, request.header, request.adapter)
-    terms = work.terms
     anchors = work.pool.split.holdout
     key = public_key(work, checked)
-
-    def losses(samples: Sequence[Sample]) -> np.ndarray:
-        values = evaluate(
-            work.loaded,
-            samples,
-            batch_tokens=terms.measuring.batch_tokens,
-            max_length=terms.model.max_length,
-            system_prompt=terms.model.system_prompt,
-        )
-        known: np.ndarray = values[~np.isnan(values)]  # NaN: no response token is left
-        return known
-
     own = Metrics()
     if len(work.pool.own_holdout) > 0:
-        values = losses(work.pool.own_holdout)
+        values = _losses(work, work.pool.own_holdout)
         own = Metrics(loss_sum=float(values.sum()), samples=len(values))
     shown = spread(anchors, request.generate)
     texts = work.workshop.public(
         ("generations", str(request.generate), *key),
         lambda: (
-            generate(work.loaded, shown, max_new_tokens=48, system_prompt=terms.model.system_prompt)
+            generate(
+                work.loaded, shown, max_new_tokens=48, system_prompt=work.terms.model.system_prompt
+            )
             if shown
             else ()
         ),
@@ -186,9 +185,46 @@ def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:
     return MetricsReply(
         header=request.header,
         site=work.site,
-        public_losses=work.workshop.public(("holdout", *key), lambda: losses(anchors)),
+        public_losses=work.workshop.public(("holdout", *key), lambda: _losses(work, anchors)),
         own=own,
         prompts=tuple(sample.prompt for sample in shown),
         references=tuple(sample.response for sample in shown),
         generations=texts,
     )
+
+
+def judge_adapters(work: Work, request: JudgeRequest) -> Reply:
+    """Losses of public reference anchors under the other sites' adapters of a round."""
+    anchors, loaded = work.pool.split.reference, work.loaded
+    before = hold(work, request.header, request.adapter, request.change)
+    check_compatible(request.candidates, request.adapter)
+
+    def losses(adapter: Adapter, name: str) -> np.ndarray:
+        set_adapter(loaded, replace(adapter, base=loaded.fingerprint))
+        key = ("reference", *public_key(work, name))
+        return work.workshop.public(key, lambda: _losses(work, anchors))
+
+    with changed(loaded, request.change):
+        return JudgedAdapters(
+            header=request.header,
+            site=work.site,
+            before=losses(request.adapter, before),
+            losses={
+                name: losses(adapter, changed_base(adapter_hash(adapter), request.change))
+                for name, adapter in sorted(request.candidates.items())
+                if name != work.site
+            },
+        )
+
+
+def _losses(work: Work, samples: Sequence[Sample]) -> np.ndarray:
+    """Mean token loss of each sample that has a response token, nats."""
+    values = evaluate(
+        work.loaded,
+        samples,
+        batch_tokens=work.terms.measuring.batch_tokens,
+        max_length=work.terms.model.max_length,
+        system_prompt=work.terms.model.system_prompt,
+    )
+    known: np.ndarray = values[~np.isnan(values)]
+    return known

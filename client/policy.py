@@ -18,16 +18,17 @@ from fedwinnow.client.agreed import (
     exchanges,
     plugins,
     rounds,
+    shares_adapters,
     steps,
     warm_up_rounds,
 )
+from fedwinnow.client.clauses import ask, check_brought, check_size
 from fedwinnow.client.known_data import KnownData, division_of
 from fedwinnow.client.ledger import Ledger
 from fedwinnow.client.lessons import behind
 from fedwinnow.client.work import Work, parse_terms
-from fedwinnow.curation.adapters import size_of
 from fedwinnow.curation.config import PolicySection, RunTerms
-from fedwinnow.curation.errors import ProtocolError, RefusalError
+from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import (
     CloseRequest,
     ClusterReply,
@@ -35,7 +36,6 @@ from fedwinnow.curation.messages import (
     EvaluateRequest,
     Joined,
     JoinRequest,
-    MeasureRequest,
     MetricsReply,
     PublicSignals,
     QuotaRequest,
@@ -46,11 +46,9 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.nouns import Adapter, Metrics
+from fedwinnow.curation.nouns import Metrics
 from fedwinnow.curation.phases import Phase
-from fedwinnow.strategies.asked import reviewing
 
-_MEGABYTE = 1_000_000
 _REPLY: Mapping[type, str] = {
     ScoreRequest: "SummaryReply",
     ClusterRequest: "ClusterReply",
@@ -82,7 +80,7 @@ class Policy:
             RefusalError: a clause stands in the way.
         """
         phase, fitting = request.header.phase, PHASES[type(request)]
-        self._ask("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
+        ask("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
                   " or ".join(fitting))  # fmt: skip
         if isinstance(request, JoinRequest):
             self._terms(parse_terms(request.terms))
@@ -90,17 +88,13 @@ class Policy:
         if isinstance(request, CloseRequest):
             return
         allowed = self.section.phases
-        self._ask("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
+        ask("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
         if work is None:
             message = f"run {request.header.run!r} has not been joined; send the join request first"
             raise ProtocolError(message)
         self._terms(work.terms)
         check_place(request, work.terms)
-        adapter = getattr(request, "adapter", None)
-        if isinstance(adapter, Adapter):
-            self._adapter(adapter)
-        if isinstance(request, MeasureRequest):
-            self._reviewers(request.reviewers)
+        check_brought(request, self.section)
         self._data(work, request.header.run, ledger)
         self._counts(request, work, ledger, digest)
 
@@ -113,23 +107,23 @@ class Policy:
         if isinstance(reply, Joined):
             self._data(work, reply.header.run, ledger)
             self._draws(work)
-            self._adapter(reply.adapter)
+            check_size(reply.adapter, self.section)
         if isinstance(reply, PublicSignals):
             other = set(reply.table.ids) - {sample.id for sample in work.pool.rows.samples}
-            self._ask("public_rows", f"{len(other)} others", not other, "rows of anchors alone")
+            ask("public_rows", f"{len(other)} others", not other, "rows of anchors alone")
         if isinstance(reply, ClusterReply):
             least = self.section.smallest_group // (step := work.config.site.round_counts_to) * step
             few = [count for count in reply.counts if 0 < count < least]
-            self._ask("smallest_group", f"clusters of {few}", not few, f"at least {least}")
+            ask("smallest_group", f"clusters of {few}", not few, f"at least {least}")
         if isinstance(reply, MetricsReply):
             return replace(reply, own=self._own(reply.own, work, ledger))
         if isinstance(reply, TrainedAdapter) and reply.adapter is not None:
             if reply.header.phase == Phase.WARM_UP and _public(work):
-                self._adapter(reply.adapter)
+                check_size(reply.adapter, self.section)
                 return reply
             if _behind(reply, work) < self.section.smallest_group:
                 return replace(reply, samples=0, adapter=None, losses=(), learning_rate=0.0)
-            self._adapter(reply.adapter)
+            check_size(reply.adapter, self.section)
             losses = pooled(reply.losses, self._steps_together(reply, work))
             return replace(reply, losses=losses)
         return reply
@@ -137,13 +131,13 @@ class Policy:
     def _terms(self, terms: RunTerms) -> None:
         """Clauses that the agreed terms of a run may break."""
         section = self.section
-        self._ask(
+        ask(
             "allow_unsealed_adapters",
             "a run whose adapters and histograms the coordinator sees one by one",
             section.allow_unsealed_adapters,
             "sealed sums alone, which are not built yet, unless it is set to true knowingly",
         )
-        self._ask(
+        ask(
             "privacy_budget",
             "a run without noise (epsilon inf)",
             math.isinf(section.privacy_budget),
@@ -151,54 +145,39 @@ class Policy:
         )
         for name, changed in plugins(terms):
             allowed = section.plugins
-            self._ask("plugins", name, not allowed or name in allowed, f"one of {allowed}")
+            ask("plugins", name, not allowed or name in allowed, f"one of {allowed}")
             plain = section.plugin_settings or not changed
-            self._ask("plugin_settings", f"{name} with {changed}", plain, "default settings alone")
-        self._ask("arms", terms.study.arms, terms.study.arms == ("curated",), "curated alone")
+            ask("plugin_settings", f"{name} with {changed}", plain, "default settings alone")
+        ask("arms", terms.study.arms, terms.study.arms == ("curated",), "curated alone")
         if terms.clusters.count:
             most = section.max_clusters
             said = f"{terms.clusters.count} clusters of loss trajectories"
-            self._ask("max_clusters", said, terms.clusters.count <= most, f"at most {most}")
+            ask("max_clusters", said, terms.clusters.count <= most, f"at most {most}")
             number, most = exchanges(terms), section.max_cluster_rounds
-            self._ask("max_cluster_rounds", number, number <= most, f"at most {most}")
+            ask("max_cluster_rounds", number, number <= most, f"at most {most}")
         asked = rounds(terms), steps(terms), terms.adapter.rank
         limits = section.max_rounds, section.max_steps, section.max_rank
         for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
-            self._ask(f"max_{name}", came, came <= limit, f"at most {limit}")
-        reader = reviewing(terms.scorer, terms.training.objective)
-        self._ask(
+            ask(f"max_{name}", came, came <= limit, f"at most {limit}")
+        sharer = shares_adapters(terms)
+        ask(
             "share_adapter_with_members",
-            f"{reader}, for which this site's warm-up adapter goes to the other members",
-            section.share_adapter_with_members or not reader,
+            f"{sharer}, for which this site's adapter goes to the other members",
+            section.share_adapter_with_members or not sharer,
             "its adapters to go to the coordinator alone, unless it is set to true knowingly",
         )
-
-    def _reviewers(self, reviewers: Mapping[str, Adapter]) -> None:
-        """Other members' adapters are held to the limits of the coordinator's own."""
-        number, most = len(reviewers), self.section.max_reviewers
-        self._ask("max_reviewers", f"{number} of them", number <= most, f"at most {most}")
-        for name in sorted(reviewers):
-            self._adapter(reviewers[name])
-
-    def _adapter(self, adapter: Adapter) -> None:
-        rank = max((len(a) for a in adapter.a.values()), default=0)
-        most = self.section.max_rank
-        self._ask("max_rank", f"rank {rank}", rank <= most, f"at most {most}")
-        size, limit = size_of(adapter), self.section.max_adapter_mb
-        came = f"an adapter of {size / _MEGABYTE:.3f} MB"
-        self._ask("max_adapter_mb", came, size <= limit * _MEGABYTE, f"{limit} MB")
 
     def _data(self, work: Work, run: str, ledger: Ledger) -> None:
         """Clauses on the data and anchors that a run is about to use."""
         pinned, found = self.section.anchors_hash, work.pool.anchors_hash
-        self._ask("anchors_hash", found, pinned in {"", found}, pinned)
+        ask("anchors_hash", found, pinned in {"", found}, pinned)
         scored = self._same("SummaryReply", work, ledger, anchors=found)
         others = {entry["run"] for entry in scored} - {run}
         spent = len(others) >= self.section.summaries and run not in {e["run"] for e in scored}
         came = f"run {len(others) + 1} on the same data and anchors"
-        self._ask("summaries", came, not spent, f"{self.section.summaries} over all runs")
+        ask("summaries", came, not spent, f"{self.section.summaries} over all runs")
         first, mine = self.known.division(work), division_of(work)
-        self._ask("own_holdout", mine, mine == first, f"one division of a data set ({first})")
+        ask("own_holdout", mine, mine == first, f"one division of a data set ({first})")
 
     def _counts(self, request: Request, work: Work, ledger: Ledger, digest: str) -> None:
         """How often figures of one data set have left, over all runs and within this one."""
@@ -208,7 +187,7 @@ class Policy:
         clause = "summaries" if once else "max_rounds"
         before = {entry["request"] for entry in ledger.at(*place)} - {digest}
         what = f"{header.phase} {header.round} of this run with other contents"
-        self._ask(clause, what, not before, "one content for each phase and round")
+        ask(clause, what, not before, "one content for each phase and round")
         if type(request) not in _REPLY:
             return
         anchors = work.pool.anchors_hash if once else None
@@ -219,7 +198,7 @@ class Policy:
         limit = self.section.summaries if once else self.section.max_rounds
         limit += isinstance(request, EvaluateRequest)  # the initial adapter is evaluated as well
         came = f"{header.phase} {len(earlier) + 1} on the same data"
-        self._ask(clause, came, len(earlier) < limit, f"{limit} over all runs")
+        ask(clause, came, len(earlier) < limit, f"{limit} over all runs")
 
     def _draws(self, work: Work) -> None:
         """Rounds of too few steps: their adapters would be withheld, so the run may not start."""
@@ -230,7 +209,7 @@ class Policy:
             came = f"{name} rounds that draw {number} of this site's samples each"
             least = self.section.smallest_group
             enough = f"at least {least}, which more steps draw"
-            self._ask("smallest_group", came, number >= least, enough)
+            ask("smallest_group", came, number >= least, enough)
 
     def _own(self, own: Metrics, work: Work, ledger: Ledger) -> Metrics:
         """Sums of the own hold-out with a rounded count; none where they would tell of few."""
@@ -257,11 +236,6 @@ class Policy:
         entries = ledger.released(kind, anchors=anchors)
         names = self.known.same(work, {entry["data"] for entry in entries})
         return [entry for entry in entries if entry["data"] in names]
-
-    def _ask(self, clause: str, came: object, holds: bool, allowed: object) -> None:  # noqa: FBT001 - local helper
-        if not holds:
-            message = f"policy.{clause}: this site allows {allowed}, the request holds {came}"
-            raise RefusalError(message, clause=f"policy.{clause}")
 
 
 def pooled(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:

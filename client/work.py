@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from fedwinnow.client.pool import Pool
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.adapters import adapter_hash, check_adapter
+from fedwinnow.curation.changed_base import changed_base
 from fedwinnow.curation.columns import GRADIENTS, GUESTS, ONCE, REVIEWS, TEACHER
 from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig, TeacherSection
 from fedwinnow.curation.errors import PluginError, ProtocolError
@@ -146,11 +147,15 @@ def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
     return needed - ONCE if checkpoint == terms.warm_up.rounds else needed - ONCE - REVIEWS
 
 
-def hold(work: Work, header: Header, adapter: Adapter) -> str:
-    """Load the request's adapter into the model, after checking that it is the one it names."""
-    if adapter.base != work.loaded.fingerprint:
-        held = work.loaded.fingerprint[:12]
-        message = f"adapter is for base {adapter.base[:12]}, this site holds {held}"
+def hold(work: Work, header: Header, adapter: Adapter, change: Adapter | None = None) -> str:
+    """Load the request's adapter into the model, after checking that it is the one it names.
+
+    Returns:
+        What names the model's state: the adapter's hash, and with a change one over both.
+    """
+    held = changed_base(work.loaded.fingerprint, change)
+    if adapter.base != held:
+        message = f"adapter is for base {adapter.base[:12]}, this site holds {held[:12]}"
         raise ProtocolError(message)
     check_adapter(adapter)
     found = adapter_hash(adapter)
@@ -159,8 +164,8 @@ def hold(work: Work, header: Header, adapter: Adapter) -> str:
             f"adapter hash is {found[:12]}, the header says {header.adapter[:12]}; send it again"
         )
         raise ProtocolError(message)
-    set_adapter(work.loaded, adapter)
-    return found
+    set_adapter(work.loaded, replace(adapter, base=work.loaded.fingerprint))
+    return changed_base(found, change)
 
 
 def public_key(work: Work, adapter: str) -> tuple[str, ...]:

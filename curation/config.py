@@ -27,6 +27,7 @@ from fedwinnow.curation.sections import (
 from fedwinnow.curation.server_sections import (
     CoordinatorSection,
     DeadlinesSection,
+    GuardsSection,
     MemberSection,
     QuorumSection,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "DeadlinesSection",
     "EvaluationSection",
     "GateSection",
+    "GuardsSection",
     "MeasuringSection",
     "MemberSection",
     "ModelSection",
@@ -194,6 +196,7 @@ class RunTerms:
     clusters: ClustersSection = field(default_factory=ClustersSection, metadata=QUIET)
     warm_up: WarmUpSection = field(default_factory=WarmUpSection)
     training: TrainingSection = field(default_factory=TrainingSection)
+    guards: GuardsSection = field(default_factory=GuardsSection, metadata=QUIET)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     study: StudySection = field(default_factory=StudySection)
 
@@ -216,6 +219,7 @@ class RunConfig:
     training: TrainingSection = field(default_factory=TrainingSection)
     weighting: PluginSection = field(default_factory=lambda: PluginSection(name="samples_kept"))
     merging: PluginSection = field(default_factory=lambda: PluginSection(name="core_svd"))
+    guards: GuardsSection = field(default_factory=GuardsSection, metadata=QUIET)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     study: StudySection = field(default_factory=StudySection)
     deadlines: DeadlinesSection = field(default_factory=DeadlinesSection)

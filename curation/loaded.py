@@ -10,6 +10,7 @@ Reference:
 import hashlib
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from fedwinnow.curation.encoding import end_tokens
-from fedwinnow.curation.errors import IncompatibleAdapterError
+from fedwinnow.curation.errors import IncompatibleAdapterError, ProtocolError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.seeds import derive_seed
 
@@ -117,6 +118,27 @@ def set_adapter(loaded: LoadedModel, adapter: Adapter) -> None:
         layer.r[NAME] = rank
         layer.scaling[NAME] = adapter.scales[name]
         layer.lora_alpha[NAME] = adapter.scales[name] * rank
+
+
+@contextmanager
+def fixed(loaded: LoadedModel, factor: str) -> Iterator[None]:
+    """One factor of every module untrainable inside: "a" or "b"; "" fixes none.
+
+    Raises:
+        ProtocolError: it is another word.
+    """
+    if factor not in {"", "a", "b"}:
+        message = f"frozen factor: expected 'a', 'b' or '', got {factor!r}; send the round again"
+        raise ProtocolError(message)
+    pairs = {"a": "lora_A", "b": "lora_B"}
+    held = [getattr(layer, pairs[factor])[NAME] for _, layer in loaded.layers() if factor]
+    for linear in held:
+        linear.requires_grad_(requires_grad=False)
+    try:
+        yield
+    finally:
+        for linear in held:
+            linear.requires_grad_(requires_grad=True)
 
 
 def initial_adapter(loaded: LoadedModel, *, seed: int) -> Adapter:

@@ -1,4 +1,4 @@
-"""The messages of the protocol: ten requests, their replies, and the refusal.
+"""The messages of the protocol: eleven requests, their replies, and the refusal.
 
 Every message carries a :class:`Header`. A reply repeats the header of its request; one that does
 not match the run, phase, round, arm or adapter is refused by name and changes nothing.
@@ -12,28 +12,11 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from fedwinnow.curation.cluster_messages import ClusterReply, ClusterRequest, QuotaRequest
+from fedwinnow.curation.header import PROTOCOL, UNSENT, Header
 from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, SignalTable
 
-PROTOCOL = 1
-"""Version of the messages; peers with another one are refused at join."""
-
-UNSENT = {"unsent": True}
-"""Metadata of a field that is left out of the wire while it is empty: runs without it know none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """What a message belongs to."""
-
-    run: str
-    """Our own run id, not Flower's."""
-    phase: str
-    round: int = 0
-    arm: str = ""
-    """Study arm that the training belongs to; ``""`` outside training."""
-    adapter: str = ""
-    """SHA-256 of the adapter that the request speaks of; ``""`` if none."""
-    protocol: int = PROTOCOL
+__all__ = ["PROTOCOL", "UNSENT", "ClusterReply", "ClusterRequest", "Header", "QuotaRequest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +98,10 @@ class TrainRequest:
     """Optimizer steps per site over all rounds: the learning-rate plan spans them."""
     sites: tuple[str, ...]
     """Members in sorted order: in warm-up each public calibration row trains at one of them."""
+    frozen: str = field(default="", metadata=UNSENT)
+    """The factor that every site leaves as it is, "a" or "b"; "" where it trains both."""
+    change: Adapter | None = field(default=None, metadata=UNSENT)
+    """What the federation has added to the base so far; the adapter then is one of that base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,47 +140,6 @@ class SummaryReply:
     forecast: Mapping[str, float]
     unscored: int
     """How many samples have no score (no target token, …), rounded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterRequest:
-    """Which samples above the threshold are nearest to which centroid: one exchange of k-means."""
-
-    header: Header
-    """Its round counts the exchanges, from 1."""
-    threshold: float
-    """The one that the selection will apply, in every exchange alike."""
-    per_site: Mapping[str, float]
-    centroids: Float[np.ndarray, "clusters checkpoints"]
-    """Standardised losses; those of round 1 follow from the agreed public rows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterReply:
-    """What each cluster holds at a site, in groups of at least its smallest cell."""
-
-    header: Header
-    site: str
-    counts: tuple[int, ...]
-    """Samples of each cluster, rounded down."""
-    sums: Float[np.ndarray, "clusters checkpoints"]
-    """The cluster's mean trajectory at this site times its count, float64."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaRequest:
-    """Apply the threshold, then keep the best of each cluster up to the site's share of its quota.
-
-    Holds sums over sites: what a site keeps follows from them, from the terms and its own counts.
-    """
-
-    header: Header
-    threshold: float
-    per_site: Mapping[str, float]
-    totals: tuple[int, ...]
-    """Samples of each cluster over all sites, as they told them."""
-    extra: Mapping[str, tuple[int, ...]]
-    """Site → clusters in which it keeps one more: largest remainders."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +188,31 @@ class MetricsReply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeRequest:
+    """What do the other sites' adapters of this round do to public anchors?"""
+
+    header: Header
+    adapter: Adapter
+    """The one that the round started from."""
+    candidates: Mapping[str, Adapter]
+    """Site → what it made of it; a site does not judge its own."""
+    change: Adapter | None = field(default=None, metadata=UNSENT)
+    """As in the round's training request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedAdapters:
+    """Losses of PUBLIC reference anchors one by one, nats, in anchor order."""
+
+    header: Header
+    site: str
+    before: Float[np.ndarray, " anchors"]
+    """Under the adapter that the round started from."""
+    losses: Mapping[str, Float[np.ndarray, " anchors"]]
+    """Site → under its adapter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloseRequest:
     """The run is done; ``adapter`` in the header is the final hash."""
 
@@ -277,6 +248,7 @@ Request: TypeAlias = (
     | QuotaRequest
     | SelectRequest
     | EvaluateRequest
+    | JudgeRequest
     | CloseRequest
 )
 Reply: TypeAlias = (
@@ -287,6 +259,7 @@ Reply: TypeAlias = (
     | ClusterReply
     | KeptReply
     | MetricsReply
+    | JudgedAdapters
     | Receipt
     | Refusal
 )

@@ -15,6 +15,8 @@ class Phase(enum.StrEnum):
     """Only in runs with ``[clusters]``."""
     SELECT = "select"
     TRAIN = "train"
+    JUDGE = "judge"
+    """Only in runs with ``guards.anchor_margin``: after each training round, before its merge."""
     EVALUATE = "evaluate"
     CLOSE = "close"
     DONE = "done"

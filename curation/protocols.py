@@ -7,7 +7,7 @@ come through entry points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -179,6 +179,8 @@ class Merged:
     adapter: Adapter
     report: Mapping[str, float] = field(default_factory=dict)
     """``discarded_energy`` (share of ‖ΔW*‖² lost, in [0, 1]), ``rank``, … by name."""
+    change: Adapter | None = None
+    """What every site adds to its base for good, as factors; None: nothing."""
 
 
 @runtime_checkable
@@ -194,4 +196,13 @@ class Merging(Protocol):
             IncompatibleAdapterError: bases, modules or shapes differ.
             NonFiniteError: a factor holds a NaN or an infinity.
         """
+        ...
+
+
+@runtime_checkable
+class FactorMerging(Merging, Protocol):
+    """A merging that is exact because the sites leave one factor as they got it."""
+
+    def trains(self, number: int) -> frozenset[Literal["a", "b"]]:
+        """Which factors the sites train in training round ``number``, counted from 0."""
         ...

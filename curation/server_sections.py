@@ -4,6 +4,7 @@ Each field is followed by one line with its unit and range, as in ``curation/con
 """
 
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from fedwinnow.curation.settings import QUIET, check
 
@@ -28,6 +29,8 @@ class DeadlinesSection:
     """Select, seconds."""
     train: float = 24 * 3600.0
     """One training round, seconds."""
+    judge: float = field(default=4 * 3600.0, metadata=QUIET)
+    """Judging the adapters of one round, seconds."""
     evaluate: float = 4 * 3600.0
     """One evaluation, seconds."""
     close: float = 600.0
@@ -41,6 +44,29 @@ class DeadlinesSection:
     def of(self, phase: str) -> float:
         """Deadline of a phase, seconds."""
         return float(getattr(self, phase))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardsSection:
+    """What one site alone may do to a merge; beside any rule of [merging]."""
+
+    norm: float = 0.0
+    """Longest update of one site, in medians of the sites' norms, at least 0; 0 sets no bound."""
+    weight: float = 1.0
+    """Largest share of one site in a merge, in (0, 1]."""
+    rule: Literal["none", "krum", "median", "trimmed_mean"] = "none"
+    """Multi-Krum leaves ``liars`` sites out; median and trimmed mean take updates by coordinate."""
+    liars: int = 1
+    """How many sites may lie, at least 1; Krum needs 2 · liars + 3 sites, others 2 · liars + 1."""
+
+    anchor_margin: float = 0.0
+    """Rise of public anchors' loss, measured by others, that leaves an adapter out; 0: not asked."""
+
+    def __post_init__(self) -> None:
+        check("guards.anchor_margin", self.anchor_margin, self.anchor_margin >= 0, "at least 0")
+        check("guards.norm", self.norm, self.norm >= 0, "at least 0")
+        check("guards.weight", self.weight, 0 < self.weight <= 1, "in (0, 1]")
+        check("guards.liars", self.liars, self.liars >= 1, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +89,8 @@ class QuorumSection:
     """Select, at least 0."""
     train: int = 0
     """Each training round, at least 0."""
+    judge: int = field(default=0, metadata=QUIET)
+    """Each round's judging, at least 0."""
     evaluate: int = 0
     """Each evaluation, at least 0."""
     close: int = 0

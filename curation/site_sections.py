@@ -80,7 +80,7 @@ class PolicySection:
     allow_unsealed_adapters: bool = False
     """Whether adapters and histograms may be seen by the coordinator one by one; set knowingly."""
     share_adapter_with_members: bool = False
-    """Whether this site's warm-up adapter may go on to all members, and to who carries requests."""
+    """Whether this site's adapters may go on to all members, and to who carries requests."""
     privacy_budget: float = math.inf
     """Epsilon that releases on one data set may spend, above 0; inf asks for no noise."""
     phases: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class PolicySection:
     max_adapter_mb: int = 1024
     """Largest adapter, received or sent, megabytes, at least 1."""
     max_reviewers: int = 16
-    """Adapters of members that one request may bring as reviewers, at least 1."""
+    """Adapters of members that one request may bring, to review or to be judged, at least 1."""
 
     def __post_init__(self) -> None:
         check("policy.privacy_budget", self.privacy_budget, self.privacy_budget > 0, "above 0")

@@ -16,6 +16,7 @@ from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import (
     ClusterReply,
     Joined,
+    JudgedAdapters,
     KeptReply,
     MetricsReply,
     PublicSignals,
@@ -36,6 +37,7 @@ def expected_reply(phase: Phase) -> type:
         Phase.MEASURE: PublicSignals,
         Phase.WARM_UP: TrainedAdapter,
         Phase.TRAIN: TrainedAdapter,
+        Phase.JUDGE: JudgedAdapters,
         Phase.SCORE: SummaryReply,
         Phase.CLUSTER: ClusterReply,
         Phase.SELECT: KeptReply,
@@ -77,6 +79,8 @@ def _content(site: str, reply: Reply, state: RunState, config: RunConfig) -> str
         return _too_many(site, max(reply.kept.values()), state)
     if isinstance(reply, MetricsReply):
         return _metrics(reply, config)
+    if isinstance(reply, JudgedAdapters):
+        return _judged(site, reply, state)
     return ""
 
 
@@ -161,6 +165,17 @@ def _clustered(site: str, reply: ClusterReply, state: RunState) -> str:
     most = np.array(counts, dtype=np.float64)[:, None] * BOUND * (1 + 1e-9)
     if bool((np.abs(sums) > most).any()):
         return f"a sum of its clusters is beyond {BOUND:g} spreads times their count"
+    return ""
+
+
+def _judged(site: str, reply: JudgedAdapters, state: RunState) -> str:
+    """One loss an anchor for each candidate but its own, none of them below 0."""
+    expected, number = set(state.pending) - {site}, len(reply.before)
+    if set(reply.losses) != expected:
+        return f"it judges {sorted(reply.losses)}, not {sorted(expected)}"
+    for losses in (reply.before, *reply.losses.values()):
+        if len(losses) != number or number == 0 or not _whole(losses) or bool((losses < 0).any()):
+            return "a loss that it measured is below 0 or no number, or one is missing"
     return ""
 
 

@@ -1,8 +1,9 @@
 """The run as a pure fold: ``init(config)``, ``next_request(state)``, ``absorb(state, replies)``.
 
-Phases: join → probe → (warm up → measure) × T → score → (cluster × I) → select → (train × R,
-evaluate) per study arm → close. Nothing here knows a transport, a clock or a file; the same replies
-give the same state, bit for bit, whatever their order of arrival (sites are taken by name).
+Phases: join → probe → (warm up → measure) × T → score → (cluster × I) → select → (train, judge
+where others do, evaluate) × R per study arm → close. Nothing here knows a transport, a clock or a
+file; the same replies give the same state, bit for bit, whatever their order of arrival (sites are
+taken by name).
 """
 
 import logging
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.changed_base import effective
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.messages import (
@@ -17,6 +19,7 @@ from fedwinnow.curation.messages import (
     EvaluateRequest,
     Header,
     JoinRequest,
+    JudgeRequest,
     MeasureRequest,
     ProbeRequest,
     Refusal,
@@ -26,10 +29,12 @@ from fedwinnow.curation.messages import (
     SelectRequest,
     TrainRequest,
 )
+from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import canonical
 from fedwinnow.server.checks import fault
 from fedwinnow.server.clustering import begin, cluster_request, quota_request
+from fedwinnow.server.merge import frozen
 from fedwinnow.server.remarks import remarks
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 from fedwinnow.server.steps import STEPS
@@ -56,7 +61,7 @@ def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one requ
         return CloseRequest(header=header)
     if phase in {Phase.SCORE, Phase.CLUSTER, Phase.SELECT}:
         return _curating(state, header)
-    adapter = given(state.adapter, "adapter")
+    adapter = given(spoken_of(state), "adapter")
     if phase is Phase.PROBE:
         return ProbeRequest(header=header, adapter=adapter)
     if phase is Phase.MEASURE:
@@ -70,13 +75,20 @@ def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one requ
     if phase is Phase.EVALUATE:
         generate = config.evaluation.generate if _is_end(state, config) else 0
         return EvaluateRequest(header=header, adapter=adapter, generate=generate)
-    section = config.warm_up if phase is Phase.WARM_UP else config.training
+    if phase is Phase.JUDGE:
+        return JudgeRequest(
+            header=header, adapter=adapter, candidates=state.pending, change=state.change
+        )
+    warm_up = phase is Phase.WARM_UP
+    section = config.warm_up if warm_up else config.training
     return TrainRequest(
         header=header,
         adapter=adapter,
         step_offset=(state.round - 1) * section.steps,
         total_steps=section.rounds * section.steps,
         sites=state.sites,
+        frozen="" if warm_up else frozen(config, state.round),
+        change=state.change,
     )
 
 
@@ -168,11 +180,8 @@ def _advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunStat
         if config.training.rounds == 0:
             return replace(state, phase=Phase.CLOSE.value)
         return replace(state, phase=Phase.EVALUATE.value, round=0, adapter=state.initial)
-    if phase is Phase.TRAIN:
-        due = state.round % config.evaluation.every == 0 or state.round == config.training.rounds
-        if due:
-            return replace(state, phase=Phase.EVALUATE.value)
-        return replace(state, round=state.round + 1)
+    if phase in {Phase.TRAIN, Phase.JUDGE}:
+        return _after_training(state, config)
     if phase is Phase.EVALUATE:
         return _after_evaluation(state, config)
     return replace(state, phase=Phase.DONE.value, round=0, arm="", adapter=None)
@@ -188,11 +197,21 @@ def _after_score(state: RunState, config: RunConfig) -> RunState:
     return replace(state, round=state.round + 1)
 
 
+def _after_training(state: RunState, config: RunConfig) -> RunState:
+    if state.pending:
+        return replace(state, phase=Phase.JUDGE.value)
+    due = state.round % config.evaluation.every == 0 or state.round == config.training.rounds
+    if due:
+        return replace(state, phase=Phase.EVALUATE.value)
+    return replace(state, phase=Phase.TRAIN.value, round=state.round + 1)
+
+
 def _after_evaluation(state: RunState, config: RunConfig) -> RunState:
     if 0 < state.round < config.training.rounds:
         return replace(state, phase=Phase.TRAIN.value, round=state.round + 1)
     if state.round > 0:
-        state = replace(state, finals={**state.finals, state.arm: given(state.adapter, "adapter")})
+        whole = effective(given(state.adapter, "adapter"), state.change)
+        state = replace(state, finals={**state.finals, state.arm: whole}, change=None)
     arms = config.study.arms
     rest = arms[arms.index(state.arm) + 1 :] if state.arm in arms else arms
     for arm in rest:
@@ -214,9 +233,17 @@ def _is_end(state: RunState, config: RunConfig) -> bool:
     return state.round == 0 or (state.arm == "curated" and state.round == config.training.rounds)
 
 
+def spoken_of(state: RunState) -> Adapter | None:
+    """The adapter that a request speaks of: an evaluation's is the whole, change and all."""
+    if state.adapter is None or state.phase != Phase.EVALUATE.value:
+        return state.adapter
+    return effective(state.adapter, state.change)
+
+
 def header_of(state: RunState) -> Header:
     """What the request of a state, and every reply to it, is headed with."""
-    adapter = "" if state.adapter is None else adapter_hash(state.adapter)
+    spoken = spoken_of(state)
+    adapter = "" if spoken is None else adapter_hash(spoken)
     return Header(
         run=state.run, phase=state.phase, round=state.round, arm=state.arm, adapter=adapter
     )

@@ -39,6 +39,8 @@ class SiteRound:
     samples: int
     weight: float
     losses: tuple[float, ...]
+    bounded: str = field(default="", metadata=UNSENT)
+    """Which guards changed its contribution and why; "" for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,10 @@ class RunState:
     """θ_0: what probing, warm-up and every arm start from."""
     adapter: Adapter | None = None
     """The adapter that the next request speaks of."""
+    change: Adapter | None = field(default=None, metadata=UNSENT)
+    """What this arm's merges have added to the base; the trained adapter is one of that base."""
+    pending: Mapping[str, Adapter] = field(default_factory=dict, metadata=UNSENT)
+    """Site → its adapter of this round, until the other sites have judged it."""
     learning_rate: float = 0.0
     """Mean learning rate of the last warm-up round."""
     checkpoints: tuple[Checkpoint, ...] = ()

@@ -23,14 +23,14 @@ from fedwinnow.curation.messages import (
     PublicSignals,
     Reply,
     SummaryReply,
-    TrainedAdapter,
 )
 from fedwinnow.curation.nouns import PublicScores, SignalTable
 from fedwinnow.curation.phases import Phase
-from fedwinnow.curation.protocols import Merging, Threshold, Weighting
+from fedwinnow.curation.protocols import Threshold
 from fedwinnow.server.clustering import cluster
 from fedwinnow.server.reviewers import enough_reviewers
-from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
+from fedwinnow.server.state import RoundRecord, RunState
+from fedwinnow.server.training import judge, train
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)
@@ -95,36 +95,6 @@ def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
         domains=first.table.domains,
     )
     return state, replace(record, missing=missing)
-
-
-def train(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
-    """Weigh and merge; a site that kept nothing has weight 0 and no adapter."""
-    trained = _as(replies, TrainedAdapter)
-    adapters = {site: r.adapter for site, r in trained.items() if r.adapter is not None}
-    counts = {site: reply.samples for site, reply in trained.items() if site in adapters}
-    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    merging: Merging = build("merging", config.merging.name, config.merging.settings)
-    weights = weighting(counts)
-    merged = merging(adapters, weights, given(state.adapter, "adapter"))
-    sites = {
-        site: SiteRound(
-            samples=reply.samples, weight=float(weights.get(site, 0.0)), losses=reply.losses
-        )
-        for site, reply in sorted(trained.items())
-    }
-    rates = [reply.learning_rate for site, reply in sorted(trained.items()) if site in adapters]
-    rate = float(np.mean(rates))
-    state = replace(state, adapter=merged.adapter, learning_rate=rate)
-    if state.phase == Phase.WARM_UP.value:
-        checkpoint = Checkpoint(adapter=merged.adapter, learning_rate=rate)
-        state = replace(state, checkpoints=(*state.checkpoints, checkpoint))
-        last = state.round == config.warm_up.rounds
-        if last and enough_reviewers(adapters, config, record.missing):
-            state = replace(state, reviewers=adapters)
-    logger.info(
-        "%s round %d merged %d adapters", state.arm or state.phase, state.round, len(adapters)
-    )
-    return state, replace(record, sites=sites, merge=dict(merged.report))
 
 
 def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
@@ -220,6 +190,7 @@ STEPS: Mapping[Phase, Step] = {
     Phase.CLUSTER: cluster,
     Phase.SELECT: select,
     Phase.TRAIN: train,
+    Phase.JUDGE: judge,
     Phase.EVALUATE: evaluate,
     Phase.CLOSE: close,
 }

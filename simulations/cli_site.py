@@ -133,6 +133,7 @@ WORDS = {
     "SummaryReply": "HISTOGRAM of scores",
     "KeptReply": "number of samples kept",
     "MetricsReply": "losses: public, sum of own",
+    "JudgedAdapters": "losses of public anchors",
     "Receipt": "receipt",
 }
 """Kind of a message → what left with it; capitals where it tells of many samples."""

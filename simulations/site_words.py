@@ -81,8 +81,8 @@ def _shared(policy: PolicySection) -> str:
     if not policy.share_adapter_with_members:
         return ""
     return (
-        "; the coordinator may pass it on to all members as a reviewer of their samples, and who "
-        "carries requests (nodes, network) sees it too"
+        "; the coordinator may pass it on to all members, as a reviewer of their samples or to be "
+        "judged on public anchors, and who carries requests (nodes, network) sees it too"
     )
 
 

@@ -1,0 +1,62 @@
+"""How a clause of the policy says no, and the clauses on adapters that come or go."""
+
+from collections.abc import Mapping
+
+from fedwinnow.curation.adapters import size_of
+from fedwinnow.curation.config import PolicySection
+from fedwinnow.curation.errors import RefusalError
+from fedwinnow.curation.messages import JudgeRequest, MeasureRequest, Request
+from fedwinnow.curation.nouns import Adapter
+
+_MEGABYTE = 1_000_000
+
+
+def ask(clause: str, came: object, holds: bool, allowed: object) -> None:  # noqa: FBT001 - a question
+    """Refuse by the name of a clause that does not hold.
+
+    Raises:
+        RefusalError: it does not.
+    """
+    if not holds:
+        message = f"policy.{clause}: this site allows {allowed}, the request holds {came}"
+        raise RefusalError(message, clause=f"policy.{clause}")
+
+
+def check_size(adapter: Adapter, section: PolicySection) -> None:
+    """Clauses on one adapter's rank and size.
+
+    Raises:
+        RefusalError: it is too large.
+    """
+    rank = max((len(a) for a in adapter.a.values()), default=0)
+    ask("max_rank", f"rank {rank}", rank <= section.max_rank, f"at most {section.max_rank}")
+    _check_bytes(adapter, section)
+
+
+def check_brought(request: Request, section: PolicySection) -> None:
+    """Clauses on all adapters of a request: its own, those of members, and the base's change.
+
+    A change sums what many adapters said, so its size alone is bounded.
+
+    Raises:
+        RefusalError: there are too many, or one is too large.
+    """
+    members: Mapping[str, Adapter] = {}
+    if isinstance(request, MeasureRequest):
+        members = request.reviewers
+    elif isinstance(request, JudgeRequest):
+        members = request.candidates
+    number, most = len(members), section.max_reviewers
+    ask("max_reviewers", f"{number} of them", number <= most, f"at most {most}")
+    own = getattr(request, "adapter", None)
+    for adapter in ([own] if own is not None else []) + [members[name] for name in sorted(members)]:
+        check_size(adapter, section)
+    change = getattr(request, "change", None)
+    if change is not None:
+        _check_bytes(change, section)
+
+
+def _check_bytes(adapter: Adapter, section: PolicySection) -> None:
+    size, limit = size_of(adapter), section.max_adapter_mb
+    came = f"an adapter of {size / _MEGABYTE:.3f} MB"
+    ask("max_adapter_mb", came, size <= limit * _MEGABYTE, f"{limit} MB")

@@ -1,0 +1,128 @@
+"""A base that a federation has changed for good: the change stays factors beside the weights.
+
+Some merging rules add what an adapter of fixed rank cannot hold to the base: W ← W + ΔW_c. Here
+ΔW_c stays an :class:`Adapter`, applied in the forward pass of every layer. So the change is exact
+also where adding it to the weights would round (bfloat16) or is impossible (4 bits), every site
+holds the same one, and it can be taken off again. What the federation has at the end of a round is
+the sum of change and adapter, which is again an adapter: ordinary tools load it.
+
+Reference:
+    Z. Wang et al., FLoRA, NeurIPS 2024, https://arxiv.org/abs/2409.05976; R. Singhal et al.,
+    FedEx-LoRA, ACL 2025, https://arxiv.org/abs/2410.09432
+    Differs from the papers: they add to the weights.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.errors import IncompatibleAdapterError
+from fedwinnow.curation.loaded import LoadedModel
+from fedwinnow.curation.nouns import Adapter
+
+TOLERANCE = 2.0**-23
+"""Directions with a singular value of at most this share of the largest count as zero: they are
+below the rounding of float32 factors."""
+
+
+def changed_base(base: str, change: Adapter | None) -> str:
+    """Fingerprint of a base with a change: SHA-256 over the base's and the change's."""
+    if change is None:
+        return base
+    return hashlib.sha256(f"{base}+{maths.adapter_hash(change)}".encode()).hexdigest()
+
+
+def add_change(before: Adapter | None, more: Adapter) -> Adapter:
+    """Two changes of one base as one, at the smallest ranks that hold them.
+
+    Raises:
+        IncompatibleAdapterError: they change different matrices.
+    """
+    if before is None:
+        return more
+    maths.check_compatible({"change": more}, before)
+    a, b = {}, {}
+    for module in before.modules:
+        scale = before.scales[module]
+        spectrum = maths.decompose(
+            maths.total([maths.delta(before, module), maths.delta(more, module)])
+        )
+        used = max(1, int((spectrum.values > TOLERANCE * spectrum.values[0]).sum()))
+        root = spectrum.values[:used].sqrt()
+        a[module] = (root[:, None] * spectrum.vt[:used]).to(before.a[module].dtype)
+        b[module] = (spectrum.u[:, :used] * root / scale).to(before.b[module].dtype)
+    summed = Adapter(base=before.base, a=a, b=b, scales=dict(before.scales))
+    maths.check_adapter(summed)
+    return summed
+
+
+def effective(adapter: Adapter, change: Adapter | None) -> Adapter:
+    """Change and adapter as one adapter of the unchanged base: their factors, stacked.
+
+    Raises:
+        IncompatibleAdapterError: the adapter was made for another change, or other matrices.
+    """
+    if change is None:
+        return adapter
+    plain = _of_base(adapter, change)
+    maths.check_compatible({"adapter": plain}, change)
+    a, b = {}, {}
+    for module in plain.modules:
+        scale = plain.scales[module]
+        whole = maths.total([maths.delta(change, module), maths.delta(plain, module)])
+        a[module] = whole.right.to(plain.a[module].dtype)
+        b[module] = (whole.left / scale).to(plain.b[module].dtype)
+    return Adapter(base=plain.base, a=a, b=b, scales=dict(plain.scales))
+
+
+def _of_base(adapter: Adapter, change: Adapter) -> Adapter:
+    """The adapter as one of the unchanged base."""
+    expected = changed_base(change.base, change)
+    if adapter.base != expected:
+        message = (
+            f"adapter was made for base {adapter.base[:12]}, base and change together are "
+            f"{expected[:12]}; send adapter and change of the same round"
+        )
+        raise IncompatibleAdapterError(message)
+    return replace(adapter, base=change.base)
+
+
+@contextmanager
+def changed(loaded: LoadedModel, change: Adapter | None) -> Iterator[None]:
+    """The model with a changed base inside, as it was outside; gradients pass, the change stays.
+
+    Raises:
+        IncompatibleAdapterError: the change is for another base or other matrices.
+    """
+    if change is None:
+        yield
+        return
+    layers = dict(loaded.layers())
+    if change.base != loaded.fingerprint or set(change.modules) != set(layers):
+        message = (
+            f"change is for base {change.base[:12]} and {len(change.modules)} modules, the model "
+            f"is {loaded.fingerprint[:12]} with {len(layers)}; send the change of this run"
+        )
+        raise IncompatibleAdapterError(message)
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            hook = layer.register_forward_hook(_adding(change, name, layer))
+            stack.callback(hook.remove)
+        yield
+
+
+def _adding(change: Adapter, name: str, layer: torch.nn.Module):  # type: ignore[no-untyped-def]  # noqa: ANN202 - torch types hooks loosely
+    device = next(layer.parameters()).device
+    a = change.a[name].to(device, torch.float32)
+    b = (change.scales[name] * change.b[name]).to(device, torch.float32)
+
+    def add(_: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        update = inputs[0].to(torch.float32) @ a.T @ b.T
+        return output + update.to(output.dtype)
+
+    return add

@@ -1,0 +1,130 @@
+"""From the sites' adapters of a round to the next one: weights, guards, rule, change of the base.
+
+Warm-up is merged by ``core_svd`` whatever the run's rule: it exists for measuring, at one adapter
+of the agreed rank on the base as it is.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from fedwinnow.curation.changed_base import add_change, changed_base
+from fedwinnow.curation.config import GuardsSection, RunConfig
+from fedwinnow.curation.errors import EmptySelectionError
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.protocols import FactorMerging, Merging, Weighting
+from fedwinnow.server.guards import bound_norms, cap_weights, krum, middle
+from fedwinnow.strategies.registry import build
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundMerge:
+    """What a round's merge gives."""
+
+    adapter: Adapter
+    change: Adapter | None
+    """All that has been added to the base so far; None: nothing."""
+    weights: Mapping[str, float]
+    """Site → share, 0 where it was left out."""
+    report: Mapping[str, float]
+    bounded: Mapping[str, str] = field(default_factory=dict)
+    """Site → which guards changed its contribution and why."""
+
+
+def frozen(config: RunConfig, number: int) -> str:
+    """The factor that no site trains in a round (counted from 1): "a", "b", or "" for neither."""
+    rule = build("merging", config.merging.name, config.merging.settings)
+    if not isinstance(rule, FactorMerging):
+        return ""
+    trained = rule.trains(number - 1)
+    return next((factor for factor in ("a", "b") if factor not in trained), "")
+
+
+def merge_round(
+    adapters: Mapping[str, Adapter],
+    counts: Mapping[str, int],
+    previous: Adapter,
+    change: Adapter | None,
+    config: RunConfig,
+    *,
+    warm_up: bool = False,
+    left_out: Mapping[str, str] | None = None,
+) -> RoundMerge:
+    """Weigh, guard and merge.
+
+    Args:
+        adapters: Site → adapter of this round.
+        counts: Site → samples that it trained on, as it says.
+        previous: The adapter that the sites started from.
+        change: What the base has been changed by until now.
+        config: The run's; guards are not asked in warm-up.
+        warm_up: Whether this is a warm-up round.
+        left_out: Site → why its adapter takes no part (the judges' word).
+
+    Raises:
+        ConfigError: too few sites for the guard's rule.
+        EmptySelectionError: no site is left.
+        IncompatibleAdapterError: adapters do not belong together.
+    """
+    bounded = dict(left_out or {})
+    used: Mapping[str, Adapter] = {
+        site: adapter for site, adapter in adapters.items() if site not in bounded
+    }
+    if not used:
+        reasons = "; ".join(f"{site}: {why}" for site, why in sorted(bounded.items()))
+        message = (
+            f"merging: every adapter of the round was left out ({reasons}); raise "
+            "guards.anchor_margin or lower training.learning_rate"
+        )
+        raise EmptySelectionError(message)
+    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    weights = weighting({site: counts[site] for site in used})
+    name, settings = ("core_svd", {}) if warm_up else (config.merging.name, config.merging.settings)
+    rule: Merging = build("merging", name, settings)
+    if not warm_up:
+        used, weights, words = guarded(used, weights, previous, config.guards)
+        for site, why in words.items():
+            bounded[site] = f"{bounded[site]}; {why}" if site in bounded else why
+    shares = {site: float(weights.get(site, 0.0)) for site in adapters}
+    if not warm_up and config.guards.rule in {"median", "trimmed_mean"}:
+        centre = middle(used, previous, kind=config.guards.rule, liars=config.guards.liars)
+        shares = {site: 1 / len(used) if site in used else 0.0 for site in adapters}
+        used, weights = {"": centre}, {"": 1.0}
+    for site, why in sorted(bounded.items()):
+        logger.warning("guards: site %s: %s", site, why)
+    merged = rule(used, weights, previous)
+    adapter, whole = merged.adapter, change
+    if merged.change is not None:
+        base = change.base if change is not None else previous.base
+        whole = add_change(change, replace(merged.change, base=base))
+        adapter = replace(adapter, base=changed_base(base, whole))
+    return RoundMerge(
+        adapter=adapter, change=whole, weights=shares, report=merged.report, bounded=bounded
+    )
+
+
+def guarded(
+    adapters: Mapping[str, Adapter],
+    weights: Mapping[str, float],
+    previous: Adapter,
+    guards: GuardsSection,
+) -> tuple[Mapping[str, Adapter], Mapping[str, float], Mapping[str, str]]:
+    """Adapters and weights after norm bound, Krum and weight cap; and site → words."""
+    words: dict[str, str] = {}
+    if guards.rule == "krum":
+        stay, out = krum(adapters, previous, liars=guards.liars)
+        words |= out
+        adapters = {site: adapters[site] for site in stay}
+        total = sum(weights.get(site, 0.0) for site in stay)
+        weights = {site: weights.get(site, 0.0) / total for site in stay}
+    if guards.norm > 0:
+        adapters, shortened = bound_norms(adapters, previous, most=guards.norm)
+        words |= shortened
+    if guards.weight < 1:
+        weights, cut = cap_weights(weights, most=guards.weight)
+        words |= {
+            site: f"{words[site]}; {why}" if site in words else why for site, why in cut.items()
+        }
+    return adapters, weights, words

@@ -1,0 +1,91 @@
+"""What a training round makes of its replies: merged at once, or after the others' judgement."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.messages import JudgedAdapters, Reply, TrainedAdapter
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.phases import Phase
+from fedwinnow.server.guards import against_anchors
+from fedwinnow.server.merge import merge_round
+from fedwinnow.server.reviewers import enough_reviewers
+from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    state: RunState, config: RunConfig, replies: Mapping[str, Reply], record: RoundRecord
+) -> tuple[RunState, RoundRecord]:
+    """Weigh and merge; a site that kept nothing has weight 0 and no adapter."""
+    trained = {s: r for s, r in sorted(replies.items()) if isinstance(r, TrainedAdapter)}
+    adapters = {site: r.adapter for site, r in trained.items() if r.adapter is not None}
+    warm_up = state.phase == Phase.WARM_UP.value
+    sites = {
+        site: SiteRound(samples=reply.samples, weight=0.0, losses=reply.losses)
+        for site, reply in trained.items()
+    }
+    rates = [reply.learning_rate for site, reply in trained.items() if site in adapters]
+    state = replace(state, learning_rate=float(np.mean(rates)) if rates else 0.0)
+    record = replace(record, sites=sites)
+    if config.guards.anchor_margin > 0 and not warm_up and len(adapters) > 0:
+        return replace(state, pending=adapters), record
+    state, record = _merged(state, config, adapters, record, {})
+    if warm_up:
+        merged = given(state.adapter, "adapter")
+        checkpoint = Checkpoint(adapter=merged, learning_rate=state.learning_rate)
+        state = replace(state, checkpoints=(*state.checkpoints, checkpoint))
+        last = state.round == config.warm_up.rounds
+        if last and enough_reviewers(adapters, config, record.missing):
+            state = replace(state, reviewers=adapters)
+    return state, record
+
+
+def judge(
+    state: RunState, config: RunConfig, replies: Mapping[str, Reply], record: RoundRecord
+) -> tuple[RunState, RoundRecord]:
+    """Merge what the other sites do not object to; the training round's record is completed."""
+    said = {s: r for s, r in sorted(replies.items()) if isinstance(r, JudgedAdapters)}
+    before = np.median(np.stack([said[site].before for site in said]), axis=0)
+    losses = {
+        owner: {site: reply.losses[owner] for site, reply in said.items() if owner in reply.losses}
+        for owner in sorted(state.pending)
+    }
+    out = against_anchors(losses, before, margin=config.guards.anchor_margin)
+    *earlier, trained = state.records
+    state, trained = _merged(state, config, state.pending, trained, out)
+    return replace(state, records=(*earlier, trained), pending={}), record
+
+
+def _merged(
+    state: RunState,
+    config: RunConfig,
+    adapters: Mapping[str, Adapter],
+    record: RoundRecord,
+    left_out: Mapping[str, str],
+) -> tuple[RunState, RoundRecord]:
+    """The state with the merged adapter, and the round's record with weights and report."""
+    merged = merge_round(
+        adapters,
+        {site: record.sites[site].samples for site in adapters},
+        given(state.adapter, "adapter"),
+        state.change,
+        config,
+        warm_up=record.phase == Phase.WARM_UP.value,
+        left_out=left_out,
+    )
+    sites = {
+        site: replace(
+            one, weight=merged.weights.get(site, 0.0), bounded=merged.bounded.get(site, "")
+        )
+        for site, one in record.sites.items()
+    }
+    logger.info(
+        "%s round %d merged %d adapters", record.arm or record.phase, record.round, len(adapters)
+    )
+    state = replace(state, adapter=merged.adapter, change=merged.change)
+    return state, replace(record, sites=sites, merge=dict(merged.report))
