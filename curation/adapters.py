@@ -143,7 +143,7 @@ def check_compatible(adapters: Mapping[str, Adapter], previous: Adapter) -> None
                 raise IncompatibleAdapterError(message)
 
 
-def shares(adapters: Mapping[str, Adapter], weights: Mapping[str, float]) -> dict[str, float]:
+def shares(adapters: Mapping[str, object], weights: Mapping[str, float]) -> dict[str, float]:
     """Normalised weights of the sites that sent an adapter, in sorted order of name.
 
     Sites without a weight or with weight 0 are left out; weights of sites without an adapter are
