@@ -29,6 +29,10 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.nouns import Adapter
 
+TOLERANCE = 2.0**-23
+"""Directions with a singular value of at most this share of the largest count as zero: they are
+below the rounding of float32 factors."""
+
 
 def adapter_hash(adapter: Adapter) -> str:
     """SHA-256 of names, shapes, dtypes, bytes and scales, in hexadecimal.
@@ -143,7 +147,7 @@ def check_compatible(adapters: Mapping[str, Adapter], previous: Adapter) -> None
                 raise IncompatibleAdapterError(message)
 
 
-def shares(adapters: Mapping[str, Adapter], weights: Mapping[str, float]) -> dict[str, float]:
+def shares(adapters: Mapping[str, object], weights: Mapping[str, float]) -> dict[str, float]:
     """Normalised weights of the sites that sent an adapter, in sorted order of name.
 
     Sites without a weight or with weight 0 are left out; weights of sites without an adapter are

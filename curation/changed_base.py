@@ -25,10 +25,6 @@ from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.loaded import LoadedModel
 from fedwinnow.curation.nouns import Adapter
 
-TOLERANCE = 2.0**-23
-"""Directions with a singular value of at most this share of the largest count as zero: they are
-below the rounding of float32 factors."""
-
 
 def changed_base(base: str, change: Adapter | None) -> str:
     """Fingerprint of a base with a change: SHA-256 over the base's and the change's."""
@@ -41,43 +37,54 @@ def add_change(before: Adapter | None, more: Adapter) -> Adapter:
     """Two changes of one base as one, at the smallest ranks that hold them.
 
     Raises:
-        IncompatibleAdapterError: they change different matrices.
+        IncompatibleAdapterError: they are of different bases, or shapes differ.
     """
     if before is None:
         return more
-    maths.check_compatible({"change": more}, before)
+    summed = _sum(before, more)
     a, b = {}, {}
-    for module in before.modules:
-        scale = before.scales[module]
-        spectrum = maths.decompose(
-            maths.total([maths.delta(before, module), maths.delta(more, module)])
-        )
-        used = max(1, int((spectrum.values > TOLERANCE * spectrum.values[0]).sum()))
+    for module in summed.modules:
+        scale = summed.scales[module]
+        spectrum = maths.decompose(maths.delta(summed, module))
+        used = max(1, int((spectrum.values > maths.TOLERANCE * spectrum.values[0]).sum()))
         root = spectrum.values[:used].sqrt()
-        a[module] = (root[:, None] * spectrum.vt[:used]).to(before.a[module].dtype)
-        b[module] = (spectrum.u[:, :used] * root / scale).to(before.b[module].dtype)
-    summed = Adapter(base=before.base, a=a, b=b, scales=dict(before.scales))
-    maths.check_adapter(summed)
-    return summed
+        a[module] = (root[:, None] * spectrum.vt[:used]).to(summed.a[module].dtype)
+        b[module] = (spectrum.u[:, :used] * root / scale).to(summed.b[module].dtype)
+    small = replace(summed, a=a, b=b)
+    maths.check_adapter(small)
+    return small
+
+
+def _sum(one: Adapter, other: Adapter) -> Adapter:
+    """The sum, factors stacked under the second's scale; a module may be in one alone."""
+    if one.base != other.base:
+        message = f"base {one.base[:12]} and {other.base[:12]} differ; send changes of one run"
+        raise IncompatibleAdapterError(message)
+    a, b, scales = dict(one.a), dict(one.b), dict(one.scales)
+    for module in other.modules:
+        if module not in one.a:
+            a[module], b[module] = other.a[module], other.b[module]
+            scales[module] = other.scales[module]
+            continue
+        shape = (one.b[module].shape[0], one.a[module].shape[1])
+        came = (other.b[module].shape[0], other.a[module].shape[1])
+        if shape != came:
+            message = f"module {module}: expected outputs and inputs {shape}, got {came}"
+            raise IncompatibleAdapterError(message)
+        scale = scales[module] = other.scales[module]
+        whole = maths.total([maths.delta(one, module), maths.delta(other, module)])
+        a[module] = whole.right.to(other.a[module].dtype)
+        b[module] = (whole.left / scale).to(other.b[module].dtype)
+    return Adapter(base=one.base, a=a, b=b, scales=scales)
 
 
 def effective(adapter: Adapter, change: Adapter | None) -> Adapter:
     """Change and adapter as one adapter of the unchanged base: their factors, stacked.
 
     Raises:
-        IncompatibleAdapterError: the adapter was made for another change, or other matrices.
+        IncompatibleAdapterError: the adapter was made for another change, or shapes differ.
     """
-    if change is None:
-        return adapter
-    plain = _of_base(adapter, change)
-    maths.check_compatible({"adapter": plain}, change)
-    a, b = {}, {}
-    for module in plain.modules:
-        scale = plain.scales[module]
-        whole = maths.total([maths.delta(change, module), maths.delta(plain, module)])
-        a[module] = whole.right.to(plain.a[module].dtype)
-        b[module] = (whole.left / scale).to(plain.b[module].dtype)
-    return Adapter(base=plain.base, a=a, b=b, scales=dict(plain.scales))
+    return adapter if change is None else _sum(change, _of_base(adapter, change))
 
 
 def _of_base(adapter: Adapter, change: Adapter) -> Adapter:
@@ -103,14 +110,16 @@ def changed(loaded: LoadedModel, change: Adapter | None) -> Iterator[None]:
         yield
         return
     layers = dict(loaded.layers())
-    if change.base != loaded.fingerprint or set(change.modules) != set(layers):
+    strange = sorted(set(change.modules) - set(layers))
+    if change.base != loaded.fingerprint or strange:
         message = (
-            f"change is for base {change.base[:12]} and {len(change.modules)} modules, the model "
-            f"is {loaded.fingerprint[:12]} with {len(layers)}; send the change of this run"
+            f"change is for base {change.base[:12]}, the model is {loaded.fingerprint[:12]}; "
+            f"modules without an adapter: {', '.join(strange) or 'none'}; send this run's change"
         )
         raise IncompatibleAdapterError(message)
     with ExitStack() as stack:
-        for name, layer in layers.items():
+        for name in change.modules:
+            layer = layers[name]
             hook = layer.register_forward_hook(_adding(change, name, layer))
             stack.callback(hook.remove)
         yield

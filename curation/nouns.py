@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 
 Scores: TypeAlias = Float[np.ndarray, " samples"]
@@ -177,6 +177,27 @@ class Adapter:
     def modules(self) -> tuple[str, ...]:
         """Module names in sorted order."""
         return tuple(sorted(self.a))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseAdapter:
+    """A sparse difference of a model's weights (LT-SFT): few entries of some parameters.
+
+    The difference of parameter p is 0 but at ``indices[p]``, where it is ``values[p]``; on the CPU.
+    """
+
+    base: str
+    """Fingerprint of the frozen base model."""
+    indices: Mapping[str, Int64[Tensor, " entries"]]
+    """Strictly ascending places in the flattened (row-major) parameter."""
+    values: Mapping[str, Float[Tensor, " entries"]]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape of each parameter in the base."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Parameter names in sorted order."""
+        return tuple(sorted(self.indices))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

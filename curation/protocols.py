@@ -21,6 +21,7 @@ from fedwinnow.curation.nouns import (
     Sample,
     Scores,
     ScoreSummary,
+    SparseAdapter,
     ThresholdDecision,
     Trajectory,
 )
@@ -180,7 +181,8 @@ class Merged:
     report: Mapping[str, float] = field(default_factory=dict)
     """``discarded_energy`` (share of ‖ΔW*‖² lost, in [0, 1]), ``rank``, … by name."""
     change: Adapter | None = None
-    """What every site adds to its base for good, as factors; None: nothing."""
+    """What every site adds to its base for good, as factors of the modules that change, before it
+    uses ``adapter``; its ``base`` is the base before. None: the base stays."""
 
 
 @runtime_checkable
@@ -205,4 +207,37 @@ class FactorMerging(Merging, Protocol):
 
     def trains(self, number: int) -> frozenset[Literal["a", "b"]]:
         """Which factors the sites train in training round ``number``, counted from 0."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseMerged:
+    """A merged sparse difference and what there is to say of it."""
+
+    adapter: SparseAdapter
+    report: Mapping[str, float] = field(default_factory=dict)
+    """``entries``, ``density``, ``overlap``, … by name."""
+
+
+@runtime_checkable
+class SparseMerging(Protocol):
+    """From the sites' sparse differences to one; dense factors are refused by name."""
+
+    @property
+    def density(self) -> float:
+        """Largest share of a model's entries that a site may change, in (0, 1]."""
+        ...
+
+    def __call__(
+        self,
+        adapters: Mapping[str, SparseAdapter],
+        weights: Mapping[str, float],
+        previous: SparseAdapter,
+    ) -> SparseMerged:
+        """Merge; sites in sorted order of name.
+
+        Raises:
+            IncompatibleAdapterError: no sparse adapter; bases or shapes differ; too many entries.
+            NonFiniteError: a value is NaN or infinite.
+        """
         ...

@@ -60,7 +60,7 @@ class GuardsSection:
     """How many sites may lie, at least 1; Krum needs 2 · liars + 3 sites, others 2 · liars + 1."""
 
     anchor_margin: float = 0.0
-    """Rise of public anchors' loss, measured by others, that leaves an adapter out; 0: not asked."""
+    """Rise of public anchors' loss (others measure it) that leaves an adapter out; 0: not asked."""
 
     def __post_init__(self) -> None:
         check("guards.anchor_margin", self.anchor_margin, self.anchor_margin >= 0, "at least 0")

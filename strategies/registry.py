@@ -71,7 +71,22 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "merging": {
         name: f"fedwinnow.strategies.merging.{name}:{name}"
-        for name in ("core_svd", "fedavg_factors", "stack")
+        for name in (
+            "alternate",
+            "core_svd",
+            "dare",
+            "dare_ties",
+            "fedavg_factors",
+            "fedex",
+            "fedsvd",
+            "flora",
+            "freeze_a",
+            "knots",
+            "linear",
+            "sparse_sum",
+            "stack",
+            "ties",
+        )
     },
 }
 

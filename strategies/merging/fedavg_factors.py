@@ -16,14 +16,12 @@ Reference:
 """
 
 from collections.abc import Mapping
-
-import torch
-from jaxtyping import Float64
-from torch import Tensor
+from dataclasses import replace
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.merging import factors
 
 
 def fedavg_factors() -> Merging:
@@ -42,48 +40,21 @@ def fedavg_factors() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    maths.check_compatible(adapters, previous)
-    shares = maths.shares(adapters, weights)
+    shares = factors.checked(adapters, weights, previous)
     a, b, error, target = {}, {}, 0.0, 0.0
     for module in previous.modules:
-        scale = previous.scales[module]
-        rank = max(adapters[site].a[module].shape[0] for site in shares)
-        products = {site: _padded(maths.delta(adapters[site], module), rank) for site in shares}
-        mean = maths.Product(
-            left=_mean([(shares[s], p.left) for s, p in products.items()]),
-            right=_mean([(shares[s], p.right) for s, p in products.items()]),
-        )
-        covariance = maths.total(
-            [
-                maths.Product(left=shares[s] * (p.left - mean.left), right=p.right - mean.right)
-                for s, p in products.items()
-            ]
-        )
-        error += maths.norm(covariance) ** 2
+        both = factors.averages(adapters, shares, module)
+        error += maths.norm(both.covariance) ** 2
         target += maths.norm(maths.target(adapters, shares, module)) ** 2
-        a[module] = mean.right.to(previous.a[module].dtype)
-        b[module] = (mean.left / scale).to(previous.b[module].dtype)
-    merged = Adapter(base=previous.base, a=a, b=b, scales=dict(previous.scales))
+        a[module] = both.mean.right.to(previous.a[module].dtype)
+        b[module] = (both.mean.left / previous.scales[module]).to(previous.b[module].dtype)
+    merged = replace(previous, a=a, b=b)
     maths.check_adapter(merged)
     report = {
-        "rank": float(max(factor.shape[0] for factor in a.values())),
+        "rank": factors.largest_rank(merged),
         "target_norm": target**0.5,
         "error_norm": error**0.5,
     }
     if target > 0:
         report["relative_error"] = (error / target) ** 0.5
     return Merged(adapter=merged, report=report)
-
-
-def _mean(
-    weighted: list[tuple[float, Float64[Tensor, "rows columns"]]],
-) -> Float64[Tensor, "rows columns"]:
-    return torch.stack([weight * factor for weight, factor in weighted]).sum(dim=0)
-
-
-def _padded(product: maths.Product, rank: int) -> maths.Product:
-    missing = rank - product.right.shape[0]
-    return maths.Product(
-        left=torch.nn.functional.pad(product.left, (0, missing)),
-        right=torch.nn.functional.pad(product.right, (0, 0, 0, missing)),
-    )

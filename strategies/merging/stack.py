@@ -11,10 +11,12 @@ Reference:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.merging import factors
 
 
 def stack() -> Merging:
@@ -34,8 +36,7 @@ def stack() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    maths.check_compatible(adapters, previous)
-    shares = maths.shares(adapters, weights)
+    shares = factors.checked(adapters, weights, previous)
     a, b, square = {}, {}, 0.0
     for module in previous.modules:
         product = maths.target(adapters, shares, module)
@@ -43,10 +44,6 @@ def _merge(
         left = product.left / previous.scales[module]
         a[module] = product.right.to(previous.a[module].dtype)
         b[module] = left.to(previous.b[module].dtype)
-    merged = Adapter(base=previous.base, a=a, b=b, scales=dict(previous.scales))
+    merged = replace(previous, a=a, b=b)
     maths.check_adapter(merged)
-    rank = max(factor.shape[0] for factor in a.values())
-    return Merged(
-        adapter=merged,
-        report={"rank": float(rank), "target_norm": square**0.5, "discarded_energy": 0.0},
-    )
+    return Merged(adapter=merged, report=factors.exact_report(merged, square))

@@ -1,0 +1,77 @@
+"""DARE, then sign election, in core space: drop at random, grow, elect, mean of who agrees.
+
+With the cores M_i of the task vectors in shared bases U, V (``core_space``), weights p_i, a factor
+λ, and independent draws b_i of 0 or 1 with mean d, entry by entry:
+
+    M̂_i = (b_i / d) M_i,  g = sign Σ p_i M̂_i,  M = Σ p_i M̂_i [M̂_i g > 0] / Σ p_i [M̂_i g > 0],
+
+and the merge is s B A + λ U M Vᵀ at rank r, from the previous adapter (A, B, s). Dropping acts on
+the entries of the cores, not on those of the dense matrices.
+
+Reference:
+    L. Yu et al., Language Models are Super Mario: Absorbing Abilities from Homologous Models as a
+    Free Lunch, ICML 2024, sections 3 and 4, https://arxiv.org/abs/2311.03099; election of signs:
+    P. Yadav et al., TIES-Merging, NeurIPS 2023, https://arxiv.org/abs/2306.01708
+    Differs from the papers: in core space (A. Panariello et al., NeurIPS 2025,
+    https://arxiv.org/abs/2509.17786), with weights, cut to a rank.
+"""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.merging.bending import bent, check_density, check_scale
+from fedwinnow.strategies.merging.core_space import Rule, in_core_space
+from fedwinnow.strategies.merging.dare import seed_of
+from fedwinnow.strategies.merging.entries import dropped, elected
+from fedwinnow.strategies.merging.factors import check_rank
+
+
+def dare_ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int = 0) -> Merging:
+    """Drop at random, rescale, and average what has the elected sign.
+
+    The mean is over the sites whose entry survived with that sign, so entries that few kept are
+    larger than in ``dare``. Draws are those of ``dare``. Report: ``discarded_energy``, ``rank``,
+    ``merged_norm`` (before the cut), ``target_norm`` (‖ΔW*‖), ``relative_error`` (distance from
+    ΔW*).
+
+    Args:
+        density: Probability that an entry of a core is kept, in (0, 1].
+        scale: λ, above 0.
+        rank: Rank of every merged module, at least 1; 0 keeps each module's previous rank.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: a setting is out of range.
+
+    Reference:
+        DARE, ICML 2024, https://arxiv.org/abs/2311.03099
+    """
+    check_density(density)
+    check_scale(scale)
+    check_rank(rank)
+
+    def merge(
+        adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
+    ) -> Merged:
+        rule = _election_of_dropped(density, seed, adapter_hash(previous))
+        return bent(adapters, weights, previous, rank=rank, bend=in_core_space(rule, scale))
+
+    return merge
+
+
+def _election_of_dropped(density: float, seed: int, started: str) -> Rule:
+    def rule(
+        module: str, cores: Mapping[str, Float64[Tensor, "p q"]], shares: Mapping[str, float]
+    ) -> Float64[Tensor, "p q"]:
+        kept = {
+            site: dropped(core, density, seed_of(seed, started, module, site))
+            for site, core in cores.items()
+        }
+        return elected(kept.__getitem__, shares)
+
+    return rule

@@ -1,0 +1,55 @@
+"""Add the stacked update to every site's base and start the adapter anew: exact, at any ranks.
+
+With weights p_i and scales s_i, stacked and brought to the smallest rank by its singular values:
+
+    change = Σ p_i s_i B_i A_i = U Σ Vᵀ;   adapter: A as it was sent, B = 0.
+
+The base changes, so every site must apply the same change, and a base of few bits takes it up with
+the rounding of its own.
+
+Reference:
+    Z. Wang et al., FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank
+    Adaptations, NeurIPS 2024, section 3, https://arxiv.org/abs/2409.05976
+    Differs from the paper: directions below the rounding of float32 are not sent, and A starts from
+    the previous one instead of a new draw, so that all sites need no seed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.merging import factors
+
+
+def flora() -> Merging:
+    """Move the whole update into the base; the adapter restarts at nothing.
+
+    Ranks and scales may differ. The change has the rank that ΔW* has, at most the sum of the sites'
+    ranks. Report: ``rank`` (of the adapter), ``change_rank`` (largest of a module; 0: no change),
+    ``target_norm`` (‖ΔW*‖), ``discarded_energy`` 0.
+
+    Reference:
+        FLoRA, NeurIPS 2024, https://arxiv.org/abs/2409.05976
+    """
+    return _merge
+
+
+def _merge(
+    adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
+) -> Merged:
+    shares = factors.checked(adapters, weights, previous)
+
+    def product(module: str) -> maths.Product:
+        return maths.target(adapters, shares, module)
+
+    norms = {module: maths.norm(product(module)) for module in previous.modules}
+    change = factors.change_of(previous, product, norms)
+    restarted = replace(previous, b={m: torch.zeros_like(f) for m, f in previous.b.items()})
+    square = sum(norm**2 for norm in norms.values())
+    report = factors.exact_report(restarted, square)
+    report["change_rank"] = factors.largest_rank(change) if change else 0.0
+    return Merged(adapter=restarted, report=report, change=change)
