@@ -187,6 +187,7 @@ def _round(state: RunState, record: RoundRecord) -> Tree:
         "eval_loss": float(np.mean(losses)) if losses else None,
         "merge": dict(record.merge),
         "weights": {site: part.weight for site, part in record.sites.items()},
+        "bounded": {site: part.bounded for site, part in record.sites.items() if part.bounded},
         "sites": {
             site: {"samples": part.samples, "losses": list(part.losses)}
             for site, part in record.sites.items()

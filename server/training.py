@@ -58,6 +58,7 @@ def judge(
     out = against_anchors(losses, before, margin=config.guards.anchor_margin)
     *earlier, trained = state.records
     state, trained = _merged(state, config, state.pending, trained, out)
+    record = replace(record, sites=trained.sites, merge=trained.merge)
     return replace(state, records=(*earlier, trained), pending={}), record
 
 

@@ -117,7 +117,16 @@ def merging(record: Tree) -> Section | None:
             f"{lost[worst]:.2%} ({worst}). {caption}"
         )
     head = ["arm", "round", *(key.replace("_", " ") for key in figures), *sites]
-    return section("merging", "Merging", table(head, rows, caption=caption))
+    blocks = [table(head, rows, caption=caption)]
+    bounded = [
+        [name, one["round"], site, why]
+        for name, one in rounds
+        for site, why in one.get("bounded", {}).items()
+    ]
+    if bounded:
+        said = "What the guards did to single silos, and why."
+        blocks.append(table(["arm", "round", "silo", "what"], bounded, caption=said, wrap=True))
+    return section("merging", "Merging", *blocks)
 
 
 def cost(record: Tree) -> Section | None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed, changed_base, effective
-from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.modeling import get_adapter, set_adapter
+from fedwinnow.curation.errors import IncompatibleAdapterError, ProtocolError
+from fedwinnow.curation.modeling import fixed, get_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter
 
 TOKENS = torch.tensor([[1, 5, 9, 2, 7]])
@@ -86,8 +86,27 @@ def test_changed_refuses_a_strangers_change(tiny_model):
     """A change of another base leaves the model alone."""
     like = get_adapter(tiny_model)
     with (
-        pytest.raises(IncompatibleAdapterError, match="change of this run"),
+        pytest.raises(IncompatibleAdapterError, match=r"this run.s change"),
         changed(tiny_model, replace(drawn(like, 1, 1), base="other")),
     ):
         pass
     assert not any(layer._forward_hooks for _, layer in tiny_model.layers())
+
+
+def test_fixed_factor_stays_and_the_other_learns(tiny_model):
+    """One step inside leaves "a" (or "b") bit for bit as it was; outside both learn again."""
+    start = drawn(get_adapter(tiny_model), 6, 3)
+    for factor in ("a", "b", ""):
+        set_adapter(tiny_model, start)
+        with fixed(tiny_model, factor):
+            tiny_model.model(input_ids=TOKENS).logits.square().sum().backward()
+            learning = [p for p in tiny_model.model.parameters() if p.requires_grad]
+            torch.optim.SGD(learning, lr=1e-3).step()
+            tiny_model.model.zero_grad()
+        after = get_adapter(tiny_model)
+        for name in start.modules:
+            assert torch.equal(after.a[name], start.a[name]) == (factor == "a")
+            assert torch.equal(after.b[name], start.b[name]) == (factor == "b")
+        assert all(p.requires_grad for n, p in tiny_model.model.named_parameters() if "lora" in n)
+    with pytest.raises(ProtocolError, match="'c'"), fixed(tiny_model, "c"):
+        pass

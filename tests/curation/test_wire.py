@@ -114,6 +114,10 @@ EXAMPLES: tuple[m.Message, ...] = (
         references=("r",),
         generations=("",),
     ),
+    m.JudgeRequest(header=HEADER, adapter=make_adapter(), candidates={"b": make_adapter()}),
+    m.JudgedAdapters(
+        header=HEADER, site="a", before=np.array([1.0, 2.0]), losses={"b": np.array([0.5, 2.5])}
+    ),
     m.CloseRequest(header=HEADER),
     m.Receipt(header=HEADER, site="a"),
     m.Refusal(header=HEADER, site="a", clause="RefusalError", reason="no 'x' \"y\" \n"),

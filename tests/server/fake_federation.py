@@ -103,6 +103,8 @@ class FakeSites:
             "random": {"alpha": 6, "beta": 3, "gamma": 1},
         }
     )
+    harmful: tuple[str, ...] = ()
+    """Sites whose adapters the others find to raise the loss of public anchors."""
     alter: Alter = lambda _site, _request, reply: reply
 
     def answer(self, site: str, request: m.Request) -> m.Reply:
@@ -125,6 +127,15 @@ class FakeSites:
             )
         if isinstance(request, m.TrainRequest):
             return self._trained(site, request)
+        if isinstance(request, m.JudgeRequest):
+            judged = sorted(set(request.candidates) - {site})
+            worse = {name: 10.0 if name in self.harmful else 0.9 for name in judged}
+            return m.JudgedAdapters(
+                header=header,
+                site=site,
+                before=np.ones(3),
+                losses={name: np.full(3, worse[name]) for name in judged},
+            )
         if isinstance(request, m.ScoreRequest):
             counts = np.random.default_rng(derive_seed(0, site)).integers(0, 9, size=4)
             return m.SummaryReply(

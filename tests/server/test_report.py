@@ -168,3 +168,11 @@ def test_summary_is_strict_json_with_the_promised_keys():
         "run", "seconds", "scorer", "threshold", "sites", "arms", "selection", "adapter",
     }  # fmt: skip
     assert set(summary["arms"]["curated"]) == {"eval_loss", "kept", "steps"}
+
+
+def test_report_says_what_the_guards_did():
+    """A silo that a guard bounded stands in the page by name, with the reason."""
+    record = make_record()
+    assert "guards did" not in render(record)
+    record["arms"]["curated"]["rounds"][0]["bounded"] = {"law": "its update was shortened"}
+    assert "its update was shortened" in render(record)

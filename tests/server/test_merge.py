@@ -1,0 +1,142 @@
+"""Laws of a round's merge: guards are named in the record, changes of the base add up exactly."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fake_federation import SITES, FakeSites, make_config, replies_to, run_until
+
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.changed_base import changed_base, effective
+from fedwinnow.curation.config import GuardsSection, PluginSection
+from fedwinnow.curation.errors import EmptySelectionError
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.server.merge import frozen
+from fedwinnow.server.rounds import absorb, next_request
+from fedwinnow.server.state import RunState
+
+
+def merging(name: str, **changes):
+    """A run with another rule."""
+    return make_config(merging=PluginSection(name=name), **changes)
+
+
+def dense(adapter: Adapter) -> torch.Tensor:
+    """ΔW of all modules, flattened."""
+    products = [maths.delta(adapter, module) for module in adapter.modules]
+    return torch.cat([(one.left @ one.right).flatten() for one in products])
+
+
+def step(state: RunState, sites: FakeSites | None = None, harmful=()) -> RunState:
+    request = next_request(state)
+    return absorb(state, replies_to(request, sites or FakeSites(harmful=harmful)))
+
+
+@pytest.mark.parametrize("rule", ["flora", "fedex"])
+def test_merge_rules_that_change_the_base_lose_nothing(rule):
+    """Over three rounds the effective update moves by Σ p_i (ΔW_i − ΔW): no energy is lost."""
+    state = run_until(merging(rule), "train")
+    for number in (1, 2, 3):
+        while state.phase != "train":
+            state = step(state)
+        assert state.round == number
+        request = next_request(state)
+        replies = replies_to(request)
+        before = dense(effective(state.adapter, state.change))
+        start = dense(state.adapter)
+        state = absorb(state, replies)
+        record = state.records[-1]
+        moved = sum(
+            one.weight * (dense(replies[site].adapter) - start)
+            for site, one in record.sites.items()
+            if one.weight > 0
+        )
+        after = dense(effective(state.adapter, state.change))
+        assert float((after - before - moved).norm() / after.norm()) < 1e-6
+        assert state.adapter.base == changed_base("base", state.change)
+        assert next_request(state).header.adapter == adapter_hash(next_request(state).adapter)
+
+
+@pytest.mark.parametrize("rule", ["flora", "fedex"])
+def test_merge_evaluates_and_keeps_the_whole(rule):
+    """Evaluations and finals are ordinary adapters of the base that the sites joined with."""
+    state = run_until(merging(rule), "evaluate")
+    for _ in range(4):
+        state = step(state)
+        while state.phase != "evaluate":
+            state = step(state)
+        assert next_request(state).adapter.base == "base"
+    while state.phase != "done":
+        state = step(state)
+    assert {one.base for one in state.finals.values()} == {"base"}
+    assert state.change is None
+
+
+def test_merge_asks_for_one_factor_where_the_rule_says_so():
+    """freeze_a and fedsvd train B; alternate B, A, B; other rules both; warm-up always both."""
+    assert [frozen(merging("freeze_a"), n) for n in (1, 2, 3)] == ["a", "a", "a"]
+    assert [frozen(merging("alternate"), n) for n in (1, 2, 3)] == ["a", "b", "a"]
+    assert [frozen(merging("fedsvd"), n) for n in (1, 2)] == ["a", "a"]
+    assert frozen(make_config(), 1) == ""
+    assert next_request(run_until(merging("freeze_a"), "warm_up")).frozen == ""
+    assert next_request(run_until(merging("freeze_a"), "train")).frozen == "a"
+
+
+def test_merge_after_judgement_leaves_out_whom_the_others_object_to():
+    """Phase judge follows each training round; the record names the site, and its weight is 0."""
+    config = make_config(guards=GuardsSection(anchor_margin=0.1))
+    state = run_until(config, "train")
+    state = step(state)
+    assert state.phase == "judge"
+    assert set(next_request(state).candidates) == set(SITES)
+    honest, blamed = step(state), step(state, harmful=("alpha",))
+    trained = blamed.records[-2]
+    assert (trained.phase, blamed.records[-1].phase) == ("train", "judge")
+    assert trained.sites["alpha"].weight == 0.0
+    assert "public anchors" in trained.sites["alpha"].bounded
+    assert sum(one.weight for one in trained.sites.values()) == pytest.approx(1.0)
+    assert all(one.bounded == "" for one in honest.records[-2].sites.values())
+    assert adapter_hash(honest.adapter) != adapter_hash(blamed.adapter)
+    assert blamed.pending == {}
+
+
+def test_merge_of_nobody_is_a_named_error():
+    """Where the others object to everybody, the run ends and says why."""
+    config = make_config(guards=GuardsSection(anchor_margin=0.1))
+    state = step(run_until(config, "train"))
+    with pytest.raises(EmptySelectionError, match=r"guards\.anchor_margin"):
+        step(state, harmful=SITES)
+
+
+def test_merge_with_judges_that_object_to_nobody_is_the_plain_merge():
+    """Guards that bound nobody change no bit."""
+    plain, guarded = make_config(), make_config(guards=GuardsSection(anchor_margin=0.1, norm=1e6))
+    one, other = run_until(plain, "done"), run_until(guarded, "done")
+    assert adapter_hash(one.finals["curated"]) == adapter_hash(other.finals["curated"])
+
+
+def test_merge_refuses_a_judge_who_leaves_somebody_out():
+    """A reply without one loss of each candidate is refused by name."""
+
+    def silent(site, _, reply):
+        judged = site == "beta" and reply.header.phase == "judge"
+        return replace(reply, losses={}) if judged else reply
+
+    config = make_config(guards=GuardsSection(anchor_margin=0.1))
+    state = step(run_until(config, "train"))
+    after = absorb(state, replies_to(next_request(state), FakeSites(alter=silent)))
+    assert "judges" in after.records[-1].missing["beta"]
+
+
+def test_merge_with_the_middle_of_three_sites():
+    """Median and trimmed mean run to the end with three sites and one liar; weights are equal."""
+    for rule in ("median", "trimmed_mean"):
+        config = make_config(guards=GuardsSection(rule=rule))
+        state = run_until(config, "train")
+        keeps = FakeSites(
+            kept={arm: dict.fromkeys(SITES, 4) for arm in ("curated", "keep_all", "random")}
+        )
+        state = absorb(state, replies_to(next_request(state), keeps))
+        weights = [one.weight for one in state.records[-1].sites.values()]
+        assert weights == pytest.approx([1 / 3] * 3)
