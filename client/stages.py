@@ -19,7 +19,7 @@ from jaxtyping import Int
 
 from fedwinnow.client import tables
 from fedwinnow.client.signals import measuring, public_rows
-from fedwinnow.client.work import Work
+from fedwinnow.client.work import Work, unmeasured
 from fedwinnow.curation.columns import GRADIENTS
 from fedwinnow.curation.nouns import Scores
 from fedwinnow.curation.protocols import Scorer
@@ -90,7 +90,7 @@ def score_now(work: Work, adapter: str, name: str) -> Callable[[Places], Scores]
     The scorer is fitted on the site's own measurement of the public rows at the same adapter.
     """
     scorer: Scorer = build("scorer", name, {})
-    columns = scorer.columns - GRADIENTS
+    columns = scorer.columns - GRADIENTS - unmeasured(work.terms)
     table = measuring(work, adapter, columns=columns, checkpoint=0)
 
     def score(places: Places) -> Scores:

@@ -11,7 +11,7 @@ from fedwinnow.client.pool import Pool
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.adapters import adapter_hash, check_adapter
 from fedwinnow.curation.changed_base import changed_base
-from fedwinnow.curation.columns import GRADIENTS, GUESTS, ONCE, REVIEWS, TEACHER
+from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, GUESTS, ONCE, REVIEWS, TEACHER
 from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig, TeacherSection
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.messages import Header
@@ -142,9 +142,15 @@ def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
     """Which columns the run's scorers and its objective need at a checkpoint."""
     needed = frozenset().union(*readers(terms.scorer, terms.training.objective).values())
     needed |= {"loss"} if terms.clusters.count else frozenset()
+    needed -= unmeasured(terms)
     if checkpoint == 0:
         return needed - GRADIENTS - REVIEWS
     return needed - ONCE if checkpoint == terms.warm_up.rounds else needed - ONCE - REVIEWS
+
+
+def unmeasured(terms: RunTerms) -> frozenset[str]:
+    """Columns that no reader gets: without other prompts there is no mean over them."""
+    return frozenset() if terms.measuring.contrast_prompts else CONTRASTS
 
 
 def hold(work: Work, header: Header, adapter: Adapter, change: Adapter | None = None) -> str:

@@ -19,7 +19,7 @@ from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.settings import plain
 from fedwinnow.curation.versions import versions
-from fedwinnow.server.remarks import remarks
+from fedwinnow.server.remarks import remarks, without_adapter
 from fedwinnow.server.report import write_report
 from fedwinnow.server.state import RoundRecord, RunState, configuration
 from fedwinnow.server.statistics import paired_bootstrap
@@ -60,7 +60,7 @@ def finish(
         | _clusters(state)
         | {
             "command": command,
-            "remarks": list(remarks(config)),
+            "remarks": [*remarks(config), *without_adapter(state.records)],
             "selection": dict(selection) if selection else None,
         }
     )

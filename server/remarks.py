@@ -1,14 +1,20 @@
-"""What speaks against a run's plan before it begins, in words for a person; nothing is refused.
+"""What speaks against a run, in words for a person; nothing is refused.
 
-The learning-rate plan spans the rounds, so an order that it undoes is seen here and not at a site.
+Against its plan before it begins: the learning-rate plan spans the rounds, so an order that it
+undoes is seen here and not at a site. Against its end: sites that gave nothing to the adapter.
 """
+
+from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Ordering
 from fedwinnow.curation.schedule import chosen, undone
+from fedwinnow.server.state import RoundRecord
 from fedwinnow.strategies.registry import build
 
 
@@ -25,3 +31,20 @@ def remarks(config: RunConfig) -> tuple[str, ...]:
     schedule = chosen(section.schedule, order.schedule_hint)
     why = undone(order, section.rounds * section.steps, schedule, section.warmup_share)
     return (why,) if why else ()
+
+
+def without_adapter(records: Iterable[RoundRecord]) -> tuple[str, ...]:
+    """Sites that answered training rounds and had no weight in them."""
+    answered, empty = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for record in records:
+        if record.phase != Phase.TRAIN.value:
+            continue
+        for site, part in record.sites.items():
+            answered[record.arm, site] += 1
+            empty[record.arm, site] += part.weight == 0.0
+    return tuple(
+        f"{site} gave no adapter in {number} of {answered[arm, site]} rounds of arm {arm}: it kept "
+        "no samples, or fewer than its policy.smallest_group."
+        for (arm, site), number in sorted(empty.items())
+        if number
+    )

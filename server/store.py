@@ -37,7 +37,7 @@ class Store:
         if committed is not None and not resume:
             message = (
                 f"run folder {store.folder} holds a run in phase {committed.phase}; "
-                "resume it with --resume, choose another --set run.name=…, or remove the folder"
+                "resume it with --resume, choose another run.name, or remove the folder"
             )
             raise OutputError(message)
         if committed is not None and identity(configuration(committed)) != identity(config):
@@ -61,7 +61,7 @@ class Store:
         if committed.run != run:
             message = (
                 f"{self.folder}: holds run {committed.run}, this one is {run}: data or anchors "
-                "were changed since; choose another --set run.name=…, or remove the folder"
+                "were changed since; choose another run.name, or remove the folder"
             )
             raise ConfigError(message)
         return replace(committed, config=canonical(config))

@@ -132,18 +132,27 @@ def simulate(
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Argument(help="Your data: JSONL, Parquet, CSV or a folder.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Your data: JSONL, Parquet, CSV or a folder; none for run.toml alone."),
+    ] = None,
     anchors: Annotated[
         str, typer.Option(help="Clean public samples, same columns.")
     ] = "anchors.jsonl",
     model: Annotated[
         str, typer.Option(help="Hub name or folder of the model.")
     ] = "HuggingFaceTB/SmolLM2-135M-Instruct",
-    out: Annotated[Path, typer.Option(help="Folder for the three files.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
 ) -> None:
     """Write a commented scenario.toml for your own data; site.toml and run.toml to deploy it."""
-    from fedwinnow.simulations.new_scenario import write_scenario  # noqa: PLC0415 - datasets loads here
+    from fedwinnow.simulations.new_scenario import (  # noqa: PLC0415 - datasets loads here
+        write_run,
+        write_scenario,
+    )
 
+    if data is None:
+        print(f"wrote {write_run(model, out)}; edit it as its first lines say")
+        return
     if not data.exists():
         message = f"{data}: no such file or folder; give the path of your data"
         raise DataError(message)

@@ -1,4 +1,4 @@
-"""``fedwinnow init``: a commented scenario, ``site.toml`` and ``run.toml`` for the user's data."""
+"""``fedwinnow init``: a commented scenario, ``site.toml`` and ``run.toml`` to edit."""
 
 import ast
 import inspect
@@ -20,6 +20,7 @@ from fedwinnow.curation.config import (
     RunSection,
     SiteConfig,
     SiteSection,
+    WarmUpSection,
 )
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.files import write
@@ -46,22 +47,39 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
     )
     careful = replace(site, smallest_cell=8, round_counts_to=10)
     own = SiteConfig(site=careful, model=section, anchors=public)
+    targets = (folder / "scenario.toml", folder / "site.toml", folder / "run.toml")
+    _refuse_to_overwrite(*targets)
+    write(targets[0], _text("", scenario))
+    write(targets[1], _text(SITE_STEPS, own))
+    write_run(model, folder)
+    return targets
+
+
+def write_run(model: str, folder: Path) -> Path:
+    """Write ``run.toml`` alone, for a coordinator, who has no data.
+
+    Raises:
+        OutputError: it is already there, or the folder cannot be written.
+    """
     run = RunConfig(
         run=RunSection(name="my-deployed-run", minimum_sites=2),
-        model=section,
-        coordinator=CoordinatorSection(key="coordinator.key"),
+        model=ModelSection(name=_absolute(model)),
+        warm_up=WarmUpSection(steps=16),  # fewer draw less than the smallest group of a site.toml
+        coordinator=CoordinatorSection(key="coordinator.key", connection="federation"),
         members=tuple(MemberSection(name=f"site-{number}", key="") for number in (1, 2, 3)),
     )
-    targets = (folder / "scenario.toml", folder / "site.toml", folder / "run.toml")
+    target = folder / "run.toml"
+    _refuse_to_overwrite(target)
+    # the anchors of a deployed run are those of the sites, and nothing of it is simulated
+    write(target, _text(RUN_STEPS, run, without=WITHOUT))
+    return target
+
+
+def _refuse_to_overwrite(*targets: Path) -> None:
     for target in targets:
         if target.exists():
             message = f"{target} is already there; move it or choose another folder with --out"
             raise OutputError(message)
-    write(targets[0], _text("", scenario))
-    write(targets[1], _text(SITE_STEPS, own))
-    # the anchors of a deployed run are those of the sites, and nothing of it is simulated
-    write(targets[2], _text(RUN_STEPS, run, without=WITHOUT))
-    return targets
 
 
 SITE_STEPS = """\
@@ -72,6 +90,7 @@ SITE_STEPS = """\
 #   policy.allow_unsealed_adapters  true, if the coordinator may see this site's adapter and
 #                                   histogram by themselves; while it is false all is refused
 #   site.smallest_cell, site.round_counts_to   how coarse counts and histograms are that leave
+#   agent.socket, agent.token       SOCKET and TOKEN of silo.env
 #   agent.group                     a group that the node's user is in, and nobody else
 # Then: fedwinnow site check site.toml (it says what may leave), fedwinnow site serve site.toml.
 """
@@ -81,6 +100,8 @@ RUN_STEPS = """\
 # A deployed run, for the coordinator; docs/deploy/ says what else is started. What to edit:
 #   coordinator.key     `fedwinnow keys coordinator.key` makes it; send what it prints to the silos
 #   [[members]]         name and key of each silo, as its `fedwinnow site check` prints them
+#   warm_up.steps, training.steps   enough that a round draws policy.smallest_group samples of each
+#                       silo, public calibration rows not counted; else the silo refuses the run
 #   run.minimum_sites, [quorum], [deadlines]   how many must answer, and how long they are awaited
 # Then: fedwinnow run run.toml, and in another terminal fedwinnow status run.toml.
 """

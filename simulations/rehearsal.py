@@ -105,7 +105,7 @@ def rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
         home = root / "coordinator"
         link = {"NAMES": "localhost 127.0.0.1", "PROXY": proxy, "SUPERLINK": superlink}
         link |= {"CERTIFICATES": f"{home}/certificates", "LINK_STATE": f"{home}/link"}
-        link |= {"PROXY_STATE": f"{home}/proxy", "FLOWER": f"{home}/flower"}
+        link |= {"PROXY_STATE": f"{home}/proxy", "FLOWER": f"{home}/.flwr"}
         silos = {}
         for site in sites:
             own = root / site
@@ -184,11 +184,12 @@ def _party(root: Path, name: str, page: str, given: Mapping[str, str]) -> Party:
     (folder / f"{page}.env").write_text(lines, encoding="utf-8")
     packages = str(Path(fedwinnow.__file__).resolve().parents[1])
     path = os.pathsep.join([str(programs), own["PROGRAMS"], os.environ.get("PATH", os.defpath)])
-    environment = os.environ | {
+    inherited = {key: value for key, value in os.environ.items() if key != "FLWR_HOME"}
+    environment = inherited | {  # no word more of Flower's than a page's reader has typed
         "FEDWINNOW_REHEARSAL": str(root),
         "FEDWINNOW_SOCKET": own.get("SOCKET", ""),
-        "FLWR_HOME": own["FLOWER"],
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "HOME": str(folder),
         "PATH": path,
         "PYTHONPATH": os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH", "")])),
         "TMPDIR": str(root),

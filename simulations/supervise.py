@@ -13,6 +13,7 @@ import re
 import subprocess
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 from fedwinnow.curation import errors
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.envelope import PublicKey
 from fedwinnow.curation.errors import (
     ConfigError,
     InputError,
@@ -58,9 +60,10 @@ class Connection:
         """Run a command of Flower's command line on this connection, and return its JSON answer.
 
         Raises:
-            ConfigError: Flower knows no connection of this name.
+            ConfigError: Flower knows no connection of this name, or would simulate by itself.
             TransportError: it failed, or the SuperLink does not answer.
         """
+        self._refuse_flowers_own()
         command = [program("flwr"), *arguments, *filter(None, [self.name]), "--format", "json"]
         try:
             done = subprocess.run(  # noqa: S603 - our own command, no shell
@@ -86,6 +89,27 @@ class Connection:
             message = f"flwr {arguments[0]} failed with code {done.returncode}: {said}"
             raise TransportError(message)
         return answer
+
+    def _refuse_flowers_own(self) -> None:
+        """Where no connection was set up, Flower starts a SuperLink here, which installs packages.
+
+        Raises:
+            ConfigError: the connection's address is ":local:" or the like.
+        """
+        file = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "config.toml"
+        try:
+            known = tomllib.loads(file.read_text(encoding="utf-8")).get("superlink", {})
+        except FileNotFoundError:  # Flower would write one, with these
+            known = {"default": "local", "local": {"address": ":local:"}}
+        except (OSError, ValueError):
+            return  # Flower says what is wrong with it
+        found = known.get(self.name or known.get("default"), {})
+        if isinstance(found, dict) and str(found.get("address", "")).startswith(":"):
+            message = (
+                f"coordinator.connection {self.name!r}: {file} leads to no SuperLink of yours; run "
+                "`scripts/connect` as this user, or set FLWR_HOME to FLOWER of coordinator.env"
+            )
+            raise ConfigError(message)
 
     def status(self, run: str) -> tuple[str, str]:
         """Status and details of a Flower run.
@@ -113,6 +137,9 @@ def supervise(file: Path, config: RunConfig, *, resume: bool = False) -> Path:
     check_config(config)
     store = Store.open(config, resume=resume)
     Sealer.open(config, store.folder)  # a missing key or member is said before anything starts
+    for member in config.members:
+        mark = PublicKey.parse(member.key, "members.key").fingerprint
+        logger.info("member %s: key with fingerprint %s", member.name, mark)
     section = config.coordinator
     with _alone(store.folder):
         if _ended(store):

@@ -23,6 +23,8 @@ def show_run(record: Tree, folder: Path) -> None:
             console.print(table)
     if record["arms"]:
         console.print(_arms(record))
+    for remark in record.get("remarks", ()):
+        console.print(remark, soft_wrap=True)
     evidence = record["threshold"]["evidence"]
     if evidence.get("inseparable"):
         console.print("The anchors cannot be told from their corruptions: everything is kept.")

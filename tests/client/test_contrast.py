@@ -8,10 +8,14 @@ from fedwinnow.client.contrast import Prompts
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.reading import Reading
 from fedwinnow.client.references import reference_state
-from fedwinnow.curation.columns import GRADIENTS, LOSSES, OTHER_PROMPTS
+from fedwinnow.client.work import columns_at
+from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.modeling import get_adapter, set_adapter
 from fedwinnow.curation.nouns import Sample, Status
+from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.toy import write_toy_scenario
 
 READING = Reading(batch_tokens=200, max_length=64)
 
@@ -148,3 +152,19 @@ def test_measuring_keeps_the_mode_of_training(model):
         )
         measured(model, some(2, "s"), columns, references=references)
         assert all(module.training for module in model.model.modules())
+
+
+def test_without_other_prompts_no_scorer_waits_for_them(tmp_path):
+    """measuring.contrast_prompts = 0 asks for no contrast column, at any checkpoint."""
+    scenario = write_toy_scenario(tmp_path, samples=6)
+    assert columns_at(0, load_scenario(scenario).terms()) >= CONTRASTS
+    terms = load_scenario(scenario, ["measuring.contrast_prompts=0"]).terms()
+    assert not any(columns_at(t, terms) & CONTRASTS for t in range(terms.warm_up.rounds + 1))
+
+
+@pytest.mark.slow
+def test_a_run_without_other_prompts_reaches_its_end(tmp_path):
+    """No row is lost to a mean over nothing."""
+    given = ["measuring.contrast_prompts=0", "training.rounds=1", "anchors.copies=1"]
+    config = load_scenario(write_toy_scenario(tmp_path, samples=6), given)
+    assert (simulate(config) / "report.html").is_file()

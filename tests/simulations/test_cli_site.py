@@ -284,3 +284,30 @@ def test_init_writes_a_run_and_a_site_that_say_what_lacks(deployment, fedwinnow,
         lines = (tmp_path / file).read_text(encoding="utf-8").splitlines()
         given = [i for i, line in enumerate(lines) if " = " in line and line[0] != "#"]
         assert all(lines[i - 1].startswith("# ") for i in given)
+
+
+def test_init_without_data_writes_a_run_alone(fedwinnow, tmp_path):
+    """A coordinator has no data: run.toml is what it would be beside a site's, and nothing else."""
+    code, out, err = fedwinnow("init", "--out", tmp_path, "--model", "hub/model")
+    assert (code, err) == (0, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["run.toml"]
+    assert str(tmp_path / "run.toml") in out
+    before = (tmp_path / "run.toml").read_bytes()
+    code, _, err = fedwinnow("init", "--out", tmp_path)
+    assert (code, "already there" in err) == (2, True)
+    assert (tmp_path / "run.toml").read_bytes() == before
+
+
+def test_init_writes_a_run_that_its_site_does_not_refuse(deployment, fedwinnow, tmp_path):
+    """Rounds draw as many samples as a site asks for, with as many public rows as private ones."""
+    data, anchors = deployment / "north.jsonl", deployment / "anchors.jsonl"
+    code, _, err = fedwinnow("init", data, "--anchors", anchors, "--out", tmp_path)
+    assert code == 0, err
+    text = (tmp_path / "run.toml").read_text(encoding="utf-8")
+    keys = re.sub('key = ""', lambda _: f'key = "{PrivateKey.new().public.text}"', text)
+    (tmp_path / "run.toml").write_text(keys, encoding="utf-8")
+    run, site = load_run(tmp_path / "run.toml"), load_site(tmp_path / "site.toml")
+    assert run.coordinator.connection == "federation"
+    each = run.training.batch_size * run.training.accumulation
+    for drawn in (run.warm_up.steps * each / 2, run.training.steps * each):
+        assert drawn >= site.policy.smallest_group

@@ -10,7 +10,7 @@ import pytest
 
 from fedwinnow.curation import errors
 from fedwinnow.curation.config import CoordinatorSection, MemberSection, RunConfig, RunSection
-from fedwinnow.curation.envelope import PrivateKey
+from fedwinnow.curation.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.state import RunState
@@ -242,6 +242,47 @@ def test_connection_says_what_flower_said(tmp_path, monkeypatch, text, kind, sai
     monkeypatch.setattr(module, "program", lambda _: flwr_that_says(tmp_path, text))
     with pytest.raises(kind, match=re.escape(said)):
         Connection("x").flwr("list")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("", None),
+        ("local", None),
+        ("", '[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n'),
+        ("mine", '[superlink.mine]\naddress = ":local-in-memory:"\n'),
+    ],
+)
+def test_no_superlink_of_flowers_own_is_started(tmp_path, monkeypatch, name, text):
+    """Where nobody told Flower of a SuperLink, it is not called: it would start one and install."""
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "program", lambda _: pytest.fail("Flower was called"))
+    if text is not None:
+        (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(errors.ConfigError, match="scripts/connect"):
+        Connection(name).flwr("run")
+
+
+def test_a_superlink_of_ours_is_asked(tmp_path, monkeypatch):
+    """What `scripts/connect` wrote is taken, by its name and as the default."""
+    (tmp_path / "config.toml").write_text(
+        '[superlink]\ndefault = "federation"\n[superlink.federation]\naddress = "127.0.0.1:8000"\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "program", lambda _: flwr_that_says(tmp_path, '{"success": true}'))
+    for name in ("", "federation"):
+        assert Connection(name).flwr("list") == {"success": True}
+
+
+def test_members_keys_are_named_before_the_run_starts(config, monkeypatch, tmp_path, caplog):
+    """The coordinator's people see the fingerprint that each silo's check printed."""
+    caplog.set_level("INFO", logger=module.logger.name)
+    play(monkeypatch, config, finishes)
+    supervise(tmp_path / "run.toml", config)
+    for member in config.members:
+        mark = PublicKey.parse(member.key, "").fingerprint
+        assert f"member {member.name}: key with fingerprint {mark}" in caplog.text
 
 
 def test_run_state_of_the_played_ends_is_real(config):
