@@ -11,6 +11,7 @@ from fedwinnow.client import tables
 from fedwinnow.client.beside import Beside, beside
 from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.lessons import arm_lesson, warm_up_lesson
+from fedwinnow.client.own_part import check_own_part, own_part, untrained
 from fedwinnow.client.reviewing import check_reviewers, reviewed
 from fedwinnow.client.signals import measuring, public_rows
 from fedwinnow.client.teaching import taught, teacher_fingerprint
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 def join(work: Work, request: JoinRequest) -> Reply:
     """Say who the site is and make the seeded initial adapter."""
+    check_own_part(work.config.site, work.terms.adapter)
     teacher = ""
     if columns_at(0, work.terms) & TEACHER:  # before the base, so that one of them is in memory
         teacher = teacher_fingerprint(work)
@@ -116,7 +118,8 @@ def _signals(
 def train_round(work: Work, request: TrainRequest) -> Reply:
     """Warm up on everything, or train an arm on what it keeps."""
     checked = hold(work, request.header, request.adapter, request.change)
-    with changed(work.loaded, request.change), fixed(work.loaded, request.frozen):
+    left = untrained(request.adapter, work.config.site)
+    with changed(work.loaded, request.change), fixed(work.loaded, request.frozen, left):
         return _train(work, request, checked)
 
 
@@ -132,7 +135,7 @@ def _train(work: Work, request: TrainRequest, checked: str) -> Reply:
     trained = train(
         work.loaded,
         lesson.samples,
-        adapter=replace(request.adapter, base=work.loaded.fingerprint),
+        adapter=own_part(replace(request.adapter, base=work.loaded.fingerprint), work.config.site),
         section=terms.training,
         steps=lesson.steps,
         step_offset=request.step_offset,

@@ -121,8 +121,15 @@ def set_adapter(loaded: LoadedModel, adapter: Adapter) -> None:
 
 
 @contextmanager
-def fixed(loaded: LoadedModel, factor: str) -> Iterator[None]:
-    """One factor of every module untrainable inside: "a" or "b"; "" fixes none.
+def fixed(
+    loaded: LoadedModel, factor: str, modules: frozenset[str] = frozenset()
+) -> Iterator[None]:
+    """One factor of every module untrainable inside, "a" or "b", and both of some modules.
+
+    Args:
+        loaded: The model.
+        factor: "a", "b", or "" for neither.
+        modules: Names of modules that learn nothing.
 
     Raises:
         ProtocolError: it is another word.
@@ -130,8 +137,12 @@ def fixed(loaded: LoadedModel, factor: str) -> Iterator[None]:
     if factor not in {"", "a", "b"}:
         message = f"frozen factor: expected 'a', 'b' or '', got {factor!r}; send the round again"
         raise ProtocolError(message)
-    pairs = {"a": "lora_A", "b": "lora_B"}
-    held = [getattr(layer, pairs[factor])[NAME] for _, layer in loaded.layers() if factor]
+    held = [
+        factors[NAME]
+        for name, layer in loaded.layers()
+        for part, factors in (("a", layer.lora_A), ("b", layer.lora_B))
+        if part == factor or name in modules
+    ]
     for linear in held:
         linear.requires_grad_(requires_grad=False)
     try:

@@ -49,6 +49,10 @@ class SiteSection:
     """Column names of the data."""
     gate: GateSection = field(default_factory=GateSection)
     """What is let in."""
+    rank: int = 0
+    """Rank of the adapter that this site trains, at most the run's; 0 takes the run's."""
+    targets: tuple[str, ...] = ()
+    """Layers of the run's ``adapter.targets`` that this site trains; empty trains all of them."""
     round_counts_to: int = 1
     """Counts that leave the site are rounded to multiples of this, at least 1."""
     smallest_cell: int = 0
@@ -63,6 +67,7 @@ class SiteSection:
             and self.name not in {".", ".."},
             "letters, digits, '-', '_', '.'",
         )
+        check("sites.rank", self.rank, self.rank >= 0, "at least 0")
         check(
             "sites.round_counts_to", self.round_counts_to, self.round_counts_to >= 1, "at least 1"
         )

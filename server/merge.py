@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.config import GuardsSection, RunConfig
 from fedwinnow.curation.errors import EmptySelectionError
@@ -70,7 +71,9 @@ def merge_round(
     """
     bounded = dict(left_out or {})
     used: Mapping[str, Adapter] = {
-        site: adapter for site, adapter in adapters.items() if site not in bounded
+        site: completed(adapter, previous)
+        for site, adapter in adapters.items()
+        if site not in bounded
     }
     if not used:
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(bounded.items()))
@@ -103,6 +106,28 @@ def merge_round(
     return RoundMerge(
         adapter=adapter, change=whole, weights=shares, report=merged.report, bounded=bounded
     )
+
+
+def completed(adapter: Adapter, previous: Adapter) -> Adapter:
+    """A site's adapter with what a site of smaller rank was not shown of the previous one.
+
+    Such a site trained from the first directions of ΔW = U Σ Vᵀ. The others come back to it here: it
+    votes to leave them as they are, instead of voting them away.
+    """
+    a, b = dict(adapter.a), dict(adapter.b)
+    for module in adapter.modules:
+        rank = len(adapter.a[module])
+        if rank >= len(previous.a[module]):
+            continue
+        spectrum = maths.decompose(maths.delta(previous, module))
+        root, scale = spectrum.values[rank:].sqrt(), adapter.scales[module]
+        rest = maths.Product(
+            left=spectrum.u[:, rank:] * root, right=root[:, None] * spectrum.vt[rank:]
+        )
+        whole = maths.total([maths.delta(adapter, module), rest])
+        a[module] = whole.right.to(adapter.a[module].dtype)
+        b[module] = (whole.left / scale).to(adapter.b[module].dtype)
+    return replace(adapter, a=a, b=b)
 
 
 def guarded(

@@ -1,0 +1,60 @@
+"""What a site of smaller rank, or of fewer layers, trains of the federation's adapter.
+
+Of ΔW = U Σ Vᵀ of a module such a site takes the first r_i directions, the best approximation of its
+rank; the server adds what the site was not shown to what comes back (``server/merge.py``). A layer
+that the site does not train stays as it came. The server sends all sites the same adapter: the
+slice is made here.
+
+Reference:
+    J. Bai et al., FlexLoRA, NeurIPS 2024, section 3, https://arxiv.org/abs/2402.11505
+"""
+
+from dataclasses import replace
+
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.config import AdapterSection, SiteSection
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.strategies.merging.factors import cut
+
+
+def check_own_part(site: SiteSection, agreed: AdapterSection) -> None:
+    """Refuse a site's own rank or layers that are not within the run's.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if site.rank > agreed.rank:
+        message = (
+            f"sites.rank = {site.rank} of site {site.name!r} is above the run's adapter.rank = "
+            f"{agreed.rank}; lower it, or set 0 to take the run's"
+        )
+        raise ConfigError(message)
+    strange = sorted(set(site.targets) - set(agreed.targets))
+    if strange:
+        message = (
+            f"sites.targets of site {site.name!r}: {', '.join(strange)} are none of the run's "
+            f"adapter.targets; choose from {', '.join(agreed.targets)}"
+        )
+        raise ConfigError(message)
+
+
+def untrained(adapter: Adapter, site: SiteSection) -> frozenset[str]:
+    """Modules that the site leaves as they came."""
+    if not site.targets:
+        return frozenset()
+    return frozenset(m for m in adapter.modules if m.rsplit(".", 1)[-1] not in site.targets)
+
+
+def own_part(adapter: Adapter, site: SiteSection) -> Adapter:
+    """The adapter at the site's rank in the modules that it trains, unchanged in the others."""
+    if site.rank == 0:
+        return adapter
+    small = cut(adapter, site.rank, lambda module: maths.delta(adapter, module)).adapter
+    left = untrained(adapter, site)
+    kept = {m for m in adapter.modules if m in left or len(adapter.a[m]) <= site.rank}
+    return replace(
+        adapter,
+        a={m: adapter.a[m] if m in kept else small.a[m] for m in adapter.modules},
+        b={m: adapter.b[m] if m in kept else small.b[m] for m in adapter.modules},
+    )
