@@ -111,8 +111,8 @@ def merge_round(
 def completed(adapter: Adapter, previous: Adapter) -> Adapter:
     """A site's adapter with what a site of smaller rank was not shown of the previous one.
 
-    Such a site trained from the first directions of ΔW = U Σ Vᵀ. The others come back to it here: it
-    votes to leave them as they are, instead of voting them away.
+    Such a site trained from the first directions of ΔW = U Σ Vᵀ. The others come back to it here:
+    it votes to leave them as they are, instead of voting them away.
     """
     a, b = dict(adapter.a), dict(adapter.b)
     for module in adapter.modules:
