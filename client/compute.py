@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from fedwinnow.client import tables
+from fedwinnow.client.anchor_gradient import anchor_gradient
 from fedwinnow.client.beside import Beside, beside
 from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.lessons import arm_lesson, warm_up_lesson
@@ -119,11 +120,17 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
     """Warm up on everything, or train an arm on what it keeps."""
     checked = hold(work, request.header, request.adapter, request.change)
     left = untrained(request.adapter, work.config.site)
-    with changed(work.loaded, request.change), fixed(work.loaded, request.frozen, left):
-        return _train(work, request, checked)
+    with changed(work.loaded, request.change):
+        gradient = None
+        if work.site in request.gradients_from:
+            key = ("anchor gradient", *public_key(work, checked))
+            gradient = work.workshop.public(key, lambda: anchor_gradient(work))
+            gradient = replace(gradient, base=request.adapter.base)
+        with fixed(work.loaded, request.frozen, left):
+            return replace(_train(work, request, checked), gradient=gradient)
 
 
-def _train(work: Work, request: TrainRequest, checked: str) -> Reply:
+def _train(work: Work, request: TrainRequest, checked: str) -> TrainedAdapter:
     terms, header = work.terms, request.header
     warm_up = header.phase == Phase.WARM_UP.value
     lesson = warm_up_lesson(work, request) if warm_up else arm_lesson(work, request, checked)

@@ -117,6 +117,8 @@ class Policy:
             ask("smallest_group", f"clusters of {few}", not few, f"at least {least}")
         if isinstance(reply, MetricsReply):
             return replace(reply, own=self._own(reply.own, work, ledger))
+        if isinstance(reply, TrainedAdapter) and reply.gradient is not None:
+            check_size(reply.gradient, self.section)
         if isinstance(reply, TrainedAdapter) and reply.adapter is not None:
             if reply.header.phase == Phase.WARM_UP and _public(work):
                 check_size(reply.adapter, self.section)

@@ -9,7 +9,7 @@ Reference:
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,6 +118,30 @@ def set_adapter(loaded: LoadedModel, adapter: Adapter) -> None:
         layer.r[NAME] = rank
         layer.scaling[NAME] = adapter.scales[name]
         layer.lora_alpha[NAME] = adapter.scales[name] * rank
+
+
+def factor_gradients(loaded: LoadedModel, backward: Callable[[], None]) -> Adapter:
+    """Gradients of both factors of every module after ``backward``, in the place of the factors.
+
+    Dropout is off meanwhile; neither gradients nor modes of the model are changed for others.
+    """
+    model, training = loaded.model, loaded.model.training
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    try:
+        backward()
+        a: dict[str, torch.Tensor] = {}
+        b: dict[str, torch.Tensor] = {}
+        for name, layer in loaded.layers():
+            for factors, found in ((layer.lora_A, a), (layer.lora_B, b)):
+                weight = factors[NAME].weight
+                gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                found[name] = gradient.detach().float().cpu().clone()
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+    scales = {name: float(layer.scaling[NAME]) for name, layer in loaded.layers()}
+    return Adapter(base=loaded.fingerprint, a=a, b=b, scales=scales)
 
 
 @contextmanager

@@ -102,6 +102,8 @@ class TrainRequest:
     """The factor that every site leaves as it is, "a" or "b"; "" where it trains both."""
     change: Adapter | None = field(default=None, metadata=UNSENT)
     """What the federation has added to the base so far; the adapter then is one of that base."""
+    gradients_from: tuple[str, ...] = field(default=(), metadata=UNSENT)
+    """Members that also tell the gradient of the PUBLIC reference anchors at the adapter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,8 @@ class TrainedAdapter:
     """Mean training loss of each optimizer step, nats: drawn in the report."""
     learning_rate: float
     """Mean learning rate of the round."""
+    gradient: Adapter | None = field(default=None, metadata=UNSENT)
+    """Gradient of the PUBLIC reference anchors' mean loss by each factor, nats, before training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.loaded import (
     NAME,
     LoadedModel,
+    factor_gradients,
     fingerprint,
     fixed,
     get_adapter,
@@ -37,6 +38,7 @@ __all__ = [
     "LoadedModel",
     "encode",
     "encode_sample",
+    "factor_gradients",
     "fingerprint",
     "fixed",
     "generate",

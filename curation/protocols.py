@@ -173,6 +173,33 @@ class Weighting(Protocol):
         ...
 
 
+@runtime_checkable
+class AligningWeighting(Weighting, Protocol):
+    """A weighting that also sees where each site's update leads the public anchors.
+
+    Called as a plain weighting in warm-up, where updates are not weighed by worth.
+    """
+
+    def align(
+        self,
+        counts: Mapping[str, int],
+        alignments: Mapping[str, float],
+        before: Mapping[str, float],
+    ) -> Mapping[str, float]:
+        """Weights that sum to 1.
+
+        Args:
+            counts: Site → samples, as for a plain weighting.
+            alignments: Site → −⟨∇L, θ_i − θ⟩: by how much its update lowers the mean loss of the
+                reference anchors to first order, nats.
+            before: Site → its weight in the round before; empty in the first.
+
+        Raises:
+            EmptySelectionError: every count is 0.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
     """A merged adapter and what the merge cost."""

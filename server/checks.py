@@ -25,6 +25,7 @@ from fedwinnow.curation.messages import (
     SummaryReply,
     TrainedAdapter,
 )
+from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.state import RunState, given
 
@@ -124,10 +125,20 @@ def _trained(site: str, reply: TrainedAdapter, state: RunState, config: RunConfi
         return f"it sent {len(reply.losses)} losses for a round of {steps} steps"
     if not warm_up and (why := _too_many(site, reply.samples, state)):
         return why
-    if reply.adapter is None or state.adapter is None:
+    return _factors(site, reply, given(state.adapter, "adapter"))
+
+
+def _factors(site: str, reply: TrainedAdapter, sent: Adapter) -> str:
+    """Adapter and gradient belong to the matrices that were sent, at no higher rank."""
+    ranks = {name: len(a) for name, a in sent.a.items()}
+    if reply.gradient is not None:
+        check_compatible({site: reply.gradient}, sent)
+        other = [name for name, a in reply.gradient.a.items() if len(a) != ranks[name]]
+        if other:
+            return f"its gradient has another rank than was sent in {other[0]}"
+    if reply.adapter is None:
         return ""
-    check_compatible({site: reply.adapter}, state.adapter)
-    ranks = {name: len(a) for name, a in state.adapter.a.items()}
+    check_compatible({site: reply.adapter}, sent)
     higher = [name for name, a in reply.adapter.a.items() if len(a) > ranks[name]]
     return (
         f"its rank in {higher[0]} is above the {ranks[higher[0]]} that was sent" if higher else ""

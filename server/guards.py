@@ -24,6 +24,7 @@ from torch import Tensor
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Adapter
+from fedwinnow.strategies.weighting.samples_kept import capped
 
 Updates = Mapping[str, Mapping[str, maths.Product]]
 """Site → module → U_i as a product."""
@@ -134,24 +135,13 @@ def cap_weights(
     positive = {site: weight for site, weight in sorted(weights.items()) if weight > 0}
     if not positive or max(positive.values()) <= most:
         return weights, {}
-    if most * len(positive) <= 1:
-        capped = dict.fromkeys(positive, 1 / len(positive))
-    else:
-        capped, full = dict(positive), set[str]()
-        while over := {site for site in capped if site not in full and capped[site] > most}:
-            full |= over
-            open_total = sum(weight for site, weight in positive.items() if site not in full)
-            room = 1 - most * len(full)
-            capped = {
-                site: most if site in full else room * weight / open_total
-                for site, weight in positive.items()
-            }
+    shares = capped(positive, most)
     words = {
-        site: f"its weight of {weight:.3f} was cut to {capped[site]:.3f}"
+        site: f"its weight of {weight:.3f} was cut to {shares[site]:.3f}"
         for site, weight in positive.items()
-        if capped[site] < weight
+        if shares[site] < weight
     }
-    return {**dict.fromkeys(weights, 0.0), **capped}, words
+    return {**dict.fromkeys(weights, 0.0), **shares}, words
 
 
 def krum(

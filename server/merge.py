@@ -13,7 +13,7 @@ from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.config import GuardsSection, RunConfig
 from fedwinnow.curation.errors import EmptySelectionError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import FactorMerging, Merging, Weighting
+from fedwinnow.curation.protocols import AligningWeighting, FactorMerging, Merging, Weighting
 from fedwinnow.server.guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.registry import build
 
@@ -43,7 +43,7 @@ def frozen(config: RunConfig, number: int) -> str:
     return next((factor for factor in ("a", "b") if factor not in trained), "")
 
 
-def merge_round(
+def merge_round(  # noqa: PLR0913 - a round is all of these
     adapters: Mapping[str, Adapter],
     counts: Mapping[str, int],
     previous: Adapter,
@@ -52,6 +52,8 @@ def merge_round(
     *,
     warm_up: bool = False,
     left_out: Mapping[str, str] | None = None,
+    alignments: Mapping[str, float] | None = None,
+    before: Mapping[str, float] | None = None,
 ) -> RoundMerge:
     """Weigh, guard and merge.
 
@@ -63,6 +65,8 @@ def merge_round(
         config: The run's; guards are not asked in warm-up.
         warm_up: Whether this is a warm-up round.
         left_out: Site → why its adapter takes no part (the judges' word).
+        alignments: Site → drop of the anchors' loss by its update, for a weighting that reads it.
+        before: Site → weight in the round before, for the same.
 
     Raises:
         ConfigError: too few sites for the guard's rule.
@@ -83,7 +87,11 @@ def merge_round(
         )
         raise EmptySelectionError(message)
     weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    weights = weighting({site: counts[site] for site in used})
+    kept = {site: counts[site] for site in used}
+    if isinstance(weighting, AligningWeighting) and not warm_up:
+        weights = weighting.align(kept, alignments or {}, before or {})
+    else:
+        weights = weighting(kept)
     name, settings = ("core_svd", {}) if warm_up else (config.merging.name, config.merging.settings)
     rule: Merging = build("merging", name, settings)
     if not warm_up:

@@ -32,6 +32,7 @@ from fedwinnow.curation.messages import (
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import canonical
+from fedwinnow.server.alignment import witnesses
 from fedwinnow.server.checks import fault
 from fedwinnow.server.clustering import begin, cluster_request, quota_request
 from fedwinnow.server.merge import frozen
@@ -89,6 +90,7 @@ def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one requ
         sites=state.sites,
         frozen="" if warm_up else frozen(config, state.round),
         change=state.change,
+        gradients_from=() if warm_up else witnesses(config, state.sites),
     )
 
 

@@ -39,6 +39,8 @@ class SiteRound:
     samples: int
     weight: float
     losses: tuple[float, ...]
+    alignment: float = field(default=0.0, metadata=UNSENT)
+    """First-order drop of the public anchors' loss by its update, nats; 0 where nobody asks."""
     bounded: str = field(default="", metadata=UNSENT)
     """Which guards changed its contribution and why; "" for none."""
 

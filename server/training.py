@@ -10,6 +10,7 @@ from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.messages import JudgedAdapters, Reply, TrainedAdapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
+from fedwinnow.server.alignment import alignments
 from fedwinnow.server.guards import against_anchors
 from fedwinnow.server.merge import merge_round
 from fedwinnow.server.reviewers import enough_reviewers
@@ -25,8 +26,15 @@ def train(
     trained = {s: r for s, r in sorted(replies.items()) if isinstance(r, TrainedAdapter)}
     adapters = {site: r.adapter for site, r in trained.items() if r.adapter is not None}
     warm_up = state.phase == Phase.WARM_UP.value
+    gradients = {site: r.gradient for site, r in trained.items() if r.gradient is not None}
+    toward = alignments(adapters, gradients, given(state.adapter, "adapter"))
     sites = {
-        site: SiteRound(samples=reply.samples, weight=0.0, losses=reply.losses)
+        site: SiteRound(
+            samples=reply.samples,
+            weight=0.0,
+            losses=reply.losses,
+            alignment=toward.get(site, 0.0),
+        )
         for site, reply in trained.items()
     }
     rates = [reply.learning_rate for site, reply in trained.items() if site in adapters]
@@ -77,6 +85,8 @@ def _merged(
         state.change,
         config,
         warm_up=record.phase == Phase.WARM_UP.value,
+        alignments={site: record.sites[site].alignment for site in adapters},
+        before=_weights_before(state, record),
         left_out=left_out,
     )
     sites = {
@@ -90,3 +100,11 @@ def _merged(
     )
     state = replace(state, adapter=merged.adapter, change=merged.change)
     return state, replace(record, sites=sites, merge=dict(merged.report))
+
+
+def _weights_before(state: RunState, record: RoundRecord) -> dict[str, float]:
+    """Site → its weight in the arm's round before; empty in the first."""
+    for one in reversed(state.records):
+        if (one.phase, one.arm, one.round) == (record.phase, record.arm, record.round - 1):
+            return {site: part.weight for site, part in one.sites.items()}
+    return {}

@@ -67,7 +67,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "weighting": {
         name: f"fedwinnow.strategies.weighting.{name}:{name}"
-        for name in ("samples_kept", "uniform")
+        for name in ("anchor_alignment", "samples_kept", "uniform")
     },
     "merging": {
         name: f"fedwinnow.strategies.merging.{name}:{name}"

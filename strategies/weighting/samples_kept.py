@@ -34,10 +34,7 @@ def samples_kept(*, cap: float = 0.5) -> Weighting:
         raise ValueError(message)
 
     def weigh(counts: Mapping[str, int]) -> Mapping[str, float]:
-        sites = trained_sites(counts)
-        if cap * len(sites) <= 1:
-            return dict.fromkeys(sites, 1 / len(sites))
-        return _capped({site: counts[site] for site in sites}, cap)
+        return capped({site: float(counts[site]) for site in trained_sites(counts)}, cap)
 
     return weigh
 
@@ -66,15 +63,20 @@ def trained_sites(counts: Mapping[str, int]) -> tuple[str, ...]:
     return sites
 
 
-def _capped(counts: Mapping[str, int], cap: float) -> dict[str, float]:
-    """Shares with the excess over ``cap`` handed on; cap · sites > 1, so it ends."""
-    full: set[str] = set()
+def capped(amounts: Mapping[str, float], cap: float) -> dict[str, float]:
+    """Shares in proportion to amounts above 0, with the excess over ``cap`` handed on.
+
+    Equal shares where the sites are too few for the cap.
+    """
+    if cap * len(amounts) <= 1:
+        return dict.fromkeys(amounts, 1 / len(amounts))
+    full: set[str] = set()  # cap · sites > 1, so it ends
     while True:
-        open_total = sum(count for site, count in counts.items() if site not in full)
+        open_total = sum(amount for site, amount in amounts.items() if site not in full)
         room = 1 - cap * len(full)
         weights = {
-            site: cap if site in full else room * count / open_total
-            for site, count in counts.items()
+            site: cap if site in full else room * amount / open_total
+            for site, amount in amounts.items()
         }
         over = {site for site, weight in weights.items() if site not in full and weight > cap}
         if not over:

@@ -2,11 +2,13 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
+from fedwinnow.curation.errors import EmptySelectionError, NonFiniteError, ProtocolError
+from fedwinnow.strategies.weighting.anchor_alignment import anchor_alignment
 from fedwinnow.strategies.weighting.samples_kept import samples_kept
 from fedwinnow.strategies.weighting.uniform import uniform
 
@@ -77,3 +79,54 @@ def test_weighting_ignores_order_of_arrival(rule):
     counts = {"c": 4, "a": 1, "b": 2}
     assert list(rule(counts).items()) == list(rule(dict(reversed(counts.items()))).items())
     assert list(rule(counts)) == ["a", "b", "c"]
+
+
+@given(
+    counts=st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 50), min_size=1),
+    seed=st.integers(0, 1000),
+)
+def test_anchor_alignment_moves_weight_to_where_the_anchors_gain(counts, seed):
+    """Sums to 1; of two sites alike the one that helps more weighs at least as much."""
+    draw = np.random.default_rng(seed)
+    toward = {site: float(draw.uniform(-1, 1)) for site in counts}
+    rule = anchor_alignment(cap=1.0)
+    equal = rule.align(dict.fromkeys(counts, 1), toward, {})
+    assert sum(equal.values()) == pytest.approx(1.0)
+    ordered = sorted(counts, key=lambda site: toward[site])
+    for less, more in itertools.pairwise(ordered):
+        assert equal[less] <= equal[more] + 1e-12
+    for site in counts:
+        assert equal[site] >= 0.05 / len(counts) - 1e-12
+    assert max(anchor_alignment(cap=0.4).align(counts, toward, {}).values()) <= max(
+        0.4 + 1e-9, 1 / len(counts) + 1e-9
+    )
+
+
+@given(counts=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 50), min_size=1))
+def test_anchor_alignment_without_a_direction_is_the_plain_weighting(counts):
+    """Rate 0, or updates that lead nowhere, and no floor: the weights of samples_kept."""
+    plain = samples_kept()(counts)
+    toward = dict.fromkeys(counts, 0.0)
+    assert anchor_alignment(floor=0.0).align(counts, toward, {}) == pytest.approx(plain)
+    toward = {site: float(number) for number, site in enumerate(sorted(counts))}
+    assert anchor_alignment(rate=0.0, floor=0.0).align(counts, toward, {}) == pytest.approx(plain)
+    assert anchor_alignment()(counts) == plain
+
+
+def test_anchor_alignment_multiplies_over_rounds():
+    """A site that leads away loses weight round by round down to the floor; it can come back."""
+    rule, weights, seen = anchor_alignment(cap=1.0), {}, []
+    for _ in range(6):
+        weights = rule.align({"good": 10, "bad": 10}, {"good": 1.0, "bad": -1.0}, weights)
+        seen.append(weights["bad"])
+    assert seen == sorted(seen, reverse=True)
+    assert 0.025 <= seen[-1] < 0.03
+    back = rule.align({"good": 10, "bad": 10}, {"good": -1.0, "bad": 1.0}, weights)
+    assert back["bad"] > weights["bad"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_anchor_alignment_refuses_what_is_no_number(bad):
+    """A NaN or an infinity names the site."""
+    with pytest.raises(NonFiniteError, match="'a'"):
+        anchor_alignment().align({"a": 1, "b": 1}, {"a": bad, "b": 0.0}, {})

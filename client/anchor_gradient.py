@@ -1,0 +1,48 @@
+"""Gradient of the public reference anchors' mean loss by the factors of the loaded adapter.
+
+∇L with L = (1/n) Σ_i ℓ_i over reference anchors, ℓ_i the mean token loss: a function of base,
+adapter and public anchors alone, so any member may tell it.
+"""
+
+import numpy as np
+import torch
+
+from fedwinnow.client.work import Work
+from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.modeling import encode, factor_gradients
+from fedwinnow.curation.nouns import Adapter
+
+
+def anchor_gradient(work: Work) -> Adapter:
+    """∂L/∂A and ∂L/∂B of every module, in the place of A and B, at the adapter that is loaded.
+
+    Raises:
+        DataError: no reference anchor has a response token.
+    """
+    loaded, terms = work.loaded, work.terms
+    encodings = [
+        encode(
+            loaded,
+            sample,
+            max_length=terms.model.max_length,
+            system_prompt=terms.model.system_prompt,
+        )
+        for sample in work.pool.split.reference
+    ]
+    usable = [one for one in encodings if one.has_target]
+    if not usable:
+        message = (
+            f"reference anchors: expected one with a response token, got none among "
+            f"{len(encodings)}; raise model.max_length"
+        )
+        raise DataError(message)
+
+    def backward() -> None:
+        lengths = np.array([len(one.tokens) for one in usable], dtype=np.int64)
+        for places in plan_batches(lengths, terms.measuring.batch_tokens):
+            batch = collate([usable[i] for i in places]).to(loaded.device)
+            loss: torch.Tensor = sample_losses(loaded.model, batch).sum() / len(usable)
+            loss.backward()
+
+    return factor_gradients(loaded, backward)

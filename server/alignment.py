@@ -1,0 +1,65 @@
+"""Where each site's update leads the public anchors, to first order.
+
+a_i = −Σ_m ⟨∂L/∂A_m, A_im − A_m⟩ + ⟨∂L/∂B_m, B_im − B_m⟩ in float64, by the gradient of each member
+that tells one; the median over these counts, so that one liar among three bends nothing.
+
+Reference:
+    S. Fan, M. Pagliardini, M. Jaggi, DoGE, ICML 2024, https://arxiv.org/abs/2310.15393
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import IncompatibleAdapterError
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.protocols import AligningWeighting
+from fedwinnow.strategies.registry import build
+
+WITNESSES = 3
+"""Members that are asked for the gradient: the first by name."""
+
+
+def witnesses(config: RunConfig, sites: tuple[str, ...]) -> tuple[str, ...]:
+    """Who tells the anchors' gradient in a training round; nobody where no weighting reads it."""
+    weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    return sites[:WITNESSES] if isinstance(weighting, AligningWeighting) else ()
+
+
+def alignments(
+    adapters: Mapping[str, Adapter], gradients: Mapping[str, Adapter], previous: Adapter
+) -> dict[str, float]:
+    """Site → a_i, nats; empty where no gradient came.
+
+    Raises:
+        IncompatibleAdapterError: a site trained another rank than was sent, so that its factors
+            cannot be subtracted from the previous ones.
+    """
+    if not gradients:
+        return {}
+    found = {}
+    for site in sorted(adapters):
+        adapter = adapters[site]
+        for module in previous.modules:
+            if adapter.a[module].shape != previous.a[module].shape:
+                message = (
+                    f"adapter of site {site!r}, module {module}: this weighting needs rank "
+                    f"{len(previous.a[module])}, got {len(adapter.a[module])}; unset the site's "
+                    "own rank, or choose another weighting"
+                )
+                raise IncompatibleAdapterError(message)
+        said = [
+            -sum(
+                float(
+                    (
+                        getattr(gradient, part)[m].double() * (mine[m].double() - was[m].double())
+                    ).sum()
+                )
+                for part, mine, was in (("a", adapter.a, previous.a), ("b", adapter.b, previous.b))
+                for m in previous.modules
+            )
+            for gradient in gradients.values()
+        ]
+        found[site] = float(np.median(said))
+    return found
