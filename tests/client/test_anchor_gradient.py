@@ -1,4 +1,4 @@
-"""Laws of the anchors' gradient and of alignments: finite differences, and no trace in the model."""
+"""Laws of the anchors' gradient and of alignments: finite differences, no trace in the model."""
 
 from dataclasses import replace
 from types import SimpleNamespace
