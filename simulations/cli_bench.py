@@ -107,7 +107,7 @@ def _rules(rows: dict[str, dict[str, float]], title: str) -> Table:
     for name, row in rows.items():
         moved = f"rank {row['change_rank']:.0f}" if row["change_rank"] else ""
         kept = f"{row['rank']:.0f}" if row["rank"] else ""
-        table.add_row(name, f"{row['seconds']:.2f} s", f"{row['error']:.2g}", kept, moved)
+        table.add_row(name, f"{row['seconds']:.3f} s", f"{row['error']:.2g}", kept, moved)
     return table
 
 

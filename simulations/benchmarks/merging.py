@@ -12,6 +12,7 @@ where a rule needs it, all sites share A.
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -52,13 +53,13 @@ def federation(
     generator = torch.Generator().manual_seed(0)
 
     def draw(rows: int, columns: int, variance: float) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) * variance**0.5
+        return torch.randn(rows, columns, generator=generator) * math.sqrt(variance)
 
     common_a, common_b = draw(rank, size, 1 / size), draw(size, rank, 1 / rank)
     found = {}
     for i in range(sites):
-        a = (common_a + draw(rank, size, 1 / size)) * 0.5**0.5
-        b = (common_b + draw(size, rank, 1 / rank)) * 0.5**0.5
+        a = (common_a + draw(rank, size, 1 / size)) * math.sqrt(0.5)
+        b = (common_b + draw(size, rank, 1 / rank)) * math.sqrt(0.5)
         found[f"site-{i:02}"] = _one(common_a.clone() if shared_a else a, b)
     return found, _one(common_a, torch.zeros(size, rank))
 
@@ -132,10 +133,10 @@ def _peft_model(size: int, found: Mapping[str, Adapter]) -> Any:  # noqa: ANN401
     names = list(found)
     ranks = {name: one.a[MODULE].shape[0] for name, one in found.items()}
     configs = {
-        name: LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=[MODULE])
+        name: LoraConfig(r=rank, lora_alpha=int(SCALE * rank), target_modules=[MODULE])
         for name, rank in ranks.items()
     }
-    model = get_peft_model(One(), configs[names[0]], adapter_name=names[0])
+    model: Any = get_peft_model(One(), configs[names[0]], adapter_name=names[0])
     for name in names[1:]:
         model.add_adapter(name, configs[name])
     layer = model.base_model.model.m
@@ -201,12 +202,9 @@ def _sparse_row(rule: SparseMerging, size: int, sites: int) -> Figures:
         found[f"site-{i:02}"] = SparseAdapter(
             base="base", indices={MODULE: places}, values={MODULE: values}, shapes=shape
         )
-    none = SparseAdapter(
-        base="base",
-        indices={MODULE: torch.zeros(0, dtype=torch.int64)},
-        values={MODULE: torch.zeros(0)},
-        shapes=shape,
-    )
+    empty = {MODULE: torch.zeros(0, dtype=torch.int64)}
+    nothing = {MODULE: torch.zeros(0)}
+    none = SparseAdapter(base="base", indices=empty, values=nothing, shapes=shape)
     seconds, merged = _timed(lambda: rule(found, dict.fromkeys(found, 1.0), none))
     norm = dense.norm()
     dense[merged.adapter.indices[MODULE]] -= merged.adapter.values[MODULE].to(torch.float64)
@@ -259,9 +257,8 @@ def memory_here(rule: str, sites: int, rank: int, layers: int, narrow: int) -> F
     if isinstance(merging, FactorMerging):
         found = {site: replace(one, a=first.a) for site, one in found.items()}
     held = _status("VmRSS")
-    seconds, merged = _timed(lambda: merging(found, dict.fromkeys(found, 1.0), first))
+    seconds, _ = _timed(lambda: merging(found, dict.fromkeys(found, 1.0), first))
     peak, own = _status("VmHWM") - before, sum(maths.size_of(one) for one in found.values())
-    del merged
     return {
         "adapters_bytes": float(own),
         "peak_bytes": float(peak),
@@ -273,7 +270,8 @@ def memory_here(rule: str, sites: int, rank: int, layers: int, narrow: int) -> F
 
 def _llama(seed: int, rank: int, layers: int, narrow: int) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
-    a, b = {}, {}
+    a: dict[str, torch.Tensor] = {}
+    b: dict[str, torch.Tensor] = {}
     for layer in range(layers):
         for name, (outputs, inputs) in LLAMA_8B.items():
             for factors, shape in ((a, (rank, inputs // narrow)), (b, (outputs // narrow, rank))):

@@ -19,6 +19,7 @@ from fedwinnow.curation.nouns import Adapter
 from fedwinnow.strategies.merging.core_svd import core_svd
 from fedwinnow.strategies.merging.dare import dare
 from fedwinnow.strategies.merging.dare_ties import dare_ties
+from fedwinnow.strategies.merging.factors import averages
 from fedwinnow.strategies.merging.fedavg_factors import fedavg_factors
 from fedwinnow.strategies.merging.fedex import fedex
 from fedwinnow.strategies.merging.flora import flora
@@ -96,6 +97,18 @@ def test_fedavg_factors_error_is_the_factor_covariance(federation):
     assert merged.report["relative_error"] == pytest.approx(
         math.sqrt(square / whole), rel=1e-5, abs=1e-6
     )
+
+
+@given(federation=federations())
+def test_factor_covariance_is_what_averages_miss(federation):
+    """s B̄ Ā + s Σ p_i (B_i − B̄)(A_i − Ā) = ΔW*, entry by entry, for mixed ranks and scales too."""
+    sites, weights, _ = federation
+    total = sum(weights.values())
+    shares = {s: w / total for s, w in weights.items()}
+    for module in SHAPES:
+        both = averages(sites, shares, module)
+        found = sum(x.left @ x.right for x in (both.mean, both.covariance))
+        torch.testing.assert_close(found, goal(sites, weights, module), rtol=1e-9, atol=1e-9)
 
 
 def test_fedavg_factors_averages_entry_by_entry():
