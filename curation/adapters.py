@@ -191,11 +191,14 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spectrum:
-    """Thin SVD of a product: ``u @ diag(values) @ vt``, values descending, signs fixed."""
+    """Thin SVD of a product: ``u @ diag(values) @ vt``, values descending, signs fixed.
 
-    u: Float64[Tensor, "outputs k"]
+    All singular values, and the vectors of all or of the first of them.
+    """
+
+    u: Float64[Tensor, "outputs kept"]
     values: Float64[Tensor, " k"]
-    vt: Float64[Tensor, "k inputs"]
+    vt: Float64[Tensor, "kept inputs"]
 
 
 def delta(adapter: Adapter, module: str, weight: float = 1.0) -> Product:
@@ -226,11 +229,16 @@ def norm(product: Product) -> float:
     return float(torch.linalg.matrix_norm(core))
 
 
-def decompose(product: Product) -> Spectrum:
-    """Thin SVD through the core; the largest entry of each right vector is positive."""
+def decompose(product: Product, *, keep: int | None = None) -> Spectrum:
+    """Thin SVD through the core; the largest entry of each right vector is positive.
+
+    Args:
+        product: What to decompose.
+        keep: How many vectors to make of each side, the first ones; None: all.
+    """
     q_left, core, q_right = _reduce(product)
     u, values, vt = torch.linalg.svd(core, full_matrices=False)
-    u, vt = q_left @ u, vt @ q_right.T
+    u, vt = q_left @ u[:, :keep], vt[:keep] @ q_right.T
     largest = vt.abs().argmax(dim=1, keepdim=True)
     sign = torch.where(vt.gather(1, largest) < 0, -1.0, 1.0).to(torch.float64)
     return Spectrum(u=u * sign.T, values=values, vt=vt * sign)

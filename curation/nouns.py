@@ -190,7 +190,7 @@ class SparseAdapter:
     """Fingerprint of the frozen base model."""
     indices: Mapping[str, Int64[Tensor, " entries"]]
     """Strictly ascending places in the flattened (row-major) parameter."""
-    values: Mapping[str, Float[Tensor, " entries"]]
+    values: Mapping[str, Float[Tensor, " values"]]
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of each parameter in the base."""
 

@@ -11,9 +11,15 @@ from dataclasses import dataclass, field, replace
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.config import GuardsSection, RunConfig
-from fedwinnow.curation.errors import EmptySelectionError
+from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import AligningWeighting, FactorMerging, Merging, Weighting
+from fedwinnow.curation.protocols import (
+    AligningWeighting,
+    FactorMerging,
+    Merged,
+    Merging,
+    Weighting,
+)
 from fedwinnow.server.guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.registry import build
 
@@ -32,6 +38,30 @@ class RoundMerge:
     report: Mapping[str, float]
     bounded: Mapping[str, str] = field(default_factory=dict)
     """Site → which guards changed its contribution and why."""
+
+
+def merging_on_the_base(config: RunConfig) -> Merging:
+    """The run's merging where the sites' bases stay as they are: in an ordinary Flower app.
+
+    Raises:
+        ProtocolError: when called, a merge has a change of the base, which would be lost.
+    """
+    rule: Merging = build("merging", config.merging.name, config.merging.settings)
+
+    def merge(
+        adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
+    ) -> Merged:
+        merged = rule(adapters, weights, previous)
+        if merged.change is not None:
+            message = (
+                f"merging.name = {config.merging.name!r}: expected a rule that leaves the base as "
+                f"it is, got a change of {len(merged.change.a)} of its modules; start the whole "
+                "protocol, or choose another rule, such as 'core_svd'"
+            )
+            raise ProtocolError(message)
+        return merged
+
+    return merge
 
 
 def frozen(config: RunConfig, number: int) -> str:

@@ -17,13 +17,14 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
-from fedwinnow.curation.protocols import Merging, Weighting
+from fedwinnow.curation.protocols import Weighting
 from fedwinnow.curation.records import arrays_in, record_of
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.codec import codec_of
 from fedwinnow.server.driver import DEADLINE, Progress, drive
 from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
 from fedwinnow.server.grid import GridTransport, reachable
+from fedwinnow.server.merge import merging_on_the_base
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.strategies.registry import build
@@ -166,7 +167,7 @@ class CurationStrategy(Strategy):
         weighting: Weighting = build(
             "weighting", self.config.weighting.name, self.config.weighting.settings
         )
-        merging: Merging = build("merging", self.config.merging.name, self.config.merging.settings)
+        merging = merging_on_the_base(self.config)
         sent = arrays_in(self._previous)
         weights = weighting({node: counts[node] for node in adapters})
         merged = merging(adapters, weights, adapter_of(sent, scale=self._scale))

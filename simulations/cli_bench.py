@@ -1,7 +1,7 @@
-"""``fedwinnow bench rounds``: what a round and a large adapter cost beyond what they must."""
+"""``fedwinnow bench rounds | merging``: what rounds, large adapters and merges cost."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,8 @@ app = typer.Typer(no_args_is_help=True, help="Measure what a federation costs on
 
 ROUND, HOP = 2.0, 1.5
 """Bars of the design: seconds beyond an empty message, ratio to a bare stream."""
+APART, FASTER, HELD = 1e-5, 100.0, 3.0
+"""Bars of merging: distance from the dense SVD, PEFT's time over ours, memory over adapters."""
 
 
 @app.callback()
@@ -58,3 +60,70 @@ def rounds(
     table.add_row("… ratio", f"{hop['ratio']:.2f}", f"≤ {HOP}")
     table.add_row("… to encrypt and decrypt once", f"{hop['seal_seconds']:.2f} s", "beside it")
     Console().print(table)
+
+
+@app.command()
+def merging(
+    size: Annotated[int, typer.Option(help="Inputs and outputs of the module.", min=2)] = 4096,
+    sites: Annotated[int, typer.Option(help="Sites that are merged.", min=1)] = 8,
+    rank: Annotated[int, typer.Option(help="Rank of every adapter.", min=1)] = 16,
+    memory_sites: Annotated[int, typer.Option(help="Sites of the memory test.", min=1)] = 32,
+    layers: Annotated[int, typer.Option(help="Blocks of the memory test.", min=1)] = 32,
+    *,
+    peft: Annotated[
+        bool, typer.Option(help="Time PEFT's SVD too (minutes at the default size).")
+    ] = True,
+    memory: Annotated[
+        bool, typer.Option(help="Measure memory on adapters of Llama 3 8B's shape (minutes).")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Time every merging rule, and compare core_svd with dense SVDs and the adapters' own size."""
+    from fedwinnow.simulations.benchmarks.merging import (  # noqa: PLC0415 - torch loads here
+        bench_accuracy,
+        bench_memory,
+        bench_peft,
+        bench_rules,
+    )
+
+    found: dict[str, Any] = {
+        "accuracy": bench_accuracy(min(size, 512), sites, min(rank, size)),
+        "rules": bench_rules(size, sites, min(rank, size)),
+    }
+    if peft:
+        found["peft"] = bench_peft(size, sites, min(rank, size))
+    if memory:
+        found["memory"] = bench_memory(memory_sites, rank=rank, layers=layers)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    title = f"One {size} × {size} module, {sites} sites, rank {rank}"
+    for table in (_rules(found["rules"], title), _bars(found)):
+        Console().print(table)
+
+
+def _rules(rows: dict[str, dict[str, float]], title: str) -> Table:
+    table = Table("rule", "processor time", "error", "rank", "to the base", title=title)
+    for name, row in rows.items():
+        moved = f"rank {row['change_rank']:.0f}" if row["change_rank"] else ""
+        kept = f"{row['rank']:.0f}" if row["rank"] else ""
+        table.add_row(name, f"{row['seconds']:.3f} s", f"{row['error']:.2g}", kept, moved)
+    return table
+
+
+def _bars(found: dict[str, Any]) -> Table:
+    table = Table("core_svd", "found", "bar")
+    table.add_row("distance from the dense SVD", f"{found['accuracy']:.1e}", f"≤ {APART:.0e}")
+    if "peft" in found:
+        peft = found["peft"]
+        table.add_row("processor time", f"{peft['core_seconds']:.3f} s", "")
+        table.add_row("… of PEFT's SVD", f"{peft['peft_seconds']:.1f} s", "")
+        table.add_row("… ratio", f"{peft['ratio']:.0f}", f"≥ {FASTER:.0f}")
+        table.add_row("distance from PEFT's result", f"{peft['apart']:.1e}", "float32")
+    if "memory" in found:
+        memory = found["memory"]
+        table.add_row("adapters in memory", f"{memory['adapters_bytes'] / 1e6:.0f} MB", "")
+        table.add_row("… beyond them while merging", f"{memory['merge_bytes'] / 1e6:.0f} MB", "")
+        table.add_row("… peak over adapters", f"{memory['ratio']:.2f}", f"< {HELD:.0f}")
+        table.add_row("… processor time", f"{memory['seconds']:.0f} s", "")
+    return table

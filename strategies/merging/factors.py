@@ -187,8 +187,8 @@ def cut(previous: Adapter, rank: int, goal: Callable[[str], maths.Product]) -> C
     """
     a, b, lost, whole = {}, {}, 0.0, 0.0
     for module in previous.modules:
-        spectrum = maths.decompose(goal(module))
         size = rank or previous.a[module].shape[0]
+        spectrum = maths.decompose(goal(module), keep=size)
         values = spectrum.values[:size]
         used = int((values > maths.TOLERANCE * spectrum.values[0]).sum())
         whole += maths.energy(spectrum.values)

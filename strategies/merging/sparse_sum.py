@@ -71,15 +71,15 @@ class _SparseSum:
         for site in shares:
             self._check_density(site, checked[site], size)
         terms = [(self.scale * share, checked[site]) for site, share in shares.items()]
-        if self.scale != 1:
-            terms.append((1 - self.scale, start))
+        rest = [(1 - self.scale, start)] if self.scale != 1 else []
         indices, values, shared = {}, {}, 0
         for name in start.parameters:
             found = sparse.weighted_sum(terms, name)
+            shared += int((found.holders * (found.holders - 1)).sum()) // 2
+            if rest:
+                found = sparse.weighted_sum([*terms, *rest], name)
             indices[name] = found.indices
             values[name] = found.values.to(start.values[name].dtype)
-            holders = sparse.weighted_sum(terms[: len(shares)], name).holders
-            shared += int((holders * (holders - 1)).sum()) // 2
         merged = SparseAdapter(
             base=start.base, indices=indices, values=values, shapes=dict(start.shapes)
         )

@@ -186,6 +186,16 @@ def test_decompose_fixes_signs():
     assert bool((peaks > 0).all())
 
 
+@pytest.mark.parametrize("keep", [0, 2, 9])
+def test_decompose_keeps_the_first_vectors_and_all_values(keep):
+    """Fewer vectors are those of the whole decomposition; singular values are all there."""
+    factors = product(3, 8, 6, 4)
+    whole, few = maths.decompose(factors), maths.decompose(factors, keep=keep)
+    torch.testing.assert_close(few.u, whole.u[:, :keep], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(few.vt, whole.vt[:keep], rtol=1e-12, atol=1e-14)
+    assert torch.equal(few.values, whole.values)
+
+
 def test_target_is_the_weighted_sum_of_scaled_products():
     """Mixed ranks and scales: ΔW* equals the dense sum."""
     sites = {"a": make(1, rank=2, scale=0.5), "b": make(2, rank=4, scale=3.0)}

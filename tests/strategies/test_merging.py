@@ -1,4 +1,4 @@
-"""Laws of merging: exactness against dense float64, identities, order, edges."""
+"""Laws of merging that hold for every rule on factors, and those of the first three."""
 
 import math
 from dataclasses import replace
@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from merging_cases import SHAPES, apart, best, dense, federations, goal, make, whole
 
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.errors import (
@@ -16,58 +17,30 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.strategies.merging.core_svd import core_svd
+from fedwinnow.strategies.merging.dare import dare
+from fedwinnow.strategies.merging.dare_ties import dare_ties
+from fedwinnow.strategies.merging.factors import averages
 from fedwinnow.strategies.merging.fedavg_factors import fedavg_factors
+from fedwinnow.strategies.merging.fedex import fedex
+from fedwinnow.strategies.merging.flora import flora
+from fedwinnow.strategies.merging.knots import knots
+from fedwinnow.strategies.merging.linear import linear
 from fedwinnow.strategies.merging.stack import stack
+from fedwinnow.strategies.merging.ties import ties
 
-SHAPES = {"h.0.q_proj": (11, 9), "h.0.v_proj": (5, 12)}
-RULES = {"stack": stack(), "core_svd": core_svd(), "fedavg_factors": fedavg_factors()}
-
-
-def make(seed: int, *, rank: int = 3, scale: float = 2.0, zero: bool = False) -> Adapter:
-    """A seeded adapter; ``zero`` gives B = 0, as before any training."""
-    generator = torch.Generator().manual_seed(seed)
-    return Adapter(
-        base="base",
-        a={m: torch.randn(rank, i, generator=generator) for m, (_, i) in SHAPES.items()},
-        b={
-            m: torch.zeros(o, rank) if zero else 0.1 * torch.randn(o, rank, generator=generator)
-            for m, (o, _) in SHAPES.items()
-        },
-        scales=dict.fromkeys(SHAPES, scale),
-    )
-
-
-def dense(adapter: Adapter, module: str) -> torch.Tensor:
-    """ΔW in float64."""
-    product = adapter.b[module].double() @ adapter.a[module].double()
-    return adapter.scales[module] * product
-
-
-def goal(sites: dict[str, Adapter], weights: dict[str, float], module: str) -> torch.Tensor:
-    """ΔW* in float64, weights normalised."""
-    total = sum(weights[s] for s in sites)
-    return sum((weights[s] / total) * dense(x, module) for s, x in sites.items())
-
-
-def apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Relative Frobenius distance to ``other``."""
-    return float((one - other).norm() / other.norm())
-
-
-@st.composite
-def federations(draw):
-    """One to four sites of mixed ranks, scales α / r or (rsLoRA) α / √r; a previous adapter."""
-    count = draw(st.integers(1, 4))
-    alpha = draw(st.sampled_from([1.0, 16.0, 64.0]))
-    rslora = draw(st.booleans())
-    seed = draw(st.integers(0, 1_000))
-    sites, weights = {}, {}
-    for i in range(count):
-        rank = draw(st.integers(1, 6))
-        scale = alpha / math.sqrt(rank) if rslora else alpha / rank
-        sites[f"site-{i}"] = make(seed + i, rank=rank, scale=scale)
-        weights[f"site-{i}"] = draw(st.floats(0.05, 1.0))
-    return sites, weights, make(seed + 99, rank=draw(st.integers(1, 6)), scale=alpha / 4)
+RULES = {
+    "stack": stack(),
+    "core_svd": core_svd(),
+    "fedavg_factors": fedavg_factors(),
+    "flora": flora(),
+    "fedex": fedex(),
+    "linear": linear(),
+    "ties": ties(density=1.0),
+    "dare": dare(density=1.0),
+    "dare_ties": dare_ties(density=1.0),
+    "knots": knots(density=1.0),
+}
+"""Rules for any sites; those with one shared factor have their own file."""
 
 
 @settings(deadline=None, max_examples=40)
@@ -94,11 +67,11 @@ def test_core_svd_is_the_dense_truncated_svd(federation, rank):
     lost = whole = 0.0
     for module in SHAPES:
         size = rank or previous.a[module].shape[0]
-        u, values, vt = torch.linalg.svd(goal(sites, weights, module), full_matrices=False)
+        wanted = goal(sites, weights, module)
+        values = torch.linalg.svdvals(wanted)
         if size < len(values) and values[size] > 1e-9 * values[0]:
             assume(bool(values[size] < 0.99 * values[size - 1]))  # else the cut is not unique
-        best = u[:, :size] @ torch.diag(values[:size]) @ vt[:size]
-        assert apart(dense(merged.adapter, module), best) <= 1e-5  # float32 factors
+        assert apart(dense(merged.adapter, module), best(wanted, size)) <= 1e-5  # float32 factors
         assert merged.adapter.a[module].shape[0] == size
         lost += float(values[size:].square().sum())
         whole += float(values.square().sum())
@@ -126,6 +99,18 @@ def test_fedavg_factors_error_is_the_factor_covariance(federation):
     )
 
 
+@given(federation=federations())
+def test_factor_covariance_is_what_averages_miss(federation):
+    """s B̄ Ā + s Σ p_i (B_i − B̄)(A_i − Ā) = ΔW*, entry by entry, for mixed ranks and scales too."""
+    sites, weights, _ = federation
+    total = sum(weights.values())
+    shares = {s: w / total for s, w in weights.items()}
+    for module in SHAPES:
+        both = averages(sites, shares, module)
+        found = sum(x.left @ x.right for x in (both.mean, both.covariance))
+        torch.testing.assert_close(found, goal(sites, weights, module), rtol=1e-9, atol=1e-9)
+
+
 def test_fedavg_factors_averages_entry_by_entry():
     """With equal ranks and scales the factors are the weighted means (FedIT)."""
     sites = {"a": make(1), "b": make(2)}
@@ -151,9 +136,9 @@ def test_fedavg_factors_is_exact_for_equal_a():
 def test_merging_of_one_site_is_the_identity(name):
     """One site's adapter comes back as a product, whatever its scale and weight."""
     site = make(5, rank=4, scale=0.7)
-    merged = RULES[name]({"only": site}, {"only": 0.2}, make(6, rank=4, scale=2.0)).adapter
+    merged = RULES[name]({"only": site}, {"only": 0.2}, make(6, rank=4, scale=2.0))
     for module in SHAPES:
-        assert apart(dense(merged, module), dense(site, module)) < 1e-6
+        assert apart(whole(merged, module), dense(site, module)) < 1e-6
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -168,6 +153,9 @@ def test_merging_ignores_order_of_arrival(name):
     )
     assert adapter_hash(one.adapter) == adapter_hash(other.adapter)
     assert one.report == other.report
+    assert (one.change is None) == (other.change is None)
+    if one.change is not None:
+        assert adapter_hash(one.change) == adapter_hash(other.change)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -214,8 +202,10 @@ def test_merging_keeps_the_dtype(name, dtype):
             b={m: t.to(dtype) for m, t in adapter.b.items()},
         )
 
-    merged = RULES[name]({"a": cast(make(1))}, {"a": 1.0}, cast(make(2))).adapter
-    assert {t.dtype for t in (*merged.a.values(), *merged.b.values())} == {dtype}
+    sites = {"a": cast(make(1)), "b": cast(make(3))}
+    merged = RULES[name](sites, {"a": 1.0, "b": 1.0}, cast(make(2)))
+    for one in (merged.adapter, merged.change or merged.adapter):
+        assert {t.dtype for t in (*one.a.values(), *one.b.values())} == {dtype}
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -226,6 +216,7 @@ def test_merging_of_zero_updates_stays_trainable(name):
     for module in SHAPES:
         assert bool((merged.adapter.b[module] == 0).all())
         assert bool((merged.adapter.a[module].abs().sum(dim=1) > 0).all())
+    assert merged.change is None
     assert merged.report["target_norm"] == 0
     assert merged.report.get("discarded_energy", 0.0) == 0.0
     assert "relative_error" not in merged.report
