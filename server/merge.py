@@ -14,6 +14,7 @@ from fedwinnow.curation.config import GuardsSection, RunConfig
 from fedwinnow.curation.errors import EmptySelectionError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import FactorMerging, Merging, Weighting
+from fedwinnow.curation.remembering import Memory, merge_remembering
 from fedwinnow.server.guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.registry import build
 
@@ -32,6 +33,8 @@ class RoundMerge:
     report: Mapping[str, float]
     bounded: Mapping[str, str] = field(default_factory=dict)
     """Site → which guards changed its contribution and why."""
+    memory: Memory = field(default_factory=dict)
+    """What the rule needs again in the next round of the arm."""
 
 
 def frozen(config: RunConfig, number: int) -> str:
@@ -52,6 +55,7 @@ def merge_round(
     *,
     warm_up: bool = False,
     left_out: Mapping[str, str] | None = None,
+    memory: Memory | None = None,
 ) -> RoundMerge:
     """Weigh, guard and merge.
 
@@ -63,6 +67,7 @@ def merge_round(
         config: The run's; guards are not asked in warm-up.
         warm_up: Whether this is a warm-up round.
         left_out: Site → why its adapter takes no part (the judges' word).
+        memory: What the rule remembers of the arm's earlier rounds.
 
     Raises:
         ConfigError: too few sites for the guard's rule.
@@ -97,14 +102,19 @@ def merge_round(
         used, weights = {"": centre}, {"": 1.0}
     for site, why in sorted(bounded.items()):
         logger.warning("guards: site %s: %s", site, why)
-    merged = rule(used, weights, previous)
+    merged, kept = merge_remembering(rule, used, weights, previous, memory or {})
     adapter, whole = merged.adapter, change
     if merged.change is not None:
         base = change.base if change is not None else previous.base
         whole = add_change(change, replace(merged.change, base=base))
         adapter = replace(adapter, base=changed_base(base, whole))
     return RoundMerge(
-        adapter=adapter, change=whole, weights=shares, report=merged.report, bounded=bounded
+        adapter=adapter,
+        change=whole,
+        weights=shares,
+        report=merged.report,
+        bounded=bounded,
+        memory=kept,
     )
 
 

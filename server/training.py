@@ -78,6 +78,7 @@ def _merged(
         config,
         warm_up=record.phase == Phase.WARM_UP.value,
         left_out=left_out,
+        memory=state.memory if record.round > 1 else {},
     )
     sites = {
         site: replace(
@@ -88,5 +89,5 @@ def _merged(
     logger.info(
         "%s round %d merged %d adapters", record.arm or record.phase, record.round, len(adapters)
     )
-    state = replace(state, adapter=merged.adapter, change=merged.change)
+    state = replace(state, adapter=merged.adapter, change=merged.change, memory=merged.memory)
     return state, replace(record, sites=sites, merge=dict(merged.report))
