@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.config import GuardsSection, RunConfig
-from fedwinnow.curation.errors import EmptySelectionError
+from fedwinnow.curation.errors import EmptySelectionError, IncompatibleAdapterError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import FactorMerging, Merging, Weighting
+from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, Weighting
 from fedwinnow.curation.remembering import Memory, merge_remembering
 from fedwinnow.server.guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.registry import build
@@ -138,6 +138,30 @@ def completed(adapter: Adapter, previous: Adapter) -> Adapter:
         a[module] = whole.right.to(adapter.a[module].dtype)
         b[module] = (whole.left / scale).to(adapter.b[module].dtype)
     return replace(adapter, a=a, b=b)
+
+
+def merge_plain(
+    adapters: Mapping[str, Adapter],
+    counts: Mapping[str, int],
+    previous: Adapter,
+    config: RunConfig,
+    memory: Memory,
+) -> tuple[Merged, Memory]:
+    """Weigh and merge a round of an ordinary Flower app: no guard, and a base that stays.
+
+    Raises:
+        IncompatibleAdapterError: adapters do not belong together, or the rule changes the base.
+    """
+    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    rule: Merging = build("merging", config.merging.name, config.merging.settings)
+    merged, kept = merge_remembering(rule, adapters, weighting(counts), previous, memory)
+    if merged.change is not None:
+        message = (
+            f"merging.name = {config.merging.name!r} changes the base model, which an ordinary "
+            "Flower app does not carry; choose stack or core_svd, or run the whole protocol"
+        )
+        raise IncompatibleAdapterError(message)
+    return merged, kept
 
 
 def guarded(
