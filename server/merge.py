@@ -103,11 +103,7 @@ def merge_round(
     for site, why in sorted(bounded.items()):
         logger.warning("guards: site %s: %s", site, why)
     merged, kept = merge_remembering(rule, used, weights, previous, memory or {})
-    adapter, whole = merged.adapter, change
-    if merged.change is not None:
-        base = change.base if change is not None else previous.base
-        whole = add_change(change, replace(merged.change, base=base))
-        adapter = replace(adapter, base=changed_base(base, whole))
+    adapter, whole = _based(merged, change, previous)
     return RoundMerge(
         adapter=adapter,
         change=whole,
@@ -116,6 +112,17 @@ def merge_round(
         bounded=bounded,
         memory=kept,
     )
+
+
+def _based(
+    merged: Merged, change: Adapter | None, previous: Adapter
+) -> tuple[Adapter, Adapter | None]:
+    """The merged adapter on the base that it speaks of, and all that the base is changed by."""
+    if merged.change is None:
+        return merged.adapter, change
+    base = change.base if change is not None else previous.base
+    whole = add_change(change, replace(merged.change, base=base))
+    return replace(merged.adapter, base=changed_base(base, whole)), whole
 
 
 def completed(adapter: Adapter, previous: Adapter) -> Adapter:
