@@ -9,17 +9,17 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
-from fedwinnow.curation.errors import IncompatibleAdapterError, OutputError
+from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, OutputError
 from fedwinnow.curation.nouns import Adapter
-
-_PREFIX = "base_model.model."
+from fedwinnow.curation.stored import PREFIX, open_adapter
 
 
 def export_adapter(
@@ -29,8 +29,19 @@ def export_adapter(
     base_name: str,
     target_modules: Sequence[str],
     dropout: float = 0.0,
+    settings: Mapping[str, Any] | None = None,
+    saved: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a PEFT adapter folder, replacing one that is there.
+
+    Args:
+        adapter: The factors and scales.
+        folder: Where to.
+        base_name: Hub name or folder of the base model.
+        target_modules: Modules, or ends of their names, that the factors belong to.
+        dropout: LoRA dropout for who trains on.
+        settings: Further keys of PEFT's configuration.
+        saved: Parameter → value, of ``modules_to_save``, which ``settings`` must name.
 
     Raises:
         OutputError: the folder cannot be written, or the disk is full.
@@ -52,11 +63,17 @@ def export_adapter(
         "target_modules": sorted(target_modules),
         "rank_pattern": {f"^{re.escape(name)}$": r for name, (r, _) in other.items()},
         "alpha_pattern": {f"^{re.escape(name)}$": s * r for name, (r, s) in other.items()},
+        **(settings or {}),
     }
-    weights = {}
+    weights = {f"{PREFIX}{name}": value.contiguous() for name, value in (saved or {}).items()}
     for name in adapter.modules:
-        weights[f"{_PREFIX}{name}.lora_A.weight"] = adapter.a[name].contiguous()
-        weights[f"{_PREFIX}{name}.lora_B.weight"] = adapter.b[name].contiguous()
+        weights[f"{PREFIX}{name}.lora_A.weight"] = adapter.a[name].contiguous()
+        weights[f"{PREFIX}{name}.lora_B.weight"] = adapter.b[name].contiguous()
+    _replace(folder, config, weights)
+
+
+def _replace(folder: Path, config: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write both files under a temporary name, then put the folder in its place."""
     temporary = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
     try:
@@ -85,46 +102,24 @@ def _clear(*folders: Path) -> None:
 
 
 def load_adapter(folder: Path, *, base: str) -> Adapter:
-    """Read a PEFT LoRA folder.
+    """Read a PEFT LoRA folder into memory.
 
     Args:
         folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
         base: Fingerprint of the base model that it belongs to.
 
     Raises:
-        IncompatibleAdapterError: the folder is no LoRA adapter, or uses DoRA or biases.
+        IncompatibleAdapterError: the folder is no plain LoRA adapter, or holds whole modules.
     """
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        message = f"{folder}: expected a PEFT adapter folder ({error})"
-        raise IncompatibleAdapterError(message) from error
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias") != "none":
-        named = ("peft_type", "use_dora", "bias")
-        came = ", ".join(f"{name} {config.get(name)!r}" for name in named)
-        message = f"{folder}: only plain LoRA is read; got {came}"
+        found = open_adapter(folder, base=base)
+    except ModelError as error:
+        raise IncompatibleAdapterError(str(error)) from error
+    if found.saved:
+        names = ", ".join(found.saved)
+        message = f"{folder}: expected factors only, got modules_to_save ({names}); train without"
         raise IncompatibleAdapterError(message)
-    a, b, scales = {}, {}, {}
-    for key, value in weights.items():
-        name = key.removeprefix(_PREFIX).rsplit(".lora_", 1)[0]
-        if ".lora_A." in key:
-            a[name] = value
-        elif ".lora_B." in key:
-            b[name] = value
-        else:
-            message = f"{folder}: {key} is no LoRA factor; only plain LoRA is read"
-            raise IncompatibleAdapterError(message)
-    for name, factor in a.items():
-        rank = factor.shape[0]
-        alpha = _pattern(config.get("alpha_pattern") or {}, name, float(config["lora_alpha"]))
-        scales[name] = float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
-    return Adapter(base=base, a=a, b=b, scales=scales)
-
-
-def _pattern(patterns: dict[str, Any], name: str, default: float) -> float:
-    """PEFT's rule: the first pattern that matches the module's name or its end."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return float(value)
-    return float(default)
+    one = found.adapter
+    a = {name: factor.clone() for name, factor in one.a.items()}
+    b = {name: factor.clone() for name, factor in one.b.items()}
+    return Adapter(base=base, a=a, b=b, scales=one.scales)

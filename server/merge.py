@@ -20,6 +20,7 @@ from fedwinnow.curation.protocols import (
     Merging,
     Weighting,
 )
+from fedwinnow.curation.remembering import Memory, merge_remembering
 from fedwinnow.server.guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.registry import build
 
@@ -38,30 +39,34 @@ class RoundMerge:
     report: Mapping[str, float]
     bounded: Mapping[str, str] = field(default_factory=dict)
     """Site → which guards changed its contribution and why."""
+    memory: Memory = field(default_factory=dict)
+    """What the rule needs again in the next round of the arm."""
 
 
-def merging_on_the_base(config: RunConfig) -> Merging:
-    """The run's merging where the sites' bases stay as they are: in an ordinary Flower app.
+def merge_plain(
+    adapters: Mapping[str, Adapter],
+    counts: Mapping[str, int],
+    previous: Adapter,
+    config: RunConfig,
+    memory: Memory,
+) -> tuple[Merged, Memory]:
+    """Weigh and merge where the sites' bases stay as they are: in an ordinary Flower app.
 
     Raises:
-        ProtocolError: when called, a merge has a change of the base, which would be lost.
+        IncompatibleAdapterError: adapters do not belong together.
+        ProtocolError: the merge has a change of the base, which would be lost.
     """
+    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
     rule: Merging = build("merging", config.merging.name, config.merging.settings)
-
-    def merge(
-        adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
-    ) -> Merged:
-        merged = rule(adapters, weights, previous)
-        if merged.change is not None:
-            message = (
-                f"merging.name = {config.merging.name!r}: expected a rule that leaves the base as "
-                f"it is, got a change of {len(merged.change.a)} of its modules; start the whole "
-                "protocol, or choose another rule, such as 'core_svd'"
-            )
-            raise ProtocolError(message)
-        return merged
-
-    return merge
+    merged, memory = merge_remembering(rule, adapters, weighting(counts), previous, memory)
+    if merged.change is not None:
+        message = (
+            f"merging.name = {config.merging.name!r}: expected a rule that leaves the base as "
+            f"it is, got a change of {len(merged.change.a)} of its modules; start the whole "
+            "protocol, or choose another rule, such as 'core_svd'"
+        )
+        raise ProtocolError(message)
+    return merged, memory
 
 
 def frozen(config: RunConfig, number: int) -> str:
@@ -84,6 +89,7 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
     left_out: Mapping[str, str] | None = None,
     alignments: Mapping[str, float] | None = None,
     before: Mapping[str, float] | None = None,
+    memory: Memory | None = None,
 ) -> RoundMerge:
     """Weigh, guard and merge.
 
@@ -97,6 +103,7 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         left_out: Site → why its adapter takes no part (the judges' word).
         alignments: Site → drop of the anchors' loss by its update, for a weighting that reads it.
         before: Site → weight in the round before, for the same.
+        memory: What the rule remembers of the arm's earlier rounds.
 
     Raises:
         ConfigError: too few sites for the guard's rule.
@@ -135,15 +142,27 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         used, weights = {"": centre}, {"": 1.0}
     for site, why in sorted(bounded.items()):
         logger.warning("guards: site %s: %s", site, why)
-    merged = rule(used, weights, previous)
-    adapter, whole = merged.adapter, change
-    if merged.change is not None:
-        base = change.base if change is not None else previous.base
-        whole = add_change(change, replace(merged.change, base=base))
-        adapter = replace(adapter, base=changed_base(base, whole))
+    merged, memory = merge_remembering(rule, used, weights, previous, memory or {})
+    adapter, whole = _based(merged, change, previous)
     return RoundMerge(
-        adapter=adapter, change=whole, weights=shares, report=merged.report, bounded=bounded
+        adapter=adapter,
+        change=whole,
+        weights=shares,
+        report=merged.report,
+        bounded=bounded,
+        memory=memory,
     )
+
+
+def _based(
+    merged: Merged, change: Adapter | None, previous: Adapter
+) -> tuple[Adapter, Adapter | None]:
+    """The merged adapter on the base that it speaks of, and all that the base is changed by."""
+    if merged.change is None:
+        return merged.adapter, change
+    base = change.base if change is not None else previous.base
+    whole = add_change(change, replace(merged.change, base=base))
+    return replace(merged.adapter, base=changed_base(base, whole)), whole
 
 
 def completed(adapter: Adapter, previous: Adapter) -> Adapter:

@@ -99,6 +99,8 @@ class RunState:
     """Site → its adapter of this round, until the other sites have judged it."""
     learning_rate: float = 0.0
     """Mean learning rate of the last warm-up round."""
+    memory: Mapping[str, Float[np.ndarray, "..."]] = field(default_factory=dict)
+    """What the merging rule carries from round to round, where it does; of this arm only."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """θ_1 … θ_T, one after each warm-up round."""
     reviewers: Mapping[str, Adapter] = field(default_factory=dict, metadata=UNSENT)

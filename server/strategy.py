@@ -19,6 +19,7 @@ from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
 from fedwinnow.curation.protocols import Weighting
 from fedwinnow.curation.records import arrays_in, record_of
+from fedwinnow.curation.remembering import Memory, merge_remembering
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.codec import codec_of
 from fedwinnow.server.driver import DEADLINE, Progress, drive
@@ -63,6 +64,7 @@ class CurationStrategy(Strategy):
         self.command = command
         self._ttl = DEADLINE
         self._previous: ArrayRecord | None = None
+        self._memory: Memory = {}
 
     @property
     def expected(self) -> int:
@@ -170,10 +172,12 @@ class CurationStrategy(Strategy):
         merging = merging_on_the_base(self.config)
         sent = arrays_in(self._previous)
         weights = weighting({node: counts[node] for node in adapters})
-        merged = merging(adapters, weights, adapter_of(sent, scale=self._scale))
+        previous = adapter_of(sent, scale=self._scale)
+        memory = self._memory if server_round > 1 else {}
+        merged, self._memory = merge_remembering(merging, adapters, weights, previous, memory)
         arrays = arrays_of(merged.adapter, like=sent, scale=self._scale)
-        metrics = _means(contents, counts)
-        metrics |= {f"merge-{key}": float(value) for key, value in merged.report.items()}
+        merge = {f"merge-{key}": float(value) for key, value in merged.report.items()}
+        metrics = _means(contents, counts) | merge
         return record_of(arrays), MetricRecord(metrics)
 
     def configure_evaluate(
@@ -192,8 +196,7 @@ class CurationStrategy(Strategy):
             EmptySelectionError: no node evaluated a sample.
         """
         contents = _usable(replies, server_round, "evaluate")
-        counts = _counts(contents)
-        return MetricRecord(_means(contents, counts))
+        return MetricRecord(_means(contents, _counts(contents)))
 
     def _messages(
         self,
@@ -244,7 +247,7 @@ def _usable(replies: Iterable[Message], server_round: int, what: str) -> dict[st
         TransportError: none is left.
     """
     contents: dict[str, RecordDict] = {}
-    failures: list[str] = []
+    failures = []
     for reply in replies:
         node = str(reply.metadata.src_node_id)
         if reply.has_error():
@@ -287,8 +290,7 @@ def _means(
     contents: Mapping[str, RecordDict], counts: Mapping[str, int]
 ) -> dict[str, int | float | list[int] | list[float]]:
     """Mean over samples of every metric, and their total number."""
-    total = sum(counts.values())
-    if total == 0:
+    if (total := sum(counts.values())) == 0:
         message = f"{NUM_EXAMPLES} is 0 at every one of {len(counts)} nodes; give them samples"
         raise EmptySelectionError(message)
     means: dict[str, int | float | list[int] | list[float]] = {NUM_EXAMPLES: total}

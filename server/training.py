@@ -88,6 +88,7 @@ def _merged(
         alignments={site: record.sites[site].alignment for site in adapters},
         before=_weights_before(state, record),
         left_out=left_out,
+        memory=state.memory if record.round > 1 else {},
     )
     sites = {
         site: replace(
@@ -98,7 +99,7 @@ def _merged(
     logger.info(
         "%s round %d merged %d adapters", record.arm or record.phase, record.round, len(adapters)
     )
-    state = replace(state, adapter=merged.adapter, change=merged.change)
+    state = replace(state, adapter=merged.adapter, change=merged.change, memory=merged.memory)
     return state, replace(record, sites=sites, merge=dict(merged.report))
 
 

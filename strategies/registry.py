@@ -2,6 +2,7 @@
 
 Nothing in a configuration can name code to import: a name is looked up here, or among the entry
 points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …) of packages that the operator installed.
+A name with a prefix (``flower:FedAdam``) is looked up where the table of prefixes says.
 """
 
 import functools
@@ -90,6 +91,11 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
 }
 
+PREFIXED: Mapping[tuple[Kind, str], str] = {
+    ("merging", "flower"): "fedwinnow.server.flower_rules:flower",
+}
+"""(kind, prefix) → a function from the rest of a name to a factory; loaded when first asked for."""
+
 
 def names(kind: Kind) -> tuple[str, ...]:
     """All names of a kind, built-in and installed, sorted.
@@ -106,18 +112,47 @@ def factory(kind: Kind, name: str) -> Callable[..., Any]:
     Raises:
         PluginError: no plug-in of this kind has the name, or it cannot be imported.
     """
+    prefix, found, rest = name.partition(":")
+    if found and (kind, prefix) in PREFIXED:
+        return typing.cast("Callable[..., Any]", _load(kind, name, PREFIXED[kind, prefix])(rest))
     table = _table(kind)
     if name not in table:
-        message = f"{kind} {name!r} is unknown; choose one of {', '.join(sorted(table))}"
+        choices = [*sorted(table), *(f"{one}:…" for of, one in PREFIXED if of == kind)]
+        message = f"{kind} {name!r} is unknown; choose one of {', '.join(choices)}"
         raise PluginError(message)
-    module, _, attribute = table[name].partition(":")
+    return _load(kind, name, table[name])
+
+
+def source(kind: Kind, name: str) -> str:
+    """Name and version of the package that a plug-in comes from.
+
+    Raises:
+        PluginError: no plug-in of this kind has the name.
+    """
+    for point in _installed(kind, entry_points):
+        if point.name == name:
+            return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+    if name in BUILT_IN[kind]:
+        return "fedwinnow"
+    prefix = name.partition(":")[0]
+    if (kind, prefix) in PREFIXED:
+        return prefix
+    message = f"{kind} {name!r} is unknown; choose one of {', '.join(names(kind))}"
+    raise PluginError(message)
+
+
+def _load(kind: Kind, name: str, place: str) -> Callable[..., Any]:
+    """What ``module:attribute`` names; whatever a module of another package does on import."""
+    module, _, attribute = place.partition(":")
     try:
         return typing.cast(
-            "Callable[..., Any]", getattr(importlib.import_module(module), attribute)
+            "Callable[..., Any]",
+            functools.reduce(getattr, attribute.split("."), importlib.import_module(module)),
         )
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         message = (
-            f"{kind} {name!r}: {table[name]} cannot be imported ({error}); reinstall its package"
+            f"{kind} {name!r}: {place} cannot be imported ({type(error).__name__}: {error}); "
+            "reinstall its package"
         )
         raise PluginError(message) from error
 

@@ -29,6 +29,7 @@ FLOWER = {
     "client/app.py",
     "server/app.py",
     "server/codec.py",
+    "server/flower_rules.py",
     "server/grid.py",
     "server/strategy.py",
 }

@@ -1,0 +1,74 @@
+"""The state of a Flower strategy between rounds, as named arrays that a run can commit.
+
+What a round changed in the strategy's attributes is its state: numbers, arrays, and lists or
+mappings of arrays, under names ``attribute/kind/key``. Anything else is refused by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedwinnow.curation.errors import NonFiniteError, PluginError
+from fedwinnow.curation.remembering import Memory
+
+PASSING = frozenset({"current_arrays"})
+"""What a strategy was sent: the previous adapter, which every round gives it anew."""
+ROUNDS = "rounds"
+"""Name of the number of rounds played, which is the caller's own."""
+Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
+
+
+def restore(strategy: Any, memory: Memory) -> None:  # noqa: ANN401 - see ``FlowerRule.make``
+    """Put back what :func:`state_of` took out; names are ``attribute/kind/key``."""
+    parts: dict[tuple[str, str], dict[str, np.ndarray[Any, Any]]] = {}
+    for name, array in memory.items():
+        if name != ROUNDS:
+            attribute, kind, key = name.split("/", 2)
+            parts.setdefault((attribute, kind), {})[key] = np.array(array)
+    for (attribute, kind), arrays in parts.items():
+        value: Any = arrays
+        if kind == "list":
+            value = [arrays[str(place)] for place in range(len(arrays))]
+        elif kind == "number":
+            value = float(arrays[""])
+        setattr(strategy, attribute, value)
+
+
+def state_of(name: str, strategy: Any, fresh: Mapping[str, Any]) -> Arrays:  # noqa: ANN401 - see ``FlowerRule.make``
+    """What a round changed in the strategy, as arrays.
+
+    Raises:
+        PluginError: it changed something that is no array and no number.
+        NonFiniteError: an array or a number is not finite.
+    """
+    state: Arrays = {}
+    for attribute, value in vars(strategy).items():
+        if attribute in PASSING or (attribute in fresh and fresh[attribute] is value):
+            continue
+        if isinstance(value, Mapping):
+            parts, kind = dict(value), "dict"
+        elif isinstance(value, list | tuple):
+            parts, kind = {str(place): part for place, part in enumerate(value)}, "list"
+        else:
+            parts, kind = {"": value}, "number"
+        for key, part in parts.items():
+            state[f"{attribute}/{kind}/{key}"] = _array(part, f"flower:{name}", attribute)
+    return state
+
+
+def _array(value: object, name: str, attribute: str) -> np.ndarray[Any, np.dtype[Any]]:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.ndarray):
+        message = (
+            f"merging {name!r} keeps {attribute} ({type(value).__name__}) between rounds, which "
+            "cannot be committed; choose another rule"
+        )
+        raise PluginError(message)
+    array = np.array(value, dtype=np.float64)
+    if not np.isfinite(array).all():
+        message = (
+            f"merging {name!r}: expected finite numbers in {attribute}, got NaN or infinity; "
+            "change its settings"
+        )
+        raise NonFiniteError(message)
+    return array
