@@ -2,7 +2,8 @@
 
 The name after ``flower:`` is looked up among the public classes of ``flwr.serverapp.strategy`` and
 nowhere else. A round of the strategy is played in the process: it is shown the previous adapter and
-gets each site's factors as replies, with the site's weight as ``num-examples``. The factors are float64 arrays ``MODULE.lora_A`` and ``MODULE.lora_B``, B brought to the previous scale.
+gets each site's factors as replies, with the site's weight as ``num-examples``. The factors are
+float64 arrays ``MODULE.lora_A`` and ``MODULE.lora_B``, B brought to the previous scale.
 
 What such a rule does, it does to A and B apart: it is no rule on the product B A, so not even
 ``flower:FedAvg`` is exact (see ``fedavg_factors``), and what it costs is reported. Rules of
@@ -87,7 +88,8 @@ def flower(name: str) -> Callable[..., Merging]:
         for key, parameter in _settings(strategy).items()
     ]
     make.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
-    make.__doc__ = inspect.getdoc(strategy)
+    head = inspect.getdoc(inspect.getmodule(strategy)) or ""
+    make.__doc__ = f"{inspect.getdoc(strategy)}\n\n{head}"
     make.__name__ = name
     return make
 
@@ -156,7 +158,7 @@ class FlowerRule:
         shares = maths.shares(adapters, weights)
         for site in shares:
             _check_ranks(self.name, site, adapters[site], previous)
-        server_round = 1 + int(memory[ROUNDS]) if memory else 1
+        server_round = 1 + int(memory[ROUNDS][0]) if memory else 1
         with _quiet():
             strategy = self.make()
             fresh = dict(vars(strategy))
@@ -166,7 +168,7 @@ class FlowerRule:
         maths.check_adapter(merged)
         kept = state_of(self.name, strategy, fresh)
         if kept or memory:
-            kept[ROUNDS] = np.array(float(server_round))
+            kept[ROUNDS] = np.array([float(server_round)])
         return Merged(adapter=merged, report=_report(merged, adapters, shares)), kept
 
     def _round(
@@ -195,8 +197,8 @@ class FlowerRule:
             raise RunError(message + "change its settings or choose another rule") from error
         if arrays is None:
             message = (
-                f"merging 'flower:{self.name}' gives nothing for {len(replies)} sites; it needs more "
-                "of them (Bulyan: 4 × num_malicious_nodes + 3), or another rule"
+                f"merging 'flower:{self.name}' gives nothing for {len(replies)} sites; it needs "
+                "more of them (Bulyan: 4 × num_malicious_nodes + 3), or another rule"
             )
             raise RunError(message)
         return arrays_in(arrays)

@@ -30,8 +30,10 @@ def restore(strategy: Any, memory: Memory) -> None:  # noqa: ANN401 - see ``Flow
         value: Any = arrays
         if kind == "list":
             value = [arrays[str(place)] for place in range(len(arrays))]
+        elif kind == "array":
+            value = arrays[""]
         elif kind == "number":
-            value = float(arrays[""])
+            value = float(arrays[""][0])
         setattr(strategy, attribute, value)
 
 
@@ -46,25 +48,26 @@ def state_of(name: str, strategy: Any, fresh: Mapping[str, Any]) -> Arrays:  # n
     for attribute, value in vars(strategy).items():
         if attribute in PASSING or (attribute in fresh and fresh[attribute] is value):
             continue
-        if isinstance(value, Mapping):
+        if type(value) is dict:
             parts, kind = dict(value), "dict"
-        elif isinstance(value, list | tuple):
+        elif type(value) in (list, tuple):
             parts, kind = {str(place): part for place, part in enumerate(value)}, "list"
         else:
-            parts, kind = {"": value}, "number"
+            parts, kind = {"": value}, "array" if isinstance(value, np.ndarray) else "number"
         for key, part in parts.items():
             state[f"{attribute}/{kind}/{key}"] = _array(part, f"flower:{name}", attribute)
     return state
 
 
 def _array(value: object, name: str, attribute: str) -> np.ndarray[Any, np.dtype[Any]]:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.ndarray):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number and not (isinstance(value, np.ndarray) and value.ndim):
         message = (
             f"merging {name!r} keeps {attribute} ({type(value).__name__}) between rounds, which "
             "cannot be committed; choose another rule"
         )
         raise PluginError(message)
-    array = np.array(value, dtype=np.float64)
+    array = np.array(value, dtype=np.float64, ndmin=1)
     if not np.isfinite(array).all():
         message = (
             f"merging {name!r}: expected finite numbers in {attribute}, got NaN or infinity; "

@@ -17,7 +17,16 @@ import typer
 from rich.console import Console
 
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import cli_bench, cli_choose, cli_run, cli_score, cli_site, cli_study
+from fedwinnow.simulations import (
+    cli_adapters,
+    cli_bench,
+    cli_choose,
+    cli_plugins,
+    cli_run,
+    cli_score,
+    cli_site,
+    cli_study,
+)
 from fedwinnow.simulations.cli_options import AsJson, Resume, Set, typed
 
 app = typer.Typer(
@@ -30,7 +39,10 @@ app = typer.Typer(
 
 app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_choose.app, name="recipes")
+app.add_typer(cli_plugins.app, name="plugins")
 app.add_typer(cli_site.app, name="site")
+app.command()(cli_adapters.diff)
+app.command()(cli_adapters.merge)
 app.command()(cli_choose.budget)
 app.command()(cli_site.keys)
 app.command()(cli_run.run)
@@ -181,18 +193,6 @@ def report(
         message = f"{file}: not the record of a finished run ({error!r}); give a run folder"
         raise DataError(message) from error
     print(run / "report.html")
-
-
-@app.command()
-def plugins(*, as_json: AsJson = False) -> None:
-    """List every plug-in with its settings, their defaults, and its paper."""
-    from fedwinnow.simulations.tables import plugin_rows, show_plugins  # noqa: PLC0415 - numpy loads here
-
-    rows = plugin_rows()
-    if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-    else:
-        show_plugins(rows)
 
 
 def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:  # noqa: ANN401 - typed where torch may load

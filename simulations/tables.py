@@ -1,15 +1,11 @@
 """The tables that the command line prints."""
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
-from fedwinnow.curation.errors import PluginError
-from fedwinnow.strategies.registry import KINDS, factory, names
 
 Tree = dict[str, Any]
 
@@ -32,57 +28,6 @@ def show_run(record: Tree, folder: Path) -> None:
     if record["adapter"]:
         console.print(f"adapter  {folder / record['adapter']['path']}", soft_wrap=True)
     console.print(f"summary  {folder / 'summary.json'}", soft_wrap=True)
-
-
-def plugin_rows() -> list[Tree]:
-    """Every plug-in with its settings, their defaults, what it is, and its paper."""
-    rows: list[Tree] = []
-    for kind in KINDS:
-        for name in names(kind):
-            try:
-                make = factory(kind, name)
-            except PluginError as error:  # another package's fault must not hide the rest
-                rows.append(
-                    {"kind": kind, "name": name, "settings": {}, "about": f"BROKEN: {error}",
-                     "paper": "control"}
-                )  # fmt: skip
-                continue
-            parameters = inspect.signature(make).parameters.values()
-            settings = {
-                p.name: "required" if p.default is inspect.Parameter.empty else p.default
-                for p in parameters
-            }
-            text = inspect.getdoc(inspect.getmodule(make)) or ""
-            rows.append(
-                {
-                    "kind": kind,
-                    "name": name,
-                    "settings": settings,
-                    "about": text.split("\n\n")[0].replace("\n", " "),
-                    "paper": _paper(text),
-                }
-            )
-    return rows
-
-
-def show_plugins(rows: Sequence[Tree]) -> None:
-    """Print the plug-ins, one table a kind."""
-    console = Console()
-    for kind in KINDS:
-        table = Table("name", title=f"{kind} plug-ins", show_lines=True)
-        table.add_column("what it is, settings with defaults, source", overflow="fold")
-        for row in rows:
-            if row["kind"] == kind:
-                settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-                lines = (row["about"], settings and f"settings: {settings}", row["paper"])
-                table.add_row(row["name"], "\n".join(filter(None, lines)))
-        console.print(table)
-
-
-def _paper(text: str) -> str:
-    """What a module's documentation says under ``Reference:``; a control has none."""
-    _, found, reference = text.partition("\nReference:\n")
-    return " ".join(reference.split()) if found else "control"
 
 
 def _kept(record: Tree) -> Table:

@@ -70,7 +70,6 @@ def arrays_of(merged: Adapter) -> dict[str, np.ndarray]:
         ("FedAvg", {}, lambda x: np.tensordot(list(WEIGHTS.values()), x, axes=1)),
         ("FedMedian", {}, lambda x: np.median(x, axis=0)),
         ("FedTrimmedAvg", {"beta": 0.34}, lambda x: trim_mean(x, 0.34, axis=0)),
-        ("Bulyan", {}, lambda x: np.median(x, axis=0)),
     ],
 )
 def test_flower_rule_is_the_strategy_on_each_factor(name, settings, oracle):
@@ -79,8 +78,6 @@ def test_flower_rule_is_the_strategy_on_each_factor(name, settings, oracle):
     sites = [under_previous(site) for site in SITES]
     for key, found in arrays_of(merged).items():
         wanted = oracle(np.stack([site[key] for site in sites]))
-        if name == "Bulyan":  # θ = 3 sites without a liar: the mean of those nearest the median
-            continue
         np.testing.assert_allclose(found, wanted, rtol=1e-6)  # fp32 result
     assert merged.scales == PREVIOUS.scales
 
@@ -107,11 +104,10 @@ def test_flower_krum_gives_the_site_in_the_middle():
 def test_flower_rule_reports_its_distance_from_the_weighted_sum():
     """error_norm is ‖merged − ΔW*‖ against the dense matrices."""
     merged = build("merging", "flower:FedAvg", {})(SITES, WEIGHTS, PREVIOUS)
-    dense = lambda product: (product.left @ product.right).numpy()
-    error = sum(
-        np.linalg.norm(dense(target(SITES, WEIGHTS, m)) - dense(delta(merged.adapter, m))) ** 2
-        for m in SHAPES
-    )
+    error = 0.0
+    for m in SHAPES:
+        wanted, found = target(SITES, WEIGHTS, m), delta(merged.adapter, m)
+        error += float((wanted.left @ wanted.right - found.left @ found.right).square().sum())
     assert merged.report["error_norm"] == pytest.approx(error**0.5, rel=1e-9)
     assert merged.report["relative_error"] > 0
 
@@ -194,7 +190,7 @@ def test_flower_adam_resumes_from_what_is_committed():
     broken, seen = init(config, "run"), set()
     while next_request(broken) is not None:
         broken = restore(dump(fold(broken, 1)), RunState)
-        seen |= {int(broken.memory["rounds"])} if broken.memory else set()
+        seen |= {int(broken.memory["rounds"][0])} if broken.memory else set()
     assert adapter_hash(broken.finals["curated"]) == adapter_hash(whole.finals["curated"])
     assert seen == {1, 2, 3}
 
@@ -236,7 +232,7 @@ def test_flower_rule_refuses_by_name():
         )
 
 
-def test_flower_state_that_is_no_array_is_refused(monkeypatch):
+def test_flower_state_that_is_no_array_is_refused():
     """A strategy that keeps an object between rounds cannot be committed, and says which."""
 
     class Keeping(flower_strategies.FedAvg):

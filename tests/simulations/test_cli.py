@@ -19,6 +19,7 @@ from fedwinnow.simulations import cli
 from fedwinnow.simulations.splits import names as studies
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies import registry
+from fedwinnow.strategies.described import undescribed
 from fedwinnow.strategies.registry import KINDS, names
 
 FAST = (
@@ -202,14 +203,44 @@ def test_cli_plugins_lists_every_plug_in_with_its_source(fedwinnow):
     code, out, _ = fedwinnow("plugins", "--json")
     rows = json.loads(out)
     assert code == 0
-    assert [(row["kind"], row["name"]) for row in rows] == [
+    listed = [(row["kind"], row["name"]) for row in rows]
+    assert [row for row in listed if not row[1].startswith("flower:")] == [
         (kind, name) for kind in KINDS for name in names(kind)
     ]
     assert all(row["about"] for row in rows)
     assert all("http" in row["paper"] or row["paper"] == "control" for row in rows)
-    code, out, _ = fedwinnow("plugins")
+    found = {(row["kind"], row["name"]): row for row in rows}
+    cap = found["weighting", "samples_kept"]["settings"][0]
+    assert (cap["name"], cap["default"], cap["required"]) == ("cap", 0.5, False)
+    assert "in (0, 1]" in cap["about"]
+    adam = found["merging", "flower:FedAdam"]
+    assert adam["package"] == "flower"
+    assert {one["name"] for one in adam["settings"]} == {"eta", "eta_l", "beta_1", "beta_2", "tau"}
+    code, out, _ = fedwinnow("plugins", "--kind", "scorer")
     assert code == 0
     assert "calibrated" in out
+    assert "core_svd" not in out
+    assert fedwinnow("plugins", "--kind", "scorers")[0] == 2
+
+
+def test_cli_explains_every_setting_of_a_built_in_plug_in():
+    """Each setting of each built-in plug-in has a word under Args."""
+    for kind in KINDS:
+        for name in registry.BUILT_IN[kind]:
+            assert not undescribed(registry.factory(kind, name)), (kind, name)
+
+
+def test_cli_checks_a_plug_in_by_its_laws(fedwinnow):
+    """Exit code 0 where laws hold, 1 where one fails, 2 where there is no such plug-in."""
+    code, out, err = fedwinnow("plugins", "check", "samples_kept", "--set", "cap=0.7", "--json")
+    assert code == 0, err
+    assert all(one["holds"] for one in json.loads(out) if one["required"])
+    code, out, _ = fedwinnow("plugins", "check", "core_svd", "--set", "rank=1", "--strict")
+    assert code == 1
+    assert "does not hold" in out
+    assert fedwinnow("plugins", "check", "nothing")[0] == 2
+    assert fedwinnow("plugins", "check", "uniform")[0] == 2  # a scorer and a weighting
+    assert fedwinnow("plugins", "check", "uniform", "--kind", "weighting")[0] == 0
 
 
 @pytest.mark.usefixtures("plain_report")
@@ -528,7 +559,8 @@ def test_cli_lists_plugins_beside_a_broken_one(monkeypatch, fedwinnow):
     code, out, err = fedwinnow("plugins", "--json")
     assert code == 0, err
     rows = {(row["kind"], row["name"]): row for row in json.loads(out)}
-    assert rows["scorer", "absent"]["about"].startswith("BROKEN: scorer 'absent'")
+    assert rows["scorer", "absent"]["broken"].startswith("scorer 'absent'")
+    assert "no_such_package" in rows["scorer", "absent"]["broken"]
     assert "Reference" not in rows["scorer", "less"]["paper"]
     assert rows["scorer", "less"]["paper"].startswith("M. Xia et al., LESS")
 

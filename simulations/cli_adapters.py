@@ -1,0 +1,145 @@
+"""``fedwinnow merge`` and ``fedwinnow diff``: PEFT adapters on disk, merged and compared."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.simulations.cli_options import AsJson
+
+if TYPE_CHECKING:
+    from fedwinnow.curation.comparing import Comparison
+    from fedwinnow.simulations.folder_merge import FolderMerge
+
+Folders = Annotated[list[Path], typer.Argument(help="PEFT LoRA folders of one base model.")]
+
+
+def merge(
+    folders: Folders,
+    out: Annotated[Path, typer.Option("--out", help="New folder for the merged adapter.")],
+    rule: Annotated[
+        str, typer.Option(help="A merging rule: fedwinnow plugins --kind merging.")
+    ] = "core_svd",
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight of each folder, in their order; brought to sum 1. None: equal."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the rule: key=value; may be given often."),
+    ] = None,
+    base: Annotated[
+        str, typer.Option(help="Name of the base model, where the folders name it differently.")
+    ] = "",
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Merge PEFT adapters of any rank and scale into one that PEFT loads; nothing is trained."""
+    from fedwinnow.curation.settings import with_overrides  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.simulations.folder_merge import merge_folders  # noqa: PLC0415 - torch loads here
+
+    given = with_overrides({}, settings or ())
+    found = merge_folders(folders, out, rule=rule, settings=given, weights=weight or (), base=base)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+    else:
+        _show_merge(found)
+
+
+def diff(
+    folders: Annotated[list[Path], typer.Argument(help="Two PEFT LoRA folders of one base model.")],
+    rank: Annotated[
+        int, typer.Option(min=0, help="Rank of the common space; 0: the larger of the two.")
+    ] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw layers by modules into this SVG file.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two PEFT adapters: norms, angles, and the energy outside a common rank, by layer."""
+    from fedwinnow.curation.comparing import compare  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.stored import open_adapter  # noqa: PLC0415 - torch loads here
+
+    if len(folders) != 2:  # noqa: PLR2004 - a difference has two sides
+        message = f"diff: expected two adapter folders, got {len(folders)}; give A and B"
+        raise ConfigError(message)
+    if picture is not None and picture.suffix != ".svg":
+        message = f"--picture {picture}: expected a name that ends with .svg"
+        raise ConfigError(message)
+    first, second = (open_adapter(folder, base="base").adapter for folder in folders)
+    found = compare(first, second, rank=rank)
+    if picture is not None:
+        from fedwinnow.curation.files import write  # noqa: PLC0415 - with the picture
+        from fedwinnow.simulations.adapter_picture import heat_maps  # noqa: PLC0415 - matplotlib loads here
+
+        write(picture, heat_maps(found, title=f"{folders[0]} and {folders[1]}").encode())
+    if as_json:
+        print(json.dumps(asdict(found), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        _show_difference(found, folders)
+
+
+def _show_merge(found: "FolderMerge") -> None:
+    table = Table("adapter", "weight", "‖ΔW‖", "rank", "modules", title=f"Merged by {found.rule}")
+    for part in found.parts:
+        cells = (f"{part.weight:.4f}", f"{part.norm:.4g}", _span(part.ranks), str(part.modules))
+        table.add_row(part.folder, *cells)
+    table.add_section()
+    table.add_row("weighted sum ΔW*", "1", f"{found.target_norm:.4g}", "", "")
+    cells = (f"{found.norm:.4g}", _span(found.ranks), str(found.modules))
+    table.add_row(found.out, "", *cells)
+    console = Console()
+    console.print(table)
+    costs = Table("what the merge cost", "", show_header=False)
+    if found.error is not None:
+        costs.add_row("distance from the weighted sum, ‖ΔW − ΔW*‖ / ‖ΔW*‖", f"{found.error:.3g}")
+    for name, value in sorted(found.report.items()):
+        costs.add_row(name, f"{value:.4g}")
+    if found.saved:
+        costs.add_row("modules_to_save, averaged with the same weights", ", ".join(found.saved))
+    console.print(costs)
+    console.print(f"adapter  {found.out}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
+    head = ("module", "‖ΔW‖ A", "‖ΔW‖ B", "angle", "outputs", "inputs", "outside", "discarded")
+    table = Table(*head, title="Angles in degrees, energies as shares")
+    for name, one in found.modules.items():
+        table.add_row(
+            name,
+            *(f"{norm:.4g}" for norm in one.norms),
+            _number(one.angle),
+            _number(one.output_angles[-1] if one.output_angles else None),
+            _number(one.input_angles[-1] if one.input_angles else None),
+            _number(one.outside, 4),
+            _number(one.discarded, 4),
+        )
+    for side, alone in enumerate(found.alone):
+        for name, norm in alone.items():
+            table.add_row(name, *(f"{norm:.4g}" if s == side else "–" for s in (0, 1)))
+    table.add_section()
+    table.add_row("all", *(f"{norm:.4g}" for norm in found.norms), _number(found.angle))
+    console = Console()
+    console.print(table)
+    for letter, folder in zip("AB", folders, strict=True):
+        console.print(f"{letter}  {folder}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        "angle: between the products; outputs, inputs: largest principal angle of the spaces; "
+        "outside: energy that no common output space of the rank holds; discarded: what a merge "
+        "to that rank with equal weights loses"
+    )
+
+
+def _span(ranks: tuple[int, int]) -> str:
+    return str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]}–{ranks[1]}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

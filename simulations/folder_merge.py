@@ -1,0 +1,308 @@
+"""PEFT adapter folders merged by any rule of the registry, for people who never federate.
+
+Given folders i with weights p_i (brought to sum 1), every rule sees what a federation's server
+would: the sites' factors, and a previous adapter that changes nothing. That one has, in each
+module, A and the scale of the folder with the largest rank there, and B = 0. A module that a folder
+lacks counts as a zero update of that folder. ``modules_to_save`` (whole trained modules, such as a
+head) follow a rule of their own: the mean with the same weights, whatever the rule.
+
+Factors are read when a rule asks for them and are views of the files; what is held in memory is one
+module's worth of them and the merged adapter.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.errors import ConfigError, IncompatibleAdapterError, ModelError, OutputError
+from fedwinnow.curation.folders import export_adapter
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.curation.stored import Lazy, StoredAdapter, open_adapter
+from fedwinnow.strategies.registry import build
+
+ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
+"""Keys of PEFT's configuration that must be the same in all folders, as the result has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One folder's part in a merge."""
+
+    folder: str
+    weight: float
+    """Share, of sum 1."""
+    norm: float
+    """‖ΔW_i‖ over all modules."""
+    ranks: tuple[int, int]
+    """Smallest and largest."""
+    modules: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderMerge:
+    """What was merged, and what it cost."""
+
+    out: str
+    rule: str
+    parts: tuple[Part, ...]
+    norm: float
+    """‖ΔW‖ of the result."""
+    ranks: tuple[int, int]
+    modules: int
+    target_norm: float
+    """‖ΔW*‖ of the weighted sum."""
+    error: float | None
+    """‖ΔW − ΔW*‖ / ‖ΔW*‖; None where the weighted sum is 0."""
+    report: Mapping[str, float]
+    """The rule's own words."""
+    saved: tuple[str, ...]
+    """Parameters of ``modules_to_save``, averaged."""
+
+
+def merge_folders(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    rule: str,
+    settings: Mapping[str, Any] | None = None,
+    weights: Sequence[float] = (),
+    base: str = "",
+) -> FolderMerge:
+    """Merge PEFT LoRA folders into a new one, written whole or not at all.
+
+    Args:
+        folders: At least one adapter folder, each once.
+        out: A folder that is not there yet, or is empty.
+        rule: Name of a merging rule; ``fedwinnow plugins --kind merging`` lists them.
+        settings: Of the rule.
+        weights: One for each folder, at least 0 and not all 0; none: equal weights.
+        base: Name of the base model, where the folders name it differently.
+
+    Raises:
+        ConfigError: weights do not fit the folders.
+        ModelError: a folder is no plain LoRA adapter, or they do not fit each other.
+        PluginError: the rule or a setting is unknown.
+        OutputError: the result cannot be written, or something is there already.
+        RunError: the rule refuses what it is given.
+    """
+    merging: Merging = build("merging", rule, settings or {})
+    shares = _shares(folders, weights)
+    _check_free(out)
+    opened = {str(folder): open_adapter(folder, base="base") for folder in folders}
+    name = _base_name(opened, base)
+    _check_alike(opened)
+    sizes = _sizes(opened)
+    widened = {folder: _widened(one, sizes) for folder, one in opened.items()}
+    merged = merging(widened, shares, _previous(opened, sizes))
+    if getattr(merged, "change", None):
+        message = (
+            f"--rule {rule} changes the base model, which an adapter folder cannot hold; choose "
+            "a rule that gives an adapter, such as stack (exact) or core_svd"
+        )
+        raise IncompatibleAdapterError(message)
+    saved = {key: _mean(opened, shares, key) for key in next(iter(opened.values())).saved}
+    first = next(iter(opened.values())).config
+    export_adapter(
+        merged.adapter,
+        out,
+        base_name=name,
+        target_modules=_targets(opened, merged.adapter.modules),
+        dropout=float(first.get("lora_dropout") or 0.0),
+        settings={key: first[key] for key in ALIKE if first.get(key)},
+        saved=saved,
+    )
+    return _told(out, rule, opened, widened, shares, merged, tuple(saved))
+
+
+def _shares(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, float]:
+    if not folders:
+        message = "merge: expected at least one adapter folder, got none"
+        raise ConfigError(message)
+    resolved = [folder.resolve() for folder in folders]
+    twice = [
+        str(f) for f, whole in zip(folders, resolved, strict=True) if resolved.count(whole) > 1
+    ]
+    if twice:
+        message = f"{twice[0]} is given twice; name it once and raise its --weight"
+        raise ConfigError(message)
+    given = list(weights) or [1.0] * len(folders)
+    good = len(given) == len(folders) and all(math.isfinite(w) and w >= 0 for w in given)
+    if not good or not sum(given) > 0:
+        message = (
+            f"--weight: expected {len(folders)} numbers of at least 0, not all 0, one for each "
+            f"folder; got {given}"
+        )
+        raise ConfigError(message)
+    total = math.fsum(given)
+    return {str(folder): w / total for folder, w in zip(folders, given, strict=True)}
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        message = f"--out {out}: there is something already; choose a new folder"
+        raise OutputError(message)
+
+
+def _base_name(opened: Mapping[str, StoredAdapter], base: str) -> str:
+    named = {f: str(one.config.get("base_model_name_or_path") or "") for f, one in opened.items()}
+    if base:
+        return base
+    if len(set(named.values())) > 1:
+        words = "; ".join(f"{folder}: {name or 'none'}" for folder, name in named.items())
+        message = (
+            f"folders name different base models ({words}); merge adapters of one base, or say "
+            "with --base what it is called"
+        )
+        raise ModelError(message)
+    return next(iter(named.values()))
+
+
+def _check_alike(opened: Mapping[str, StoredAdapter]) -> None:
+    (first, one), *rest = opened.items()
+    for folder, other in rest:
+        for key in ALIKE:
+            mine, theirs = (c.config.get(key) or None for c in (one, other))
+            if key == "modules_to_save":  # a list in any order
+                mine, theirs = (sorted(found) if found else None for found in (mine, theirs))
+            if mine != theirs:
+                message = (
+                    f"{folder}: expected {key} = {mine!r} as in {first}, got {theirs!r}; merge "
+                    "adapters that were trained alike in this"
+                )
+                raise ModelError(message)
+        shapes = [{key: tuple(v.shape) for key, v in c.saved.items()} for c in (one, other)]
+        if shapes[0] != shapes[1]:
+            odd = min(set(shapes[0].items()) ^ set(shapes[1].items()))
+            message = (
+                f"{folder}: its modules_to_save differ from those of {first} in {odd[0]} {odd[1]}; "
+                "merge adapters of one base"
+            )
+            raise ModelError(message)
+
+
+def _sizes(opened: Mapping[str, StoredAdapter]) -> dict[str, tuple[int, int, str]]:
+    """Module → outputs, inputs, and the folder with the largest rank there (the first of them)."""
+    sizes: dict[str, tuple[int, int, str]] = {}
+    for folder, one in opened.items():
+        for module, (outputs, rank, inputs) in one.shapes.items():
+            known = sizes.setdefault(module, (outputs, inputs, folder))
+            if known[:2] != (outputs, inputs):
+                message = (
+                    f"{folder}, module {module}: expected outputs and inputs {known[:2]} as in "
+                    f"{known[2]}, got {(outputs, inputs)}; merge adapters of one base"
+                )
+                raise ModelError(message)
+            if rank > opened[known[2]].shapes[module][1]:
+                sizes[module] = (outputs, inputs, folder)
+    return sizes
+
+
+def _widened(one: StoredAdapter, sizes: Mapping[str, tuple[int, int, str]]) -> Adapter:
+    """The folder's adapter, with a zero pair of rank 1 in each module that it lacks."""
+    own = one.adapter
+    modules = sorted(sizes)
+    return Adapter(
+        base=own.base,
+        a=Lazy(modules, lambda m: own.a[m] if m in own.a else torch.zeros(1, sizes[m][1])),
+        b=Lazy(modules, lambda m: own.b[m] if m in own.b else torch.zeros(sizes[m][0], 1)),
+        scales={module: own.scales.get(module, 1.0) for module in modules},
+    )
+
+
+def _previous(
+    opened: Mapping[str, StoredAdapter], sizes: Mapping[str, tuple[int, int, str]]
+) -> Adapter:
+    """What the rule takes for the adapter before training; see the head of this file."""
+    largest = {module: opened[folder].adapter for module, (_, _, folder) in sizes.items()}
+    modules = sorted(sizes)
+    return Adapter(
+        base="base",
+        a=Lazy(modules, lambda module: largest[module].a[module]),
+        b=Lazy(modules, lambda module: torch.zeros_like(largest[module].b[module])),
+        scales={module: largest[module].scales[module] for module in modules},
+    )
+
+
+def _mean(opened: Mapping[str, StoredAdapter], shares: Mapping[str, float], key: str) -> Tensor:
+    """Weighted mean of a whole module's parameter, in float64, in its own type."""
+    first = next(iter(opened.values())).saved[key]
+    if not first.is_floating_point():
+        message = f"modules_to_save: {key} holds {first.dtype}, which has no mean; leave it out"
+        raise ModelError(message)
+    total = torch.zeros(first.shape, dtype=torch.float64)
+    for folder, one in opened.items():
+        total += shares[folder] * one.saved[key].to(torch.float64)
+    if not bool(torch.isfinite(total).all()):
+        message = f"modules_to_save: {key} holds a NaN or an infinity; leave that folder out"
+        raise ModelError(message)
+    return total.to(first.dtype)
+
+
+def _targets(opened: Mapping[str, StoredAdapter], modules: Sequence[str]) -> list[str]:
+    """The folders' own target list where it is one and says all; else the modules' whole names."""
+    found = []
+    for one in opened.values():
+        listed = one.config.get("target_modules")
+        narrowed = any(
+            one.config.get(key) not in (None, [], "")
+            for key in ("exclude_modules", "layers_to_transform", "layers_pattern")
+        )
+        whole = isinstance(listed, list) and not narrowed and set(one.adapter.a) == set(modules)
+        found.append(tuple(sorted(listed)) if whole and listed else ())
+    same = found[0] and len(set(found)) == 1
+    return list(found[0]) if same else sorted(modules)
+
+
+def _told(
+    out: Path,
+    rule: str,
+    opened: Mapping[str, StoredAdapter],
+    widened: Mapping[str, Adapter],
+    shares: Mapping[str, float],
+    merged: Merged,
+    saved: tuple[str, ...],
+) -> FolderMerge:
+    parts = tuple(
+        Part(
+            folder=folder,
+            weight=shares[folder],
+            norm=_norm(one.adapter),
+            ranks=_ranks([size[1] for size in one.shapes.values()]),
+            modules=len(one.shapes),
+        )
+        for folder, one in opened.items()
+    )
+    used = {folder: share for folder, share in shares.items() if share > 0}
+    error = target = 0.0
+    for module in merged.adapter.modules:
+        wanted = maths.target(widened, used, module)
+        apart = maths.total([maths.delta(merged.adapter, module, -1.0), wanted])
+        error += maths.norm(apart) ** 2
+        target += maths.norm(wanted) ** 2
+    return FolderMerge(
+        out=str(out),
+        rule=rule,
+        parts=parts,
+        norm=_norm(merged.adapter),
+        ranks=_ranks([factor.shape[0] for factor in merged.adapter.a.values()]),
+        modules=len(merged.adapter.modules),
+        target_norm=target**0.5,
+        error=(error / target) ** 0.5 if target > 0 else None,
+        report=dict(merged.report),
+        saved=saved,
+    )
+
+
+def _norm(adapter: Adapter) -> float:
+    return math.hypot(*(maths.norm(maths.delta(adapter, name)) for name in adapter.modules))
+
+
+def _ranks(found: Sequence[int]) -> tuple[int, int]:
+    return min(found), max(found)

@@ -1,0 +1,110 @@
+"""Whether a plug-in keeps the laws of its kind: for authors, before a federation relies on it.
+
+``fedwinnow plugins check NAME`` prints the verdicts; a test of the author's own says
+
+    from fedwinnow.strategies.conformance import assert_lawful
+    assert_lawful("scorer", my_scorer, bound=2.0)
+
+Laws are of two sorts: what the protocol relies on (required), and what is usual of the kind and
+some rules break knowingly (``strict`` demands these, too).
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedwinnow.curation import protocols
+from fedwinnow.strategies.laws import (
+    mergings,
+    objectives,
+    orderings,
+    scorers,
+    thresholds,
+    weightings,
+)
+from fedwinnow.strategies.laws.law import Law, Make, Verdict, judge
+from fedwinnow.strategies.registry import Kind, build, factory
+
+LAWS: Mapping[Kind, tuple[Law, ...]] = {
+    "scorer": scorers.LAWS,
+    "threshold": thresholds.LAWS,
+    "ordering": orderings.LAWS,
+    "objective": objectives.LAWS,
+    "weighting": weightings.LAWS,
+    "merging": mergings.LAWS,
+}
+
+
+def examine(kind: Kind, name: str, settings: Mapping[str, Any]) -> tuple[Verdict, ...]:
+    """The verdict of every law on a plug-in that the registry knows.
+
+    Raises:
+        PluginError: the name or a setting is unknown, or the plug-in cannot be imported.
+    """
+    build(kind, name, settings)  # an unknown name or a wrong setting is an error, not a verdict
+    return lawful(kind, factory(kind, name), settings)
+
+
+def lawful(
+    kind: Kind, make: Callable[..., Any], settings: Mapping[str, Any]
+) -> tuple[Verdict, ...]:
+    """The verdict of every law on what a factory makes of these settings."""
+
+    def anew() -> object:
+        return make(**settings)
+
+    first = (
+        Law(says="its settings are keyword-only", check=lambda _: _keywords(make)),
+        Law(says=f"it is a {kind.capitalize()}", check=lambda made: _fits(kind, made)),
+        Law(says="it names its source, or says control", check=lambda _: _sourced(make)),
+        Law(says="every setting is explained", check=lambda _: _explained(make), required=False),
+    )
+    return tuple(judge(law, anew) for law in (*first, *LAWS[kind]))
+
+
+def assert_lawful(
+    kind: Kind,
+    make: Callable[..., Any],
+    *,
+    strict: bool = False,
+    **settings: Any,  # noqa: ANN401 - whatever the factory takes
+) -> None:
+    """Fail with every broken law of a plug-in; for the author's own tests.
+
+    Raises:
+        AssertionError: a required law is broken, or with ``strict`` any law.
+    """
+    broken = [
+        f"{one.law}: {one.found}"
+        for one in lawful(kind, make, settings)
+        if not one.holds and (one.required or strict)
+    ]
+    if broken:
+        raise AssertionError("\n".join(broken))
+
+
+def _keywords(make: Callable[..., Any]) -> str:
+    other = [
+        one.name
+        for one in inspect.signature(make).parameters.values()
+        if one.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    return f"{', '.join(other)} can be given by place; write * before" if other else ""
+
+
+def _fits(kind: Kind, made: Make) -> str:
+    protocol = getattr(protocols, kind.capitalize())
+    return "" if isinstance(made(), protocol) else f"{type(made()).__name__} lacks a part of it"
+
+
+def _sourced(make: Callable[..., Any]) -> str:
+    text = (inspect.getdoc(inspect.getmodule(make)) or "") + (inspect.getdoc(make) or "")
+    named = "http" in text or "control" in text.lower()
+    return "" if named else "neither its module's documentation nor its own has a link"
+
+
+def _explained(make: Callable[..., Any]) -> str:
+    from fedwinnow.strategies.described import undescribed  # noqa: PLC0415 - it is only words
+
+    missing = undescribed(make)
+    return f"no word on {', '.join(missing)} under Args" if missing else ""

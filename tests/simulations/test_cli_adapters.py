@@ -1,0 +1,274 @@
+"""Laws of ``merge`` and ``diff``: PEFT's adapters in, an adapter that PEFT loads out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from fedwinnow.curation import folders as adapter_folders
+from fedwinnow.curation.errors import CurationError
+from fedwinnow.simulations import folder_merge
+from fedwinnow.simulations.adapter_picture import axes_of, place
+from fedwinnow.simulations.cli import app
+from fedwinnow.simulations.folder_merge import merge_folders
+
+KINDS = {
+    "plain": {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]},
+    "rslora": {"r": 3, "lora_alpha": 5, "use_rslora": True, "target_modules": ["q_proj", "v_proj"]},
+    "patterns": {
+        "r": 2,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj"],
+        "rank_pattern": {"layers.1.self_attn.q_proj": 5},
+        "alpha_pattern": {"v_proj": 3},
+    },
+    "other targets": {"r": 2, "lora_alpha": 2, "target_modules": ["v_proj", "down_proj"]},
+}
+WEIGHTS = (0.5, 0.2, 0.2, 0.1)
+
+
+def base_of(folder: Path):
+    """The tiny model anew."""
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def save(model_folder: Path, folder: Path, seed: int, **settings) -> Path:
+    """An adapter that PEFT itself makes, at random, and saves."""
+    torch.manual_seed(seed)
+    config = LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **settings)
+    net = get_peft_model(base_of(model_folder), config)
+    for name, parameter in net.named_parameters():
+        if "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    net.save_pretrained(folder)
+    return folder
+
+
+def weights_of(model_folder: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """The base's own weights after PEFT has loaded an adapter and merged it into them."""
+    merged = PeftModel.from_pretrained(base_of(model_folder), folder).merge_and_unload()
+    return {name: value.detach().double() for name, value in merged.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def silos(tiny_model_folder, tmp_path_factory) -> dict[str, Path]:
+    """Four adapters that differ in rank, scale rule, patterns and targets."""
+    place = tmp_path_factory.mktemp("silos")
+    return {
+        name: save(tiny_model_folder, place / name.replace(" ", "-"), seed, **settings)
+        for seed, (name, settings) in enumerate(KINDS.items())
+    }
+
+
+@pytest.fixture(scope="module")
+def bare(tiny_model_folder) -> dict[str, torch.Tensor]:
+    """The base's weights."""
+    found = base_of(tiny_model_folder).state_dict()
+    return {name: value.detach().double() for name, value in found.items()}
+
+
+@pytest.fixture(scope="module")
+def effects(tiny_model_folder, silos, bare) -> dict[str, dict[str, torch.Tensor]]:
+    """Folder → what it adds to each weight of the base, by PEFT."""
+    found = {}
+    for name, folder in silos.items():
+        merged = weights_of(tiny_model_folder, folder)
+        found[name] = {key: merged[key] - bare[key] for key in bare}
+    return found
+
+
+def summed(effects, weights) -> dict[str, torch.Tensor]:
+    """The weighted sum of the effects."""
+    first = next(iter(effects.values()))
+    return {
+        key: sum(w * one[key] for w, one in zip(weights, effects.values(), strict=True))
+        for key in first
+    }
+
+
+@pytest.mark.parametrize(("rule", "settings"), [("stack", {}), ("core_svd", {"rank": 14})])
+def test_merge_by_an_exact_rule_is_the_weighted_sum_in_peft(
+    tiny_model_folder, silos, effects, bare, tmp_path, rule, settings
+):
+    """Effective weights, by PEFT: merged = Σ p_i · silo's, over ranks, scales, rsLoRA, targets."""
+    told = merge_folders(
+        list(silos.values()), tmp_path / "out", rule=rule, settings=settings, weights=WEIGHTS
+    )
+    merged = weights_of(tiny_model_folder, tmp_path / "out")
+    wanted = summed(effects, WEIGHTS)
+    top = max(float(one.abs().max()) for one in wanted.values())
+    for key, change in wanted.items():
+        torch.testing.assert_close(merged[key] - bare[key], change, rtol=0, atol=2e-6 * top)  # fp32
+    assert told.error is not None
+    assert told.error < 1e-6
+    assert told.norm == pytest.approx(told.target_norm, rel=1e-6)
+
+
+def test_merge_of_one_target_list_keeps_it(tiny_model_folder, silos, effects, bare, tmp_path):
+    """Folders of the same targets give them back; core_svd at a lower rank reports its loss."""
+    three = [silos[name] for name in ("plain", "rslora", "patterns")]
+    told = merge_folders(three, tmp_path / "out", rule="core_svd")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["target_modules"] == ["q_proj", "v_proj"]
+    assert told.ranks == (4, 5)
+    merged = weights_of(tiny_model_folder, tmp_path / "out")
+    wanted = summed({n: effects[n] for n in ("plain", "rslora", "patterns")}, [1 / 3] * 3)
+    lost = sum(float((merged[k] - bare[k] - wanted[k]).square().sum()) for k in bare)
+    whole = sum(float(one.square().sum()) for one in wanted.values())
+    assert told.error == pytest.approx((lost / whole) ** 0.5, rel=1e-4)  # fp32 weights
+    assert told.report["discarded_energy"] == pytest.approx(told.error**2, rel=1e-4)
+
+
+def test_merge_averages_whole_modules(tiny_model_folder, tmp_path):
+    """modules_to_save becomes the mean with the same weights, and PEFT loads it."""
+    settings = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    silos = [
+        save(tiny_model_folder, tmp_path / str(s), s, modules_to_save=["lm_head"], **settings)
+        for s in (1, 2)
+    ]
+    told = merge_folders(silos, tmp_path / "out", rule="stack", weights=(3.0, 1.0))
+    assert told.saved == ("lm_head.weight",)
+    heads = [weights_of(tiny_model_folder, silo)["lm_head.weight"] for silo in silos]
+    found = weights_of(tiny_model_folder, tmp_path / "out")["lm_head.weight"]
+    torch.testing.assert_close(found, 0.75 * heads[0] + 0.25 * heads[1], rtol=1e-6, atol=1e-7)
+    plain = save(tiny_model_folder, tmp_path / "plain", 3, **settings)
+    with pytest.raises(CurationError, match="modules_to_save"):
+        merge_folders([silos[0], plain], tmp_path / "no", rule="stack")
+    assert not (tmp_path / "no").exists()
+
+
+def edited(folder: Path, target: Path, arrays=None, **keys) -> Path:
+    """A copy of an adapter folder with other settings or arrays."""
+    target.mkdir()
+    config = json.loads((folder / "adapter_config.json").read_text()) | keys
+    (target / "adapter_config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "adapter_model.safetensors") | (arrays or {})
+    save_file(weights, target / "adapter_model.safetensors")
+    return target
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"peft_type": "IA3"}, "peft_type"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"future_variant": {"x": 1}}, "future_variant"),
+        ({"base_model_name_or_path": "elsewhere"}, "--base"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"lora_alpha": 0}, "lora_alpha"),
+    ],
+)
+def test_merge_refuses_by_name(silos, tmp_path, keys, said):
+    """What a pair of factors cannot say is refused with folder and setting; nothing is written."""
+    odd = edited(silos["plain"], tmp_path / "odd", **keys)
+    with pytest.raises(CurationError, match=said) as caught:
+        merge_folders([silos["rslora"], odd], tmp_path / "out", rule="stack")
+    assert "odd" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_merge_refuses_arrays_that_do_not_fit(silos, tmp_path):
+    """Strange arrays, half a pair, another width and a NaN are named."""
+    first = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    cases = {
+        "lora_embedding_A": {"base_model.model.x.lora_embedding_A": torch.ones(2, 2)},
+        "lora_magnitude": {"base_model.model.x.lora_magnitude_vector.weight": torch.ones(2)},
+        "pairs of lora_A and lora_B": {"base_model.model.x.lora_A.weight": torch.ones(2, 2)},
+        r"outputs and inputs \(32, 32\)": {first: torch.ones(4, 9)},
+        "linear layers": {first: torch.ones(4, 32, 1)},
+        "NaN": {first: torch.full((4, 32), torch.nan)},
+    }
+    for place_, (said, arrays) in enumerate(cases.items()):
+        odd = edited(silos["plain"], tmp_path / f"odd{place_}", arrays)
+        with pytest.raises(CurationError, match=said):
+            merge_folders([silos["rslora"], odd], tmp_path / "out", rule="stack")
+    with pytest.raises(CurationError, match="nowhere"):
+        merge_folders([silos["plain"], tmp_path / "nowhere"], tmp_path / "out", rule="stack")
+    assert not (tmp_path / "out").exists()
+
+
+def test_merge_refuses_weights_and_places_that_do_not_fit(silos, tmp_path):
+    """As many weights as folders, a folder once, a new place for the result, a known rule."""
+    two = [silos["plain"], silos["rslora"]]
+    for weights in ((1.0,), (1.0, -1.0), (0.0, 0.0), (1.0, float("nan"))):
+        with pytest.raises(CurationError, match="--weight"):
+            merge_folders(two, tmp_path / "out", rule="stack", weights=weights)
+    with pytest.raises(CurationError, match="twice"):
+        merge_folders([silos["plain"]] * 2, tmp_path / "out", rule="stack")
+    with pytest.raises(CurationError, match="something already"):
+        merge_folders(two, silos["plain"], rule="stack")
+    with pytest.raises(CurationError, match=r"unknown; choose one of.*core_svd.*flower:"):
+        merge_folders(two, tmp_path / "out", rule="no_such_rule")
+
+
+def test_merge_is_written_whole_or_not_at_all(silos, tmp_path, monkeypatch):
+    """A full disk leaves nothing behind at the place of the result."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(adapter_folders, "save_file", full)
+    with pytest.raises(CurationError, match="No space left"):
+        merge_folders([silos["plain"], silos["rslora"]], tmp_path / "out", rule="stack")
+    assert not (tmp_path / "out").exists()
+
+
+def test_merge_refuses_a_rule_that_changes_the_base(silos, tmp_path, monkeypatch):
+    """A folder cannot hold a change of the base model."""
+
+    class Changing:
+        adapter, report, change = None, {}, {"model.layers.0": torch.ones(2)}
+
+    monkeypatch.setattr(folder_merge, "build", lambda *_: lambda *_: Changing())
+    with pytest.raises(CurationError, match="changes the base model"):
+        merge_folders([silos["plain"]], tmp_path / "out", rule="flora")
+
+
+def run(*words):
+    """The command line in this process: exit code or the error, and what it printed."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_merge_and_diff_from_the_command_line(silos, tmp_path):
+    """Tables for people, JSON for programs, a picture; an adapter does not differ from itself."""
+    a, b, out = silos["plain"], silos["rslora"], tmp_path / "out"
+    done = run("merge", a, b, "--rule", "stack", "--out", out, "--weight", 3, "--weight", 1)
+    assert done.exit_code == 0, done.output
+    assert "Merged by stack" in done.output
+    assert "discarded_energy" in done.output
+    words = ("--set", "rank=2", "--json")
+    told = json.loads(run("merge", a, b, "--out", tmp_path / "b", *words).stdout)
+    assert told["ranks"] == [2, 2]
+    assert [part["weight"] for part in told["parts"]] == [0.5, 0.5]
+    same = json.loads(run("diff", a, a, "--json").stdout)
+    assert same["angle"] == pytest.approx(0, abs=1e-6)
+    picture = tmp_path / "diff.svg"
+    done = run("diff", a, silos["other targets"], "--picture", picture)
+    assert done.exit_code == 0, done.output
+    assert "Angles in degrees" in done.output
+    drawn = picture.read_text()
+    assert drawn.startswith("<svg")
+    assert "self_attn.q_proj" in drawn
+    assert "angle of the products" in drawn
+    assert isinstance(run("diff", a).exception, CurationError)
+    assert isinstance(run("diff", a, b, "--picture", tmp_path / "x.png").exception, CurationError)
+
+
+def test_picture_places_modules_by_layer():
+    """The first number of a name is its layer, in order of numbers; others stand apart."""
+    assert place("model.layers.10.mlp.experts.3.up") == ("10", "mlp.experts.3.up")
+    assert place("lm_head") == ("–", "lm_head")
+    layers, modules = axes_of(["m.layers.10.q", "m.layers.2.q", "lm_head"])
+    assert layers == ["2", "10", "–"]
+    assert modules == ["lm_head", "q"]
