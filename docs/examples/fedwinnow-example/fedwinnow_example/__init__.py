@@ -1,0 +1,1 @@
+"""Six plug-ins for fedwinnow, one of each kind."""
