@@ -21,6 +21,7 @@ Reference:
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,21 @@ class Comparison:
     """Of all modules together."""
     angle: float | None
     """Degrees, over all modules as one vector; modules that one adapter lacks count as 0 there."""
+
+
+def place(name: str) -> tuple[str, str]:
+    """Layer and module of a name: the first number in it is the layer's, as PEFT takes it.
+
+    A module outside the layers has the layer "–".
+    """
+    match = re.match(r"^.*?\.(\d+)\.(.+)$", name)
+    return (match[1], match[2]) if match else ("–", name)
+
+
+def by_layer(name: str) -> tuple[float, str]:
+    """Key to sort names by: layers by number, then what lies outside them."""
+    layer, module = place(name)
+    return (math.inf if layer == "–" else int(layer)), module
 
 
 def compare(first: Adapter, second: Adapter, *, rank: int = 0) -> Comparison:

@@ -1,6 +1,5 @@
 """Heat maps of two adapters' difference: layers by modules, one for angles, one for energies."""
 
-import re
 from collections.abc import Mapping
 
 import matplotlib as mpl
@@ -8,10 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedwinnow.curation.comparing import Comparison
+from fedwinnow.curation.comparing import Comparison, by_layer, place
 from fedwinnow.server.charts import INK, MUTED, svg
 
-_LAYER = re.compile(r"^.*?\.(\d+)\.(.+)$")
 _FACE = "#f2f4f5"
 _LEGIBLE = 0.55
 """Share of a colour scale above which numbers are written in white."""
@@ -41,17 +39,8 @@ def heat_maps(found: Comparison, *, title: str) -> str:
 
 def axes_of(names: list[str]) -> tuple[list[str], list[str]]:
     """Layers (by number; "–" for a module outside the layers) and modules, in order."""
-    places = [place(name) for name in names]
-    layers = sorted(
-        {layer for layer, _ in places}, key=lambda n: (n == "–", int(n) if n != "–" else 0)
-    )
-    return layers, sorted({module for _, module in places})
-
-
-def place(name: str) -> tuple[str, str]:
-    """Layer and module of a name: the first number in it is the layer's, as PEFT takes it."""
-    match = _LAYER.match(name)
-    return (match[1], match[2]) if match else ("–", name)
+    places = [place(name) for name in sorted(names, key=by_layer)]
+    return list(dict.fromkeys(layer for layer, _ in places)), sorted({m for _, m in places})
 
 
 def _map(

@@ -109,11 +109,17 @@ def _show_merge(found: "FolderMerge") -> None:
 
 
 def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
-    head = ("module", "‖ΔW‖ A", "‖ΔW‖ B", "angle", "outputs", "inputs", "outside", "discarded")
-    table = Table(*head, title="Angles in degrees, energies as shares")
-    for name, one in found.modules.items():
+    from fedwinnow.curation.comparing import by_layer, place  # noqa: PLC0415 - loaded before
+
+    head = ("A", "B", "angle", "outputs", "inputs", "outside", "discarded")
+    table = Table("layer", title="Norms; angles in degrees; energies as shares")
+    table.add_column("module", overflow="fold")
+    for word in head:
+        table.add_column(word, justify="right", no_wrap=True)
+    for name in sorted(found.modules, key=by_layer):
+        one = found.modules[name]
         table.add_row(
-            name,
+            *place(name),
             *(f"{norm:.4g}" for norm in one.norms),
             _number(one.angle),
             _number(one.output_angles[-1] if one.output_angles else None),
@@ -122,17 +128,17 @@ def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
             _number(one.discarded, 4),
         )
     for side, alone in enumerate(found.alone):
-        for name, norm in alone.items():
-            table.add_row(name, *(f"{norm:.4g}" if s == side else "–" for s in (0, 1)))
+        for name, norm in sorted(alone.items(), key=lambda pair: by_layer(pair[0])):
+            table.add_row(*place(name), *(f"{norm:.4g}" if s == side else "–" for s in (0, 1)))
     table.add_section()
-    table.add_row("all", *(f"{norm:.4g}" for norm in found.norms), _number(found.angle))
+    table.add_row("all", "", *(f"{norm:.4g}" for norm in found.norms), _number(found.angle))
     console = Console()
     console.print(table)
     for letter, folder in zip("AB", folders, strict=True):
         console.print(f"{letter}  {folder}", soft_wrap=True, markup=False, highlight=False)
     console.print(
-        "angle: between the products; outputs, inputs: largest principal angle of the spaces; "
-        "outside: energy that no common output space of the rank holds; discarded: what a merge "
+        "A, B: ‖ΔW‖; angle: between the products; outputs, inputs: largest principal angle of the "
+        "spaces; outside: energy that no common output space of the rank holds; discarded: what a merge "
         "to that rank with equal weights loses"
     )
 

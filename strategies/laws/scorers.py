@@ -4,13 +4,15 @@ Twenty anchors of two domains, each clean, swapped and cut: swapped and cut rows
 and gradients that point elsewhere. The numbers mean nothing beyond that.
 """
 
+import functools
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from fedwinnow.curation.columns import GRADIENTS, GUESTS, KNOWN, ONCE, REVIEWS, WIDE
-from fedwinnow.curation.nouns import PublicRows, SignalTable, Status, Trajectory
+from fedwinnow.curation.nouns import Fitted, PublicRows, SignalTable, Status, Trajectory
 from fedwinnow.strategies.laws.law import Law, Make, same_arrays
 
 PARENTS, DOMAINS, CHECKPOINTS, SIZE = 20, ("law", "medicine"), 3, 24
@@ -136,9 +138,18 @@ def _unit(make: Make) -> str:
     return "" if isinstance(unit, str) and unit.strip() else f"unit is {unit!r}"
 
 
+@functools.lru_cache(maxsize=1)
+def _fit(make: Make) -> tuple[Any, Fitted, Trajectory]:
+    """A scorer, what it fitted, and what to: shared by the laws, as a fit may take seconds."""
+    scorer = make()
+    trajectory = made_up(scorer.columns)
+    return scorer, scorer.fit(public_rows(trajectory)), trajectory
+
+
 def _deterministic(make: Make) -> str:
-    one, other = make(), make()
-    first, second = (s.fit(public_rows(made_up(s.columns))) for s in (one, other))
+    one, first, _ = _fit(make)
+    other = make()
+    second = other.fit(public_rows(made_up(other.columns)))
     same = same_arrays(first.parameters, second.parameters) and first.schema == second.schema
     if not same or first.public_scores.tobytes() != second.public_scores.tobytes():
         return "two fits to the same rows differ"
@@ -148,8 +159,7 @@ def _deterministic(make: Make) -> str:
 
 
 def _fitted(make: Make) -> str:
-    scorer = make()
-    fitted = scorer.fit(public_rows(made_up(scorer.columns)))
+    _, fitted, _ = _fit(make)
     for name, array in fitted.parameters.items():
         if array.dtype != np.float64 or not np.isfinite(array).all():
             return f"parameter {name} is {array.dtype}, or holds a NaN or an infinity"
@@ -163,8 +173,7 @@ def _fitted(make: Make) -> str:
 
 
 def _missing(make: Make) -> str:
-    scorer = make()
-    fitted = scorer.fit(public_rows(made_up(scorer.columns)))
+    scorer, fitted, _ = _fit(make)
     private = _spoilt(made_up(scorer.columns, seed=1), 5)
     scores = scorer.score(private, fitted)
     if scores.shape != (len(private[0].ids),):
@@ -176,23 +185,24 @@ def _missing(make: Make) -> str:
 
 
 def _alone(make: Make) -> str:
-    scorer = make()
-    fitted = scorer.fit(public_rows(made_up(scorer.columns)))
+    scorer, fitted, _ = _fit(make)
     private = made_up(scorer.columns, seed=1)
     whole = scorer.score(private, fitted)
     rows = np.random.default_rng(2).permutation(len(whole))[: len(whole) // 3]
-    part = scorer.score(taken(private, rows), fitted)
-    apart = np.abs(part - whole[rows]).max()
+    apart = np.abs(scorer.score(taken(private, rows), fitted) - whole[rows]).max()
     return "" if apart <= TOLERANCE else f"among other rows a score is {apart:.3g} away"
 
 
 def _untouched(make: Make) -> str:
-    scorer = make()
-    trajectory = made_up(scorer.columns)
-    before = [{n: v.copy() for n, v in table.columns.items()} for table in trajectory]
-    scorer.score(trajectory, scorer.fit(public_rows(trajectory)))
-    same = all(same_arrays(b, t.columns) for b, t in zip(before, trajectory, strict=True))
-    return "" if same else "a column was changed in place"
+    scorer, fitted, public = _fit(make)
+    private = made_up(scorer.columns, seed=1)
+    scorer.score(private, fitted)
+    anew = made_up(scorer.columns), made_up(scorer.columns, seed=1)
+    for given, before in zip((public, private), anew, strict=True):
+        same = (same_arrays(b.columns, g.columns) for b, g in zip(before, given, strict=True))
+        if not all(same):
+            return "a column was changed in place"
+    return ""
 
 
 LAWS = (

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from fedwinnow.curation import folders as adapter_folders
+from fedwinnow.curation.comparing import place
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.simulations import folder_merge
-from fedwinnow.simulations.adapter_picture import axes_of, place
+from fedwinnow.simulations.adapter_picture import axes_of
 from fedwinnow.simulations.cli import app
 from fedwinnow.simulations.folder_merge import merge_folders
 
@@ -256,7 +257,7 @@ def test_merge_and_diff_from_the_command_line(silos, tmp_path):
     picture = tmp_path / "diff.svg"
     done = run("diff", a, silos["other targets"], "--picture", picture)
     assert done.exit_code == 0, done.output
-    assert "Angles in degrees" in done.output
+    assert "angles in degrees" in done.output
     drawn = picture.read_text()
     assert drawn.startswith("<svg")
     assert "self_attn.q_proj" in drawn

@@ -25,8 +25,9 @@ NEEDED: Mapping[str, Mapping[str, object]] = {
         "bucket": 100.0,
     },
     "proximal": {"mu": 0.1},
+    "calibrated": {"folds": 2},
 }
-"""Settings without a default."""
+"""Settings without a default, and fewer folds for a fit that takes seconds."""
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in KINDS for n in BUILT_IN[k]])
