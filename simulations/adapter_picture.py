@@ -65,7 +65,7 @@ def _map(
         for (row, column), value in np.ndenumerate(cells):
             if not np.isnan(value):
                 colour = "white" if value > _LEGIBLE * top else INK
-                text = f"{value:.0f}" if top > 1 else f"{value:.2g}"
+                text = f"{value:.0f}" if top > 1 else f"{value:.2f}"
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour)
     axes.invert_yaxis()
     axes.set_yticks(np.arange(len(layers)) + 0.5, layers)
