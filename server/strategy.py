@@ -17,18 +17,16 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
-from fedwinnow.curation.protocols import Weighting
 from fedwinnow.curation.records import arrays_in, record_of
-from fedwinnow.curation.remembering import Memory, merge_remembering
+from fedwinnow.curation.remembering import Memory
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.codec import codec_of
 from fedwinnow.server.driver import DEADLINE, Progress, drive
 from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
 from fedwinnow.server.grid import GridTransport, reachable
-from fedwinnow.server.merge import merging_on_the_base
+from fedwinnow.server.merge import merge_plain
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
-from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)
 
@@ -166,15 +164,14 @@ class CurationStrategy(Strategy):
             for node, content in contents.items()
             if counts[node] > 0
         }
-        weighting: Weighting = build(
-            "weighting", self.config.weighting.name, self.config.weighting.settings
-        )
-        merging = merging_on_the_base(self.config)
         sent = arrays_in(self._previous)
-        weights = weighting({node: counts[node] for node in adapters})
-        previous = adapter_of(sent, scale=self._scale)
-        memory = self._memory if server_round > 1 else {}
-        merged, self._memory = merge_remembering(merging, adapters, weights, previous, memory)
+        merged, self._memory = merge_plain(
+            adapters,
+            {node: counts[node] for node in adapters},
+            adapter_of(sent, scale=self._scale),
+            self.config,
+            self._memory if server_round > 1 else {},
+        )
         arrays = arrays_of(merged.adapter, like=sent, scale=self._scale)
         merge = {f"merge-{key}": float(value) for key, value in merged.report.items()}
         metrics = _means(contents, counts) | merge

@@ -138,8 +138,8 @@ def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
         console.print(f"{letter}  {folder}", soft_wrap=True, markup=False, highlight=False)
     console.print(
         "A, B: ‖ΔW‖; angle: between the products; outputs, inputs: largest principal angle of the "
-        "spaces; outside: energy that no common output space of the rank holds; discarded: what a merge "
-        "to that rank with equal weights loses"
+        "spaces; outside: energy that no common output space of the rank holds; discarded: what "
+        "a merge to that rank with equal weights loses"
     )
 
 

@@ -20,10 +20,16 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.errors import ConfigError, IncompatibleAdapterError, ModelError, OutputError
+from fedwinnow.curation.errors import (
+    ConfigError,
+    IncompatibleAdapterError,
+    ModelError,
+    OutputError,
+    PluginError,
+)
 from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.curation.protocols import Merged, Merging, SparseMerging
 from fedwinnow.curation.stored import Lazy, StoredAdapter, open_adapter
 from fedwinnow.strategies.registry import build
 
@@ -93,6 +99,9 @@ def merge_folders(
         RunError: the rule refuses what it is given.
     """
     merging: Merging = build("merging", rule, settings or {})
+    if isinstance(merging, SparseMerging):
+        message = f"--rule {rule} merges sparse differences, not LoRA factors; choose another rule"
+        raise PluginError(message)
     shares = _shares(folders, weights)
     _check_free(out)
     opened = {str(folder): open_adapter(folder, base="base") for folder in folders}
@@ -101,7 +110,7 @@ def merge_folders(
     sizes = _sizes(opened)
     widened = {folder: _widened(one, sizes) for folder, one in opened.items()}
     merged = merging(widened, shares, _previous(opened, sizes))
-    if getattr(merged, "change", None):
+    if merged.change is not None:
         message = (
             f"--rule {rule} changes the base model, which an adapter folder cannot hold; choose "
             "a rule that gives an adapter, such as stack (exact) or core_svd"

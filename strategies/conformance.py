@@ -19,6 +19,7 @@ from fedwinnow.strategies.laws import (
     objectives,
     orderings,
     scorers,
+    sparse_mergings,
     thresholds,
     weightings,
 )
@@ -53,13 +54,16 @@ def lawful(
     def anew() -> object:
         return make(**settings)
 
+    laws, protocol = LAWS[kind], kind.capitalize()
+    if isinstance(make(**settings), protocols.SparseMerging):
+        laws, protocol = sparse_mergings.LAWS, "SparseMerging"
     first = (
         Law(says="its settings are keyword-only", check=lambda _: _keywords(make)),
-        Law(says=f"it is a {kind.capitalize()}", check=lambda made: _fits(kind, made)),
+        Law(says=f"it is a {protocol}", check=lambda made: _fits(protocol, made)),
         Law(says="it names its source, or says control", check=lambda _: _sourced(make)),
         Law(says="every setting is explained", check=lambda _: _explained(make), required=False),
     )
-    return tuple(judge(law, anew) for law in (*first, *LAWS[kind]))
+    return tuple(judge(law, anew) for law in (*first, *laws))
 
 
 def assert_lawful(
@@ -92,8 +96,8 @@ def _keywords(make: Callable[..., Any]) -> str:
     return f"{', '.join(other)} can be given by place; write * before" if other else ""
 
 
-def _fits(kind: Kind, made: Make) -> str:
-    protocol = getattr(protocols, kind.capitalize())
+def _fits(name: str, made: Make) -> str:
+    protocol = getattr(protocols, name)
     return "" if isinstance(made(), protocol) else f"{type(made()).__name__} lacks a part of it"
 
 

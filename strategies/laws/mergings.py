@@ -1,6 +1,12 @@
-"""Laws of merging rules, tried on three adapters of one rank with scales of their own."""
+"""Laws of merging rules, tried on three adapters of one rank with scales of their own.
+
+Rules that rely on one factor that no site trains (``FactorMerging``) get sites that left A as it
+was sent. What a rule moves into the base counts as part of its result.
+"""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -8,7 +14,7 @@ from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import Merged
+from fedwinnow.curation.protocols import FactorMerging, Merged
 from fedwinnow.strategies.laws.law import Law, Make, raises
 
 SHAPES: Mapping[str, tuple[int, int]] = {
@@ -32,9 +38,16 @@ def adapter(seed: int, *, scale: float = SCALE, base: str = "base", zero: bool =
     return Adapter(base=base, a=a, b=b, scales=dict.fromkeys(SHAPES, scale))
 
 
-def three() -> dict[str, Adapter]:
-    """Three sites' adapters, trained from :func:`before`."""
-    return {"a": adapter(1), "b": adapter(2, scale=1.0), "c": adapter(3)}
+def trained(rule: object, seed: int, **changes: Any) -> Adapter:  # noqa: ANN401 - see adapter
+    """A site's adapter as this rule has sites train it, from :func:`before`."""
+    found = adapter(seed, **changes)
+    return replace(found, a=before().a) if isinstance(rule, FactorMerging) else found
+
+
+def three(rule: object) -> dict[str, Adapter]:
+    """Three sites' adapters."""
+    second = trained(rule, 2, scale=1.0)
+    return {"a": trained(rule, 1), "b": second, "c": trained(rule, 3)}
 
 
 def before() -> Adapter:
@@ -47,18 +60,22 @@ def _merge(make: Make, adapters: Mapping[str, Adapter], weights: Mapping[str, fl
     return found
 
 
-def _apart(one: Adapter, other: Adapter) -> float:
-    """‖ΔW_1 − ΔW_2‖ / ‖ΔW_2‖ over all modules."""
+def _apart(found: Merged, other: Adapter) -> float:
+    """‖ΔW_1 − ΔW_2‖ / ‖ΔW_2‖ over all modules, ΔW_1 with what went into the base."""
     apart = whole = 0.0
+    moved = found.change
     for name in other.modules:
         wanted = maths.delta(other, name)
-        apart += maths.norm(maths.total([maths.delta(one, name, -1.0), wanted])) ** 2
+        parts = [maths.delta(found.adapter, name, -1.0), wanted]
+        if moved is not None and name in moved.a:
+            parts.append(maths.delta(moved, name, -1.0))
+        apart += maths.norm(maths.total(parts)) ** 2
         whole += maths.norm(wanted) ** 2
     return float((apart / whole) ** 0.5)
 
 
 def _deterministic(make: Make) -> str:
-    sites = three()
+    sites = three(make())
     first = _merge(make, sites, WEIGHTS).adapter
     second = _merge(make, dict(reversed(sites.items())), WEIGHTS).adapter
     same = adapter_hash(first) == adapter_hash(second)
@@ -66,20 +83,21 @@ def _deterministic(make: Make) -> str:
 
 
 def _whole(make: Make) -> str:
-    found = _merge(make, three(), WEIGHTS)
+    found = _merge(make, three(make()), WEIGHTS)
     maths.check_compatible({"merged": found.adapter}, before())
     odd = [name for name, value in found.report.items() if not abs(value) < float("inf")]
     return f"{odd[0]} of the report is {found.report[odd[0]]}" if odd else ""
 
 
 def _itself(make: Make) -> str:
-    apart = _apart(_merge(make, {"a": adapter(1)}, {"a": 1.0}).adapter, adapter(1))
+    one = trained(make(), 1)
+    apart = _apart(_merge(make, {"a": one}, {"a": 1.0}), one)
     return "" if apart <= TOLERANCE else f"its product moves by {apart:.3g} of its norm"
 
 
 def _same(make: Make) -> str:
-    copies = {site: adapter(1) for site in "abc"}
-    apart = _apart(_merge(make, copies, WEIGHTS).adapter, adapter(1))
+    one = trained(make(), 1)
+    apart = _apart(_merge(make, dict.fromkeys("abc", one), WEIGHTS), one)
     return "" if apart <= TOLERANCE else f"the product moves by {apart:.3g} of its norm"
 
 
@@ -91,7 +109,7 @@ def _trainable(make: Make) -> str:
 
 
 def _weightless(make: Make) -> str:
-    sites = three()
+    sites = three(make())
     with_it = _merge(make, sites, {"a": 0.6, "b": 0.4, "c": 0.0}).adapter
     without = _merge(make, {s: sites[s] for s in "ab"}, {"a": 0.6, "b": 0.4}).adapter
     same = adapter_hash(with_it) == adapter_hash(without)
@@ -99,22 +117,22 @@ def _weightless(make: Make) -> str:
 
 
 def _finite(make: Make) -> str:
-    spoilt = three()
-    spoilt["b"].a["model.layers.0.q_proj"][0, 0] = torch.nan
+    spoilt = three(make())
+    spoilt["b"].b["model.layers.0.q_proj"][0, 0] = torch.nan
     return raises(lambda: _merge(make, spoilt, WEIGHTS), NonFiniteError)
 
 
 def _base(make: Make) -> str:
-    strange = three() | {"b": adapter(2, base="another")}
+    strange = three(make()) | {"b": trained(make(), 2, base="another")}
     return raises(lambda: _merge(make, strange, WEIGHTS), IncompatibleAdapterError)
 
 
 def _nobody(make: Make) -> str:
-    return raises(lambda: _merge(make, three(), dict.fromkeys("abc", 0.0)), RunError)
+    return raises(lambda: _merge(make, three(make()), dict.fromkeys("abc", 0.0)), RunError)
 
 
 def _untouched(make: Make) -> str:
-    sites, start = three(), before()
+    sites, start = three(make()), before()
     hashes = [adapter_hash(one) for one in (*sites.values(), start)]
     make()(sites, WEIGHTS, start)
     same = hashes == [adapter_hash(one) for one in (*sites.values(), start)]

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from fedwinnow.curation import folders as adapter_folders
 from fedwinnow.curation.comparing import place
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.simulations import folder_merge
+from fedwinnow.curation.folders import load_adapter
+from fedwinnow.curation.stored import open_adapter
 from fedwinnow.simulations.adapter_picture import axes_of
 from fedwinnow.simulations.cli import app
 from fedwinnow.simulations.folder_merge import merge_folders
@@ -225,15 +226,29 @@ def test_merge_is_written_whole_or_not_at_all(silos, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_merge_refuses_a_rule_that_changes_the_base(silos, tmp_path, monkeypatch):
-    """A folder cannot hold a change of the base model."""
+def test_merge_refuses_rules_whose_result_no_folder_holds(silos, tmp_path):
+    """A change of the base, sparse differences, and sites that did not share A are named."""
+    two = [silos["plain"], silos["rslora"]]
+    for rule, said in (
+        ("flora", "changes the base model"),
+        ("fedex", "changes the base model"),
+        ("sparse_sum", "sparse differences"),
+        ("freeze_a", "A bit for bit"),
+    ):
+        with pytest.raises(CurationError, match=said):
+            merge_folders(two, tmp_path / "out", rule=rule)
+    assert not (tmp_path / "out").exists()
 
-    class Changing:
-        adapter, report, change = None, {}, {"model.layers.0": torch.ones(2)}
 
-    monkeypatch.setattr(folder_merge, "build", lambda *_: lambda *_: Changing())
-    with pytest.raises(CurationError, match="changes the base model"):
-        merge_folders([silos["plain"]], tmp_path / "out", rule="flora")
+@pytest.mark.parametrize("rule", ["linear", "ties", "dare", "dare_ties", "knots", "fedavg_factors"])
+def test_merge_by_any_other_rule_gives_a_folder_and_its_distance(silos, tmp_path, rule):
+    """Rules that bend the sum write an adapter of finite norm, and say how far it lies off."""
+    told = merge_folders(list(silos.values()), tmp_path / "out", rule=rule, weights=WEIGHTS)
+    assert 0 < told.norm < float("inf")
+    assert told.error is not None
+    assert told.error > 0
+    compared = open_adapter(tmp_path / "out").adapter
+    assert set(compared.modules) == set(load_adapter(tmp_path / "out", base="base").modules)
 
 
 def run(*words):
