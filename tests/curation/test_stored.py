@@ -49,7 +49,7 @@ def test_opening_reads_no_factor(tmp_path, monkeypatch):
         def __init__(self, *words, **named) -> None:
             self.file = real(*words, **named)
 
-        def __getattr__(self, name):
+        def __getattr__(self, name) -> object:
             return getattr(self.file, name)
 
         def get_tensor(self, key):

@@ -126,6 +126,23 @@ def test_merge_of_one_target_list_keeps_it(tiny_model_folder, silos, effects, ba
     assert told.report["discarded_energy"] == pytest.approx(told.error**2, rel=1e-4)
 
 
+def test_merge_names_modules_where_a_pattern_chose_them(
+    tiny_model_folder, silos, effects, bare, tmp_path
+):
+    """A regular expression as target list, and two names of one base with --base, come out well."""
+    words = {"target_modules": r".*self_attn\.(q|v)_proj", "base_model_name_or_path": "other"}
+    odd = edited(silos["plain"], tmp_path / "odd", **words)
+    name = str(tiny_model_folder)
+    merge_folders([odd, silos["rslora"]], tmp_path / "out", rule="stack", base=name)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert "model.layers.0.self_attn.q_proj" in config["target_modules"]
+    assert config["base_model_name_or_path"] == name
+    merged = weights_of(tiny_model_folder, tmp_path / "out")
+    wanted = summed({n: effects[n] for n in ("plain", "rslora")}, (0.5, 0.5))
+    for key, change in wanted.items():
+        torch.testing.assert_close(merged[key] - bare[key], change, rtol=0, atol=1e-5)  # fp32
+
+
 def test_merge_averages_whole_modules(tiny_model_folder, tmp_path):
     """modules_to_save becomes the mean with the same weights, and PEFT loads it."""
     settings = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
