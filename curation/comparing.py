@@ -78,7 +78,7 @@ def place(name: str) -> tuple[str, str]:
 def by_layer(name: str) -> tuple[float, str]:
     """Key to sort names by: layers by number, then what lies outside them."""
     layer, module = place(name)
-    return (math.inf if layer == "–" else int(layer)), module
+    return (math.inf if layer == "–" else float(layer)), module
 
 
 def compare(first: Adapter, second: Adapter, *, rank: int = 0) -> Comparison:
@@ -199,7 +199,8 @@ def _side_by_side(one: maths.Product, other: maths.Product) -> Float64[Tensor, "
     """Singular values of [one other], from the two input factors' triangles."""
     parts = [p.left @ torch.linalg.qr(p.right.T)[1].T for p in (one, other)]
     triangle = torch.linalg.qr(torch.cat(parts, dim=1))[1]
-    return torch.linalg.svdvals(triangle)
+    values: Float64[Tensor, " k"] = torch.linalg.svdvals(triangle)
+    return values
 
 
 def _spaces(

@@ -87,7 +87,7 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
     check_plain(config, folder)
     path = folder / "adapter_model.safetensors"
     try:
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")  # its methods are untyped
         heads = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         shapes = {key: (tuple(head.get_shape()), head.get_dtype()) for key, head in heads.items()}
     except (OSError, SafetensorError) as error:

@@ -47,6 +47,8 @@ from fedwinnow.server.flower_state import ROUNDS, Arrays, restore, state_of
 
 OWN = frozenset(inspect.signature(FedAvg).parameters)
 """Settings of FedAvg: which nodes take part and how records are named, which is not a rule's."""
+SILENT: Mapping[str, Any] = {"fraction_train": 0.0}
+"""FedAvg's setting under which a strategy notes the arrays of a round and asks no node."""
 REFUSED: Mapping[str, str] = {
     "FedProx": "its term belongs to training; choose training.objective = 'proximal'",
     "QFedAvg": "it needs each site's training loss, which a merging rule is not told",
@@ -136,9 +138,7 @@ class FlowerRule:
     def make(self) -> Any:  # noqa: ANN401 - attributes of strategies share no type
         """A fresh strategy that sends no message of its own."""
         with _quiet():
-            return self.strategy(
-                fraction_train=0.0, **self.settings
-            )  # an argument of FedAvg, which it is
+            return self.strategy(**{**SILENT, **self.settings})
 
     def remember(
         self,
@@ -183,7 +183,10 @@ class FlowerRule:
         replies = []
         for number, (site, share) in enumerate(shares.items(), start=1):
             metrics = MetricRecord({strategy.weighted_by_key: share})
-            record = {"arrays": _record(adapters[site], previous), "metrics": metrics}
+            record: dict[str, Any] = {
+                "arrays": _record(adapters[site], previous),
+                "metrics": metrics,
+            }
             node = SimpleNamespace(src_node_id=number)
             replies.append(_Reply(content=RecordDict(record), metadata=node))
         try:

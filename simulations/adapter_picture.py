@@ -76,4 +76,4 @@ def _map(
         spine.set_visible(False)
     bar = axes.figure.colorbar(mesh, ax=axes, shrink=0.9, pad=0.02)
     bar.set_label(label, color=INK)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # matplotlib types it as a mapping
+    bar.outline.set_visible(False)

@@ -20,21 +20,20 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.errors import (
-    ConfigError,
-    IncompatibleAdapterError,
-    ModelError,
-    OutputError,
-    PluginError,
-)
+from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, PluginError
 from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import Merged, Merging, SparseMerging
 from fedwinnow.curation.stored import Lazy, StoredAdapter, open_adapter
+from fedwinnow.simulations.folder_checks import (
+    ALIKE,
+    base_name,
+    check_alike,
+    check_free,
+    shares_of,
+    sizes_of,
+)
 from fedwinnow.strategies.registry import build
-
-ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
-"""Keys of PEFT's configuration that must be the same in all folders, as the result has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +101,12 @@ def merge_folders(
     if isinstance(merging, SparseMerging):
         message = f"--rule {rule} merges sparse differences, not LoRA factors; choose another rule"
         raise PluginError(message)
-    shares = _shares(folders, weights)
-    _check_free(out)
+    shares = shares_of(folders, weights)
+    check_free(out)
     opened = {str(folder): open_adapter(folder, base="base") for folder in folders}
-    name = _base_name(opened, base)
-    _check_alike(opened)
-    sizes = _sizes(opened)
+    name = base_name(opened, base)
+    check_alike(opened)
+    sizes = sizes_of(opened)
     widened = {folder: _widened(one, sizes) for folder, one in opened.items()}
     merged = merging(widened, shares, _previous(opened, sizes))
     if merged.change is not None:
@@ -128,89 +127,6 @@ def merge_folders(
         saved=saved,
     )
     return _told(out, rule, opened, widened, shares, merged, tuple(saved))
-
-
-def _shares(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, float]:
-    if not folders:
-        message = "merge: expected at least one adapter folder, got none"
-        raise ConfigError(message)
-    resolved = [folder.resolve() for folder in folders]
-    twice = [
-        str(f) for f, whole in zip(folders, resolved, strict=True) if resolved.count(whole) > 1
-    ]
-    if twice:
-        message = f"{twice[0]} is given twice; name it once and raise its --weight"
-        raise ConfigError(message)
-    given = list(weights) or [1.0] * len(folders)
-    good = len(given) == len(folders) and all(math.isfinite(w) and w >= 0 for w in given)
-    if not good or not sum(given) > 0:
-        message = (
-            f"--weight: expected {len(folders)} numbers of at least 0, not all 0, one for each "
-            f"folder; got {given}"
-        )
-        raise ConfigError(message)
-    total = math.fsum(given)
-    return {str(folder): w / total for folder, w in zip(folders, given, strict=True)}
-
-
-def _check_free(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        message = f"--out {out}: there is something already; choose a new folder"
-        raise OutputError(message)
-
-
-def _base_name(opened: Mapping[str, StoredAdapter], base: str) -> str:
-    named = {f: str(one.config.get("base_model_name_or_path") or "") for f, one in opened.items()}
-    if base:
-        return base
-    if len(set(named.values())) > 1:
-        words = "; ".join(f"{folder}: {name or 'none'}" for folder, name in named.items())
-        message = (
-            f"folders name different base models ({words}); merge adapters of one base, or say "
-            "with --base what it is called"
-        )
-        raise ModelError(message)
-    return next(iter(named.values()))
-
-
-def _check_alike(opened: Mapping[str, StoredAdapter]) -> None:
-    (first, one), *rest = opened.items()
-    for folder, other in rest:
-        for key in ALIKE:
-            mine, theirs = (c.config.get(key) or None for c in (one, other))
-            if key == "modules_to_save":  # a list in any order
-                mine, theirs = (sorted(found) if found else None for found in (mine, theirs))
-            if mine != theirs:
-                message = (
-                    f"{folder}: expected {key} = {mine!r} as in {first}, got {theirs!r}; merge "
-                    "adapters that were trained alike in this"
-                )
-                raise ModelError(message)
-        shapes = [{key: tuple(v.shape) for key, v in c.saved.items()} for c in (one, other)]
-        if shapes[0] != shapes[1]:
-            odd = min(set(shapes[0].items()) ^ set(shapes[1].items()))
-            message = (
-                f"{folder}: its modules_to_save differ from those of {first} in {odd[0]} {odd[1]}; "
-                "merge adapters of one base"
-            )
-            raise ModelError(message)
-
-
-def _sizes(opened: Mapping[str, StoredAdapter]) -> dict[str, tuple[int, int, str]]:
-    """Module → outputs, inputs, and the folder with the largest rank there (the first of them)."""
-    sizes: dict[str, tuple[int, int, str]] = {}
-    for folder, one in opened.items():
-        for module, (outputs, rank, inputs) in one.shapes.items():
-            known = sizes.setdefault(module, (outputs, inputs, folder))
-            if known[:2] != (outputs, inputs):
-                message = (
-                    f"{folder}, module {module}: expected outputs and inputs {known[:2]} as in "
-                    f"{known[2]}, got {(outputs, inputs)}; merge adapters of one base"
-                )
-                raise ModelError(message)
-            if rank > opened[known[2]].shapes[module][1]:
-                sizes[module] = (outputs, inputs, folder)
-    return sizes
 
 
 def _widened(one: StoredAdapter, sizes: Mapping[str, tuple[int, int, str]]) -> Adapter:

@@ -37,7 +37,7 @@ def _gradient(make: Make) -> str:
     value = _loss(make, losses)
     if not value.requires_grad:
         return "no gradient reaches the losses"
-    value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    value.backward()
     gradient = losses.grad
     if gradient is None or not bool(torch.isfinite(gradient).all()):
         return "the gradient of the losses is missing or not finite"

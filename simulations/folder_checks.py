@@ -1,0 +1,118 @@
+"""Whether adapter folders can be merged: weights, bases, settings, shapes, and a free place."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedwinnow.curation.errors import ConfigError, ModelError, OutputError
+from fedwinnow.curation.stored import StoredAdapter
+
+ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
+"""Keys of PEFT's configuration that must be the same in all folders, as the result has one."""
+
+
+def shares_of(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, float]:
+    """Folder → share, of sum 1.
+
+    Raises:
+        ConfigError: weights do not fit the folders, or a folder is given twice.
+    """
+    if not folders:
+        message = "merge: expected at least one adapter folder, got none"
+        raise ConfigError(message)
+    resolved = [folder.resolve() for folder in folders]
+    twice = [
+        str(f) for f, whole in zip(folders, resolved, strict=True) if resolved.count(whole) > 1
+    ]
+    if twice:
+        message = f"{twice[0]} is given twice; name it once and raise its --weight"
+        raise ConfigError(message)
+    given = list(weights) or [1.0] * len(folders)
+    good = len(given) == len(folders) and all(math.isfinite(w) and w >= 0 for w in given)
+    if not good or not sum(given) > 0:
+        message = (
+            f"--weight: expected {len(folders)} numbers of at least 0, not all 0, one for each "
+            f"folder; got {given}"
+        )
+        raise ConfigError(message)
+    total = math.fsum(given)
+    return {str(folder): w / total for folder, w in zip(folders, given, strict=True)}
+
+
+def check_free(out: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        OutputError: it is.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        message = f"--out {out}: there is something already; choose a new folder"
+        raise OutputError(message)
+
+
+def base_name(opened: Mapping[str, StoredAdapter], base: str) -> str:
+    """What the folders, or the caller, call the base model.
+
+    Raises:
+        ModelError: the folders differ and the caller says nothing.
+    """
+    named = {f: str(one.config.get("base_model_name_or_path") or "") for f, one in opened.items()}
+    if base:
+        return base
+    if len(set(named.values())) > 1:
+        words = "; ".join(f"{folder}: {name or 'none'}" for folder, name in named.items())
+        message = (
+            f"folders name different base models ({words}); merge adapters of one base, or say "
+            "with --base what it is called"
+        )
+        raise ModelError(message)
+    return next(iter(named.values()))
+
+
+def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
+    """Refuse folders that differ in what the result has once, or in their whole modules.
+
+    Raises:
+        ModelError: they do.
+    """
+    (first, one), *rest = opened.items()
+    for folder, other in rest:
+        for key in ALIKE:
+            mine, theirs = (c.config.get(key) or None for c in (one, other))
+            if key == "modules_to_save":  # a list in any order
+                mine, theirs = (sorted(found) if found else None for found in (mine, theirs))
+            if mine != theirs:
+                message = (
+                    f"{folder}: expected {key} = {mine!r} as in {first}, got {theirs!r}; merge "
+                    "adapters that were trained alike in this"
+                )
+                raise ModelError(message)
+        shapes = [{key: tuple(v.shape) for key, v in c.saved.items()} for c in (one, other)]
+        if shapes[0] != shapes[1]:
+            odd = min(set(shapes[0].items()) ^ set(shapes[1].items()))
+            message = (
+                f"{folder}: its modules_to_save differ from those of {first} in {odd[0]} {odd[1]}; "
+                "merge adapters of one base"
+            )
+            raise ModelError(message)
+
+
+def sizes_of(opened: Mapping[str, StoredAdapter]) -> dict[str, tuple[int, int, str]]:
+    """Module → outputs, inputs, and the folder with the largest rank there (the first of them).
+
+    Raises:
+        ModelError: folders differ in a module's outputs or inputs.
+    """
+    sizes: dict[str, tuple[int, int, str]] = {}
+    for folder, one in opened.items():
+        for module, (outputs, rank, inputs) in one.shapes.items():
+            known = sizes.setdefault(module, (outputs, inputs, folder))
+            if known[:2] != (outputs, inputs):
+                message = (
+                    f"{folder}, module {module}: expected outputs and inputs {known[:2]} as in "
+                    f"{known[2]}, got {(outputs, inputs)}; merge adapters of one base"
+                )
+                raise ModelError(message)
+            if rank > opened[known[2]].shapes[module][1]:
+                sizes[module] = (outputs, inputs, folder)
+    return sizes
