@@ -123,12 +123,8 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
             "guards.anchor_margin or lower training.learning_rate"
         )
         raise EmptySelectionError(message)
-    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    kept = {site: counts[site] for site in used}
-    if isinstance(weighting, AligningWeighting) and not warm_up:
-        weights = weighting.align(kept, alignments or {}, before or {})
-    else:
-        weights = weighting(kept)
+    seen = None if warm_up else (alignments or {}, before or {})
+    weights = _weights(config, {site: counts[site] for site in used}, seen)
     name, settings = ("core_svd", {}) if warm_up else (config.merging.name, config.merging.settings)
     rule: Merging = build("merging", name, settings)
     if not warm_up:
@@ -152,6 +148,18 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         bounded=bounded,
         memory=memory,
     )
+
+
+def _weights(
+    config: RunConfig,
+    counts: Mapping[str, int],
+    seen: tuple[Mapping[str, float], Mapping[str, float]] | None,
+) -> Mapping[str, float]:
+    """Weights by counts, or by alignments and the weights before where the weighting reads them."""
+    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    if isinstance(weighting, AligningWeighting) and seen is not None:
+        return weighting.align(counts, *seen)
+    return weighting(counts)
 
 
 def _based(
