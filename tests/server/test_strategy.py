@@ -181,10 +181,3 @@ def test_strategy_sets_the_timeout_on_every_message(make_grid):
     grid = make_grid({1: client(1, 3, 1.0)})
     strategy().start(grid, initial_arrays=record(factors(0)), num_rounds=1, timeout=77.0)
     assert {message.metadata.ttl for message in grid.sent} == {77.0}
-
-
-def test_strategy_refuses_a_rule_that_changes_the_base(make_grid):
-    """An ordinary app carries no change of the base, so flora is refused and not half applied."""
-    grid = make_grid({1: client(1, 3, 1.0)})
-    with pytest.raises(ProtocolError, match="leaves the base"):
-        strategy("flora").start(grid, initial_arrays=record(factors(0)), num_rounds=1)
