@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.config import GuardsSection, RunConfig
-from fedwinnow.curation.errors import EmptySelectionError, IncompatibleAdapterError
+from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import (
     AligningWeighting,
@@ -41,6 +41,32 @@ class RoundMerge:
     """Site → which guards changed its contribution and why."""
     memory: Memory = field(default_factory=dict)
     """What the rule needs again in the next round of the arm."""
+
+
+def merge_plain(
+    adapters: Mapping[str, Adapter],
+    counts: Mapping[str, int],
+    previous: Adapter,
+    config: RunConfig,
+    memory: Memory,
+) -> tuple[Merged, Memory]:
+    """Weigh and merge where the sites' bases stay as they are: in an ordinary Flower app.
+
+    Raises:
+        IncompatibleAdapterError: adapters do not belong together.
+        ProtocolError: the merge has a change of the base, which would be lost.
+    """
+    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    rule: Merging = build("merging", config.merging.name, config.merging.settings)
+    merged, memory = merge_remembering(rule, adapters, weighting(counts), previous, memory)
+    if merged.change is not None:
+        message = (
+            f"merging.name = {config.merging.name!r}: expected a rule that leaves the base as "
+            f"it is, got a change of {len(merged.change.a)} of its modules; start the whole "
+            "protocol, or choose another rule, such as 'core_svd'"
+        )
+        raise ProtocolError(message)
+    return merged, memory
 
 
 def frozen(config: RunConfig, number: int) -> str:
@@ -97,12 +123,8 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
             "guards.anchor_margin or lower training.learning_rate"
         )
         raise EmptySelectionError(message)
-    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    told = {site: counts[site] for site in used}
-    if isinstance(weighting, AligningWeighting) and not warm_up:
-        weights = weighting.align(told, alignments or {}, before or {})
-    else:
-        weights = weighting(told)
+    seen = None if warm_up else (alignments or {}, before or {})
+    weights = _weights(config, {site: counts[site] for site in used}, seen)
     name, settings = ("core_svd", {}) if warm_up else (config.merging.name, config.merging.settings)
     rule: Merging = build("merging", name, settings)
     if not warm_up:
@@ -116,7 +138,7 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         used, weights = {"": centre}, {"": 1.0}
     for site, why in sorted(bounded.items()):
         logger.warning("guards: site %s: %s", site, why)
-    merged, kept = merge_remembering(rule, used, weights, previous, memory or {})
+    merged, memory = merge_remembering(rule, used, weights, previous, memory or {})
     adapter, whole = _based(merged, change, previous)
     return RoundMerge(
         adapter=adapter,
@@ -124,8 +146,20 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         weights=shares,
         report=merged.report,
         bounded=bounded,
-        memory=kept,
+        memory=memory,
     )
+
+
+def _weights(
+    config: RunConfig,
+    counts: Mapping[str, int],
+    seen: tuple[Mapping[str, float], Mapping[str, float]] | None,
+) -> Mapping[str, float]:
+    """Weights by counts, or by alignments and the weights before where the weighting reads them."""
+    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    if isinstance(weighting, AligningWeighting) and seen is not None:
+        return weighting.align(counts, *seen)
+    return weighting(counts)
 
 
 def _based(
@@ -159,30 +193,6 @@ def completed(adapter: Adapter, previous: Adapter) -> Adapter:
         a[module] = whole.right.to(adapter.a[module].dtype)
         b[module] = (whole.left / scale).to(adapter.b[module].dtype)
     return replace(adapter, a=a, b=b)
-
-
-def merge_plain(
-    adapters: Mapping[str, Adapter],
-    counts: Mapping[str, int],
-    previous: Adapter,
-    config: RunConfig,
-    memory: Memory,
-) -> tuple[Merged, Memory]:
-    """Weigh and merge a round of an ordinary Flower app: no guard, and a base that stays.
-
-    Raises:
-        IncompatibleAdapterError: adapters do not belong together, or the rule changes the base.
-    """
-    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    rule: Merging = build("merging", config.merging.name, config.merging.settings)
-    merged, kept = merge_remembering(rule, adapters, weighting(counts), previous, memory)
-    if merged.change is not None:
-        message = (
-            f"merging.name = {config.merging.name!r} changes the base model, which an ordinary "
-            "Flower app does not carry; choose stack or core_svd, or run the whole protocol"
-        )
-        raise IncompatibleAdapterError(message)
-    return merged, kept
 
 
 def guarded(

@@ -106,7 +106,7 @@ def test_strategy_merges_products_with_the_best_rank(make_grid):
 def test_strategy_refuses_a_merge_that_changes_the_base(make_grid, name):
     """A change of the base would be lost on the way to the sites: refused by the rule's name."""
     grid = make_grid({1: client(1, 30, 1.0), 2: client(2, 10, 3.0)})
-    with pytest.raises(IncompatibleAdapterError, match=rf"'{name}' changes the base"):
+    with pytest.raises(ProtocolError, match=rf"merging\.name = '{name}'.*1 of its modules"):
         strategy(name).start(grid, initial_arrays=record(factors(0)), num_rounds=1)
 
 
