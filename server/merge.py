@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.config import GuardsSection, RunConfig
-from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
+from fedwinnow.curation.errors import EmptySelectionError, PluginError, ProtocolError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import (
     AligningWeighting,
     FactorMerging,
     Merged,
     Merging,
+    SparseMerging,
     Weighting,
 )
 from fedwinnow.curation.remembering import Memory, merge_remembering
@@ -111,11 +112,8 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         IncompatibleAdapterError: adapters do not belong together.
     """
     bounded = dict(left_out or {})
-    used: Mapping[str, Adapter] = {
-        site: completed(adapter, previous)
-        for site, adapter in adapters.items()
-        if site not in bounded
-    }
+    there = [site for site in adapters if site not in bounded]
+    used: Mapping[str, Adapter] = {site: completed(adapters[site], previous) for site in there}
     if not used:
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(bounded.items()))
         message = (
@@ -148,6 +146,29 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         bounded=bounded,
         memory=memory,
     )
+
+
+def check_merging(config: RunConfig) -> None:
+    """Refuse a rule that cannot merge what the run trains, or not together with its guards.
+
+    Raises:
+        PluginError: the rule is unknown, merges sparse differences, or needs a factor that the
+            guards' rule would make anew.
+    """
+    name = config.merging.name
+    rule = build("merging", name, config.merging.settings)
+    if isinstance(rule, SparseMerging):
+        message = (
+            f"merging.name = {name!r} merges sparse differences, and a run trains LoRA adapters; "
+            "use it with `fedwinnow merge`, or choose core_svd"
+        )
+        raise PluginError(message)
+    if isinstance(rule, FactorMerging) and config.guards.rule in {"median", "trimmed_mean"}:
+        message = (
+            f"guards.rule = {config.guards.rule!r} makes both factors anew, and merging.name = "
+            f"{name!r} needs one that all sites share; set guards.rule to 'krum' or 'none'"
+        )
+        raise PluginError(message)
 
 
 def _weights(

@@ -14,6 +14,7 @@ from fedwinnow.curation.errors import ConfigError, InputError
 from fedwinnow.curation.messages import JoinRequest, Refusal, Reply, Request
 from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.server.driver import Delivery, Earlier, Progress, drive
+from fedwinnow.server.merge import check_merging
 from fedwinnow.server.outcome import finish
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
@@ -81,7 +82,7 @@ def check_config(config: RunConfig) -> None:
             raise ConfigError(message)
     build("threshold", config.threshold.name, config.threshold.settings)
     build("weighting", config.weighting.name, config.weighting.settings)
-    build("merging", config.merging.name, config.merging.settings)
+    check_merging(config)
 
 
 def simulate(

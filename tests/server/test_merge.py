@@ -10,9 +10,9 @@ from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.changed_base import changed_base, effective
 from fedwinnow.curation.config import GuardsSection, PluginSection
-from fedwinnow.curation.errors import EmptySelectionError
+from fedwinnow.curation.errors import EmptySelectionError, PluginError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.server.merge import frozen
+from fedwinnow.server.merge import check_merging, frozen
 from fedwinnow.server.rounds import absorb, next_request
 from fedwinnow.server.state import RunState
 
@@ -140,3 +140,18 @@ def test_merge_with_the_middle_of_three_sites():
         state = absorb(state, replies_to(next_request(state), keeps))
         weights = [one.weight for one in state.records[-1].sites.values()]
         assert weights == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("rule", "guard", "said"),
+    [
+        ("sparse_sum", "none", "sparse"),
+        ("freeze_a", "median", r"guards\.rule"),
+        ("alternate", "trimmed_mean", r"guards\.rule"),
+    ],
+)
+def test_merge_refuses_what_does_not_go_together_before_anything_starts(rule, guard, said):
+    """A rule for sparse differences, or a shared factor that the guard would make anew."""
+    with pytest.raises(PluginError, match=said):
+        check_merging(merging(rule, guards=GuardsSection(rule=guard)))
+    check_merging(merging("freeze_a", guards=GuardsSection(rule="krum")))
