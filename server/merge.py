@@ -111,11 +111,8 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         IncompatibleAdapterError: adapters do not belong together.
     """
     bounded = dict(left_out or {})
-    used: Mapping[str, Adapter] = {
-        site: completed(adapter, previous)
-        for site, adapter in adapters.items()
-        if site not in bounded
-    }
+    left = {site: adapter for site, adapter in adapters.items() if site not in bounded}
+    used: Mapping[str, Adapter] = {site: completed(left[site], previous) for site in left}
     if not used:
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(bounded.items()))
         message = (
