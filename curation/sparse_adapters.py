@@ -5,7 +5,7 @@ The sum of sparse differences has the union of their supports; entries that seve
     values of Σ w_i δ_i at place k  =  Σ_i w_i δ_i[k],   in float64.
 
 Source: addition of sparse vectors; composition of sparse fine-tunings by addition: A. Ansell et
-al., Composable Sparse Fine-Tuning for Cross-Lingual Transfer (LT-SFT), ACL 2022, section 3,
+al., Composable Sparse Fine-Tuning for Cross-Lingual Transfer (LT-SFT), ACL 2022,
 https://arxiv.org/abs/2110.07560.
 """
 

@@ -9,7 +9,7 @@ Round 0 trains B: an untrained adapter has B = 0, and then A has no gradient.
 
 Reference:
     S. Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA
-    (RoLoRA), NeurIPS 2025, section 3, https://arxiv.org/abs/2502.01755
+    (RoLoRA), NeurIPS 2025, https://arxiv.org/abs/2502.01755
 """
 
 from collections.abc import Mapping

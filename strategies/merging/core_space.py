@@ -16,7 +16,7 @@ rules give the same in both.
 
 Reference:
     A. Panariello et al., Accurate and Efficient Low-Rank Model Merging in Core Space, NeurIPS 2025,
-    section 3, https://arxiv.org/abs/2509.17786
+    https://arxiv.org/abs/2509.17786
 """
 
 from collections.abc import Callable, Mapping, Sequence

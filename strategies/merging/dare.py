@@ -10,7 +10,7 @@ the entries of the cores, not on those of the dense matrices.
 
 Reference:
     L. Yu et al., Language Models are Super Mario: Absorbing Abilities from Homologous Models as a
-    Free Lunch, ICML 2024, section 3, https://arxiv.org/abs/2311.03099
+    Free Lunch, ICML 2024, https://arxiv.org/abs/2311.03099
     Differs from the paper: in core space (A. Panariello et al., NeurIPS 2025,
     https://arxiv.org/abs/2509.17786), with weights, cut to a rank.
 """

@@ -10,7 +10,7 @@ the entries of the cores, not on those of the dense matrices.
 
 Reference:
     L. Yu et al., Language Models are Super Mario: Absorbing Abilities from Homologous Models as a
-    Free Lunch, ICML 2024, sections 3 and 4, https://arxiv.org/abs/2311.03099; election of signs:
+    Free Lunch, ICML 2024, https://arxiv.org/abs/2311.03099; election of signs:
     P. Yadav et al., TIES-Merging, NeurIPS 2023, https://arxiv.org/abs/2306.01708
     Differs from the papers: in core space (A. Panariello et al., NeurIPS 2025,
     https://arxiv.org/abs/2509.17786), with weights, cut to a rank.

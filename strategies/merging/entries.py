@@ -4,9 +4,9 @@
     drop   keep each entry with probability ``density`` and divide it by that, the rest is 0;
     elect  g = sign Σ p_i e_i;   m = Σ p_i e_i [e_i g > 0] / Σ p_i [e_i g > 0],  entry by entry.
 
-Source of trim and elect: P. Yadav et al., TIES-Merging, NeurIPS 2023, section 3,
+Source of trim and elect: P. Yadav et al., TIES-Merging, NeurIPS 2023,
 https://arxiv.org/abs/2306.01708 (here with weights p_i, and trimmed module by module); of drop:
-L. Yu et al., Language Models are Super Mario (DARE), ICML 2024, section 3,
+L. Yu et al., Language Models are Super Mario (DARE), ICML 2024,
 https://arxiv.org/abs/2311.03099.
 """
 

@@ -10,7 +10,7 @@ rounding of its own.
 
 Reference:
     R. Singhal, K. Ponkshe, P. Vepakomma, FedEx-LoRA: Exact Aggregation for Federated and Efficient
-    Fine-Tuning of Foundation Models, ACL 2025, section 4, https://arxiv.org/abs/2410.09432
+    Fine-Tuning of Large Language Models, ACL 2025, https://arxiv.org/abs/2410.09432
     Differs from the paper: the residual is never formed densely; unequal ranks are padded with
     zeros to the largest, and scales may differ.
 """

@@ -10,7 +10,7 @@ take; its orthogonal rows bound the gradient of B, which helps where that is cli
 
 Reference:
     S. Lee et al., FedSVD: Adaptive Orthogonalization for Private Federated Learning with LoRA,
-    NeurIPS 2025, section 3, https://arxiv.org/abs/2505.12805
+    NeurIPS 2025, https://arxiv.org/abs/2505.12805
     Differs from the paper: rows of A have length c instead of 1, so that the learning rate keeps
     its meaning; directions without an update keep rows of the previous A.
 """

@@ -9,7 +9,7 @@ added to B enters the product linearly.
 
 Reference:
     Y. Sun et al., Improving LoRA in Privacy-preserving Federated Learning (FFA-LoRA), ICLR 2024,
-    section 4, https://arxiv.org/abs/2403.12313
+    https://arxiv.org/abs/2403.12313
 """
 
 from collections.abc import Mapping

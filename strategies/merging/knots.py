@@ -9,7 +9,7 @@ No dense product: with the QR forms [s_1 B_1, …, s B] = Q [R_1, …, R_0] and 
 gives U = Q U' and V_iᵀ = W_iᵀ Q_iᵀ. Directions below the rounding of float32 are left out.
 
 Reference:
-    G. Stoica et al., Model merging with SVD to tie the Knots, ICLR 2025, section 4,
+    G. Stoica et al., Model merging with SVD to tie the Knots, ICLR 2025,
     https://arxiv.org/abs/2410.19735; TIES: P. Yadav et al., NeurIPS 2023,
     https://arxiv.org/abs/2306.01708
     Differs from the papers: trimmed module by module, with weights, cut to a rank.

@@ -8,7 +8,7 @@ With weights p_i (sum 1), the factor λ and τ_i = s_i B_i A_i − s B A, what s
 vectors; λ between is the usual choice where sites learn different things.
 
 Reference:
-    G. Ilharco et al., Editing Models with Task Arithmetic, ICLR 2023, section 2,
+    G. Ilharco et al., Editing Models with Task Arithmetic, ICLR 2023,
     https://arxiv.org/abs/2212.04089
     Differs from the paper: task vectors are weighted and measured from the start of the round.
 """

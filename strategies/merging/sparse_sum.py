@@ -10,7 +10,7 @@ and a language are composed.
 
 Reference:
     A. Ansell et al., Composable Sparse Fine-Tuning for Cross-Lingual Transfer (LT-SFT), ACL 2022,
-    section 3, https://arxiv.org/abs/2110.07560
+    https://arxiv.org/abs/2110.07560
     Differs from the paper: terms have weights, and are measured from the start of the round.
 """
 

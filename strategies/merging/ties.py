@@ -10,7 +10,7 @@ the entries of the cores, not on those of the dense matrices.
 
 Reference:
     P. Yadav et al., TIES-Merging: Resolving Interference When Merging Models, NeurIPS 2023,
-    section 3, https://arxiv.org/abs/2306.01708
+    https://arxiv.org/abs/2306.01708
     Differs from the paper: in core space (A. Panariello et al., NeurIPS 2025,
     https://arxiv.org/abs/2509.17786), trimmed module by module, with weights, cut to a rank.
 """
