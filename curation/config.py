@@ -28,6 +28,7 @@ from fedwinnow.curation.server_sections import (
     CoordinatorSection,
     DeadlinesSection,
     GuardsSection,
+    KeepSection,
     MemberSection,
     QuorumSection,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "EvaluationSection",
     "GateSection",
     "GuardsSection",
+    "KeepSection",
     "MeasuringSection",
     "MemberSection",
     "ModelSection",
@@ -222,6 +224,7 @@ class RunConfig:
     guards: GuardsSection = field(default_factory=GuardsSection, metadata=QUIET)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     study: StudySection = field(default_factory=StudySection)
+    keep: KeepSection = field(default_factory=KeepSection, metadata=QUIET)
     deadlines: DeadlinesSection = field(default_factory=DeadlinesSection)
     quorum: QuorumSection = field(default_factory=QuorumSection)
     coordinator: CoordinatorSection = field(default_factory=CoordinatorSection)

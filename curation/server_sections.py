@@ -70,6 +70,14 @@ class GuardsSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepSection:
+    """What the coordinator keeps of a run beyond its result."""
+
+    adapters: bool = False
+    """Whether each site's adapter of each training round stays, for `fedwinnow remerge`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuorumSection:
     """Fewest sites that must answer a phase; 0 takes ``run.minimum_sites``."""
 

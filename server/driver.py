@@ -12,6 +12,7 @@ from typing import Protocol
 
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import Reply, Request
+from fedwinnow.server.kept_adapters import keep
 from fedwinnow.server.returning import readmit, requests
 from fedwinnow.server.rounds import absorb, next_request
 from fedwinnow.server.state import RunState, configuration
@@ -136,6 +137,8 @@ def _drive(
         silent = dict.fromkeys(_members(state), "no reply came") | faults | came.missing
         missing = {site: why for site, why in silent.items() if site not in replies}
         state = absorb(returned, replies, missing)
+        gone = state.records[-1].missing
+        keep(store.folder, returned, {s: one for s, one in replies.items() if s not in gone})
         cost = replace(
             state.records[-1],
             seconds=time.monotonic() - began,

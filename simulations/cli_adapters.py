@@ -86,6 +86,36 @@ def diff(
         _show_difference(found, folders)
 
 
+def remerge(
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished run with keep.adapters = true.")
+    ],
+    without: Annotated[
+        list[str], typer.Option("--without", help="A site that leaves; repeatable.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New folder; RUN/adapter-without-SITE by default.")
+    ] = None,
+) -> None:
+    """Merge a run's kept adapters again without a site that opts out; nobody trains."""
+    from fedwinnow.server.remerge import (  # noqa: PLC0415 - torch loads here
+        configuration_of,
+        write_remerged,
+    )
+    from fedwinnow.server.remerge import remerge as merge_anew  # noqa: PLC0415 - torch loads here
+
+    found = merge_anew(run, without)
+    target = out or run / ("adapter-without-" + "-".join(found.without))
+    write_remerged(found, target, configuration_of(run))
+    words = "no update of theirs remains"
+    if not found.exact:
+        words = (
+            f"their own updates of {found.rounds} rounds are gone; what the others computed in "
+            "later rounds from adapters with their share in them stays"
+        )
+    print(f"{target}: merged without {', '.join(found.without)}; {words}")
+
+
 def _show_merge(found: "FolderMerge") -> None:
     table = Table("adapter", "weight", "‖ΔW‖", "rank", "modules", title=f"Merged by {found.rule}")
     for part in found.parts:

@@ -1,0 +1,117 @@
+"""Adapters of single sites that a coordinator keeps, each with a label of the data behind it.
+
+``kept/ARM/round-N/sites/SITE/`` is an ordinary PEFT folder with ``label.json`` beside the factors,
+and ``kept/ARM/round-N/start/`` what the round started from. Kept only where ``keep.adapters`` says
+so: who reads the run folder sees what each site learned.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import OutputError
+from fedwinnow.curation.files import write_json
+from fedwinnow.curation.folders import export_adapter, load_adapter
+from fedwinnow.curation.messages import Reply, TrainedAdapter
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.phases import Phase
+from fedwinnow.server.state import RunState, configuration
+
+FOLDER = "kept"
+START = "start"
+"""Name of the folder with the adapter that a round started from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """What an adapter holds."""
+
+    run: str
+    site: str
+    arm: str
+    round: int
+    samples: int
+    """How many samples it was trained on, as the site told it (rounded)."""
+    data: str
+    """Whose data, in words."""
+    adapter: str
+    """SHA-256 of the factors."""
+
+
+def keep(folder: Path, state: RunState, replies: Mapping[str, Reply]) -> None:
+    """Write what the accepted sites of a training round sent; nothing in other phases.
+
+    Args:
+        folder: The run folder.
+        state: The state before the replies were absorbed.
+        replies: Site → reply, of those that were accepted.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    config = configuration(state)
+    if not config.keep.adapters or state.phase != Phase.TRAIN.value or state.adapter is None:
+        return
+    place = place_of(folder, state.arm, state.round)
+    _export(state.adapter, place / START, config)
+    for site, reply in sorted(replies.items()):
+        if not isinstance(reply, TrainedAdapter) or reply.adapter is None:
+            continue
+        _export(reply.adapter, place / "sites" / site, config)
+        label = Label(
+            run=state.run,
+            site=site,
+            arm=state.arm,
+            round=state.round,
+            samples=reply.samples,
+            data=f"samples of {site} that arm {state.arm} keeps, up to round {state.round}",
+            adapter=adapter_hash(reply.adapter),
+        )
+        write_json(place / "sites" / site / "label.json", asdict(label))
+
+
+def place_of(folder: Path, arm: str, number: int) -> Path:
+    """Where a round's adapters are."""
+    return folder / FOLDER / arm / f"round-{number}"
+
+
+def kept_round(
+    folder: Path, arm: str, number: int, *, base: str
+) -> tuple[Adapter, dict[str, Adapter], dict[str, Label]]:
+    """The start of a round, its adapters and their labels by site.
+
+    Raises:
+        OutputError: the run did not keep its adapters, or one is not what its label says.
+    """
+    place = place_of(folder, arm, number)
+    if not (place / START).is_dir():
+        message = (
+            f"{place}: no adapters of arm {arm}, round {number}; only runs with keep.adapters = "
+            "true can be merged anew"
+        )
+        raise OutputError(message)
+    adapters, labels = {}, {}
+    for one in sorted((place / "sites").iterdir()):
+        adapters[one.name] = load_adapter(one, base=base)
+        labels[one.name] = Label(**json.loads((one / "label.json").read_text(encoding="utf-8")))
+        found = adapter_hash(adapters[one.name])
+        if found != labels[one.name].adapter:
+            message = (
+                f"{one}: adapter {found[:12]} is not {labels[one.name].adapter[:12]} of its label"
+            )
+            raise OutputError(message)
+    return load_adapter(place / START, base=base), adapters, labels
+
+
+def _export(adapter: Adapter, folder: Path, config: RunConfig) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    export_adapter(
+        adapter,
+        folder,
+        base_name=config.model.name,
+        target_modules=config.adapter.targets,
+        dropout=config.adapter.dropout,
+    )

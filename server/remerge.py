@@ -1,0 +1,185 @@
+"""Merge a finished run anew without some of its sites: an opt-out that needs no site to be asked.
+
+Each round's updates U_i = ΔW_i − ΔW_t of the sites that stay are merged again, with the same rule,
+weights by the same weighting, and guards, from where the new run then stands:
+
+    ΔW'_0 = ΔW_0,    ΔW'_{t+1} = merge( ΔW'_t + U_i : i stays ).
+
+One round: this is what training without them gives, exactly. Several: what the others computed in
+later rounds they computed from adapters that the leaving sites had a share in, and that influence
+stays. So does, in both cases, their share in the threshold, which decided what the others keep.
+
+Reference:
+    G. Liu et al., FedEraser: Enabling Efficient Client-Level Data Removal from Federated Learning
+    Models, IWQoS 2021, https://doi.org/10.1109/IWQOS52092.2021.9521274
+    Differs from the paper: no further training calibrates the kept updates.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import ConfigError, OutputError
+from fedwinnow.curation.files import write_json
+from fedwinnow.curation.folders import export_adapter
+from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.remembering import Memory
+from fedwinnow.server.kept_adapters import kept_round
+from fedwinnow.server.merge import completed, merge_round
+from fedwinnow.server.state import RoundRecord, RunState, configuration
+from fedwinnow.server.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remerged:
+    """What is left of a run without some of its sites."""
+
+    adapter: Adapter
+    without: tuple[str, ...]
+    rounds: int
+    exact: bool
+    """Whether no update of the sites that left remains in the others': only after one round."""
+    weights: tuple[dict[str, float], ...]
+    """Of each round: site → share."""
+
+
+def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> Remerged:
+    """Merge a run's kept adapters again without the named sites.
+
+    Raises:
+        ConfigError: a site took no part, or the rule changes the base.
+        EmptySelectionError: nobody is left.
+        OutputError: the run is not finished, or kept no adapters.
+    """
+    state = _finished(folder)
+    config = configuration(state)
+    strange = sorted(set(without) - set(state.sites))
+    if strange:
+        message = (
+            f"--without {strange[0]}: no member of run {state.run}; its members are "
+            f"{', '.join(state.sites)}"
+        )
+        raise ConfigError(message)
+    if state.initial is None:
+        message = f"{folder}: the state has no initial adapter; it is not whole"
+        raise OutputError(message)
+    now, weights = state.initial, list[dict[str, float]]()
+    memory: Memory = {}
+    for number in range(1, config.training.rounds + 1):
+        start, adapters, labels = kept_round(folder, arm, number, base=state.initial.base)
+        record = _record(state, arm, number)
+        merged = merge_round(
+            {
+                s: moved(completed(a, start), start, now)
+                for s, a in adapters.items()
+                if s not in without
+            },
+            {site: label.samples for site, label in labels.items()},
+            now,
+            None,
+            config,
+            left_out={
+                site: one.bounded
+                for site, one in record.sites.items()
+                if one.bounded and one.weight == 0 and site not in without and site in adapters
+            },
+            alignments={site: one.alignment for site, one in record.sites.items()},
+            before=weights[-1] if weights else {},
+            memory=memory,
+        )
+        if merged.change is not None:
+            message = (
+                f"merging.name = {config.merging.name!r} changes the base from round to round, so "
+                "a run with it cannot be merged anew; choose a rule that leaves the base as it is"
+            )
+            raise ConfigError(message)
+        now, memory = merged.adapter, merged.memory
+        weights.append(dict(merged.weights))
+    return Remerged(
+        adapter=now,
+        without=tuple(sorted(without)),
+        rounds=config.training.rounds,
+        exact=config.training.rounds == 1,
+        weights=tuple(weights),
+    )
+
+
+def write_remerged(found: Remerged, out: Path, config: RunConfig) -> None:
+    """Write the adapter as a PEFT folder, with ``remerge.json`` that says how it came about.
+
+    Raises:
+        OutputError: the folder is there already, or cannot be written.
+    """
+    if out.exists():
+        message = f"{out}: is there already; choose another folder with --out"
+        raise OutputError(message)
+    export_adapter(
+        found.adapter,
+        out,
+        base_name=config.model.name,
+        target_modules=config.adapter.targets,
+        dropout=config.adapter.dropout,
+    )
+    about = {
+        "without": list(found.without),
+        "rounds": found.rounds,
+        "exact": found.exact,
+        "weights": list(found.weights),
+        "adapter": maths.adapter_hash(found.adapter),
+    }
+    write_json(out / "remerge.json", about)
+
+
+def moved(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
+    """The adapter whose update from ``now`` is what this one's was from ``start``, exactly.
+
+    Where all three share a factor it stays; else factors are stacked.
+    """
+    if maths.adapter_hash(start) == maths.adapter_hash(now):
+        return adapter
+    a, b = {}, {}
+    for module in now.modules:
+        mine, was, here = (maths.delta(one, module) for one in (adapter, start, now))
+        if _equal(mine.right, was.right, here.right):
+            whole = maths.Product(left=here.left + mine.left - was.left, right=mine.right)
+        elif _equal(mine.left, was.left, here.left):
+            whole = maths.Product(left=mine.left, right=here.right + mine.right - was.right)
+        else:
+            whole = maths.total([here, mine, maths.delta(start, module, -1.0)])
+        a[module] = whole.right.to(adapter.a[module].dtype)
+        b[module] = (whole.left / now.scales[module]).to(adapter.b[module].dtype)
+    return Adapter(base=now.base, a=a, b=b, scales=dict(now.scales))
+
+
+def configuration_of(folder: Path) -> RunConfig:
+    """The configuration of a finished run.
+
+    Raises:
+        OutputError: there is none.
+    """
+    return configuration(_finished(folder))
+
+
+def _equal(*factors: torch.Tensor) -> bool:
+    return all(torch.equal(factors[0], other) for other in factors[1:])
+
+
+def _record(state: RunState, arm: str, number: int) -> RoundRecord:
+    place = (Phase.TRAIN.value, arm, number)
+    return next(one for one in state.records if (one.phase, one.arm, one.round) == place)
+
+
+def _finished(folder: Path) -> RunState:
+    state = Store(folder=folder).load()
+    if state is None:
+        message = f"{folder}: holds no run; name a run folder, such as runs/NAME"
+        raise OutputError(message)
+    if state.phase != Phase.DONE.value:
+        message = f"{folder}: the run is in phase {state.phase}; finish it first with --resume"
+        raise OutputError(message)
+    return state

@@ -1,0 +1,116 @@
+"""Laws of merging anew: without nobody it is the run, without a site the run that never had it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fake_federation import SITES, FakeSites, FakeTransport, make_config
+
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.config import KeepSection, PluginSection, StudySection, TrainingSection
+from fedwinnow.curation.errors import ConfigError, OutputError
+from fedwinnow.curation.folders import load_adapter
+from fedwinnow.server.driver import drive
+from fedwinnow.server.kept_adapters import kept_round
+from fedwinnow.server.remerge import moved, remerge, write_remerged
+from fedwinnow.server.rounds import init
+from fedwinnow.server.store import Store
+
+
+def run(folder, *, rounds=3, kept=None, keep=True, merging="core_svd"):
+    """A finished run of fake sites in a folder of its own; its state."""
+    config = make_config(
+        folder,
+        keep=KeepSection(adapters=keep),
+        training=TrainingSection(rounds=rounds, steps=5),
+        study=StudySection(arms=("curated",)),
+        merging=PluginSection(name=merging),
+    )
+    sites = FakeSites(arms=("curated",))
+    if kept is not None:
+        sites = replace(sites, kept={"curated": kept})
+    store = Store.open(config, resume=False)
+    return drive(init(config, "fake-run"), FakeTransport(sites=sites), store=store), store.folder
+
+
+@pytest.mark.parametrize("merging", ["core_svd", "fedavg_factors", "stack"])
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_remerge_without_nobody_is_the_run(tmp_path, rounds, merging):
+    """The same adapter bit for bit, from what lies in the folder."""
+    state, folder = run(tmp_path, rounds=rounds, merging=merging)
+    found = remerge(folder, ())
+    assert adapter_hash(found.adapter) == adapter_hash(state.finals["curated"])
+    assert found.exact == (rounds == 1)
+
+
+@pytest.mark.parametrize("gone", SITES)
+def test_remerge_of_one_round_is_the_run_without_the_site(tmp_path, gone):
+    """A run in which the site kept nothing ends with the adapter of the remerge, bit for bit."""
+    whole = {"alpha": 6, "beta": 3, "gamma": 1}
+    _, folder = run(tmp_path / "with", rounds=1, kept=whole)
+    without, _ = run(tmp_path / "without", rounds=1, kept=whole | {gone: 0})
+    found = remerge(folder, (gone,))
+    assert adapter_hash(found.adapter) == adapter_hash(without.finals["curated"])
+    assert gone not in found.weights[0]
+
+
+def test_remerge_of_several_rounds_adds_the_updates_of_those_who_stay(tmp_path):
+    """By the exact rule the result is ΔW_0 + Σ_t Σ_i p_it U_it over the sites that stay."""
+    state, folder = run(tmp_path, merging="stack")
+    found = remerge(folder, ("beta",))
+    for module in state.initial.modules:
+
+        def dense(adapter, module=module):
+            product = maths.delta(adapter, module)
+            return product.left @ product.right
+
+        goal = dense(state.initial)
+        for number, weights in enumerate(found.weights, start=1):
+            start, adapters, _ = kept_round(folder, "curated", number, base="base")
+            goal = goal + sum(
+                weight * (dense(adapters[site]) - dense(start)) for site, weight in weights.items()
+            )
+        assert float((dense(found.adapter) - goal).norm() / goal.norm()) < 1e-5
+
+
+def test_moved_keeps_a_shared_factor(tmp_path):
+    """Where A is one for all, the moved adapter has it too, at the same rank."""
+    state, folder = run(tmp_path, rounds=1)
+    start, adapters, _ = kept_round(folder, "curated", 1, base="base")
+    site = replace(adapters["alpha"], a=start.a)
+    now = replace(start, b={k: v + 1.0 for k, v in start.b.items()})
+    found = moved(site, start, now)
+    for name in start.modules:
+        assert torch.equal(found.a[name], start.a[name])
+        assert torch.allclose(found.b[name], site.b[name] + 1.0)
+    assert state.phase == "done"
+
+
+def test_remerge_writes_an_ordinary_folder_once(tmp_path):
+    """PEFT's files and remerge.json; a folder that is there stays."""
+    state, folder = run(tmp_path)
+    found = remerge(folder, ("gamma",))
+    config = make_config(tmp_path)
+    write_remerged(found, tmp_path / "out", config)
+    assert adapter_hash(load_adapter(tmp_path / "out", base="base")) == adapter_hash(found.adapter)
+    assert '"gamma"' in (tmp_path / "out" / "remerge.json").read_text()
+    with pytest.raises(OutputError, match="already"):
+        write_remerged(found, tmp_path / "out", config)
+    assert state.phase == "done"
+
+
+def test_remerge_names_what_is_missing(tmp_path):
+    """A stranger, a run that kept nothing, a changed file, and no run at all are named errors."""
+    _, folder = run(tmp_path / "kept")
+    with pytest.raises(ConfigError, match="delta"):
+        remerge(folder, ("delta",))
+    _, bare = run(tmp_path / "bare", keep=False)
+    with pytest.raises(OutputError, match=r"keep\.adapters"):
+        remerge(bare, ("beta",))
+    with pytest.raises(OutputError, match="holds no run"):
+        remerge(tmp_path / "nothing", ())
+    place = folder / "kept" / "curated" / "round-1" / "sites"
+    (place / "alpha" / "label.json").write_text((place / "beta" / "label.json").read_text())
+    with pytest.raises(OutputError, match="label"):
+        remerge(folder, ("gamma",))
