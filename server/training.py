@@ -10,6 +10,7 @@ from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.messages import JudgedAdapters, Reply, TrainedAdapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
+from fedwinnow.server.count_guards import bound_counts
 from fedwinnow.server.guards import against_anchors
 from fedwinnow.server.merge import merge_round
 from fedwinnow.server.reviewers import enough_reviewers
@@ -70,19 +71,27 @@ def _merged(
     left_out: Mapping[str, str],
 ) -> tuple[RunState, RoundRecord]:
     """The state with the merged adapter, and the round's record with weights and report."""
+    warm_up = record.phase == Phase.WARM_UP.value
+    counts: Mapping[str, int] = {site: record.sites[site].samples for site in adapters}
+    cut: Mapping[str, str] = {}
+    if config.guards.kept_share > 0 and not warm_up:
+        sizes = {card.site: card.samples for card in state.members}
+        counts, cut = bound_counts(counts, sizes, most=config.guards.kept_share)
     merged = merge_round(
         adapters,
-        {site: record.sites[site].samples for site in adapters},
+        counts,
         given(state.adapter, "adapter"),
         state.change,
         config,
-        warm_up=record.phase == Phase.WARM_UP.value,
+        warm_up=warm_up,
         left_out=left_out,
     )
+    bounded = {
+        site: "; ".join(filter(None, (merged.bounded.get(site), cut.get(site))))
+        for site in record.sites
+    }
     sites = {
-        site: replace(
-            one, weight=merged.weights.get(site, 0.0), bounded=merged.bounded.get(site, "")
-        )
+        site: replace(one, weight=merged.weights.get(site, 0.0), bounded=bounded[site])
         for site, one in record.sites.items()
     }
     logger.info(

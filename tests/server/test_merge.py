@@ -4,15 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_federation import SITES, FakeSites, make_config, replies_to, run_until
+from fake_federation import (
+    SITES,
+    FakeSites,
+    initial,
+    make_config,
+    nudged,
+    replies_to,
+    run_until,
+)
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.changed_base import changed_base, effective
 from fedwinnow.curation.config import GuardsSection, PluginSection
-from fedwinnow.curation.errors import EmptySelectionError
+from fedwinnow.curation.errors import ConfigError, EmptySelectionError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.server.merge import frozen
+from fedwinnow.server.merge import frozen, merge_round
 from fedwinnow.server.rounds import absorb, next_request
 from fedwinnow.server.state import RunState
 
@@ -140,3 +148,22 @@ def test_merge_with_the_middle_of_three_sites():
         state = absorb(state, replies_to(next_request(state), keeps))
         weights = [one.weight for one in state.records[-1].sites.values()]
         assert weights == pytest.approx([1 / 3] * 3)
+
+
+def test_merge_goes_on_where_judges_leave_too_few_for_krum():
+    """Five of seven sites are judged out: Krum, which needs five, is not asked; nothing stops.
+
+    Without judges the same two sites are a named error, as nothing explains their number.
+    """
+    start = initial()
+    federation = {f"s{i}": nudged(start, "round", i) for i in range(7)}
+    out = {f"s{i}": "judged" for i in range(5)}
+    guards = GuardsSection(rule="krum", norm=2.0, weight=0.6)
+    config = make_config(guards=guards)
+    counts = dict.fromkeys(federation, 4)
+    merged = merge_round(federation, counts, start, None, config, left_out=out)
+    assert [site for site, weight in merged.weights.items() if weight > 0] == ["s5", "s6"]
+    assert set(out) <= set(merged.bounded)
+    rest = {site: federation[site] for site in ("s5", "s6")}
+    with pytest.raises(ConfigError, match=r"guards\.liars"):
+        merge_round(rest, counts, start, None, config)
