@@ -17,7 +17,15 @@ import typer
 from rich.console import Console
 
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import cli_bench, cli_choose, cli_run, cli_score, cli_site, cli_study
+from fedwinnow.simulations import (
+    cli_attacks,
+    cli_bench,
+    cli_choose,
+    cli_run,
+    cli_score,
+    cli_site,
+    cli_study,
+)
 from fedwinnow.simulations.cli_options import AsJson, Resume, Set, typed
 
 app = typer.Typer(
@@ -38,6 +46,7 @@ app.command()(cli_run.status)
 app.command()(cli_score.score)
 app.command()(cli_study.study)
 app.command()(cli_study.base)
+app.command()(cli_attacks.attacks)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer's shape
