@@ -38,7 +38,7 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.modeling import fixed, generate, initial_adapter, set_adapter
+from fedwinnow.curation.modeling import encode, fixed, generate, initial_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter, Metrics, Sample
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
@@ -205,7 +205,7 @@ def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:
 
 def judge_adapters(work: Work, request: JudgeRequest) -> Reply:
     """Losses of public reference anchors under the other sites' adapters of a round."""
-    anchors, loaded = work.pool.split.reference, work.loaded
+    anchors, loaded = _with_target(work, work.pool.split.reference), work.loaded
     before = hold(work, request.header, request.adapter, request.change)
     check_compatible(request.candidates, request.adapter)
 
@@ -224,7 +224,20 @@ def judge_adapters(work: Work, request: JudgeRequest) -> Reply:
                 for name, adapter in sorted(request.candidates.items())
                 if name != work.site
             },
+            domains=tuple(sample.domain for sample in anchors),
         )
+
+
+def _with_target(work: Work, samples: Sequence[Sample]) -> list[Sample]:
+    """Those that have a response token within the longest sample."""
+    terms = work.terms.model
+    return [
+        sample
+        for sample in samples
+        if encode(
+            work.loaded, sample, max_length=terms.max_length, system_prompt=terms.system_prompt
+        ).has_target
+    ]
 
 
 def _losses(work: Work, samples: Sequence[Sample]) -> np.ndarray:

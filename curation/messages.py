@@ -214,6 +214,8 @@ class JudgedAdapters:
     """Under the adapter that the round started from."""
     losses: Mapping[str, Float[np.ndarray, " anchors"]]
     """Site → under its adapter."""
+    domains: tuple[str, ...]
+    """Domain of each anchor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,6 +184,8 @@ def _judged(site: str, reply: JudgedAdapters, state: RunState) -> str:
     expected, number = set(state.pending) - {site}, len(reply.before)
     if set(reply.losses) != expected:
         return f"it judges {sorted(reply.losses)}, not {sorted(expected)}"
+    if len(reply.domains) != number:
+        return f"it names {len(reply.domains)} domains for {number} anchors"
     for losses in (reply.before, *reply.losses.values()):
         if len(losses) != number or number == 0 or not _whole(losses) or bool((losses < 0).any()):
             return "a loss that it measured is below 0 or no number, or one is missing"

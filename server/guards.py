@@ -13,7 +13,7 @@ Reference:
     coordinates are those of the principal bases of all updates together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.protocols import Effect
 from fedwinnow.strategies.weighting.samples_kept import capped
 
 Updates = Mapping[str, Mapping[str, maths.Product]]
@@ -250,6 +251,28 @@ def against_anchors(
                 f"anchors, {found / start - 1:+.1%} against {start:.4f} before the round"
             )
     return words
+
+
+def effects_on_anchors(
+    losses: Mapping[str, Mapping[str, Losses]], before: Losses, domains: Sequence[str]
+) -> dict[str, dict[str, Effect]]:
+    """Site → domain → what its adapter does to the loss of the anchors there.
+
+    Of the judges' words on one anchor the median counts, and the owner's own does not. A domain
+    with one anchor has no spread: its error is 0.
+    """
+    found: dict[str, dict[str, Effect]] = {}
+    for owner, said in sorted(losses.items()):
+        told = [values for judge, values in said.items() if judge != owner]
+        if not told:
+            continue
+        gains = np.asarray(before) - np.median(np.stack(told), axis=0)
+        found[owner] = {}
+        for domain in sorted(set(domains)):
+            mine = gains[np.array(domains) == domain]
+            error = float(mine.std(ddof=1) / len(mine) ** 0.5) if len(mine) > 1 else 0.0
+            found[owner][domain] = Effect(gain=float(mine.mean()), error=error)
+    return found
 
 
 def _enough(sites: int, needed: int, rule: str, liars: int) -> None:

@@ -15,7 +15,9 @@ from fedwinnow.curation.errors import EmptySelectionError, PluginError, Protocol
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import (
     AligningWeighting,
+    Effect,
     FactorMerging,
+    JudgedWeighting,
     Merged,
     Merging,
     SparseMerging,
@@ -70,6 +72,20 @@ def merge_plain(
     return merged, memory
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What is known of a round's adapters beside their factors and counts."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Site → why its adapter takes no part (the judges' word)."""
+    alignments: Mapping[str, float] = field(default_factory=dict)
+    """Site → drop of the anchors' loss by its update to first order, nats."""
+    effects: Mapping[str, Mapping[str, Effect]] = field(default_factory=dict)
+    """Site → category of anchors → what its adapter does to their loss, by the judges' word."""
+    before: Mapping[str, float] = field(default_factory=dict)
+    """Site → weight in the arm's round before."""
+
+
 def frozen(config: RunConfig, number: int) -> str:
     """The factor that no site trains in a round (counted from 1): "a", "b", or "" for neither."""
     rule = build("merging", config.merging.name, config.merging.settings)
@@ -79,7 +95,7 @@ def frozen(config: RunConfig, number: int) -> str:
     return next((factor for factor in ("a", "b") if factor not in trained), "")
 
 
-def merge_round(  # noqa: PLR0913 - a round is all of these
+def merge_round(
     adapters: Mapping[str, Adapter],
     counts: Mapping[str, int],
     previous: Adapter,
@@ -87,9 +103,7 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
     config: RunConfig,
     *,
     warm_up: bool = False,
-    left_out: Mapping[str, str] | None = None,
-    alignments: Mapping[str, float] | None = None,
-    before: Mapping[str, float] | None = None,
+    seen: Seen | None = None,
     memory: Memory | None = None,
 ) -> RoundMerge:
     """Weigh, guard and merge.
@@ -101,9 +115,7 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         change: What the base has been changed by until now.
         config: The run's; guards are not asked in warm-up.
         warm_up: Whether this is a warm-up round.
-        left_out: Site → why its adapter takes no part (the judges' word).
-        alignments: Site → drop of the anchors' loss by its update, for a weighting that reads it.
-        before: Site → weight in the round before, for the same.
+        seen: What else is known of the adapters; not asked in warm-up.
         memory: What the rule remembers of the arm's earlier rounds.
 
     Raises:
@@ -111,29 +123,26 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
         EmptySelectionError: no site is left.
         IncompatibleAdapterError: adapters do not belong together.
     """
-    bounded = dict(left_out or {})
+    seen = seen or Seen()
+    bounded = dict(seen.left_out)
     there = [site for site in adapters if site not in bounded]
     used: Mapping[str, Adapter] = {site: completed(adapters[site], previous) for site in there}
     if not used:
-        reasons = "; ".join(f"{site}: {why}" for site, why in sorted(bounded.items()))
-        message = (
-            f"merging: every adapter of the round was left out ({reasons}); raise "
-            "guards.anchor_margin or lower training.learning_rate"
-        )
-        raise EmptySelectionError(message)
-    seen = None if warm_up else (alignments or {}, before or {})
-    weights = _weights(config, {site: counts[site] for site in used}, seen)
-    name, settings = ("core_svd", {}) if warm_up else (config.merging.name, config.merging.settings)
-    rule: Merging = build("merging", name, settings)
-    if not warm_up:
-        used, weights, words = guarded(used, weights, previous, config.guards)
-        for site, why in words.items():
-            bounded[site] = f"{bounded[site]}; {why}" if site in bounded else why
+        raise _nobody_left(bounded)
+    told = {site: counts[site] for site in used}
+    rule: Merging = build("merging", "core_svd", {})
+    if warm_up:
+        weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
+        weights = weighting(told)
+    else:
+        rule = build("merging", config.merging.name, config.merging.settings)
+        weights = _weights(config, told, seen)
+        liars = _liars_among(len(used), config.guards, judged=len(bounded))
+        used, weights, words = guarded(used, weights, previous, config.guards, liars=liars)
+        bounded = _joined(bounded, words)
     shares = {site: float(weights.get(site, 0.0)) for site in adapters}
-    if not warm_up and config.guards.rule in {"median", "trimmed_mean"}:
-        centre = middle(used, previous, kind=config.guards.rule, liars=config.guards.liars)
-        shares = {site: 1 / len(used) if site in used else 0.0 for site in adapters}
-        used, weights = {"": centre}, {"": 1.0}
+    if "" in used:  # one middle of all, made by the guards
+        shares = {site: 1 / len(told) if site in told else 0.0 for site in adapters}
     for site, why in sorted(bounded.items()):
         logger.warning("guards: site %s: %s", site, why)
     merged, memory = merge_remembering(rule, used, weights, previous, memory or {})
@@ -148,12 +157,21 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
     )
 
 
+def _nobody_left(words: Mapping[str, str]) -> EmptySelectionError:
+    reasons = "; ".join(f"{site}: {why}" for site, why in sorted(words.items()))
+    message = (
+        f"merging: every adapter of the round was left out ({reasons}); raise "
+        "guards.anchor_margin or lower training.learning_rate"
+    )
+    return EmptySelectionError(message)
+
+
 def check_merging(config: RunConfig) -> None:
     """Refuse a rule that cannot merge what the run trains, or not together with its guards.
 
     Raises:
         PluginError: the rule is unknown, merges sparse differences, or needs a factor that the
-            guards' rule would make anew.
+            guards' rule would make anew; the weighting needs judges, and there are none.
     """
     name = config.merging.name
     rule = build("merging", name, config.merging.settings)
@@ -161,6 +179,13 @@ def check_merging(config: RunConfig) -> None:
         message = (
             f"merging.name = {name!r} merges sparse differences, and a run trains LoRA adapters; "
             "use it with `fedwinnow merge`, or choose core_svd"
+        )
+        raise PluginError(message)
+    weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    if isinstance(weighting, JudgedWeighting) and config.guards.anchor_margin == 0:
+        message = (
+            f"weighting.name = {config.weighting.name!r} reads what the other sites measure of "
+            "each adapter; set guards.anchor_margin (a large one leaves nobody out)"
         )
         raise PluginError(message)
     if isinstance(rule, FactorMerging) and config.guards.rule in {"median", "trimmed_mean"}:
@@ -171,15 +196,13 @@ def check_merging(config: RunConfig) -> None:
         raise PluginError(message)
 
 
-def _weights(
-    config: RunConfig,
-    counts: Mapping[str, int],
-    seen: tuple[Mapping[str, float], Mapping[str, float]] | None,
-) -> Mapping[str, float]:
-    """Weights by counts, or by alignments and the weights before where the weighting reads them."""
+def _weights(config: RunConfig, counts: Mapping[str, int], seen: Seen) -> Mapping[str, float]:
+    """Weights by counts, or by what the weighting reads beside them."""
     weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    if isinstance(weighting, AligningWeighting) and seen is not None:
-        return weighting.align(counts, *seen)
+    if isinstance(weighting, AligningWeighting):
+        return weighting.align(counts, seen.alignments, seen.before)
+    if isinstance(weighting, JudgedWeighting):
+        return weighting.rate(counts, seen.effects)
     return weighting(counts)
 
 
@@ -192,6 +215,17 @@ def _based(
     base = change.base if change is not None else previous.base
     whole = add_change(change, replace(merged.change, base=base))
     return replace(merged.adapter, base=changed_base(base, whole)), whole
+
+
+def _liars_among(sites: int, guards: GuardsSection, *, judged: int) -> int:
+    """How many liars a rule reckons with; what the judges left of a round must not end it.
+
+    Where they left somebody out, it is as many of ``guards.liars`` as the other sites allow.
+    """
+    if judged == 0:
+        return guards.liars
+    most = (sites - 3) // 2 if guards.rule == "krum" else (sites - 1) // 2
+    return max(0, min(guards.liars, most))
 
 
 def completed(adapter: Adapter, previous: Adapter) -> Adapter:
@@ -221,21 +255,34 @@ def guarded(
     weights: Mapping[str, float],
     previous: Adapter,
     guards: GuardsSection,
+    *,
+    liars: int,
 ) -> tuple[Mapping[str, Adapter], Mapping[str, float], Mapping[str, str]]:
-    """Adapters and weights after norm bound, Krum and weight cap; and site → words."""
-    words: dict[str, str] = {}
-    if guards.rule == "krum":
-        stay, out = krum(adapters, previous, liars=guards.liars)
-        words |= out
+    """Adapters and weights after Krum, norm bound, weight cap and middle; and site → words.
+
+    A middle of all comes as one adapter under the name "".
+    """
+    words: Mapping[str, str] = {}
+    if guards.rule == "krum" and liars > 0:
+        stay, words = krum(adapters, previous, liars=liars)
         adapters = {site: adapters[site] for site in stay}
         total = sum(weights.get(site, 0.0) for site in stay)
         weights = {site: weights.get(site, 0.0) / total for site in stay}
     if guards.norm > 0:
         adapters, shortened = bound_norms(adapters, previous, most=guards.norm)
-        words |= shortened
+        words = _joined(words, shortened)
     if guards.weight < 1:
         weights, cut = cap_weights(weights, most=guards.weight)
-        words |= {
-            site: f"{words[site]}; {why}" if site in words else why for site, why in cut.items()
-        }
+        words = _joined(words, cut)
+    if guards.rule in {"median", "trimmed_mean"}:
+        centre = middle(adapters, previous, kind=guards.rule, liars=liars)
+        adapters, weights = {"": centre}, {"": 1.0}
     return adapters, weights, words
+
+
+def _joined(words: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Site → what is said of it in either, in one sentence."""
+    return {
+        site: "; ".join(filter(None, (words.get(site), more.get(site))))
+        for site in (*words, *(site for site in more if site not in words))
+    }

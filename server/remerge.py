@@ -30,7 +30,7 @@ from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.kept_adapters import kept_round
-from fedwinnow.server.merge import completed, merge_round
+from fedwinnow.server.merge import Seen, completed, merge_round
 from fedwinnow.server.state import RoundRecord, RunState, configuration
 from fedwinnow.server.store import Store
 
@@ -83,13 +83,16 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
             now,
             None,
             config,
-            left_out={
-                site: one.bounded
-                for site, one in record.sites.items()
-                if one.bounded and one.weight == 0 and site not in without and site in adapters
-            },
-            alignments={site: one.alignment for site, one in record.sites.items()},
-            before=weights[-1] if weights else {},
+            seen=Seen(
+                left_out={
+                    site: one.bounded
+                    for site, one in record.sites.items()
+                    if one.bounded and one.weight == 0 and site not in without and site in adapters
+                },
+                alignments={site: one.alignment for site, one in record.sites.items()},
+                effects={site: one.effects for site, one in record.sites.items()},
+                before=weights[-1] if weights else {},
+            ),
             memory=memory,
         )
         if merged.change is not None:

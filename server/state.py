@@ -14,6 +14,7 @@ from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import UNSENT, SiteCard
 from fedwinnow.curation.nouns import Adapter, ScoreSummary, SignalTable, ThresholdDecision
 from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocols import Effect
 from fedwinnow.curation.settings import parse
 
 V = TypeVar("V")
@@ -41,6 +42,8 @@ class SiteRound:
     losses: tuple[float, ...]
     alignment: float = field(default=0.0, metadata=UNSENT)
     """First-order drop of the public anchors' loss by its update, nats; 0 where nobody asks."""
+    effects: Mapping[str, Effect] = field(default_factory=dict, metadata=UNSENT)
+    """Domain of public anchors → what its adapter does there, where others judged it."""
     bounded: str = field(default="", metadata=UNSENT)
     """Which guards changed its contribution and why; "" for none."""
 

@@ -11,8 +11,9 @@ from fedwinnow.curation.messages import JudgedAdapters, Reply, TrainedAdapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.alignment import alignments
-from fedwinnow.server.guards import against_anchors
-from fedwinnow.server.merge import merge_round
+from fedwinnow.server.count_guards import bound_counts
+from fedwinnow.server.guards import against_anchors, effects_on_anchors
+from fedwinnow.server.merge import Seen, merge_round
 from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
 
@@ -64,7 +65,10 @@ def judge(
         for owner in sorted(state.pending)
     }
     out = against_anchors(losses, before, margin=config.guards.anchor_margin)
+    effects = effects_on_anchors(losses, before, said[min(said)].domains)
     *earlier, trained = state.records
+    sites = {s: replace(one, effects=effects.get(s, {})) for s, one in trained.sites.items()}
+    trained = replace(trained, sites=sites)
     state, trained = _merged(state, config, state.pending, trained, out)
     record = replace(record, sites=trained.sites, merge=trained.merge)
     return replace(state, records=(*earlier, trained), pending={}), record
@@ -78,22 +82,33 @@ def _merged(
     left_out: Mapping[str, str],
 ) -> tuple[RunState, RoundRecord]:
     """The state with the merged adapter, and the round's record with weights and report."""
+    warm_up = record.phase == Phase.WARM_UP.value
+    counts: Mapping[str, int] = {site: record.sites[site].samples for site in adapters}
+    cut: Mapping[str, str] = {}
+    if config.guards.kept_share > 0 and not warm_up:
+        sizes = {card.site: card.samples for card in state.members}
+        counts, cut = bound_counts(counts, sizes, most=config.guards.kept_share)
     merged = merge_round(
         adapters,
-        {site: record.sites[site].samples for site in adapters},
+        counts,
         given(state.adapter, "adapter"),
         state.change,
         config,
-        warm_up=record.phase == Phase.WARM_UP.value,
-        alignments={site: record.sites[site].alignment for site in adapters},
-        before=_weights_before(state, record),
-        left_out=left_out,
+        warm_up=warm_up,
+        seen=Seen(
+            left_out=left_out,
+            alignments={site: record.sites[site].alignment for site in adapters},
+            effects={site: record.sites[site].effects for site in adapters},
+            before=_weights_before(state, record),
+        ),
         memory=state.memory if record.round > 1 else {},
     )
+    bounded = {
+        site: "; ".join(filter(None, (merged.bounded.get(site), cut.get(site))))
+        for site in record.sites
+    }
     sites = {
-        site: replace(
-            one, weight=merged.weights.get(site, 0.0), bounded=merged.bounded.get(site, "")
-        )
+        site: replace(one, weight=merged.weights.get(site, 0.0), bounded=bounded[site])
         for site, one in record.sites.items()
     }
     logger.info(

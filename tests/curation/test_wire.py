@@ -116,7 +116,11 @@ EXAMPLES: tuple[m.Message, ...] = (
     ),
     m.JudgeRequest(header=HEADER, adapter=make_adapter(), candidates={"b": make_adapter()}),
     m.JudgedAdapters(
-        header=HEADER, site="a", before=np.array([1.0, 2.0]), losses={"b": np.array([0.5, 2.5])}
+        header=HEADER,
+        site="a",
+        before=np.array([1.0, 2.0]),
+        losses={"b": np.array([0.5, 2.5])},
+        domains=("law", ""),
     ),
     m.CloseRequest(header=HEADER),
     m.Receipt(header=HEADER, site="a"),

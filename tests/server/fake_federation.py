@@ -134,7 +134,8 @@ class FakeSites:
                 header=header,
                 site=site,
                 before=np.ones(3),
-                losses={name: np.full(3, worse[name]) for name in judged},
+                losses={name: np.array([1.0, 1.01, 0.99]) * worse[name] for name in judged},
+                domains=("law", "law", "law"),
             )
         if isinstance(request, m.ScoreRequest):
             counts = np.random.default_rng(derive_seed(0, site)).integers(0, 9, size=4)
