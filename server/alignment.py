@@ -14,7 +14,7 @@ import numpy as np
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import AligningWeighting
+from fedwinnow.curation.weighing import AligningWeighting
 from fedwinnow.strategies.registry import build
 
 WITNESSES = 3

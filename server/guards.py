@@ -24,7 +24,7 @@ from torch import Tensor
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import Effect
+from fedwinnow.curation.weighing import Effect
 from fedwinnow.strategies.weighting.samples_kept import capped
 
 Updates = Mapping[str, Mapping[str, maths.Product]]

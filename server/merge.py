@@ -14,16 +14,14 @@ from fedwinnow.curation.config import GuardsSection, RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, PluginError, ProtocolError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import (
-    AligningWeighting,
-    Effect,
     FactorMerging,
-    JudgedWeighting,
     Merged,
     Merging,
     SparseMerging,
     Weighting,
 )
 from fedwinnow.curation.remembering import Memory, merge_remembering
+from fedwinnow.curation.weighing import AligningWeighting, Effect, JudgedWeighting
 from fedwinnow.server.guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.registry import build
 

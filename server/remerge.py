@@ -31,7 +31,7 @@ from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.kept_adapters import kept_round
 from fedwinnow.server.merge import Seen, completed, merge_round
-from fedwinnow.server.state import RoundRecord, RunState, configuration
+from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 from fedwinnow.server.store import Store
 
 
@@ -58,20 +58,12 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
     """
     state = _finished(folder)
     config = configuration(state)
-    strange = sorted(set(without) - set(state.sites))
-    if strange:
-        message = (
-            f"--without {strange[0]}: no member of run {state.run}; its members are "
-            f"{', '.join(state.sites)}"
-        )
-        raise ConfigError(message)
-    if state.initial is None:
-        message = f"{folder}: the state has no initial adapter; it is not whole"
-        raise OutputError(message)
-    now, weights = state.initial, list[dict[str, float]]()
+    _check_members(state, without)
+    now, weights = given(state.initial, "initial"), list[dict[str, float]]()
+    base = now.base
     memory: Memory = {}
     for number in range(1, config.training.rounds + 1):
-        start, adapters, labels = kept_round(folder, arm, number, base=state.initial.base)
+        start, adapters, labels = kept_round(folder, arm, number, base=base)
         record = _record(state, arm, number)
         merged = merge_round(
             {
@@ -110,6 +102,16 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
         exact=config.training.rounds == 1,
         weights=tuple(weights),
     )
+
+
+def _check_members(state: RunState, without: Collection[str]) -> None:
+    strange = sorted(set(without) - set(state.sites))
+    if strange:
+        message = (
+            f"--without {strange[0]}: no member of run {state.run}; its members are "
+            f"{', '.join(state.sites)}"
+        )
+        raise ConfigError(message)
 
 
 def write_remerged(found: Remerged, out: Path, config: RunConfig) -> None:

@@ -14,8 +14,8 @@ from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import UNSENT, SiteCard
 from fedwinnow.curation.nouns import Adapter, ScoreSummary, SignalTable, ThresholdDecision
 from fedwinnow.curation.phases import Phase
-from fedwinnow.curation.protocols import Effect
 from fedwinnow.curation.settings import parse
+from fedwinnow.curation.weighing import Effect
 
 V = TypeVar("V")
 
