@@ -22,6 +22,7 @@ from fedwinnow.simulations import (
     cli_attacks,
     cli_bench,
     cli_choose,
+    cli_mixture,
     cli_plugins,
     cli_run,
     cli_score,
@@ -45,6 +46,7 @@ app.add_typer(cli_site.app, name="site")
 app.command()(cli_adapters.diff)
 app.command()(cli_adapters.merge)
 app.command()(cli_adapters.remerge)
+app.command()(cli_mixture.mixture)
 app.command()(cli_choose.budget)
 app.command()(cli_site.keys)
 app.command()(cli_run.run)

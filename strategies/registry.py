@@ -68,7 +68,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "weighting": {
         name: f"fedwinnow.strategies.weighting.{name}:{name}"
-        for name in ("anchor_alignment", "samples_kept", "tail_patch", "uniform")
+        for name in ("anchor_alignment", "mixing_law", "samples_kept", "tail_patch", "uniform")
     },
     "merging": {
         name: f"fedwinnow.strategies.merging.{name}:{name}"

@@ -1,0 +1,161 @@
+"""``fedwinnow mixture RUN``: which weights the sites' adapters should have, by a law of mixing.
+
+The kept adapters of one training round are merged with many weights (every site alone, all alike,
+and draws from the whole simplex), each merge is measured on public anchors, and a law fitted to the
+losses says which mixture is best. Nobody trains, and no site is asked. The hold-out that runs are
+evaluated on is not touched: reference and calibration anchors are measured.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedwinnow.client.anchors import split_anchors
+from fedwinnow.client.data import open_samples
+from fedwinnow.client.evaluation import evaluate
+from fedwinnow.client.workshop import Workshop
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
+from fedwinnow.curation.modeling import set_adapter
+from fedwinnow.curation.nouns import Adapter, Sample
+from fedwinnow.curation.protocols import Merging
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.server.kept_adapters import kept_round
+from fedwinnow.server.remerge import configuration_of
+from fedwinnow.strategies.registry import build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """What many merges of one round did, and what follows."""
+
+    round: int
+    runs: tuple[MixtureRun, ...]
+    weights: dict[str, float]
+    """The best mixture by the law."""
+    expected: dict[str, float]
+    """Category → loss that the law expects there, nats."""
+    measured: dict[str, float]
+    """Category → loss of the best mixture as measured, nats."""
+    alike: dict[str, float]
+    """Category → loss with equal weights as measured, nats."""
+    error: float
+    """Root mean square of fitted − measured, nats."""
+
+
+def mixture(
+    run: Path,
+    *,
+    count: int,
+    number: int = 0,
+    least: float = 0.02,
+    most: float = 0.6,
+    workshop: Workshop | None = None,
+    told: Callable[[str, int, int], None] | None = None,
+) -> Mixture:
+    """Measure mixtures of a finished run's kept adapters and find the best.
+
+    Args:
+        run: Run folder, of a run with ``keep.adapters = true``.
+        count: Mixtures, at least sites + 2.
+        number: Training round; 0 is the last.
+        least: Smallest weight of a site.
+        most: Largest weight of a site.
+        workshop: A warm model, or None.
+        told: Told of every mixture.
+
+    Raises:
+        ConfigError: fewer mixtures than the law needs.
+        ModelError: the base model cannot be loaded.
+        OutputError: the run is not finished, or kept no adapters.
+    """
+    config = configuration_of(run)
+    place = number or config.training.rounds
+    shop = workshop or Workshop()
+    loaded = shop.model(config.model, config.adapter, config.run.seed)
+    start, adapters, _ = kept_round(run, "curated", place, base=loaded.fingerprint)
+    sites = tuple(sorted(adapters))
+    if count < len(sites) + 2:
+        message = (
+            f"--mixtures {count}: expected at least {len(sites) + 2} for {len(sites)} sites; "
+            "2 to 4 times the number of sites serve well"
+        )
+        raise ConfigError(message)
+    measure = _measuring(config, shop)
+    rule: Merging = build("merging", config.merging.name, config.merging.settings)
+
+    def losses(weights: dict[str, float]) -> dict[str, float]:
+        return measure(rule(adapters, weights, start).adapter)
+
+    runs = []
+    for done, weights in enumerate(_draw(sites, count, config.run.seed), start=1):
+        runs.append(MixtureRun(weights=weights, losses=losses(weights)))
+        if told is not None:
+            told("mixtures", done, count)
+    law = fit_mixing_law(runs, seed=config.run.seed)
+    best = best_mixture(law, least=least, most=most)
+    return Mixture(
+        round=place,
+        runs=tuple(runs),
+        weights=best,
+        expected=law.losses(best),
+        measured=losses(best),
+        alike=dict(runs[len(sites)].losses),
+        error=law.error,
+    )
+
+
+def section_text(found: Mixture) -> str:
+    """The ``[weighting]`` section that a scenario takes, as TOML."""
+
+    def inline(values: Mapping[str, float]) -> str:
+        return "{ " + ", ".join(f"{json.dumps(k)} = {v!r}" for k, v in values.items()) + " }"
+
+    lines = ["[weighting]", 'name = "mixing_law"', ""]
+    for one in found.runs:
+        lines += ["[[weighting.settings.runs]]", f"weights = {inline(one.weights)}"]
+        lines += [f"losses = {inline(one.losses)}", ""]
+    return "\n".join(lines)
+
+
+def _draw(sites: tuple[str, ...], count: int, seed: int) -> list[dict[str, float]]:
+    """Every site alone, all alike, and the rest drawn evenly from the simplex."""
+    number = len(sites)
+    draw = np.random.default_rng(derive_seed(seed, "mixtures"))
+    rows = [*np.eye(number), np.full(number, 1 / number)]
+    rows += list(draw.dirichlet(np.ones(number), size=max(0, count - len(rows))))
+    return [dict(zip(sites, row.tolist(), strict=True)) for row in rows[:count]]
+
+
+def _measuring(config: RunConfig, workshop: Workshop) -> Callable[[Adapter], dict[str, float]]:
+    """Mean loss of public anchors that no evaluation uses, by domain."""
+    split = split_anchors(
+        open_samples(config.anchors.path, config.anchors.columns),
+        reference=config.anchors.reference,
+        calibration=config.anchors.calibration,
+        seed=derive_seed(config.run.seed, "anchors"),
+    )
+    anchors: list[Sample] = [*split.reference, *split.calibration]
+    domains = np.array([sample.domain for sample in anchors])
+    loaded = workshop.model(config.model, config.adapter, config.run.seed)
+
+    def measure(adapter: Adapter) -> dict[str, float]:
+        set_adapter(loaded, adapter)
+        values = evaluate(
+            loaded,
+            anchors,
+            batch_tokens=config.measuring.batch_tokens,
+            max_length=config.model.max_length,
+            system_prompt=config.model.system_prompt,
+        )
+        known = ~np.isnan(values)
+        return {
+            name: float(values[known & (domains == name)].mean())
+            for name in sorted(set(domains[known].tolist()))
+        }
+
+    return measure
