@@ -61,9 +61,14 @@ class GuardsSection:
 
     anchor_margin: float = 0.0
     """Rise of public anchors' loss (others measure it) that leaves an adapter out; 0: not asked."""
+    kept_share: float = 0.0
+    """Most that counts of a site's kept share, in medians of all, at least 0; 0 sets no bound."""
+    summaries: Literal["sum", "median"] = "sum"
+    """What a threshold rests on: all histograms added up, or the median of their distributions."""
 
     def __post_init__(self) -> None:
         check("guards.anchor_margin", self.anchor_margin, self.anchor_margin >= 0, "at least 0")
+        check("guards.kept_share", self.kept_share, self.kept_share >= 0, "at least 0")
         check("guards.norm", self.norm, self.norm >= 0, "at least 0")
         check("guards.weight", self.weight, 0 < self.weight <= 1, "in (0, 1]")
         check("guards.liars", self.liars, self.liars >= 1, "at least 1")

@@ -125,13 +125,14 @@ def merge_round(  # noqa: PLR0913 - a round is all of these
     weights = _weights(config, {site: counts[site] for site in used}, seen)
     name, settings = ("core_svd", {}) if warm_up else (config.merging.name, config.merging.settings)
     rule: Merging = build("merging", name, settings)
+    liars = _liars_among(len(used), config.guards, judged=len(bounded))
     if not warm_up:
-        used, weights, words = guarded(used, weights, previous, config.guards)
+        used, weights, words = guarded(used, weights, previous, config.guards, liars=liars)
         for site, why in words.items():
             bounded[site] = f"{bounded[site]}; {why}" if site in bounded else why
     shares = {site: float(weights.get(site, 0.0)) for site in adapters}
     if not warm_up and config.guards.rule in {"median", "trimmed_mean"}:
-        centre = middle(used, previous, kind=config.guards.rule, liars=config.guards.liars)
+        centre = middle(used, previous, kind=config.guards.rule, liars=liars)
         shares = {site: 1 / len(used) if site in used else 0.0 for site in adapters}
         used, weights = {"": centre}, {"": 1.0}
     for site, why in sorted(bounded.items()):
@@ -194,6 +195,17 @@ def _based(
     return replace(merged.adapter, base=changed_base(base, whole)), whole
 
 
+def _liars_among(sites: int, guards: GuardsSection, *, judged: int) -> int:
+    """How many liars a rule reckons with; what the judges left of a round must not end it.
+
+    Where they left somebody out, it is as many of ``guards.liars`` as the other sites allow.
+    """
+    if judged == 0:
+        return guards.liars
+    most = (sites - 3) // 2 if guards.rule == "krum" else (sites - 1) // 2
+    return max(0, min(guards.liars, most))
+
+
 def completed(adapter: Adapter, previous: Adapter) -> Adapter:
     """A site's adapter with what a site of smaller rank was not shown of the previous one.
 
@@ -221,11 +233,13 @@ def guarded(
     weights: Mapping[str, float],
     previous: Adapter,
     guards: GuardsSection,
+    *,
+    liars: int,
 ) -> tuple[Mapping[str, Adapter], Mapping[str, float], Mapping[str, str]]:
     """Adapters and weights after norm bound, Krum and weight cap; and site → words."""
     words: dict[str, str] = {}
-    if guards.rule == "krum":
-        stay, out = krum(adapters, previous, liars=guards.liars)
+    if guards.rule == "krum" and liars > 0:
+        stay, out = krum(adapters, previous, liars=liars)
         words |= out
         adapters = {site: adapters[site] for site in stay}
         total = sum(weights.get(site, 0.0) for site in stay)

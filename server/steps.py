@@ -28,6 +28,7 @@ from fedwinnow.curation.nouns import PublicScores, SignalTable
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.server.clustering import cluster
+from fedwinnow.server.count_guards import middle_summaries
 from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import RoundRecord, RunState
 from fedwinnow.server.training import judge, train
@@ -123,8 +124,9 @@ def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
     _enough(said, config, record.phase, missing)
     summaries = {site: said[site].summary for site in sorted(said)}
     threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
+    heard = middle_summaries(summaries) if config.guards.summaries == "median" else summaries
     decision = threshold(
-        summaries, PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
+        heard, PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
     )
     first = said[min(said)]
     logger.info("threshold %s = %.6g", config.threshold.name, decision.value)

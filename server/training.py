@@ -11,6 +11,7 @@ from fedwinnow.curation.messages import JudgedAdapters, Reply, TrainedAdapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.alignment import alignments
+from fedwinnow.server.count_guards import guarded_counts
 from fedwinnow.server.guards import against_anchors
 from fedwinnow.server.merge import merge_round
 from fedwinnow.server.reviewers import enough_reviewers
@@ -78,22 +79,29 @@ def _merged(
     left_out: Mapping[str, str],
 ) -> tuple[RunState, RoundRecord]:
     """The state with the merged adapter, and the round's record with weights and report."""
+    warm_up = record.phase == Phase.WARM_UP.value
+    counts: Mapping[str, int] = {site: record.sites[site].samples for site in adapters}
+    cut: Mapping[str, str] = {}
+    if not warm_up:
+        counts, cut = guarded_counts(counts, state.members, config.guards)
     merged = merge_round(
         adapters,
-        {site: record.sites[site].samples for site in adapters},
+        counts,
         given(state.adapter, "adapter"),
         state.change,
         config,
-        warm_up=record.phase == Phase.WARM_UP.value,
+        warm_up=warm_up,
         alignments={site: record.sites[site].alignment for site in adapters},
         before=_weights_before(state, record),
         left_out=left_out,
         memory=state.memory if record.round > 1 else {},
     )
+    bounded = {
+        site: "; ".join(filter(None, (merged.bounded.get(site), cut.get(site))))
+        for site in record.sites
+    }
     sites = {
-        site: replace(
-            one, weight=merged.weights.get(site, 0.0), bounded=merged.bounded.get(site, "")
-        )
+        site: replace(one, weight=merged.weights.get(site, 0.0), bounded=bounded[site])
         for site, one in record.sites.items()
     }
     logger.info(

@@ -4,15 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_federation import SITES, FakeSites, make_config, replies_to, run_until
+from fake_federation import (
+    SITES,
+    FakeSites,
+    initial,
+    make_config,
+    nudged,
+    replies_to,
+    run_until,
+)
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.changed_base import changed_base, effective
 from fedwinnow.curation.config import GuardsSection, PluginSection
-from fedwinnow.curation.errors import EmptySelectionError, PluginError
+from fedwinnow.curation.errors import ConfigError, EmptySelectionError, PluginError
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.server.merge import check_merging, frozen
+from fedwinnow.server.merge import check_merging, frozen, merge_round
 from fedwinnow.server.rounds import absorb, next_request
 from fedwinnow.server.state import RunState
 
@@ -155,3 +163,22 @@ def test_merge_refuses_what_does_not_go_together_before_anything_starts(rule, gu
     with pytest.raises(PluginError, match=said):
         check_merging(merging(rule, guards=GuardsSection(rule=guard)))
     check_merging(merging("freeze_a", guards=GuardsSection(rule="krum")))
+
+
+def test_merge_goes_on_where_judges_leave_too_few_for_krum():
+    """Five of seven sites are judged out: Krum, which needs five, is not asked; nothing stops.
+
+    Without judges the same two sites are a named error, as nothing explains their number.
+    """
+    start = initial()
+    federation = {f"s{i}": nudged(start, "round", i) for i in range(7)}
+    out = {f"s{i}": "judged" for i in range(5)}
+    guards = GuardsSection(rule="krum", norm=2.0, weight=0.6)
+    config = make_config(guards=guards)
+    counts = dict.fromkeys(federation, 4)
+    merged = merge_round(federation, counts, start, None, config, left_out=out)
+    assert [site for site, weight in merged.weights.items() if weight > 0] == ["s5", "s6"]
+    assert set(out) <= set(merged.bounded)
+    rest = {site: federation[site] for site in ("s5", "s6")}
+    with pytest.raises(ConfigError, match=r"guards\.liars"):
+        merge_round(rest, counts, start, None, config)

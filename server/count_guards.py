@@ -1,0 +1,88 @@
+"""Robust guards on what sites say of scores and counts: the threshold and the weights rest on it.
+
+Cells: with F_i the cumulative shares of site i's histogram, the robust distribution is
+F(e) = median_i F_i(e), the same for every site. One liar of n moves it no further than the values
+of the honest sites next to the middle. Counts: a site's count is cut to so many times the median
+kept share of its own size.
+
+Reference:
+    D. Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 1 (coordinate-wise
+    median), https://arxiv.org/abs/1803.01498
+    Differs from the paper: on cumulative shares of histograms, not on gradients.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from jaxtyping import Float64
+
+from fedwinnow.curation.config import GuardsSection
+from fedwinnow.curation.messages import SiteCard
+from fedwinnow.curation.nouns import ScoreSummary
+
+
+def middle_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, ScoreSummary]:
+    """Every site's histogram as the median distribution, with the site's own number of samples.
+
+    Sites without a sample have no say and stay as they are. What a site of unusual data says is
+    outvoted just as a lie is.
+
+    Args:
+        summaries: Site → histogram, all on the same edges.
+    """
+    known = {site: one for site, one in sorted(summaries.items()) if one.total > 0}
+    if not known:
+        return summaries
+    whole = [np.cumsum(one.counts) / one.total for one in known.values()]
+    shares: Float64[np.ndarray, " cells"] = np.diff(np.median(np.stack(whole), axis=0), prepend=0.0)
+    merged = max(one.largest_merged / one.total for one in known.values())
+    return {
+        site: ScoreSummary(
+            edges=one.edges, counts=shares * one.total, largest_merged=merged * one.total
+        )
+        if site in known
+        else one
+        for site, one in summaries.items()
+    }
+
+
+def guarded_counts(
+    counts: Mapping[str, int], members: Iterable[SiteCard], guards: GuardsSection
+) -> tuple[Mapping[str, int], Mapping[str, str]]:
+    """Counts after the run's bound of kept shares, if it has one; and site → words."""
+    if guards.kept_share == 0:
+        return counts, {}
+    sizes = {card.site: card.samples for card in members}
+    return bound_counts(counts, sizes, most=guards.kept_share)
+
+
+def bound_counts(
+    counts: Mapping[str, int], sizes: Mapping[str, int], *, most: float
+) -> tuple[Mapping[str, int], Mapping[str, str]]:
+    """Cut counts above ``most`` times the median kept share.
+
+    The median is the lower one, so that with two sites the smaller share sets the measure; sites
+    that kept nothing set none.
+
+    Args:
+        counts: Site → samples that it trained on, as it says.
+        sizes: Site → samples that it joined with, above 0.
+        most: Largest kept share, in medians, above 0.
+
+    Returns:
+        The counts, at least 1 where they were, and site → words for those that were cut.
+    """
+    shares = sorted(counts[site] / sizes[site] for site in counts if counts[site] > 0)
+    if not shares:
+        return counts, {}
+    limit = most * shares[(len(shares) - 1) // 2]
+    kept, words = dict(counts), {}
+    for site, count in sorted(counts.items()):
+        allowed = max(1, int(limit * sizes[site]))
+        if count > allowed:
+            kept[site] = allowed
+            words[site] = (
+                f"its {count} samples, {count / sizes[site]:.0%} of its own, count as {allowed}: "
+                f"{most:g} times the median kept share"
+            )
+    return kept, words
