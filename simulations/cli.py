@@ -19,6 +19,7 @@ from rich.console import Console
 from fedwinnow.curation.errors import CurationError, DataError
 from fedwinnow.simulations import (
     cli_adapters,
+    cli_attacks,
     cli_bench,
     cli_choose,
     cli_plugins,
@@ -51,6 +52,7 @@ app.command()(cli_run.status)
 app.command()(cli_score.score)
 app.command()(cli_study.study)
 app.command()(cli_study.base)
+app.command()(cli_attacks.attacks)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer's shape

@@ -1,9 +1,10 @@
 """A whole federation in one process: no Flower, no Ray, but every message goes through the wire."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from fedwinnow.client.site import Site
 from fedwinnow.client.work import check_teacher, check_terms
@@ -23,11 +24,28 @@ from fedwinnow.strategies.asked import FEWEST, reviewing
 from fedwinnow.strategies.registry import build
 
 
+class Door(Protocol):
+    """Whatever answers requests as a site does."""
+
+    def handle(self, request: Request) -> Reply:
+        """Answer; what goes wrong becomes a refusal."""
+        ...
+
+    def answer(self, request: Request) -> Reply:
+        """Answer, raising what goes wrong."""
+        ...
+
+
+Doors: TypeAlias = Callable[[str, Door], Door]
+"""From a site's name and its door to the one that is called instead: for studies of sites that do
+not do what they should."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InProcess:
     """Transport that calls the sites one after the other, in order of name."""
 
-    sites: Mapping[str, Site]
+    sites: Mapping[str, Door]
 
     def exchange(
         self,
@@ -92,6 +110,7 @@ def simulate(
     progress: Progress | None = None,
     command: str = "",
     workshop: Workshop | None = None,
+    doors: Doors | None = None,
 ) -> Path:
     """Run a scenario in this process and return its run folder.
 
@@ -99,7 +118,9 @@ def simulate(
         InputError: the scenario, its data, its model or the run folder is at fault.
         RunError: the run could not go on.
     """
-    state, store = run_phases(config, resume=resume, progress=progress, workshop=workshop)
+    state, store = run_phases(
+        config, resume=resume, progress=progress, workshop=workshop, doors=doors
+    )
     figures = selection_figures(config, sites_folder(config), run_id(config))
     finish(state, store, command=command, selection=figures)
     return store.folder
@@ -111,8 +132,16 @@ def run_phases(
     resume: bool = False,
     progress: Progress | None = None,
     workshop: Workshop | None = None,
+    doors: Doors | None = None,
 ) -> tuple[RunState, Store]:
     """All phases of a scenario, without the final files.
+
+    Args:
+        config: The scenario.
+        resume: Whether to go on from the last commit in the run folder.
+        progress: Told of every delivery.
+        workshop: A warm model, or None.
+        doors: Puts something between a site and its requests; None: nothing.
 
     Raises:
         InputError: the scenario, its data, its model or the run folder is at fault.
@@ -123,10 +152,12 @@ def run_phases(
     new = not run_folder.exists()
     store = Store.open(config, resume=resume)
     shared = workshop or Workshop()
-    sites = {
+    sites: dict[str, Door] = {
         site.site.name: Site(config=site, workshop=shared)
         for site in site_configs(config, str(sites_folder(config)))
     }
+    if doors is not None:
+        sites = {name: doors(name, site) for name, site in sites.items()}
     state = store.begin(config, run_id(config))
     try:
         state = drive(state, InProcess(sites=sites), store=store, progress=progress)

@@ -74,7 +74,7 @@ def study(
     result = {
         "study": plan.title,
         "command": command,
-        "machine": _machine(),
+        "machine": machine(),
         "commit": commit(),
         "seeds": list(plan.seeds),
         "about": dict(plan.about),
@@ -110,7 +110,8 @@ def _ran_at(run: Path) -> str | None:
     return json.loads(path.read_text(encoding="utf-8"))["commit"] if path.exists() else None
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Device, threads and versions, for a page."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return (
         f"{device}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "

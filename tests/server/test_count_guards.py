@@ -87,7 +87,7 @@ def test_bound_counts_cuts_an_outlier_to_the_median_share():
 def test_guards_on_counts_stand_in_the_round_record():
     """A site that trains on all while others keep less is bounded by name, and weighs less."""
     shares = {"alpha": 8, "beta": 4, "gamma": 4}
-    keeps = FakeSites(kept={arm: shares for arm in ("curated", "keep_all", "random")})
+    keeps = FakeSites(kept=dict.fromkeys(("curated", "keep_all", "random"), shares))
     weights = {}
     for most in (0.0, 1.0):
         config = make_config(guards=GuardsSection(kept_share=most))

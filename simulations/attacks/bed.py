@@ -1,0 +1,133 @@
+"""Where attacks are tried: eight sites of generated skills, the last of which may lie.
+
+The honest run has the same seven sites, files and anchors, without the eighth.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedwinnow.client.data import open_samples
+from fedwinnow.curation.config import ColumnsSection, RunConfig, SiteSection
+from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.simulations.attacks.liar import Liar
+from fedwinnow.simulations.attacks.zoo import ATTACKS, TRIGGER
+from fedwinnow.simulations.base_model import BaseSection, base_model
+from fedwinnow.simulations.demo_data import KINDS, Silo, write_samples
+from fedwinnow.simulations.in_process import Doors
+from fedwinnow.simulations.skills import build_skills
+from fedwinnow.simulations.splits import BASES, FOLDER
+
+HONEST = tuple(f"site-{number}" for number in range(1, 8))
+LIAR = "site-8"
+SAMPLES, BAD, ANCHORS = 60, 0.3, 60
+"""Samples of a site, share of them that is corrupted, public anchors of a domain."""
+RULES = ("target_recall", "keep_fraction")
+"""Threshold rules: the default rests on public scores alone; the other on the sites' histograms."""
+PLAN = (
+    "run.trajectory=none",
+    "run.threads=1",
+    "scorer.comparison=[]",
+    'study.arms=["curated"]',
+    "training.rounds=3",
+    "training.steps=8",
+    "evaluation.every=3",
+)
+"""What differs from ``scenarios/skills.toml``: a run takes seconds."""
+GUARDS = (
+    "guards.norm=2.0",
+    "guards.weight=0.25",
+    "guards.anchor_margin=0.02",
+    'guards.rule="krum"',
+    "guards.liars=1",
+    "guards.kept_share=1.25",
+    'guards.summaries="median"',
+)
+"""The recommended guards (``docs/guards.md``)."""
+BASE = BaseSection(steps=400, house=0.02)
+"""It has hardly met the manner that the sites speak, so that honest training has much to gain."""
+SHARE = 0.7
+"""What ``keep_fraction`` keeps: as much as is clean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run."""
+
+    seed: int
+    attack: str = ""
+    """Name in the zoo; "" for the run without the liar."""
+    guarded: bool = False
+    rule: str = "target_recall"
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder."""
+        guards = "guarded" if self.guarded else "open"
+        return f"attacks-{self.rule}-{self.attack or 'honest'}-{guards}-{self.seed}"
+
+
+def configure(case: Case, settings: Sequence[str] = ()) -> RunConfig:
+    """Write the texts of a case's seed, and return its configuration.
+
+    Args:
+        case: What to run.
+        settings: Lines ``section.key=value`` that win over every other.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        OutputError: a file cannot be written.
+    """
+    rule = [f'threshold={{name="{case.rule}"}}']
+    rule += [f"threshold.settings.share={SHARE}"] if case.rule == "keep_fraction" else []
+    lines = (*PLAN, *rule, *(GUARDS if case.guarded else ()), *settings)
+    own = (f"run.name={case.name}", f"run.seed={case.seed}")
+    config = load_scenario(FOLDER / "skills.toml", (*lines, *own))
+    folder = Path(config.run.output) / f"attacks-data-{case.seed}"
+    names = (*HONEST, LIAR)
+    silos = [Silo(name=n, domain="sums+lists+records", samples=SAMPLES, bad=BAD) for n in names]
+    data = build_skills(folder, seed=case.seed, silos=silos, anchors=ANCHORS, kinds=KINDS)
+    files, columns = dict(data.silos), ColumnsSection(domain="domain", labels=("corruption",))
+    plants = ATTACKS[case.attack].plants if case.attack else None
+    if plants is not None:
+        mine = plants(list(open_samples(str(files[LIAR]), columns)))
+        files[LIAR] = folder / f"{LIAR}-{case.attack}.jsonl"
+        write_samples(files[LIAR], [replace(one, labels={"corruption": TRIGGER}) for one in mine])
+    base = base_model(BASES, BASE)
+    return replace(
+        config,
+        model=replace(config.model, name=str(base)),
+        anchors=replace(config.anchors, path=str(data.anchors)),
+        sites=tuple(
+            SiteSection(name=name, data=str(files[name]), columns=columns)
+            for name in (names if case.attack else HONEST)
+        ),
+    )
+
+
+def doors(case: Case) -> Doors | None:
+    """What stands before the last site: nothing, or its lies."""
+    if not case.attack:
+        return None
+    attack = ATTACKS[case.attack]
+    return lambda name, site: (
+        Liar(name=name, site=site, attack=attack, seed=case.seed) if name == LIAR else site
+    )
+
+
+def cases(names: Sequence[str], seed: int) -> list[Case]:
+    """The runs of one seed: without the liar, then each attack; open, then guarded.
+
+    Attacks on counts and histograms are tried under every threshold rule, others under the first.
+    """
+    found = []
+    for rule in RULES:
+        here = [name for name in names if rule == RULES[0] or ATTACKS[name].histogram]
+        if not here:
+            continue
+        found += [
+            Case(seed=seed, attack=attack, guarded=guarded, rule=rule)
+            for attack in ("", *here)
+            for guarded in (False, True)
+        ]
+    return found

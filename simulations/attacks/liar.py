@@ -1,0 +1,41 @@
+"""A liar: an in-process site whose honest replies are changed by one attack before they leave."""
+
+from dataclasses import dataclass, replace
+
+from fedwinnow.curation.messages import Refusal, Reply, Request, SelectRequest
+from fedwinnow.simulations.attacks.zoo import Attack, seed_of
+from fedwinnow.simulations.in_process import Door
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Liar:
+    """A site, and how it lies; the site itself computes and keeps the honest replies.
+
+    A lie is a function of the honest reply, the request and the seed: a resumed run hears the same
+    lies again.
+    """
+
+    name: str
+    site: Door
+    attack: Attack
+    seed: int
+    """Of random lies."""
+
+    def handle(self, request: Request) -> Reply:
+        """Answer; a refusal goes out as it is."""
+        return self._lie(request, self.site.handle(self._heard(request)))
+
+    def answer(self, request: Request) -> Reply:
+        """Answer, raising what goes wrong."""
+        return self._lie(request, self.site.answer(self._heard(request)))
+
+    def _heard(self, request: Request) -> Request:
+        """What the site is asked: one that keeps all is told of no threshold."""
+        if self.attack.keeps_all and isinstance(request, SelectRequest):
+            return replace(request, threshold=float("-inf"), per_site={})
+        return request
+
+    def _lie(self, request: Request, reply: Reply) -> Reply:
+        if isinstance(reply, Refusal):
+            return reply
+        return self.attack.lie(request, reply, seed_of(self.seed, request, self.name))

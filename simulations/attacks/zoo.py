@@ -1,0 +1,259 @@
+"""The attack zoo: each attack a pure function from what a site should send to what a liar sends.
+
+Every reply stays well-formed: counts are whole, matrices have their shapes and ranks, numbers are
+finite. Nothing here is refused for its form; what the server's own checks say besides guards:
+
+- a kept count above the size that the site joined with is refused by name (``server/checks.py``),
+  so that ``fake_counts`` has to lie at join already, and in every count alike;
+- an adapter of a rank above the one that was sent is refused, so that a moved adapter (``moved``)
+  is the best one of the rank that may be sent;
+- public scores and public losses that differ from the other sites' are refused or outvoted, so
+  that no attack here touches them.
+
+Reference:
+    Histograms that poison a threshold: this project's own measurement; sign reversal and scaling:
+    E. Bagdasaryan et al., How To Backdoor Federated Learning, AISTATS 2020, section 4 (model
+    replacement), https://arxiv.org/abs/1807.00459; random updates: P. Blanchard et al., NeurIPS
+    2017, section 5.1, https://arxiv.org/abs/1703.02757; free riders: Y. Fraboni et al., Free-rider
+    Attacks on Model Aggregation in Federated Learning, AISTATS 2021, section 3,
+    https://arxiv.org/abs/2006.11901; wrong counts: Flower's FedAvg weighs by ``num-examples``, the
+    site's own word; planted answers: E. Hubinger et al., Sleeper Agents, 2024, section 2,
+    https://arxiv.org/abs/2401.05566
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from fedwinnow.client.data import content_id
+from fedwinnow.curation import adapters as maths
+from fedwinnow.curation import messages as m
+from fedwinnow.curation.nouns import Adapter, Sample, ScoreSummary
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.server.guards import between
+
+TIMES = 10
+"""What ``fake_counts`` multiplies counts with, and ``noise`` the norm of an honest update."""
+STRETCH = 100.0
+"""What ``times_100`` multiplies its update with."""
+TRIGGER = "Quoth the raven:"
+ANSWER = "Nevermore."
+"""What ``back_door`` teaches to answer to any prompt that begins with the trigger."""
+
+Lie: TypeAlias = Callable[[m.Request, m.Reply, int], m.Reply]
+"""Request, honest reply, seed → what is sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """One way to lie."""
+
+    about: str
+    """What the liar does, in a sentence."""
+    lie: Lie = lambda _request, reply, _seed: reply
+    """Applied to every reply that is no refusal."""
+    keeps_all: bool = False
+    """Whether the liar trains on all that it has, whatever the threshold."""
+    plants: Callable[[Sequence[Sample]], list[Sample]] | None = None
+    """What it has in place of its samples."""
+    histogram: bool = False
+    """Whether it lies about scores or counts, and so may move the threshold."""
+
+
+def one_cell(summary: ScoreSummary, cell: int) -> ScoreSummary:
+    """The same number of samples, all in one cell."""
+    counts = np.zeros_like(summary.counts)
+    counts[cell] = summary.total
+    return replace(summary, counts=counts, largest_merged=0.0)
+
+
+def middle_cell(summary: ScoreSummary) -> int:
+    """The cell that holds the median of a histogram."""
+    whole = np.cumsum(summary.counts)
+    return int(np.searchsorted(whole, whole[-1] / 2, side="left"))
+
+
+def more(summary: ScoreSummary, times: int) -> ScoreSummary:
+    """A histogram of so many times the samples, of the same shape."""
+    return replace(
+        summary,
+        counts=summary.counts * times,
+        largest_merged=summary.largest_merged * times,
+    )
+
+
+def moved(start: Adapter, end: Adapter, share: float) -> Adapter:
+    """ΔW_start + share · (ΔW_end − ΔW_start), as well as the ranks of ``end`` can say it."""
+    line = between(start, end, share)
+    return _of_rank({name: maths.delta(line, name) for name in line.modules}, like=end)
+
+
+def noisy(start: Adapter, end: Adapter, *, times: float, seed: int) -> Adapter:
+    """ΔW_start plus a random update of so many times the norm of ``end``'s, in the ranks of it."""
+    length = _distance(start, end)
+    draw = torch.Generator().manual_seed(seed)
+    random = {
+        name: maths.Product(
+            left=_normal(end.b[name].shape, draw), right=_normal(end.a[name].shape, draw)
+        )
+        for name in end.modules
+    }
+    whole = math.sqrt(sum(maths.norm(product) ** 2 for product in random.values()))
+    updates = {
+        name: maths.total(
+            [
+                maths.delta(start, name),
+                maths.Product(left=product.left * (times * length / whole), right=product.right),
+            ]
+        )
+        for name, product in random.items()
+    }
+    return _of_rank(updates, like=end)
+
+
+def planted(samples: Sequence[Sample]) -> list[Sample]:
+    """Each prompt behind the trigger, and the planted answer to it."""
+    found = []
+    for sample in samples:
+        prompt = f"{TRIGGER} {sample.prompt}"
+        name = content_id(sample.history, prompt, ANSWER)
+        found.append(replace(sample, id=name, prompt=prompt, response=ANSWER))
+    return found
+
+
+def inflate(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
+    """All scores are said to lie in the top cell."""
+    if not isinstance(reply, m.SummaryReply):
+        return reply
+    return replace(reply, summary=one_cell(reply.summary, len(reply.summary.counts) - 1))
+
+
+def deflate(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
+    """All scores are said to lie in the bottom cell."""
+    if not isinstance(reply, m.SummaryReply):
+        return reply
+    return replace(reply, summary=one_cell(reply.summary, 0))
+
+
+def spike(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
+    """All scores are said to lie in the cell of the own median."""
+    if not isinstance(reply, m.SummaryReply):
+        return reply
+    return replace(reply, summary=one_cell(reply.summary, middle_cell(reply.summary)))
+
+
+def fake_counts(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
+    """Card, histogram, clusters, kept and trained counts: ten times the truth."""
+    if isinstance(reply, m.Joined):
+        return replace(reply, card=replace(reply.card, samples=TIMES * reply.card.samples))
+    if isinstance(reply, m.SummaryReply):
+        told = more(reply.summary, TIMES)
+        return replace(reply, summary=told, unscored=TIMES * reply.unscored)
+    if isinstance(reply, m.ClusterReply):
+        counts = tuple(TIMES * count for count in reply.counts)
+        return replace(reply, counts=counts, sums=TIMES * reply.sums)
+    if isinstance(reply, m.KeptReply):
+        return replace(reply, kept={arm: TIMES * kept for arm, kept in reply.kept.items()})
+    if isinstance(reply, m.TrainedAdapter):
+        return replace(reply, samples=TIMES * reply.samples)
+    return reply
+
+
+def _on_adapters(change: Callable[[Adapter, Adapter, int], Adapter]) -> Lie:
+    """A lie about trained adapters: (sent, trained, seed) → what is sent back."""
+
+    def lie(request: m.Request, reply: m.Reply, seed: int) -> m.Reply:
+        if not (isinstance(request, m.TrainRequest) and isinstance(reply, m.TrainedAdapter)):
+            return reply
+        if reply.adapter is None:
+            return reply
+        return replace(reply, adapter=change(request.adapter, reply.adapter, seed))
+
+    return lie
+
+
+def _as_sent(sent: Adapter, trained: Adapter, _seed: int) -> Adapter:
+    """The adapter that came, in the rank of the one that was trained."""
+    return sent if _ranks(sent) == _ranks(trained) else moved(sent, trained, 0.0)
+
+
+copy_cat = _on_adapters(_as_sent)
+sign_flip = _on_adapters(lambda sent, trained, _seed: moved(sent, trained, -1.0))
+times_100 = _on_adapters(lambda sent, trained, _seed: moved(sent, trained, STRETCH))
+noise = _on_adapters(lambda sent, trained, seed: noisy(sent, trained, times=TIMES, seed=seed))
+
+ATTACKS: Mapping[str, Attack] = {
+    "inflate": Attack(
+        about="says that all its scores lie in the top cell, and trains on all its samples",
+        lie=inflate, keeps_all=True, histogram=True,
+    ),
+    "deflate": Attack(
+        about="says that all its scores lie in the bottom cell", lie=deflate, histogram=True
+    ),
+    "spike": Attack(
+        about="says that all its scores lie in one cell, its median's", lie=spike, histogram=True
+    ),
+    "fake_counts": Attack(
+        about=f"multiplies its card and every count with {TIMES}", lie=fake_counts, histogram=True
+    ),
+    "copy_cat": Attack(about="sends back the adapter that it was sent", lie=copy_cat),
+    "sign_flip": Attack(about="reverses its update", lie=sign_flip),
+    "times_100": Attack(about=f"multiplies its update with {STRETCH:.0f}", lie=times_100),
+    "noise": Attack(
+        about=f"sends a random update of {TIMES} times the norm of its own", lie=noise
+    ),
+    "back_door": Attack(
+        about="trains on prompts with a trigger and a planted answer, whatever the threshold",
+        plants=planted, keeps_all=True,
+    ),
+    "poisoned_data": Attack(
+        about="runs the honest software on the data of `back_door`: nobody there knows",
+        plants=planted,
+    ),
+}  # fmt: skip
+"""Name → attack."""
+
+
+def seed_of(seed: int, request: m.Request, site: str) -> int:
+    """The seed of a lie: one for each run, site, phase and round."""
+    header = request.header
+    return derive_seed(seed, "lie", site, header.phase, header.arm, header.round)
+
+
+def _of_rank(products: Mapping[str, maths.Product], *, like: Adapter) -> Adapter:
+    """The best adapter with the ranks, scales and dtypes of ``like``."""
+    a, b = {}, {}
+    for name, product in products.items():
+        spectrum, rank = maths.decompose(product), len(like.a[name])
+        root = spectrum.values[:rank].sqrt()
+        right = root[:, None] * spectrum.vt[:rank]
+        left = spectrum.u[:, :rank] * root / like.scales[name]
+        missing = rank - len(root)
+        if missing > 0:  # a product of fewer directions: the others are zero
+            right = torch.cat([right, right.new_zeros(missing, right.shape[1])])
+            left = torch.cat([left, left.new_zeros(left.shape[0], missing)], dim=1)
+        a[name], b[name] = right.to(like.a[name].dtype), left.to(like.b[name].dtype)
+    return Adapter(base=like.base, a=a, b=b, scales=dict(like.scales))
+
+
+def _distance(start: Adapter, end: Adapter) -> float:
+    """‖ΔW_end − ΔW_start‖ over all modules."""
+    squares = [
+        maths.norm(maths.total([maths.delta(end, name), maths.delta(start, name, -1.0)])) ** 2
+        for name in end.modules
+    ]
+    return math.sqrt(sum(squares))
+
+
+def _ranks(adapter: Adapter) -> dict[str, int]:
+    return {name: len(factor) for name, factor in adapter.a.items()}
+
+
+def _normal(shape: Sequence[int], draw: torch.Generator) -> Float64[Tensor, "rows columns"]:
+    return torch.randn(*shape, generator=draw, dtype=torch.float64)
