@@ -11,11 +11,13 @@ Reference:
     Differs from the paper: on cumulative shares of histograms, not on gradients.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float64
 
+from fedwinnow.curation.config import GuardsSection
+from fedwinnow.curation.messages import SiteCard
 from fedwinnow.curation.nouns import ScoreSummary
 
 
@@ -42,6 +44,16 @@ def middle_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, Scor
         else one
         for site, one in summaries.items()
     }
+
+
+def guarded_counts(
+    counts: Mapping[str, int], members: Iterable[SiteCard], guards: GuardsSection
+) -> tuple[Mapping[str, int], Mapping[str, str]]:
+    """Counts after the run's bound of kept shares, if it has one; and site → words."""
+    if guards.kept_share == 0:
+        return counts, {}
+    sizes = {card.site: card.samples for card in members}
+    return bound_counts(counts, sizes, most=guards.kept_share)
 
 
 def bound_counts(

@@ -29,6 +29,7 @@ from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.remembering import Memory
+from fedwinnow.server.count_guards import guarded_counts
 from fedwinnow.server.kept_adapters import kept_round
 from fedwinnow.server.merge import Seen, completed, merge_round
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
@@ -65,13 +66,11 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
     for number in range(1, config.training.rounds + 1):
         start, adapters, labels = kept_round(folder, arm, number, base=base)
         record = _record(state, arm, number)
+        stay = {site: one for site, one in adapters.items() if site not in without}
+        counts = {site: labels[site].samples for site in stay}
         merged = merge_round(
-            {
-                s: moved(completed(a, start), start, now)
-                for s, a in adapters.items()
-                if s not in without
-            },
-            {site: label.samples for site, label in labels.items()},
+            {site: moved(completed(one, start), start, now) for site, one in stay.items()},
+            guarded_counts(counts, state.members, config.guards)[0],
             now,
             None,
             config,

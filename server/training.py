@@ -11,7 +11,7 @@ from fedwinnow.curation.messages import JudgedAdapters, Reply, TrainedAdapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.alignment import alignments
-from fedwinnow.server.count_guards import bound_counts
+from fedwinnow.server.count_guards import guarded_counts
 from fedwinnow.server.guards import against_anchors, effects_on_anchors
 from fedwinnow.server.merge import Seen, merge_round
 from fedwinnow.server.reviewers import enough_reviewers
@@ -85,9 +85,8 @@ def _merged(
     warm_up = record.phase == Phase.WARM_UP.value
     counts: Mapping[str, int] = {site: record.sites[site].samples for site in adapters}
     cut: Mapping[str, str] = {}
-    if config.guards.kept_share > 0 and not warm_up:
-        sizes = {card.site: card.samples for card in state.members}
-        counts, cut = bound_counts(counts, sizes, most=config.guards.kept_share)
+    if not warm_up:
+        counts, cut = guarded_counts(counts, state.members, config.guards)
     merged = merge_round(
         adapters,
         counts,

@@ -31,6 +31,7 @@ PLAN = (
     'study.arms=["curated"]',
     "training.rounds=3",
     "training.steps=8",
+    "training.learning_rate=1e-2",
     "evaluation.every=3",
 )
 """What differs from ``scenarios/skills.toml``: a run takes seconds."""
@@ -43,7 +44,7 @@ GUARDS = (
     "guards.kept_share=1.25",
     'guards.summaries="median"',
 )
-"""The recommended guards (``docs/guards.md``)."""
+"""The recommended guards (``docs/merging.md``)."""
 BASE = BaseSection(steps=400, house=0.02)
 """It has hardly met the manner that the sites speak, so that honest training has much to gain."""
 SHARE = 0.7

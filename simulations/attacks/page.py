@@ -90,7 +90,7 @@ def page(result: Tree) -> str:
             "nats a token on clean public hold-out answers, mean over items. Changes are against "
             "the seven honest sites alone, without guards: paired over the items of all seeds, "
             "95 % bootstrap interval. How to read it and what to set: "
-            "[../guards.md](../guards.md)."
+            "[../merging.md](../merging.md)."
         ),
         "",
         (

@@ -183,11 +183,6 @@ def _as_sent(sent: Adapter, trained: Adapter, _seed: int) -> Adapter:
     return sent if _ranks(sent) == _ranks(trained) else moved(sent, trained, 0.0)
 
 
-copy_cat = _on_adapters(_as_sent)
-sign_flip = _on_adapters(lambda sent, trained, _seed: moved(sent, trained, -1.0))
-times_100 = _on_adapters(lambda sent, trained, _seed: moved(sent, trained, STRETCH))
-noise = _on_adapters(lambda sent, trained, seed: noisy(sent, trained, times=TIMES, seed=seed))
-
 ATTACKS: Mapping[str, Attack] = {
     "inflate": Attack(
         about="says that all its scores lie in the top cell, and trains on all its samples",
@@ -202,11 +197,18 @@ ATTACKS: Mapping[str, Attack] = {
     "fake_counts": Attack(
         about=f"multiplies its card and every count with {TIMES}", lie=fake_counts, histogram=True
     ),
-    "copy_cat": Attack(about="sends back the adapter that it was sent", lie=copy_cat),
-    "sign_flip": Attack(about="reverses its update", lie=sign_flip),
-    "times_100": Attack(about=f"multiplies its update with {STRETCH:.0f}", lie=times_100),
+    "copy_cat": Attack(about="sends back the adapter that it was sent", lie=_on_adapters(_as_sent)),
+    "sign_flip": Attack(
+        about="reverses its update",
+        lie=_on_adapters(lambda sent, trained, _seed: moved(sent, trained, -1.0)),
+    ),
+    "times_100": Attack(
+        about=f"multiplies its update with {STRETCH:.0f}",
+        lie=_on_adapters(lambda sent, trained, _seed: moved(sent, trained, STRETCH)),
+    ),
     "noise": Attack(
-        about=f"sends a random update of {TIMES} times the norm of its own", lie=noise
+        about=f"sends a random update of {TIMES} times the norm of its own",
+        lie=_on_adapters(lambda sent, trained, seed: noisy(sent, trained, times=TIMES, seed=seed)),
     ),
     "back_door": Attack(
         about="trains on prompts with a trigger and a planted answer, whatever the threshold",
