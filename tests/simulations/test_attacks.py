@@ -116,7 +116,11 @@ def honest_replies() -> Mapping[str, tuple[m.Request, m.Reply]]:
         "judge": (
             m.JudgeRequest(header=HEAD, adapter=sent, candidates={"t": trained}),
             m.JudgedAdapters(
-                header=HEAD, site="s", before=np.ones(2), losses={"t": np.array([1.0, 2.0])}
+                header=HEAD,
+                site="s",
+                before=np.ones(2),
+                losses={"t": np.array([1.0, 2.0])},
+                domains=("", ""),
             ),
         ),
         "close": (m.CloseRequest(header=HEAD), m.Receipt(header=HEAD, site="s")),
