@@ -58,7 +58,6 @@ class GuardsSection:
     """Multi-Krum leaves ``liars`` sites out; median and trimmed mean take updates by coordinate."""
     liars: int = 1
     """How many sites may lie, at least 1; Krum needs 2 · liars + 3 sites, others 2 · liars + 1."""
-
     anchor_margin: float = 0.0
     """Rise of public anchors' loss (others measure it) that leaves an adapter out; 0: not asked."""
     kept_share: float = 0.0
