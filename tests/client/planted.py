@@ -77,6 +77,15 @@ class Wire:
         return b"\n".join([*self.plain, *self.sealed, *(t.encode() for t in self.told)])
 
 
+SETTINGS = (
+    "training.batch_size=4",
+    "warm_up.steps=16",
+    "guards.anchor_margin=9.0",
+    'weighting={name="anchor_alignment"}',
+)
+"""Judges and witnesses speak too, so that their words are searched as well."""
+
+
 def plant(folder: Path) -> Path:
     """A toy deployment whose silos hold canaries in text, label and file name; groups of 6.
 
@@ -84,7 +93,7 @@ def plant(folder: Path) -> Path:
     """
     run = write_toy_deployment(folder, samples=20)
     write_tiny_model(folder / "teacher", seed=1)
-    plain = load(run, RunConfig, ["training.batch_size=4", "warm_up.steps=16"])
+    plain = load(run, RunConfig, SETTINGS)
     run.write_text(to_toml(plain))
     for site in SITES:
         own = folder / site / "site.toml"
