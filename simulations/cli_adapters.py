@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -142,7 +143,13 @@ def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
     from fedwinnow.curation.comparing import by_layer, place  # noqa: PLC0415 - loaded before
 
     head = ("A", "B", "angle", "outputs", "inputs", "outside", "discarded")
-    table = Table("layer", title="Norms; angles in degrees; energies as shares")
+    table = Table(
+        "layer",
+        title="Norms; angles in degrees; energies as shares",
+        box=SIMPLE_HEAD,  # a line of a terminal with 80 columns holds it
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     table.add_column("module", overflow="fold")
     for word in head:
         table.add_column(word, justify="right", no_wrap=True)
