@@ -29,16 +29,16 @@ PLAN = (
     "run.threads=1",
     "scorer.comparison=[]",
     'study.arms=["curated"]',
-    "training.rounds=3",
+    "training.rounds=2",
     "training.steps=8",
     "training.learning_rate=1e-2",
-    "evaluation.every=3",
+    "evaluation.every=2",
 )
 """What differs from ``scenarios/skills.toml``: a run takes seconds."""
 GUARDS = (
     "guards.norm=2.0",
     "guards.weight=0.25",
-    "guards.anchor_margin=0.02",
+    "guards.anchor_margin=0.05",
     'guards.rule="krum"',
     "guards.liars=1",
     "guards.kept_share=1.25",

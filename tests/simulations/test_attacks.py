@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters import check_compatible
+from fedwinnow.curation.config import RunConfig, RunSection
 from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.files import write_json
 from fedwinnow.curation.nouns import Adapter, Sample, ScoreSummary
+from fedwinnow.curation.scenario import run_id
+from fedwinnow.simulations.attacks import trial
 from fedwinnow.simulations.attacks.bed import GUARDS, HONEST, LIAR, RULES, Case, cases, doors
 from fedwinnow.simulations.attacks.liar import Liar
 from fedwinnow.simulations.attacks.page import compare, page
@@ -424,3 +428,40 @@ def test_page_names_who_was_bounded_and_what_is_not_held():
     assert "open: refused, train: its rank is above" in text
     assert "| `back_door` | 5.00 | 1.00 | 1.00 | 50% | 0% |" in text
     assert "+33.3%" in text
+
+
+def test_attacks_go_on_where_they_stopped_and_hear_no_old_lies(tmp_path, monkeypatch):
+    """A finished run is not run again, until the lies or the settings change; files are written."""
+    ran = []
+
+    def configured(case, settings=()):
+        seed = case.seed + len(settings)
+        run = RunSection(name=case.name, output=str(tmp_path / "runs"), seed=seed)
+        return RunConfig(run=run)
+
+    def simulated(config, *, doors, **_):
+        folder = tmp_path / "runs" / config.run.name
+        assert not (folder / "record.json").exists()
+        ran.append((config.run.name, doors is not None))
+        told = record([1.0, 2.0], weight=0.2 if doors else 0.0)
+        write_json(folder / "record.json", told)
+        write_json(folder / "manifest.json", {"run": run_id(config)})
+
+    monkeypatch.setattr(trial, "configure", configured)
+    monkeypatch.setattr(trial, "simulate", simulated)
+    monkeypatch.setattr(trial, "trigger_figures", lambda *_: {"loss": 1.0, "share": 0.0})
+    plan = Plan(attacks=("noise",), seeds=(0,))
+    first = trial.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    names = ["attacks-target_recall-honest", "attacks-target_recall-noise"]
+    assert ran == [
+        (f"{name}-{how}-0", name.endswith("noise")) for name in names for how in ("open", "guarded")
+    ]
+    assert (tmp_path / "attacks.json").exists()
+    assert "# Attacks" in (tmp_path / "attacks.md").read_text()
+    again = trial.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    assert (len(ran), again["table"]) == (4, first["table"])
+    monkeypatch.setattr(trial, "_lies", lambda case: "others" if case.attack else "")
+    trial.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    assert [name for name, _ in ran[4:]] == [f"{names[1]}-{how}-0" for how in ("open", "guarded")]
+    trial.attacks(replace(plan, settings=("a.b=1",)), folder=tmp_path, command="c")
+    assert len(ran) == 10
