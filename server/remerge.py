@@ -76,9 +76,9 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
             config,
             seen=Seen(
                 left_out={
-                    site: one.bounded
-                    for site, one in record.sites.items()
-                    if one.bounded and one.weight == 0 and site not in without and site in adapters
+                    site: record.sites[site].bounded
+                    for site in adapters
+                    if record.sites[site].judged and site not in without
                 },
                 alignments={site: one.alignment for site, one in record.sites.items()},
                 effects={site: one.effects for site, one in record.sites.items()},

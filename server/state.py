@@ -44,6 +44,8 @@ class SiteRound:
     """First-order drop of the public anchors' loss by its update, nats; 0 where nobody asks."""
     effects: Mapping[str, Effect] = field(default_factory=dict, metadata=UNSENT)
     """Domain of public anchors → what its adapter does there, where others judged it."""
+    judged: bool = field(default=False, metadata=UNSENT)
+    """Whether the other sites' judgement left its adapter out."""
     bounded: str = field(default="", metadata=UNSENT)
     """Which guards changed its contribution and why; "" for none."""
 

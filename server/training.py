@@ -107,7 +107,12 @@ def _merged(
         for site in record.sites
     }
     sites = {
-        site: replace(one, weight=merged.weights.get(site, 0.0), bounded=bounded[site])
+        site: replace(
+            one,
+            weight=merged.weights.get(site, 0.0),
+            judged=site in left_out,
+            bounded=bounded[site],
+        )
         for site, one in record.sites.items()
     }
     logger.info(

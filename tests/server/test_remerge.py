@@ -8,7 +8,13 @@ from fake_federation import SITES, FakeSites, FakeTransport, make_config
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
-from fedwinnow.curation.config import KeepSection, PluginSection, StudySection, TrainingSection
+from fedwinnow.curation.config import (
+    GuardsSection,
+    KeepSection,
+    PluginSection,
+    StudySection,
+    TrainingSection,
+)
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.folders import load_adapter
 from fedwinnow.server.driver import drive
@@ -18,7 +24,7 @@ from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store
 
 
-def run(folder, *, rounds=3, kept=None, keep=True, merging="core_svd"):
+def run(folder, *, rounds=3, kept=None, keep=True, merging="core_svd", harmful=(), **changes):
     """A finished run of fake sites in a folder of its own; its state."""
     config = make_config(
         folder,
@@ -26,8 +32,9 @@ def run(folder, *, rounds=3, kept=None, keep=True, merging="core_svd"):
         training=TrainingSection(rounds=rounds, steps=5),
         study=StudySection(arms=("curated",)),
         merging=PluginSection(name=merging),
+        **changes,
     )
-    sites = FakeSites(arms=("curated",))
+    sites = FakeSites(arms=("curated",), harmful=harmful)
     if kept is not None:
         sites = replace(sites, kept={"curated": kept})
     store = Store.open(config, resume=False)
@@ -114,3 +121,14 @@ def test_remerge_names_what_is_missing(tmp_path):
     (place / "alpha" / "label.json").write_text((place / "beta" / "label.json").read_text())
     with pytest.raises(OutputError, match="label"):
         remerge(folder, ("gamma",))
+
+
+def test_remerge_keeps_to_what_guards_and_judges_did(tmp_path):
+    """Judged-out sites stay out, norms and weights are bounded again: the same adapter."""
+    guards = GuardsSection(anchor_margin=0.1, norm=1.0, weight=0.6)
+    state, folder = run(tmp_path, harmful=("alpha",), guards=guards)
+    rounds = [one for one in state.records if one.phase == "train"]
+    assert all(one.sites["alpha"].judged and not one.sites["beta"].judged for one in rounds)
+    found = remerge(folder, ())
+    assert adapter_hash(found.adapter) == adapter_hash(state.finals["curated"])
+    assert all(weights["alpha"] == 0.0 for weights in found.weights)
