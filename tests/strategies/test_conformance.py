@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -14,6 +15,15 @@ from fedwinnow.strategies.conformance import LAWS, assert_lawful, examine, lawfu
 from fedwinnow.strategies.laws.mergings import before
 from fedwinnow.strategies.registry import BUILT_IN, KINDS
 
+SITES = "abcd"
+MIXTURES = [
+    {
+        "weights": {site: (2.0 if site in pair else 1.0) / 6 for site in SITES},
+        "losses": {"": 1.0 + 0.1 * place},
+    }
+    for place, pair in enumerate(combinations(SITES, 2))
+]
+"""Six mixtures of the laws' sites, as `fedwinnow mixture` would measure them."""
 NEEDED: Mapping[str, Mapping[str, object]] = {
     "fixed": {"value": 0.5},
     "budget": {
@@ -25,6 +35,7 @@ NEEDED: Mapping[str, Mapping[str, object]] = {
         "bucket": 100.0,
     },
     "proximal": {"mu": 0.1},
+    "mixing_law": {"runs": MIXTURES},
     "calibrated": {"folds": 2},
 }
 """Settings without a default, and fewer folds for a fit that takes seconds."""

@@ -22,6 +22,12 @@ NEEDED = {
         "bucket": 10.0,
     },
     ("objective", "proximal"): {"mu": 0.1},
+    ("weighting", "mixing_law"): {
+        "runs": [
+            {"weights": {"a": 1.0 - share, "b": share}, "losses": {"": 1.0 + share}}
+            for share in (0.0, 0.3, 0.6, 1.0)
+        ]
+    },
 }
 """Settings without a default."""
 PROTOCOLS = {kind: getattr(protocols, kind.capitalize()) for kind in registry.KINDS}
