@@ -178,9 +178,11 @@ def run_id(config: RunConfig) -> str:
 
 def _content(source: str) -> str:
     """Digest of a local file or of a folder's files; "" for a hub name, or where nothing is."""
+    if not source:
+        return ""
     path = Path(source)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    stats = [(file, file.stat()) for file in files if source and file.is_file()]
+    stats = [(file, file.stat()) for file in files if file.is_file()]
     return " ".join(_digest(str(file), s.st_size, s.st_mtime_ns) for file, s in stats)
 
 

@@ -40,12 +40,12 @@ def run(tmp_path_factory, shop):
 
 def test_mixture_measures_what_it_says_and_writes_a_usable_section(run, shop):
     """A site alone, all alike and draws; the section builds the weighting with the same weights."""
-    found = mixture(run, count=7, workshop=shop)
+    found = mixture(run, count=5, workshop=shop)
     assert [max(one.weights.values()) for one in found.runs[:3]] == [1.0, 1.0, 1.0]
     assert found.alike == dict(found.runs[3].losses)
     assert sum(found.weights.values()) == pytest.approx(1.0)
     assert set(found.measured) == {"sums", "words"}
-    again = mixture(run, count=7, workshop=shop)
+    again = mixture(run, count=5, workshop=shop)
     assert again == found
     section = tomllib.loads(section_text(found))["weighting"]
     weigh = build("weighting", section["name"], PluginSection(**section).settings)
