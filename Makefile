@@ -18,7 +18,7 @@ demo: $(STAMP) ## Curate and train a real small model at three silos of real tex
 test: $(STAMP) ## Run the tests (no network, no GPU, a few minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-flower: $(STAMP) ## Run what drives Flower's apps, its programs, or agents (a few minutes)
+flower: $(STAMP) ## Run what drives Flower, agents, or long federations (a few minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "flower and not faults and not slow"
 
 faults: $(STAMP) ## Kill, starve and cut federations: every point, and eight cases on Flower

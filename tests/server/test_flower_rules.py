@@ -23,6 +23,8 @@ from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.strategies.registry import build, factory
 
+pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
+
 SHAPES = {"layers.0.q_proj": (5, 4), "layers.1.v_proj": (3, 6)}
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 STATEFUL = ("FedAdagrad", "FedAdam", "FedYogi", "FedAvgM")

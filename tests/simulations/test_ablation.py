@@ -21,6 +21,8 @@ from fedwinnow.simulations.splits import Plan
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies.scorers.calibrated import COLUMNS, calibrated
 
+pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
+
 
 @pytest.fixture(scope="module")
 def workshop():

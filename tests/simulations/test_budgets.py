@@ -20,6 +20,8 @@ from fedwinnow.simulations.holdout import holdout
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.toy import write_toy_scenario
 
+pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
+
 FAST = (
     "run.trajectory=none",
     "scorer.name=perplexity",

@@ -16,6 +16,8 @@ from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies import registry
 from fedwinnow.strategies.conformance import examine
 
+pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "fedwinnow-example"
 SIX = {

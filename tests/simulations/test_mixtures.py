@@ -14,6 +14,8 @@ from fedwinnow.simulations.mixtures import mixture, section_text
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies.registry import build
 
+pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
+
 
 @pytest.fixture(scope="module")
 def shop():

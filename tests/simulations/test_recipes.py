@@ -13,6 +13,8 @@ from fedwinnow.simulations import cli, recipes
 from fedwinnow.simulations.recipes import at, compare, load_recipes
 from fedwinnow.simulations.toy import write_toy_scenario
 
+pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
+
 FAST = (
     "run.trajectory=none",
     "scorer.name=perplexity",
