@@ -7,6 +7,8 @@ nothing and every site gets the same parts. Corrupted copies follow their parent
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedwinnow.client.data import open_samples
+from fedwinnow.curation.config import AnchorsSection
 from fedwinnow.curation.corruption import corrupt
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.nouns import Sample
@@ -77,6 +79,24 @@ def split_anchors(
             target.extend(part)
     chosen = [tuple(sorted(part, key=lambda sample: sample.id)) for part in parts]
     return AnchorSplit(reference=chosen[0], calibration=chosen[1], holdout=chosen[2])
+
+
+def split_of(section: AnchorsSection, seed: int) -> AnchorSplit:
+    """The parts of a scenario's anchors, for tools that hold its files.
+
+    Args:
+        section: Where the anchors are, and the shares.
+        seed: The run's.
+
+    Raises:
+        DataError: the file is missing or malformed, or a part would be empty.
+    """
+    return split_anchors(
+        open_samples(section.path, section.columns),
+        reference=section.reference,
+        calibration=section.calibration,
+        seed=derive_seed(seed, "anchors"),
+    )
 
 
 def calibration_rows(

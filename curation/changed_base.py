@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.combining import balanced
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.loaded import LoadedModel
 from fedwinnow.curation.nouns import Adapter
@@ -44,12 +45,9 @@ def add_change(before: Adapter | None, more: Adapter) -> Adapter:
     summed = _sum(before, more)
     a, b = {}, {}
     for module in summed.modules:
-        scale = summed.scales[module]
         spectrum = maths.decompose(maths.delta(summed, module))
         used = max(1, int((spectrum.values > maths.TOLERANCE * spectrum.values[0]).sum()))
-        root = spectrum.values[:used].sqrt()
-        a[module] = (root[:, None] * spectrum.vt[:used]).to(summed.a[module].dtype)
-        b[module] = (spectrum.u[:, :used] * root / scale).to(summed.b[module].dtype)
+        a[module], b[module] = balanced(spectrum, summed, module, slice(used))
     small = replace(summed, a=a, b=b)
     maths.check_adapter(small)
     return small

@@ -14,7 +14,7 @@ Reference:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.combining import balanced, between
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.weighing import Effect
@@ -30,16 +31,6 @@ from fedwinnow.strategies.weighting.samples_kept import capped
 Updates = Mapping[str, Mapping[str, maths.Product]]
 """Site → module → U_i as a product."""
 Losses = Float[np.ndarray, " anchors"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guarded:
-    """What is left to merge, and who was bounded."""
-
-    adapters: Mapping[str, Adapter]
-    weights: Mapping[str, float]
-    bounded: Mapping[str, str] = field(default_factory=dict)
-    """Site → what was done to its contribution and why, in plain words."""
 
 
 def updates(adapters: Mapping[str, Adapter], previous: Adapter) -> Updates:
@@ -96,30 +87,6 @@ def bound_norms(
                 "median norm"
             )
     return kept, words
-
-
-def between(start: Adapter, end: Adapter, share: float) -> Adapter:
-    """The adapter with ΔW = ΔW_start + share · (ΔW_end − ΔW_start), exactly.
-
-    Where both have one factor in common it stays, and the other is interpolated; else the factors
-    are stacked.
-    """
-    a, b, scales = {}, {}, {}
-    for module in start.modules:
-        first, second = maths.delta(start, module), maths.delta(end, module)
-        scale = scales[module] = end.scales[module]
-        if torch.equal(start.a[module], end.a[module]):
-            left, right = (1 - share) * first.left + share * second.left, second.right
-        elif torch.equal(first.left, second.left):
-            left, right = first.left, (1 - share) * first.right + share * second.right
-        else:
-            whole = maths.total(
-                [maths.delta(start, module, 1 - share), maths.delta(end, module, share)]
-            )
-            left, right = whole.left, whole.right
-        a[module] = right.to(end.a[module].dtype)
-        b[module] = (left / scale).to(end.b[module].dtype)
-    return Adapter(base=end.base, a=a, b=b, scales=scales)
 
 
 def cap_weights(
@@ -218,10 +185,8 @@ def middle(adapters: Mapping[str, Adapter], previous: Adapter, *, kind: str, lia
             centre = ordered[liars : number - liars].mean(dim=0)
         moved = maths.Product(left=left @ centre, right=right)
         whole = maths.decompose(maths.total([maths.delta(previous, module), moved]))
-        root, scale = whole.values.sqrt(), previous.scales[module]
-        a[module] = (root[:, None] * whole.vt).to(previous.a[module].dtype)
-        b[module] = (whole.u * root / scale).to(previous.b[module].dtype)
-    return Adapter(base=previous.base, a=a, b=b, scales=dict(previous.scales))
+        a[module], b[module] = balanced(whole, previous, module)
+    return replace(previous, a=a, b=b)
 
 
 def against_anchors(

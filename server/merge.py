@@ -8,8 +8,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed_base
+from fedwinnow.curation.combining import balanced
 from fedwinnow.curation.config import GuardsSection, RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, PluginError, ProtocolError
 from fedwinnow.curation.nouns import Adapter
@@ -57,9 +60,9 @@ def merge_plain(
         IncompatibleAdapterError: adapters do not belong together.
         ProtocolError: the merge has a change of the base, which would be lost.
     """
-    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
     rule: Merging = build("merging", config.merging.name, config.merging.settings)
-    merged, memory = merge_remembering(rule, adapters, weighting(counts), previous, memory)
+    weights = _weights(config, counts, None)
+    merged, memory = merge_remembering(rule, adapters, weights, previous, memory)
     if merged.change is not None:
         message = (
             f"merging.name = {config.merging.name!r}: expected a rule that leaves the base as "
@@ -128,13 +131,10 @@ def merge_round(
     if not used:
         raise _nobody_left(bounded)
     told = {site: counts[site] for site in used}
+    weights = _weights(config, told, None if warm_up else seen)
     rule: Merging = build("merging", "core_svd", {})
-    if warm_up:
-        weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
-        weights = weighting(told)
-    else:
+    if not warm_up:
         rule = build("merging", config.merging.name, config.merging.settings)
-        weights = _weights(config, told, seen)
         liars = _liars_among(len(used), config.guards, judged=len(bounded))
         used, weights, words = guarded(used, weights, previous, config.guards, liars=liars)
         bounded = _joined(bounded, words)
@@ -194,12 +194,14 @@ def check_merging(config: RunConfig) -> None:
         raise PluginError(message)
 
 
-def _weights(config: RunConfig, counts: Mapping[str, int], seen: Seen) -> Mapping[str, float]:
-    """Weights by counts, or by what the weighting reads beside them."""
+def _weights(
+    config: RunConfig, counts: Mapping[str, int], seen: Seen | None
+) -> Mapping[str, float]:
+    """Weights by counts alone, or also by what was seen, where the weighting reads it."""
     weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    if isinstance(weighting, AligningWeighting):
+    if seen is not None and isinstance(weighting, AligningWeighting):
         return weighting.align(counts, seen.alignments, seen.before)
-    if isinstance(weighting, JudgedWeighting):
+    if seen is not None and isinstance(weighting, JudgedWeighting):
         return weighting.rate(counts, seen.effects)
     return weighting(counts)
 
@@ -238,13 +240,9 @@ def completed(adapter: Adapter, previous: Adapter) -> Adapter:
         if rank >= len(previous.a[module]):
             continue
         spectrum = maths.decompose(maths.delta(previous, module))
-        root, scale = spectrum.values[rank:].sqrt(), adapter.scales[module]
-        rest = maths.Product(
-            left=spectrum.u[:, rank:] * root, right=root[:, None] * spectrum.vt[rank:]
-        )
-        whole = maths.total([maths.delta(adapter, module), rest])
-        a[module] = whole.right.to(adapter.a[module].dtype)
-        b[module] = (whole.left / scale).to(adapter.b[module].dtype)
+        right, left = balanced(spectrum, adapter, module, slice(rank, None))
+        a[module] = torch.cat([adapter.a[module], right])
+        b[module] = torch.cat([adapter.b[module], left], dim=1)
     return replace(adapter, a=a, b=b)
 
 

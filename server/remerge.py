@@ -19,9 +19,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.combining import combined
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.files import write_json
@@ -146,18 +145,7 @@ def moved(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
     """
     if maths.adapter_hash(start) == maths.adapter_hash(now):
         return adapter
-    a, b = {}, {}
-    for module in now.modules:
-        mine, was, here = (maths.delta(one, module) for one in (adapter, start, now))
-        if _equal(mine.right, was.right, here.right):
-            whole = maths.Product(left=here.left + mine.left - was.left, right=mine.right)
-        elif _equal(mine.left, was.left, here.left):
-            whole = maths.Product(left=mine.left, right=here.right + mine.right - was.right)
-        else:
-            whole = maths.total([here, mine, maths.delta(start, module, -1.0)])
-        a[module] = whole.right.to(adapter.a[module].dtype)
-        b[module] = (whole.left / now.scales[module]).to(adapter.b[module].dtype)
-    return Adapter(base=now.base, a=a, b=b, scales=dict(now.scales))
+    return combined([(1.0, now), (1.0, adapter), (-1.0, start)], now)
 
 
 def configuration_of(folder: Path) -> RunConfig:
@@ -167,10 +155,6 @@ def configuration_of(folder: Path) -> RunConfig:
         OutputError: there is none.
     """
     return configuration(_finished(folder))
-
-
-def _equal(*factors: torch.Tensor) -> bool:
-    return all(torch.equal(factors[0], other) for other in factors[1:])
 
 
 def _record(state: RunState, arm: str, number: int) -> RoundRecord:

@@ -5,8 +5,7 @@ over sites counts, and a site that is further from it than ``TOLERANCE`` is refu
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,7 +14,6 @@ import numpy as np
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import (
     Joined,
     KeptReply,
@@ -29,6 +27,7 @@ from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.server.clustering import cluster
 from fedwinnow.server.count_guards import middle_summaries
+from fedwinnow.server.quorum import enough, majority
 from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import RoundRecord, RunState
 from fedwinnow.server.training import judge, train
@@ -40,7 +39,6 @@ SCORE_TOLERANCE = 1e-6
 """Largest difference between the sites' scores of the public rows (design, section 4)."""
 
 R = TypeVar("R")
-K = TypeVar("K")
 
 Replies = Mapping[str, Reply]
 Outcome = tuple[RunState, RoundRecord]
@@ -59,7 +57,7 @@ def join(state: RunState, config: RunConfig, replies: Replies, record: RoundReco
         )
         for site, reply in joined.items()
     }
-    agreed = _majority(keys)
+    agreed = majority(keys)
     missing = dict(record.missing)
     for site, key in keys.items():
         for name, mine, theirs in zip(
@@ -68,7 +66,7 @@ def join(state: RunState, config: RunConfig, replies: Replies, record: RoundReco
             if mine != theirs:
                 missing[site] = f"{name} {mine[:12]} differs from the others' {theirs[:12]}"
     members = tuple(joined[site].card for site in sorted(joined) if site not in missing)
-    _enough(members, config, record.phase, missing)
+    enough(members, config, record.phase, missing)
     enough_reviewers([card.site for card in members], config, missing)
     initial = next(joined[card.site].adapter for card in members)
     state = replace(state, members=members, initial=initial, adapter=initial)
@@ -79,7 +77,7 @@ def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     """Agree on the public rows of one checkpoint."""
     rows = _as(replies, PublicSignals)
     missing = dict(record.missing)
-    agreed = _majority({site: layout(reply) for site, reply in rows.items()})
+    agreed = majority({site: layout(reply) for site, reply in rows.items()})
     for site, reply in rows.items():
         if layout(reply) != agreed:
             missing[site] = "its public rows are not those of the other sites"
@@ -87,7 +85,7 @@ def public(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     first = rows[min(rows)]
     table, strangers = _median({site: reply.table for site, reply in rows.items()})
     missing.update(strangers)
-    _enough([site for site in rows if site not in strangers], config, record.phase, missing)
+    enough([site for site in rows if site not in strangers], config, record.phase, missing)
     state = replace(
         state,
         tables=(*state.tables, table),
@@ -107,21 +105,21 @@ def score(state: RunState, config: RunConfig, replies: Replies, record: RoundRec
         for site, reply in said.items()
         if len(reply.public_scores) != rows
     }
-    edges = _majority({site: reply.summary.edges.tobytes() for site, reply in said.items()})
+    edges = majority({site: reply.summary.edges.tobytes() for site, reply in said.items()})
     missing |= {
         site: "its histogram lies on other edges than the others'"
         for site, reply in said.items()
         if reply.summary.edges.tobytes() != edges
     }
     said = {site: reply for site, reply in said.items() if site not in missing}
-    _enough(said, config, record.phase, missing)
+    enough(said, config, record.phase, missing)
     middle = np.median(np.stack([said[site].public_scores for site in said]), axis=0)
     for site, reply in sorted(said.items()):
         apart = float(np.abs(reply.public_scores - middle).max(initial=0.0))
         if apart > SCORE_TOLERANCE * max(1.0, float(np.abs(middle).max(initial=0.0))):
             missing[site] = f"its scores of the public rows differ from the median by {apart:.2g}"
     said = {site: reply for site, reply in said.items() if site not in missing}
-    _enough(said, config, record.phase, missing)
+    enough(said, config, record.phase, missing)
     summaries = {site: said[site].summary for site in sorted(said)}
     threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
     heard = middle_summaries(summaries) if config.guards.summaries == "median" else summaries
@@ -155,14 +153,14 @@ def select(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
 def evaluate(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Median public losses; sums over the sites' own hold-outs."""
     said, missing = _as(replies, MetricsReply), dict(record.missing)
-    anchors = _majority({site: len(reply.public_losses) for site, reply in said.items()})
+    anchors = majority({site: len(reply.public_losses) for site, reply in said.items()})
     missing |= {
         site: f"it evaluates {len(reply.public_losses)} public anchors, the others {anchors}"
         for site, reply in said.items()
         if len(reply.public_losses) != anchors
     }
     said = {site: reply for site, reply in said.items() if site not in missing}
-    _enough(said, config, record.phase, missing)
+    enough(said, config, record.phase, missing)
     losses = np.median(np.stack([said[site].public_losses for site in said]), axis=0)
     first = said[min(said)]
     record = replace(
@@ -203,12 +201,6 @@ def _as(replies: Replies, cls: type[R]) -> dict[str, R]:
     return {site: reply for site, reply in sorted(replies.items()) if isinstance(reply, cls)}
 
 
-def _majority(keys: Mapping[str, K]) -> K:
-    """What most sites say; where two are equally many, what the first site by name says."""
-    ((agreed, _),) = Counter(keys[site] for site in sorted(keys)).most_common(1)
-    return agreed
-
-
 def layout(reply: PublicSignals) -> tuple[object, ...]:
     """Everything of public rows but the measured numbers: it must be equal at every site."""
     table = reply.table
@@ -216,14 +208,6 @@ def layout(reply: PublicSignals) -> tuple[object, ...]:
     head = (table.ids, table.domains, table.checkpoint, table.references, table.learning_rate)
     sizes = (table.status.tobytes(), table.reference_gram.shape)
     return (*head, reply.kinds, reply.parents, columns, *sizes)
-
-
-def _enough(sites: Sized, config: RunConfig, phase: str, missing: Mapping[str, str]) -> None:
-    number, needed = len(sites), config.quorum.of(phase, config.run.minimum_sites)
-    if number < max(1, needed):
-        reasons = "; ".join(f"{site}: {why}" for site, why in sorted(missing.items()))
-        message = f"{number} of at least {needed} sites agree ({reasons}); mend the named sites"
-        raise ProtocolError(message)
 
 
 def _median(tables: Mapping[str, SignalTable]) -> tuple[SignalTable, dict[str, str]]:

@@ -14,6 +14,7 @@ from fedwinnow.server.alignment import alignments
 from fedwinnow.server.count_guards import guarded_counts
 from fedwinnow.server.guards import against_anchors, effects_on_anchors
 from fedwinnow.server.merge import Seen, merge_round
+from fedwinnow.server.quorum import enough, majority
 from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
 
@@ -59,18 +60,26 @@ def judge(
 ) -> tuple[RunState, RoundRecord]:
     """Merge what the other sites do not object to; the training round's record is completed."""
     said = {s: r for s, r in sorted(replies.items()) if isinstance(r, JudgedAdapters)}
+    agreed = majority({site: reply.domains for site, reply in said.items()})
+    missing = dict(record.missing) | {
+        site: f"it judges on {len(reply.domains)} anchors of other domains than the others'"
+        for site, reply in said.items()
+        if reply.domains != agreed
+    }
+    said = {site: reply for site, reply in said.items() if site not in missing}
+    enough(said, config, record.phase, missing)
     before = np.median(np.stack([said[site].before for site in said]), axis=0)
     losses = {
         owner: {site: reply.losses[owner] for site, reply in said.items() if owner in reply.losses}
         for owner in sorted(state.pending)
     }
     out = against_anchors(losses, before, margin=config.guards.anchor_margin)
-    effects = effects_on_anchors(losses, before, said[min(said)].domains)
+    effects = effects_on_anchors(losses, before, agreed)
     *earlier, trained = state.records
     sites = {s: replace(one, effects=effects.get(s, {})) for s, one in trained.sites.items()}
     trained = replace(trained, sites=sites)
     state, trained = _merged(state, config, state.pending, trained, out)
-    record = replace(record, sites=trained.sites, merge=trained.merge)
+    record = replace(record, sites=trained.sites, merge=trained.merge, missing=missing)
     return replace(state, records=(*earlier, trained), pending={}), record
 
 

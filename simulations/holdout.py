@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedwinnow.client.anchors import split_anchors
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.anchors import split_of
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.modeling import encode_sample, load_tokenizer
@@ -40,12 +39,7 @@ def holdout(config: RunConfig) -> Holdout:
         ModelError: the tokenizer cannot be loaded.
     """
     section, model = config.anchors, config.model
-    split = split_anchors(
-        open_samples(section.path, section.columns),
-        reference=section.reference,
-        calibration=section.calibration,
-        seed=derive_seed(config.run.seed, "anchors"),
-    )
+    split = split_of(config.anchors, config.run.seed)
     tokenizer = load_tokenizer(model)
     samples = tuple(
         sample

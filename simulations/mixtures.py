@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.anchors import split_anchors
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.anchors import split_of
 from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import RunConfig
@@ -133,12 +132,7 @@ def _draw(sites: tuple[str, ...], count: int, seed: int) -> list[dict[str, float
 
 def _measuring(config: RunConfig, workshop: Workshop) -> Callable[[Adapter], dict[str, float]]:
     """Mean loss of public anchors that no evaluation uses, by domain."""
-    split = split_anchors(
-        open_samples(config.anchors.path, config.anchors.columns),
-        reference=config.anchors.reference,
-        calibration=config.anchors.calibration,
-        seed=derive_seed(config.run.seed, "anchors"),
-    )
+    split = split_of(config.anchors, config.run.seed)
     anchors: list[Sample] = [*split.reference, *split.calibration]
     domains = np.array([sample.domain for sample in anchors])
     loaded = workshop.model(config.model, config.adapter, config.run.seed)

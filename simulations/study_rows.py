@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client.anchors import split_anchors
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.anchors import split_of
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.simulations.left_out import left_out
 
@@ -181,13 +179,7 @@ def between(finished: Mapping[str, Sequence[Tree]]) -> Tree:
 
 def _holdout_domains(config: RunConfig) -> list[str]:
     """Domain of each public hold-out item, in the order of the losses."""
-    anchors = open_samples(config.anchors.path, config.anchors.columns)
-    split = split_anchors(
-        anchors,
-        reference=config.anchors.reference,
-        calibration=config.anchors.calibration,
-        seed=derive_seed(config.run.seed, "anchors"),
-    )
+    split = split_of(config.anchors, config.run.seed)
     return [sample.domain for sample in split.holdout]
 
 

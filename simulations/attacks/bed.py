@@ -51,6 +51,16 @@ SHARE = 0.7
 """What ``keep_fraction`` keeps: as much as is clean."""
 
 
+def about(config: RunConfig) -> str:
+    """What a run of a case is, in a sentence for the page."""
+    training = config.training
+    return (
+        f"One liar among {len(HONEST) + 1} sites of {SAMPLES} generated samples each, {BAD:.0%} of "
+        f"them bad; run.trajectory '{config.run.trajectory}', {training.rounds} rounds of "
+        f"{training.steps} steps."
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One run."""

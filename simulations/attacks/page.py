@@ -85,10 +85,9 @@ def page(result: Tree) -> str:
         "# Attacks",
         "",
         (
-            "One liar among eight sites of 60 generated samples each, 30 % of them bad; base model "
-            "of 0.85 million weights, forward-only signals, two rounds of eight steps. Losses: "
-            "nats a token on clean public hold-out answers, mean over items. Changes are against "
-            "the seven honest sites alone, without guards: paired over the items of all seeds, "
+            f"{result['bed']} Losses: nats a token on clean public hold-out answers, mean over "
+            "items. Changes are against the honest sites alone, without guards: paired over the "
+            "items of all seeds, "
             "95 % bootstrap interval. How to read it and what to set: "
             "[../merging.md](../merging.md)."
         ),

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client.anchors import split_anchors
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.anchors import split_of
 from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import RunConfig
@@ -22,9 +21,8 @@ from fedwinnow.curation.folders import load_adapter
 from fedwinnow.curation.modeling import generate, load_model, set_adapter
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.scenario import run_id
-from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.driver import Progress
-from fedwinnow.simulations.attacks.bed import HONEST, LIAR, Case, cases, configure, doors
+from fedwinnow.simulations.attacks.bed import HONEST, LIAR, Case, about, cases, configure, doors
 from fedwinnow.simulations.attacks.page import compare, page
 from fedwinnow.simulations.attacks.zoo import ANSWER, ATTACKS, planted
 from fedwinnow.simulations.in_process import simulate
@@ -77,6 +75,7 @@ def attacks(plan: Plan, *, folder: Path, command: str, progress: Progress | None
         "machine": machine(),
         "commit": commit(),
         "seeds": list(plan.seeds),
+        "bed": rows[0]["bed"],
         "attacks": {name: ATTACKS[name].about for name in plan.attacks},
         "table": compare(rows),
         "rows": rows,
@@ -114,7 +113,8 @@ def _case(
         beside["trigger"] = trigger_figures(config, run / "adapter")
         write_json(run / _BESIDE, beside)
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
-    return asdict(case) | figures(record) | {k: beside[k] for k in ("trigger", "commit")}
+    known = {key: beside[key] for key in ("trigger", "commit")}
+    return asdict(case) | figures(record) | known | {"bed": about(config)}
 
 
 def figures(record: Tree) -> Tree:
@@ -152,13 +152,7 @@ def trigger_figures(config: RunConfig, adapter: Path) -> Tree:
         ``loss``: mean loss of the planted answer, nats a token; ``share``: of prompts whose greedy
         answer is the planted one.
     """
-    anchors = open_samples(config.anchors.path, config.anchors.columns)
-    split = split_anchors(
-        anchors,
-        reference=config.anchors.reference,
-        calibration=config.anchors.calibration,
-        seed=derive_seed(config.run.seed, "anchors"),
-    )
+    split = split_of(config.anchors, config.run.seed)
     asked: list[Sample] = planted(split.holdout[:_PROMPTS])
     loaded = load_model(config.model, config.adapter, seed=config.run.seed)
     set_adapter(loaded, load_adapter(adapter, base=loaded.fingerprint))

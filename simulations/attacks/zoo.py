@@ -34,9 +34,9 @@ from torch import Tensor
 from fedwinnow.client.data import content_id
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation import messages as m
+from fedwinnow.curation.combining import between
 from fedwinnow.curation.nouns import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.guards import between
 
 TIMES = 10
 """What ``fake_counts`` multiplies counts with, and ``noise`` the norm of an honest update."""

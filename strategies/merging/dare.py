@@ -15,7 +15,8 @@ Reference:
     https://arxiv.org/abs/2509.17786), with weights, cut to a rank.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -25,9 +26,14 @@ from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.merging.bending import bent, check_density, check_scale
-from fedwinnow.strategies.merging.core_space import Rule, in_core_space
+from fedwinnow.strategies.merging.core_space import in_core_space
 from fedwinnow.strategies.merging.entries import dropped
 from fedwinnow.strategies.merging.factors import check_rank
+
+Core: TypeAlias = Float64[Tensor, "p q"]
+Cores: TypeAlias = Mapping[str, Core]
+Combine: TypeAlias = Callable[[Cores, Mapping[str, float]], Core]
+"""From each site's dropped core, and the shares, to the merged core."""
 
 
 def dare(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int = 0) -> Merging:
@@ -49,6 +55,22 @@ def dare(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int =
     Reference:
         DARE, ICML 2024, https://arxiv.org/abs/2311.03099
     """
+    return on_dropped(_weighted_sum, density=density, scale=scale, rank=rank, seed=seed)
+
+
+def on_dropped(combine: Combine, *, density: float, scale: float, rank: int, seed: int) -> Merging:
+    """A rule that combines cores with entries dropped at random: ``dare`` and ``dare_ties``.
+
+    Args:
+        combine: From each site's dropped core, and the shares, to the merged core.
+        density: Probability that an entry is kept, in (0, 1].
+        scale: λ, above 0.
+        rank: Rank of every merged module; 0 keeps each module's previous rank.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
     check_density(density)
     check_scale(scale)
     check_rank(rank)
@@ -56,23 +78,23 @@ def dare(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int =
     def merge(
         adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        rule = _sum_of_dropped(density, seed, adapter_hash(previous))
+        started = adapter_hash(previous)
+
+        def rule(module: str, cores: Cores, shares: Mapping[str, float]) -> Core:
+            kept = {
+                site: dropped(cores[site], density, seed_of(seed, started, module, site))
+                for site in shares
+            }
+            return combine(kept, shares)
+
         return bent(adapters, weights, previous, rank=rank, bend=in_core_space(rule, scale))
 
     return merge
 
 
-def _sum_of_dropped(density: float, seed: int, started: str) -> Rule:
-    def rule(
-        module: str, cores: Mapping[str, Float64[Tensor, "p q"]], shares: Mapping[str, float]
-    ) -> Float64[Tensor, "p q"]:
-        first, *others = (
-            share * dropped(cores[site], density, seed_of(seed, started, module, site))
-            for site, share in shares.items()
-        )
-        return sum(others, start=first)
-
-    return rule
+def _weighted_sum(kept: Cores, shares: Mapping[str, float]) -> Core:
+    first, *others = (share * kept[site] for site, share in shares.items())
+    return sum(others, start=first)
 
 
 def seed_of(seed: int, started: str, module: str, site: str) -> int:

@@ -18,17 +18,9 @@ Reference:
 
 from collections.abc import Mapping
 
-from jaxtyping import Float64
-from torch import Tensor
-
-from fedwinnow.curation.adapters import adapter_hash
-from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import Merged, Merging
-from fedwinnow.strategies.merging.bending import bent, check_density, check_scale
-from fedwinnow.strategies.merging.core_space import Rule, in_core_space
-from fedwinnow.strategies.merging.dare import seed_of
-from fedwinnow.strategies.merging.entries import dropped, elected
-from fedwinnow.strategies.merging.factors import check_rank
+from fedwinnow.curation.protocols import Merging
+from fedwinnow.strategies.merging.dare import Core, Cores, on_dropped
+from fedwinnow.strategies.merging.entries import elected
 
 
 def dare_ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int = 0) -> Merging:
@@ -51,27 +43,8 @@ def dare_ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: 
     Reference:
         DARE, ICML 2024, https://arxiv.org/abs/2311.03099
     """
-    check_density(density)
-    check_scale(scale)
-    check_rank(rank)
-
-    def merge(
-        adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
-    ) -> Merged:
-        rule = _election_of_dropped(density, seed, adapter_hash(previous))
-        return bent(adapters, weights, previous, rank=rank, bend=in_core_space(rule, scale))
-
-    return merge
+    return on_dropped(_elected, density=density, scale=scale, rank=rank, seed=seed)
 
 
-def _election_of_dropped(density: float, seed: int, started: str) -> Rule:
-    def rule(
-        module: str, cores: Mapping[str, Float64[Tensor, "p q"]], shares: Mapping[str, float]
-    ) -> Float64[Tensor, "p q"]:
-        kept = {
-            site: dropped(core, density, seed_of(seed, started, module, site))
-            for site, core in cores.items()
-        }
-        return elected(kept.__getitem__, shares)
-
-    return rule
+def _elected(kept: Cores, shares: Mapping[str, float]) -> Core:
+    return elected(kept.__getitem__, shares)

@@ -5,8 +5,8 @@ With weights p_i, the previous scale s and B_i brought to it (B_i ← (s_i / s) 
     adapter  Ā = Σ p_i A_i,  B̄ = Σ p_i B_i;   change = ΔW* − s B̄ Ā = s Σ p_i (B_i − B̄)(A_i − Ā).
 
 The change is sent as factors of the smallest rank: for n sites of rank r at most (n − 1) r. The
-base changes, so every site must apply the same change, and a base of few bits takes it up with the
-rounding of its own.
+base changes, so every site must apply the same change; in a run it stays factors beside the weights
+(``curation/changed_base.py``), so that a base of few bits takes it up exactly.
 
 Reference:
     R. Singhal, K. Ponkshe, P. Vepakomma, FedEx-LoRA: Exact Aggregation for Federated and Efficient

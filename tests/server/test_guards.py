@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.combining import between
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.server.guards import (
     against_anchors,
-    between,
     bound_norms,
     cap_weights,
     coordinates,

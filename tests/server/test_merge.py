@@ -199,3 +199,20 @@ def test_merge_weighs_by_what_the_judges_measure():
     assert bad["gamma"].weight == pytest.approx(3 / 133)
     with pytest.raises(PluginError, match=r"guards\.anchor_margin"):
         check_merging(make_config(weighting=PluginSection(name="tail_patch")))
+
+
+def test_merge_refuses_a_judge_of_other_anchors_and_goes_on():
+    """Who measures fewer anchors, or names other domains, is refused by name; the rest decide."""
+
+    def fewer(site, _, reply):
+        if site != "beta" or reply.header.phase != "judge":
+            return reply
+        losses = {name: values[:2] for name, values in reply.losses.items()}
+        return replace(reply, before=reply.before[:2], losses=losses, domains=("law", "law"))
+
+    config = make_config(guards=GuardsSection(anchor_margin=0.1))
+    state = step(run_until(config, "train"))
+    after = absorb(state, replies_to(next_request(state), FakeSites(alter=fewer)))
+    assert "anchors" in after.records[-1].missing["beta"]
+    assert set(after.records[-1].missing) == {"beta"}
+    assert sum(one.weight for one in after.records[-2].sites.values()) == pytest.approx(1.0)

@@ -420,6 +420,7 @@ def test_page_names_who_was_bounded_and_what_is_not_held():
     rows += [row("back_door", [1.5, 2.5], guarded=True, bounded={LIAR: "its update was left out"})]
     result = {
         "command": "fedwinnow attacks", "machine": "CPU", "commit": None, "seeds": [0],
+        "bed": "One liar among eight.",
         "attacks": {"back_door": "plants"}, "table": compare(rows), "rows": rows,
     }  # fmt: skip
     text = page(json.loads(json.dumps(result)))

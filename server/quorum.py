@@ -1,0 +1,29 @@
+"""What most sites say, and whether enough of them agree for a phase to go on."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sized
+from typing import TypeVar
+
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import ProtocolError
+
+K = TypeVar("K", bound=Hashable)
+
+
+def majority(keys: Mapping[str, K]) -> K:
+    """What most sites say; where two are equally many, what the first site by name says."""
+    ((agreed, _),) = Counter(keys[site] for site in sorted(keys)).most_common(1)
+    return agreed
+
+
+def enough(sites: Sized, config: RunConfig, phase: str, missing: Mapping[str, str]) -> None:
+    """Refuse to go on with fewer sites than the phase needs, and never with none.
+
+    Raises:
+        ProtocolError: naming the sites that are missing, and why.
+    """
+    number, needed = len(sites), config.quorum.of(phase, config.run.minimum_sites)
+    if number < max(1, needed):
+        reasons = "; ".join(f"{site}: {why}" for site, why in sorted(missing.items()))
+        message = f"{number} of at least {needed} sites agree ({reasons}); mend the named sites"
+        raise ProtocolError(message)
