@@ -69,11 +69,15 @@ def export_adapter(
     for name in adapter.modules:
         weights[f"{PREFIX}{name}.lora_A.weight"] = adapter.a[name].contiguous()
         weights[f"{PREFIX}{name}.lora_B.weight"] = adapter.b[name].contiguous()
-    _replace(folder, config, weights)
+    write_folder(folder, config, weights)
 
 
-def _replace(folder: Path, config: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
-    """Write both files under a temporary name, then put the folder in its place."""
+def write_folder(folder: Path, config: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write both files of an adapter under a temporary name, then put the folder in its place.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
+    """
     temporary = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
     try:

@@ -83,7 +83,7 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
         ModelError: the folder is no adapter, no plain LoRA, or not whole; the message names the
             folder and the setting or array.
     """
-    config = _config(folder)
+    config = config_of(folder)
     check_plain(config, folder)
     path = folder / "adapter_model.safetensors"
     try:
@@ -106,7 +106,12 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
     return StoredAdapter(folder=folder, config=config, adapter=adapter, saved=whole, shapes=sizes)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def config_of(folder: Path) -> dict[str, Any]:
+    """The configuration of an adapter folder.
+
+    Raises:
+        ModelError: there is none.
+    """
     path = folder / "adapter_config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

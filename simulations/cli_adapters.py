@@ -16,9 +16,9 @@ from fedwinnow.simulations.cli_options import AsJson
 
 if TYPE_CHECKING:
     from fedwinnow.curation.comparing import Comparison
-    from fedwinnow.simulations.folder_merge import FolderMerge
+    from fedwinnow.simulations.folder_result import FolderMerge
 
-Folders = Annotated[list[Path], typer.Argument(help="PEFT LoRA folders of one base model.")]
+Folders = Annotated[list[Path], typer.Argument(help="PEFT adapter folders of one base model.")]
 
 
 def merge(
@@ -36,7 +36,7 @@ def merge(
         typer.Option("--set", help="A setting of the rule: key=value; may be given often."),
     ] = None,
     base: Annotated[
-        str, typer.Option(help="Name of the base model, where the folders name it differently.")
+        str, typer.Option(help="Name or folder of the base model, where the folders differ in it.")
     ] = "",
     *,
     as_json: AsJson = False,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedwinnow.curation.errors import ConfigError, ModelError, OutputError
 from fedwinnow.curation.stored import StoredAdapter
@@ -50,13 +51,13 @@ def check_free(out: Path) -> None:
         raise OutputError(message)
 
 
-def base_name(opened: Mapping[str, StoredAdapter], base: str) -> str:
+def base_name(configs: Mapping[str, Mapping[str, Any]], base: str) -> str:
     """What the folders, or the caller, call the base model.
 
     Raises:
         ModelError: the folders differ and the caller says nothing.
     """
-    named = {f: str(one.config.get("base_model_name_or_path") or "") for f, one in opened.items()}
+    named = {f: str(one.get("base_model_name_or_path") or "") for f, one in configs.items()}
     if base:
         return base
     if len(set(named.values())) > 1:

@@ -12,7 +12,6 @@ module's worth of them and the merged adapter.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, PluginError
+from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
 from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import Merged, Merging, SparseMerging
@@ -33,42 +32,9 @@ from fedwinnow.simulations.folder_checks import (
     shares_of,
     sizes_of,
 )
+from fedwinnow.simulations.folder_result import FolderMerge, Part
+from fedwinnow.simulations.folder_sums import sum_folders
 from fedwinnow.strategies.registry import build
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One folder's part in a merge."""
-
-    folder: str
-    weight: float
-    """Share, of sum 1."""
-    norm: float
-    """‖ΔW_i‖ over all modules."""
-    ranks: tuple[int, int]
-    """Smallest and largest."""
-    modules: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderMerge:
-    """What was merged, and what it cost."""
-
-    out: str
-    rule: str
-    parts: tuple[Part, ...]
-    norm: float
-    """‖ΔW‖ of the result."""
-    ranks: tuple[int, int]
-    modules: int
-    target_norm: float
-    """‖ΔW*‖ of the weighted sum."""
-    error: float | None
-    """‖ΔW − ΔW*‖ / ‖ΔW*‖; None where the weighted sum is 0."""
-    report: Mapping[str, float]
-    """The rule's own words."""
-    saved: tuple[str, ...]
-    """Parameters of ``modules_to_save``, averaged."""
 
 
 def merge_folders(
@@ -80,7 +46,7 @@ def merge_folders(
     weights: Sequence[float] = (),
     base: str = "",
 ) -> FolderMerge:
-    """Merge PEFT LoRA folders into a new one, written whole or not at all.
+    """Merge PEFT adapter folders into a new one, written whole or not at all.
 
     Args:
         folders: At least one adapter folder, each once.
@@ -88,23 +54,24 @@ def merge_folders(
         rule: Name of a merging rule; ``fedwinnow plugins --kind merging`` lists them.
         settings: Of the rule.
         weights: One for each folder, at least 0 and not all 0; none: equal weights.
-        base: Name of the base model, where the folders name it differently.
+        base: Name of the base model, where the folders name it differently; for sparse
+            differences, the model's folder where they do not say the shapes of their weights.
 
     Raises:
         ConfigError: weights do not fit the folders.
-        ModelError: a folder is no plain LoRA adapter, or they do not fit each other.
+        ModelError: a folder is no plain adapter of the rule's kind, or they do not fit each other.
         PluginError: the rule or a setting is unknown.
         OutputError: the result cannot be written, or something is there already.
         RunError: the rule refuses what it is given.
+        IncompatibleAdapterError: the rule changes the base, or no folder can hold a sparse sum.
     """
     merging: Merging = build("merging", rule, settings or {})
-    if isinstance(merging, SparseMerging):
-        message = f"--rule {rule} merges sparse differences, not LoRA factors; choose another rule"
-        raise PluginError(message)
     shares = shares_of(folders, weights)
     check_free(out)
+    if isinstance(merging, SparseMerging):
+        return sum_folders(shares, out, rule=rule, merging=merging, base=base)
     opened = {str(folder): open_adapter(folder, base="base") for folder in folders}
-    name = base_name(opened, base)
+    name = base_name({folder: one.config for folder, one in opened.items()}, base)
     check_alike(opened)
     sizes = sizes_of(opened)
     widened = {folder: _widened(one, sizes) for folder, one in opened.items()}

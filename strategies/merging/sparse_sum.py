@@ -94,7 +94,7 @@ class _SparseSum:
         if entries > math.ceil(self.density * size):
             message = (
                 f"adapter of site {site!r}: expected at most {self.density:g} of {size} entries, "
-                f"got {entries}; train fewer, or raise merging.settings.density"
+                f"got {entries}; train fewer, or raise the rule's setting density"
             )
             raise IncompatibleAdapterError(message)
 

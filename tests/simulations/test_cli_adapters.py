@@ -249,7 +249,7 @@ def test_merge_refuses_rules_whose_result_no_folder_holds(silos, tmp_path):
     for rule, said in (
         ("flora", "changes the base model"),
         ("fedex", "changes the base model"),
-        ("sparse_sum", "sparse differences"),
+        ("sparse_sum", "a sparse difference of weights"),
         ("freeze_a", "A bit for bit"),
     ):
         with pytest.raises(CurationError, match=said):

@@ -1,0 +1,126 @@
+"""PEFT SHiRA folders, sparse differences of weights, added up by a sparse merging rule.
+
+A rule sees the folders' entries and, for the adapter before training, a difference without entries.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from fedwinnow.curation import sparse_adapters as sparse
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.nouns import SparseAdapter
+from fedwinnow.curation.protocols import SparseMerging
+from fedwinnow.curation.stored_sparse import (
+    StoredEntries,
+    export_sparse,
+    open_entries,
+    shapes_of,
+    sparse_adapter,
+)
+from fedwinnow.simulations.folder_checks import base_name
+from fedwinnow.simulations.folder_result import FolderMerge, Part
+
+
+def sum_folders(
+    shares: Mapping[str, float], out: Path, *, rule: str, merging: SparseMerging, base: str = ""
+) -> FolderMerge:
+    """Merge SHiRA folders into a new one, written whole or not at all.
+
+    Args:
+        shares: Folder → weight, of sum 1.
+        out: A folder that is not there yet, or is empty.
+        rule: What the rule is called.
+        merging: The rule.
+        base: Name of the base model where the folders name it differently; its folder where they
+            do not say the shapes of their weights.
+
+    Raises:
+        ModelError: a folder is no plain SHiRA adapter, or they do not fit each other.
+        IncompatibleAdapterError: the rule refuses what it is given, or no r holds the sum.
+        OutputError: the result cannot be written.
+    """
+    opened = {folder: open_entries(Path(folder)) for folder in shares}
+    name = base_name({folder: one.config for folder, one in opened.items()}, base)
+    task = _task(opened)
+    local = Path(name) if name and Path(name).is_dir() else None
+    shapes = shapes_of(list(opened.values()), local)
+    adapters = {folder: sparse_adapter(one, shapes) for folder, one in opened.items()}
+    merged = merging(adapters, shares, _nothing(adapters))
+    rank = export_sparse(
+        merged.adapter, out, base_name=name, target_modules=_targets(opened), task_type=task
+    )
+    parts = tuple(
+        Part(
+            folder=folder,
+            weight=shares[folder],
+            norm=_norm(adapters[folder]),
+            ranks=(int(one.config["r"]), int(one.config["r"])),
+            modules=len(one.sums),
+        )
+        for folder, one in opened.items()
+    )
+    target, apart = _distance(adapters, shares, merged.adapter)
+    return FolderMerge(
+        out=str(out),
+        rule=rule,
+        parts=parts,
+        norm=_norm(merged.adapter),
+        ranks=(rank, rank),
+        modules=len(shapes),
+        target_norm=target,
+        error=apart / target if target > 0 else None,
+        report=dict(merged.report),
+        saved=(),
+    )
+
+
+def _task(opened: Mapping[str, StoredEntries]) -> str | None:
+    found = {folder: one.config.get("task_type") for folder, one in opened.items()}
+    if len(set(found.values())) > 1:
+        words = "; ".join(f"{folder}: {task}" for folder, task in found.items())
+        message = f"folders differ in task_type ({words}); merge adapters that were trained alike"
+        raise ModelError(message)
+    task = next(iter(found.values()))
+    return None if task is None else str(task)
+
+
+def _nothing(adapters: Mapping[str, SparseAdapter]) -> SparseAdapter:
+    """A difference without entries of every parameter that a folder has."""
+    shapes = {name: shape for one in adapters.values() for name, shape in one.shapes.items()}
+    values = {name: value for one in adapters.values() for name, value in one.values.items()}
+    return SparseAdapter(
+        base="",
+        indices={name: torch.zeros(0, dtype=torch.int64) for name in shapes},
+        values={name: values[name].new_zeros(0) for name in shapes},
+        shapes=shapes,
+    )
+
+
+def _targets(opened: Mapping[str, StoredEntries]) -> list[str]:
+    """The folders' own target list where it is one and says all; else the modules' whole names."""
+    listed = [one.config.get("target_modules") for one in opened.values()]
+    modules = [set(one.sums) for one in opened.values()]
+    alike = all(isinstance(one, list) and set(one) == set(listed[0] or ()) for one in listed)
+    if alike and listed[0] and all(one == modules[0] for one in modules):
+        return sorted(listed[0])
+    return sorted(set().union(*modules))
+
+
+def _norm(adapter: SparseAdapter) -> float:
+    return math.hypot(*(float(v.to(torch.float64).norm()) for v in adapter.values.values()))
+
+
+def _distance(
+    adapters: Mapping[str, SparseAdapter], shares: Mapping[str, float], merged: SparseAdapter
+) -> tuple[float, float]:
+    """‖Σ p_i δ_i‖, and how far the result is from it."""
+    terms = [(share, adapters[folder]) for folder, share in shares.items()]
+    target, apart = [], []
+    for name in merged.shapes:
+        target.append(float(sparse.weighted_sum(terms, name).values.norm()))
+        both = sparse.weighted_sum([*terms, (-1.0, merged)], name)
+        apart.append(float(both.values.norm()))
+    return math.hypot(*target), math.hypot(*apart)
