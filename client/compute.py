@@ -14,6 +14,7 @@ from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.lessons import arm_lesson, warm_up_lesson
 from fedwinnow.client.own_part import check_own_part, own_part, untrained
 from fedwinnow.client.reviewing import check_reviewers, reviewed
+from fedwinnow.client.shards import forget
 from fedwinnow.client.signals import measuring, public_rows
 from fedwinnow.client.teaching import taught, teacher_fingerprint
 from fedwinnow.client.training import train
@@ -111,6 +112,7 @@ def _signals(
     )  # fmt: skip
     shown = public.trajectory[0]
     tables.write_signals(work.folder / f"public-{checkpoint}.parquet", shown)
+    forget(work.folder)
     return PublicSignals(
         header=header, site=work.site, table=shown, kinds=public.kinds, parents=public.parents
     )

@@ -1,15 +1,21 @@
 """A measuring pass at the held adapter: private samples and public rows, one reference for both."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from fedwinnow.client.anchors import calibration_rows
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.references import References, reference_state
+from fedwinnow.client.shards import SHARD, Crew, in_shards
 from fedwinnow.client.work import Work, public_key, rows_of
+from fedwinnow.client.workers import Model, Task, Workers
+from fedwinnow.curation.modeling import get_adapter
 from fedwinnow.curation.nouns import PublicRows, Sample, SignalTable, Status
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.settings import canonical
 
 Measuring = Callable[[Sequence[Sample], str], SignalTable]
 """Measures samples; the words say to who watches whose they are."""
@@ -38,23 +44,46 @@ def measuring(
             corrupted=corrupted_references(work) if "representation_corrupted" in columns else (),
         )
 
+    def arguments() -> dict[str, Any]:
+        return {
+            "columns": columns,
+            "checkpoint": checkpoint,
+            "references": work.workshop.public(key, references),
+            "contrast": work.pool.split.reference,
+            "contrast_prompts": terms.measuring.contrast_prompts,
+            "batch_tokens": terms.measuring.batch_tokens,
+            "max_length": terms.model.max_length,
+            "system_prompt": terms.model.system_prompt,
+            "learning_rate": learning_rate,
+        }
+
     def table(samples: Sequence[Sample], what: str) -> SignalTable:
-        return measure(
-            work.loaded,
+        given = arguments()
+        return in_shards(
+            lambda shard, told: measure(work.loaded, shard, **given, progress=told),
             samples,
-            columns=columns,
-            checkpoint=checkpoint,
-            references=work.workshop.public(key, references),
-            contrast=work.pool.split.reference,
-            contrast_prompts=terms.measuring.contrast_prompts,
-            batch_tokens=terms.measuring.batch_tokens,
-            max_length=terms.model.max_length,
-            system_prompt=terms.model.system_prompt,
-            learning_rate=learning_rate,
-            progress=work.workshop.watch(f"{what}, checkpoint {checkpoint}"),
+            folder=work.folder,
+            key=(what, adapter, str(checkpoint), *sorted(columns)),
+            told=work.workshop.watch(f"{what}, checkpoint {checkpoint}"),
+            crew=_crew(work, given) if len(samples) > SHARD else None,
+            size=SHARD,
         )
 
     return table
+
+
+def _crew(work: Work, arguments: Mapping[str, Any]) -> Crew | None:
+    """The site's workers, with the adapter that the model holds; None where it has none."""
+    section, terms = work.config.compute, work.terms
+    if section.workers == 1 and not section.ray:
+        return None
+    model = Model(
+        section=work.model, adapter=terms.adapter, seed=terms.run.seed, threads=terms.run.threads
+    )
+    workers = work.workshop.kept(
+        ("workers", canonical(section), repr(model)), lambda: Workers(section=section, model=model)
+    )
+    return partial(workers.each, Task(adapter=get_adapter(work.loaded), arguments=arguments))
 
 
 def public_rows(

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fedwinnow.client import tables
+from fedwinnow.client.shards import forget
 from fedwinnow.client.signals import measuring, public_rows
 from fedwinnow.client.work import Work, unmeasured
 from fedwinnow.curation.columns import GRADIENTS
@@ -97,6 +98,7 @@ def score_now(work: Work, adapter: str, name: str) -> Callable[[Places], Scores]
         public = public_rows(work, adapter, table, columns=columns, checkpoint=0)
         samples = work.pool.samples.subset(places.tolist())
         mine = table(samples, f"{work.site} ranks its samples")
+        forget(work.folder)
         return scorer.score((mine,), scorer.fit(public))
 
     return score

@@ -30,6 +30,7 @@ class Workshop:
     """Public results remembered at most; the oldest is forgotten first."""
     _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
     _public: dict[tuple[str, ...], object] = field(default_factory=dict)
+    _kept: dict[tuple[str, ...], object] = field(default_factory=dict)
 
     def model(self, section: ModelSection, adapter: AdapterSection, seed: int) -> LoadedModel:
         """The loaded model with its adapter; loaded at first use.
@@ -65,6 +66,12 @@ class Workshop:
                 del self._public[next(iter(self._public))]
             self._public[key] = compute()
         return cast("T", self._public[key])
+
+    def kept(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        """What stays as long as the process, such as workers; made once for its key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast("T", self._kept[key])
 
     def watch(self, what: str) -> Callable[[int, int], None] | None:
         """A progress callback for one piece of work, or None where nobody watches."""

@@ -35,6 +35,7 @@ from fedwinnow.curation.server_sections import (
 from fedwinnow.curation.settings import QUIET, check
 from fedwinnow.curation.site_sections import (
     AgentSection,
+    ComputeSection,
     GateSection,
     PolicySection,
     SiteSection,
@@ -48,6 +49,7 @@ __all__ = [
     "Arm",
     "ClustersSection",
     "ColumnsSection",
+    "ComputeSection",
     "CoordinatorSection",
     "DeadlinesSection",
     "EvaluationSection",
@@ -260,6 +262,7 @@ class SiteConfig:
     anchors: AnchorsSection = field(default_factory=AnchorsSection)
     policy: PolicySection = field(default_factory=PolicySection)
     agent: AgentSection = field(default_factory=AgentSection)
+    compute: ComputeSection = field(default_factory=ComputeSection)
     work: str = "site-data"
     """Folder in which the site keeps its own tables."""
     simulation: bool = False

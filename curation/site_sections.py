@@ -133,6 +133,22 @@ class PolicySection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeSection:
+    """Who measures the samples of this site: this process, or workers of its own."""
+
+    workers: int = 1
+    """Processes that measure side by side, with the base model in each, at least 1."""
+    ray: str = ""
+    """Address of a Ray cluster of this site's own ("auto": of this machine); "" starts one here."""
+    gpus: float = -1.0
+    """GPUs of a worker (0.5: two share one), at least 0; -1 gives one where there are any."""
+
+    def __post_init__(self) -> None:
+        check("compute.workers", self.workers, self.workers >= 1, "at least 1")
+        check("compute.gpus", self.gpus, self.gpus >= 0 or self.gpus == -1, "at least 0, or -1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSection:
     """The process that holds data, model and policy, and listens on a Unix socket."""
 

@@ -16,6 +16,7 @@ from fedwinnow.client.frames import address
 from fedwinnow.client.gate import gate
 from fedwinnow.client.ledger import file_of, verify
 from fedwinnow.client.shim import agent_status
+from fedwinnow.client.workers import Model, Workers
 from fedwinnow.curation.config import AdapterSection, SiteConfig
 from fedwinnow.curation.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
@@ -114,6 +115,8 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
         facts["model"] = config.model.name
         facts["base_fingerprint"] = loaded.fingerprint
         facts["device"] = str(loaded.device)
+        if config.compute.workers > 1 or config.compute.ray:
+            facts["workers"] = _try_workers(config)
         if config.teacher.name:
             del loaded  # one of them in memory at a time
             facts["teacher"] = config.teacher.name
@@ -124,6 +127,12 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
         stays=STAYS,
         warnings=tuple(_warnings(config, len(gated.kept))),
     )
+
+
+def _try_workers(config: SiteConfig) -> int:
+    """Start the workers, which load the model each, and stop them again."""
+    model = Model(section=config.model, adapter=AdapterSection(), seed=0, threads=1)
+    return len(Workers(section=config.compute, model=model).processes())
 
 
 FEW = 5

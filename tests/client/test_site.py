@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedwinnow.client import signals
 from fedwinnow.client import site as door
+from fedwinnow.client.measuring import measure
 from fedwinnow.client.site import Site
+from fedwinnow.client.tables import read_signals
 from fedwinnow.client.work import rows_of
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages as m
@@ -493,3 +496,36 @@ def test_site_full_disk_is_a_refusal_and_no_half_reply(heard, joined, monkeypatc
 def test_site_default_configuration_is_no_simulation():
     """Study arms and error texts are for simulations; a site.toml is none unless it says so."""
     assert SiteConfig.__dataclass_fields__["simulation"].default is False
+
+
+def test_site_measures_in_shards_what_it_measures_whole(heard, workshop, tmp_path, monkeypatch):
+    """Shards of three samples: the numbers of the whole but for rounding, and no shard stays."""
+    monkeypatch.setattr(signals, "SHARD", 3)
+    site = make_site(heard[1], tmp_path, workshop)
+    site.answer(of(heard, m.JoinRequest))
+    site.answer(of(heard, m.ProbeRequest))
+    file = f"south/{RUN}/signals-0.parquet"
+    cut, whole = read_signals(tmp_path / file), read_signals(heard[0] / file)
+    assert cut.ids == whole.ids
+    for name, values in whole.columns.items():
+        np.testing.assert_allclose(cut.columns[name], values, rtol=1e-4, atol=1e-5)  # fp32
+    assert not (tmp_path / "south" / RUN / "shards").exists()
+
+
+def test_site_goes_on_after_a_kill_in_a_measuring_pass(heard, workshop, tmp_path, monkeypatch):
+    """Killed at its third shard, a site measures only what is missing when it is asked again."""
+    monkeypatch.setattr(signals, "SHARD", 3)
+    site, seen = make_site(heard[1], tmp_path, workshop), []
+    site.answer(of(heard, m.JoinRequest))
+
+    def counted(loaded, samples, **arguments):
+        seen.append(len(samples))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return measure(loaded, samples, **arguments)
+
+    monkeypatch.setattr(signals, "measure", counted)
+    with pytest.raises(KeyboardInterrupt):
+        site.answer(of(heard, m.ProbeRequest))
+    site.answer(of(heard, m.ProbeRequest))
+    assert seen[:4] == [3, 3, 2, 2]

@@ -1,0 +1,118 @@
+"""A long measuring pass in shards: what was measured is on disk, and a kill costs one shard.
+
+Shard k holds the samples k S … (k + 1) S − 1 in data order. The cut depends on S alone, and batches
+never cross it, so that tables are the same bits whoever measures the shards, and when.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedwinnow.client.reading import Told
+from fedwinnow.client.tables import read_signals, write_signals
+from fedwinnow.curation.nouns import Sample, SignalTable
+
+logger = logging.getLogger(__name__)
+
+SHARD = 1024
+"""Samples of a shard; a pass over fewer is not cut."""
+FOLDER = "shards"
+"""In the folder of the run; there only while a pass goes on."""
+
+Shard = tuple[int, Sequence[Sample]]
+Pass = Callable[[Sequence[Sample], Told | None], SignalTable]
+"""Measures samples in one go and tells how far it is."""
+Crew = Callable[[Iterable[Shard]], Iterator[tuple[int, SignalTable]]]
+"""Measures numbered shards side by side, and gives them back in any order."""
+
+
+def in_shards(
+    measure: Pass,
+    samples: Sequence[Sample],
+    *,
+    folder: Path,
+    key: Sequence[str],
+    told: Told | None = None,
+    crew: Crew | None = None,
+    size: int = SHARD,
+) -> SignalTable:
+    """Measure shard by shard; shards that are on disk already are read, not measured.
+
+    Args:
+        measure: Measures one shard, where there is no crew.
+        samples: Read shard by shard.
+        folder: Folder of the run.
+        key: What the numbers depend on besides the samples and the run's terms.
+        told: Of (samples done, all of them).
+        crew: Who measures several shards at a time; None: one after the other, here.
+        size: Samples of a shard, at least 1.
+
+    Returns:
+        What ``measure`` says of all shards, one below the other.
+
+    Raises:
+        OutputError: a shard cannot be written.
+    """
+    if len(samples) <= size and crew is None:
+        return measure(samples, told)
+    name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
+    starts = range(0, max(len(samples), 1), size)
+    paths = [folder / FOLDER / f"{name}-{start // size}.parquet" for start in starts]
+    cut = [(start // size, samples[start : start + size]) for start in starts]
+    stored = {index for index, shard in cut if _is_stored(paths[index], shard)}
+    done = sum(len(cut[index][1]) for index in stored)
+
+    def one_by_one(shards: Iterable[Shard]) -> Iterator[tuple[int, SignalTable]]:
+        for index, shard in shards:
+            yield index, measure(shard, _within(told, done, len(shard), len(samples)))
+
+    for index, found in (crew or one_by_one)(one for one in cut if one[0] not in stored):
+        write_signals(paths[index], found)
+        done += len(found.ids)
+        if told is not None:
+            told(done, len(samples))
+    return stacked([read_signals(path) for path in paths])
+
+
+def forget(folder: Path) -> None:
+    """Remove the shards of a run's folder, once their table is on disk."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def stacked(parts: Sequence[SignalTable]) -> SignalTable:
+    """Tables of the same pass, one below the other."""
+    first = parts[0]
+    return SignalTable(
+        ids=tuple(one for part in parts for one in part.ids),
+        domains=tuple(one for part in parts for one in part.domains),
+        checkpoint=first.checkpoint,
+        status=np.concatenate([part.status for part in parts]),
+        columns={
+            name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns
+        },
+        references=first.references,
+        reference_gram=first.reference_gram,
+        learning_rate=first.learning_rate,
+    )
+
+
+def _is_stored(path: Path, shard: Sequence[Sample]) -> bool:
+    """Whether a shard's table is there, and of these samples."""
+    if not path.exists():
+        return False
+    if read_signals(path).ids != tuple(sample.id for sample in shard):
+        logger.warning("%s is of other samples and is measured anew", path.name)
+        return False
+    logger.info("%s is on disk and is not measured again", path.name)
+    return True
+
+
+def _within(told: Told | None, start: int, length: int, total: int) -> Told | None:
+    """What tells of a shard's passes as samples of the whole."""
+    if told is None:
+        return None
+    return lambda done, passes: told(start + length * done // max(passes, 1), total)

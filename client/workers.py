@@ -1,0 +1,192 @@
+"""Workers of a silo: processes with a base model each, that measure shards side by side.
+
+On this machine (one a GPU, where there are GPUs), or on a Ray cluster of the silo's own. Samples
+travel to them, in memory and never over the disk; they return numbers. The silo's ``site.toml``
+alone decides whether there are any: nothing that a server sends can.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fedwinnow.client.measuring import measure
+from fedwinnow.client.workshop import deterministic
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.config import AdapterSection, ComputeSection, ModelSection
+from fedwinnow.curation.errors import ConfigError, CurationError, ModelError
+from fedwinnow.curation.modeling import LoadedModel, load_model, set_adapter
+from fedwinnow.curation.nouns import Adapter, Sample, SignalTable
+
+logger = logging.getLogger(__name__)
+
+RESTARTS = 2
+"""How often a shard is measured again after its worker died."""
+AHEAD = 2
+"""Shards that are handed out for each worker: one in work, one to go on with."""
+_SURROUNDINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Nothing is told to Ray's makers; a worker without a GPU keeps the machine's own settings."""
+_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""On every system: a Ray of our own takes 127.0.0.1 as its address, and no other machine joins."""
+_OWN: Mapping[str, Any] = {
+    "include_dashboard": False,
+    "_system_config": {"automatic_object_spilling_enabled": False},  # no sample goes to the disk
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What a worker loads, once."""
+
+    section: ModelSection
+    adapter: AdapterSection
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A measuring pass: the adapter to hold, and the arguments of :func:`measure`."""
+
+    adapter: Adapter
+    arguments: Mapping[str, Any]
+
+
+class Worker:
+    """One process's model, and the adapter that it holds."""
+
+    def __init__(self, model: Model) -> None:
+        """Load the model.
+
+        Raises:
+            ModelError: it cannot be loaded here.
+        """
+        deterministic(model.threads)
+        self._loaded: LoadedModel = load_model(model.section, model.adapter, seed=model.seed)
+        self._held = ""
+
+    def process(self) -> int:
+        """Its process id on its machine."""
+        return os.getpid()
+
+    def measure(self, task: Task, samples: Sequence[Sample]) -> SignalTable:
+        """Measure samples with a task's adapter.
+
+        Raises:
+            CurationError: whatever stands in the way.
+        """
+        wanted = adapter_hash(task.adapter)
+        if wanted != self._held:
+            set_adapter(self._loaded, task.adapter)
+            self._held = wanted
+        return measure(self._loaded, samples, **task.arguments)
+
+
+@dataclass(slots=True, kw_only=True)
+class Workers:
+    """The workers of a silo; started at first use, warm afterwards."""
+
+    section: ComputeSection
+    model: Model
+    _actors: list[Any] = field(default_factory=list)
+
+    def each(
+        self, task: Task, shards: Iterable[tuple[int, Sequence[Sample]]]
+    ) -> Iterator[tuple[int, SignalTable]]:
+        """Measure shards side by side; they come in the order in which they are done.
+
+        Shards are read only as workers become free. A worker that dies is started again.
+
+        Raises:
+            CurationError: a shard cannot be measured.
+            ModelError: a worker died again and again.
+            ConfigError: ``compute.ray`` cannot be reached, or has no room for a worker.
+        """
+        import ray  # noqa: PLC0415 - seconds, and only where there are workers
+
+        actors = self._started()
+        shared = ray.put(task)
+        waiting: dict[Any, tuple[Any, int]] = {}
+        free = [actor for actor in actors for _ in range(AHEAD)]
+        coming = iter(shards)
+        while True:
+            while free and (shard := next(coming, None)) is not None:
+                actor = free.pop(0)
+                waiting[actor.measure.remote(shared, list(shard[1]))] = (actor, shard[0])
+            if not waiting:
+                return
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            actor, index = waiting.pop(done)
+            free.append(actor)
+            yield index, _result(done)
+
+    def processes(self) -> list[int]:
+        """Process ids of the workers, each on its own machine."""
+        import ray  # noqa: PLC0415 - as above
+
+        found: list[int] = ray.get([actor.process.remote() for actor in self._started()])
+        return found
+
+    def _started(self) -> list[Any]:
+        """The actors, once their models are loaded."""
+        if not self._actors:
+            self._actors = _start(self.section, self.model)
+        return self._actors
+
+
+def _result(reference: Any) -> SignalTable:  # noqa: ANN401 - Ray is not typed
+    import ray  # noqa: PLC0415 - as above
+
+    try:
+        found: SignalTable = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, CurationError):
+            raise error.cause from error
+        raise
+    except ray.exceptions.RayActorError as error:
+        message = (
+            f"compute.workers: a worker died {RESTARTS + 1} times while it measured one shard; "
+            "lower measuring.batch_tokens, or compute.workers if memory ran out"
+        )
+        raise ModelError(message) from error
+    return found
+
+
+def _start(section: ComputeSection, model: Model) -> list[Any]:
+    """Start or reach Ray, start the workers, and wait until each has loaded its model."""
+    os.environ.update(_SURROUNDINGS | ({} if section.ray else _HERE))
+    import ray  # noqa: PLC0415 - as above
+
+    gpus = _gpus(section)
+    try:
+        if not ray.is_initialized():
+            ray.init(
+                address=section.ray or "local",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                **({} if section.ray else _OWN),
+            )
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        message = f"compute.ray {section.ray!r}: no Ray there ({error}); start it, or leave it ''"
+        raise ConfigError(message) from error
+    room = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray is not typed
+    if room.get("CPU", 0) < section.workers or room.get("GPU", 0) < gpus * section.workers:
+        message = (
+            f"compute.workers = {section.workers} with {gpus:g} GPUs each: expected as many "
+            f"processors and GPUs, Ray has {room.get('CPU', 0):g} and {room.get('GPU', 0):g}; "
+            "lower compute.workers or compute.gpus"
+        )
+        raise ConfigError(message)
+    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RESTARTS)(
+        Worker
+    )
+    logger.info("%d workers load the model", section.workers)
+    return [actor.remote(model) for _ in range(section.workers)]
+
+
+def _gpus(section: ComputeSection) -> float:
+    """GPUs of a worker: as set, or one where this machine has any."""
+    return section.gpus if section.gpus >= 0 else float(torch.cuda.is_available())

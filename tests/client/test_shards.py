@@ -1,0 +1,133 @@
+"""Laws of measuring in shards: chunked = whole, and a kill costs one shard."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedwinnow.client.shards import FOLDER, forget, in_shards
+from fedwinnow.curation.nouns import Sample, SignalTable
+
+
+def samples_of(number: int) -> list[Sample]:
+    """Samples that differ."""
+    return [
+        Sample(id=f"{i:04d}", prompt=f"p{i}", response="r" * (i % 7 + 1), domain=f"d{i % 2}")
+        for i in range(number)
+    ]
+
+
+class Meter:
+    """Measures by a formula of each sample alone, and remembers how many it was asked for."""
+
+    def __init__(self, dies_at: int = -1) -> None:
+        self.asked: list[int] = []
+        self.dies_at = dies_at
+
+    def __call__(self, samples, told) -> SignalTable:
+        """The table of the formula."""
+        if len(self.asked) == self.dies_at:
+            raise KeyboardInterrupt
+        self.asked.append(len(samples))
+        lengths = np.array([len(one.response) for one in samples], dtype=np.float32)
+        if told is not None:
+            told(1, 2)
+            told(2, 2)
+        return SignalTable(
+            ids=tuple(one.id for one in samples),
+            domains=tuple(one.domain for one in samples),
+            checkpoint=2,
+            status=(lengths == 3).astype(np.int8),
+            columns={
+                "loss": np.where(lengths == 3, np.nan, lengths).astype(np.float32),
+                "dot": np.stack([lengths, -lengths], axis=1),
+            },
+            references=("d0", "d1"),
+            reference_gram=np.eye(2),
+            learning_rate=0.5,
+        )
+
+
+def same(one: SignalTable, other: SignalTable) -> None:
+    """Bit for bit."""
+    assert (one.ids, one.domains, one.checkpoint) == (other.ids, other.domains, other.checkpoint)
+    assert (one.references, one.learning_rate) == (other.references, other.learning_rate)
+    np.testing.assert_array_equal(one.status, other.status)
+    np.testing.assert_array_equal(one.reference_gram, other.reference_gram)
+    assert set(one.columns) == set(other.columns)
+    for name, values in one.columns.items():
+        np.testing.assert_array_equal(values, other.columns[name])
+        assert values.dtype == other.columns[name].dtype
+
+
+@given(number=st.integers(0, 40), size=st.integers(1, 12))
+def test_shards_give_the_table_of_the_whole(tmp_path_factory, number, size):
+    """In shards of any size = in one go, and progress never falls and ends at all samples."""
+    samples, seen = samples_of(number), list[tuple[int, int]]()
+    folder = tmp_path_factory.mktemp("shards")
+    got = in_shards(
+        Meter(),
+        samples,
+        folder=folder,
+        key=("a",),
+        size=size,
+        told=lambda done, total: seen.append((done, total)),
+    )
+    same(got, Meter()(samples, None))
+    if number > size:
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        assert seen[-1] == (number, number)
+        assert {total for _, total in seen} == {number}
+
+
+def backwards(shards):
+    """A crew that ends with the first."""
+    for index, shard in reversed(list(shards)):
+        yield index, Meter()(shard, None)
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, 12])
+def test_crew_gives_the_same_table_in_any_order(tmp_path: Path, number: int):
+    """Shards that end in another order, by other hands: the table of the whole."""
+    samples = samples_of(number)
+    got = in_shards(Meter(), samples, folder=tmp_path, key=("a",), size=5, crew=backwards)
+    same(got, Meter()(samples, None))
+
+
+def test_kill_costs_one_shard(tmp_path: Path):
+    """After a kill in the third shard the first two are read, and the table is the whole's."""
+    samples = samples_of(23)
+    dying = Meter(dies_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        in_shards(dying, samples, folder=tmp_path, key=("a",), size=5)
+    assert dying.asked == [5, 5]
+    going_on = Meter()
+    got = in_shards(going_on, samples, folder=tmp_path, key=("a",), size=5)
+    assert going_on.asked == [5, 5, 3]
+    same(got, Meter()(samples, None))
+
+
+def test_shards_of_other_samples_or_another_pass_are_not_taken(tmp_path: Path):
+    """Another key, or other samples under the same key, are measured anew."""
+    samples = samples_of(12)
+    in_shards(Meter(), samples, folder=tmp_path, key=("a",), size=5)
+    other = Meter()
+    in_shards(other, samples, folder=tmp_path, key=("a", "b"), size=5)
+    assert other.asked == [5, 5, 2]
+    moved, fresh = [*samples[:5], *samples[6:], samples[5]], Meter()
+    got = in_shards(fresh, moved, folder=tmp_path, key=("a",), size=5)
+    assert fresh.asked == [5, 2]
+    same(got, Meter()(moved, None))
+
+
+def test_nothing_stays_of_a_pass_that_is_done(tmp_path: Path):
+    """A short pass writes nothing, and what a long one wrote can be forgotten, twice too."""
+    in_shards(Meter(), samples_of(5), folder=tmp_path, key=("a",), size=5)
+    assert not (tmp_path / FOLDER).exists()
+    in_shards(Meter(), samples_of(6), folder=tmp_path, key=("a",), size=5)
+    assert len(list((tmp_path / FOLDER).iterdir())) == 2
+    forget(tmp_path)
+    forget(tmp_path)
+    assert not (tmp_path / FOLDER).exists()

@@ -1,0 +1,128 @@
+"""Laws of a silo's workers: the same table as one process, also when a worker dies."""
+
+import gc
+import os
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedwinnow.client.measuring import measure
+from fedwinnow.client.references import reference_state
+from fedwinnow.client.shards import in_shards
+from fedwinnow.client.workers import Model, Task, Workers
+from fedwinnow.curation.columns import ADAM, KNOWN, REVIEWS, TEACHER
+from fedwinnow.curation.config import AdapterSection, ComputeSection, ModelSection
+from fedwinnow.curation.errors import ConfigError, DataError
+from fedwinnow.curation.modeling import get_adapter, load_model, set_adapter
+from fedwinnow.curation.nouns import Sample
+from tests.client.test_shards import same
+
+pytestmark = [  # Ray takes seconds to start, and does not wait for its own processes
+    pytest.mark.flower,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+READ = {"batch_tokens": 300, "max_length": 96}
+
+
+def some(number: int, tag: str) -> list[Sample]:
+    """Samples of several lengths and two domains."""
+    return [
+        Sample(
+            id=f"{tag}{i}", prompt=f"{tag} {i}", response="so " * (i % 5 + 1), domain="xy"[i % 2]
+        )
+        for i in range(number)
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder) -> Model:
+    """What every worker loads."""
+    return Model(
+        section=ModelSection(name=str(tiny_model_folder), max_length=96),
+        adapter=AdapterSection(rank=4, alpha=8.0, targets=("q_proj", "v_proj")),
+        seed=0,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def crew(model):
+    """Two workers."""
+    import ray
+
+    yield Workers(section=ComputeSection(workers=2), model=model)
+    ray.shutdown()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def warm(model):
+    """The model of this process, with an adapter that has learnt something."""
+    loaded = load_model(model.section, model.adapter, seed=0)
+    adapter, generator = get_adapter(loaded), torch.Generator().manual_seed(1)
+    b = {k: torch.randn(v.shape, generator=generator) * 0.1 for k, v in adapter.b.items()}
+    set_adapter(loaded, replace(adapter, b=b))
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def arguments(warm) -> dict:
+    """A pass over every column that one model can give."""
+    anchors = some(6, "anchor")
+    columns = KNOWN - TEACHER - REVIEWS - ADAM - {"representation_corrupted", "influence"}
+    references = reference_state(warm, anchors, columns=columns, **READ)
+    return {
+        "columns": columns,
+        "checkpoint": 1,
+        "references": references,
+        "contrast": anchors,
+        "contrast_prompts": 1,
+        **READ,
+    }
+
+
+def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: Path):
+    """Bit for bit, with a worker that is killed after the first shard."""
+    task = Task(adapter=get_adapter(warm), arguments=arguments)
+    samples = some(22, "s")
+    whole = partial(measure, warm, **arguments)
+    alone = in_shards(
+        lambda shard, _: whole(shard), samples, folder=tmp_path / "alone", key=("a",), size=4
+    )
+
+    def killing(shards):
+        for number, found in enumerate(crew.each(task, shards)):
+            if number == 0:
+                os.kill(crew.processes()[0], signal.SIGKILL)
+            yield found
+
+    together = in_shards(
+        lambda shard, _: whole(shard),
+        samples,
+        folder=tmp_path / "crew",
+        key=("a",),
+        size=4,
+        crew=killing,
+    )
+    same(together, alone)
+
+
+def test_workers_raise_what_a_shard_raises(crew, warm, arguments):
+    """An error of ours keeps its class and its words."""
+    alike = [Sample(id="a", prompt="s 1", response="x", domain="x")]
+    wrong = {**arguments, "contrast": alike, "columns": frozenset({"contrast_loss_mean"})}
+    task = Task(adapter=get_adapter(warm), arguments=wrong)
+    with pytest.raises(DataError, match="no public reference anchor has another prompt"):
+        list(crew.each(task, [(0, some(4, "s"))]))
+
+
+def test_more_workers_than_processors_are_refused(crew, warm):
+    """A machine without room is named, with what to lower."""
+    many = Workers(section=ComputeSection(workers=4096), model=crew.model)
+    task = Task(adapter=get_adapter(warm), arguments={})
+    with pytest.raises(ConfigError, match=r"compute\.workers = 4096"):
+        next(many.each(task, []))
