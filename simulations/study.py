@@ -113,8 +113,9 @@ def _ran_at(run: Path) -> str | None:
 def machine() -> str:
     """Device, threads and versions, for a page."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    threads = torch.get_num_threads()
     return (
-        f"{device}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"{device}, {threads} thread{'s' * (threads != 1)}, Python {platform.python_version()}, "
         f"torch {torch.__version__}"
     )
 
