@@ -22,7 +22,8 @@ from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import Progress
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.splits import Plan
-from fedwinnow.simulations.study_page import page, picture
+from fedwinnow.simulations.study_page import page
+from fedwinnow.simulations.study_picture import picture
 from fedwinnow.simulations.study_rows import between, differences, evidence_rows, gauge, recovered
 
 logger = logging.getLogger(__name__)

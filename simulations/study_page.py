@@ -1,11 +1,11 @@
-"""The page and the picture of a study: tables with mean and range over seeds."""
+"""The page of a study: tables with mean and range over seeds."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from fedwinnow.simulations.study_picture import by_mean
 
 Tree = dict[str, Any]
 
@@ -34,41 +34,9 @@ def page(result: Tree) -> str:
         if arms:
             lines += _arm_table(arms, result["seeds"], differences)
             lines += _recovered(result["recovered"].get(split)) + _domain_table(arms)
-    lines += [f"![AUROC by scorer and seed]({result['study']}.svg)", ""]
+    what = "Differences between the splits" if result["compared"] else "AUROC by scorer and seed"
+    lines += [f"![{what}]({result['study']}.svg)", ""]
     return "\n".join(lines)
-
-
-def picture(result: Tree) -> str:
-    """AUROC of every scorer, one dot per seed, as SVG text."""
-    rows = [row for row in result["rows"] if row["arm"] is None and row["auroc_pooled"] is not None]
-    splits = list(result["differences"])
-    names = _by_mean(rows)
-    size = (7.2, (0.36 * max(len(names), 1) + 1.2) * len(splits))
-    figure = Figure(figsize=size, layout="constrained")
-    for axes, split in zip(figure.subplots(len(splits), squeeze=False)[:, 0], splits, strict=True):
-        for place, name in enumerate(reversed(names)):
-            mine = [row for row in rows if (row["scorer"], row["split"]) == (name, split)]
-            values = [row["auroc_pooled"] for row in mine]
-            axes.plot(values, [place] * len(values), "o", color="#2f6f6d", alpha=0.75)
-            if values:
-                axes.plot(np.mean(values), place, "|", color="#1b1b1b", markersize=14)
-        axes.set_yticks(range(len(names)), list(reversed(names)))
-        axes.axvline(0.5, color="#999999", linewidth=0.8)
-        axes.set_title(split if len(splits) > 1 else "", loc="left")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    axes.set_xlabel("pooled AUROC, clean against corrupted (dot: one seed, bar: mean)")
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _by_mean(rows: Sequence[Tree]) -> list[str]:
-    means = {
-        name: float(np.mean([row["auroc_pooled"] for row in rows if row["scorer"] == name]))
-        for name in {row["scorer"] for row in rows}
-    }
-    return sorted(means, key=lambda name: (-means[name], name))
 
 
 def _scorer_table(rows: Sequence[Tree]) -> list[str]:
@@ -85,7 +53,7 @@ def _scorer_table(rows: Sequence[Tree]) -> list[str]:
         "| " + " | ".join(head) + " |",
         "|" + " --- |" * len(head),
     ]
-    for name in _by_mean(rows):
+    for name in by_mean(rows):
         mine = [row for row in rows if row["scorer"] == name]
         pooled = [row["auroc_pooled"] for row in mine]
         cells = [
