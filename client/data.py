@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ class Samples(Sequence[Sample]):
     source: str
     ids: tuple[str, ...]
     domains: tuple[str, ...]
-    rows: tuple[int, ...]
-    """Row of each sample in the source, from 0."""
+    rows: Sequence[int]
+    """Row of each sample in the source, from 0: a range or an array, eight bytes each at most."""
     label_names: tuple[str, ...]
     """Names of the labels, in the table's order."""
     _table: Any
@@ -75,7 +76,7 @@ class Samples(Sequence[Sample]):
             source=self.source,
             ids=tuple(self.ids[i] for i in indices),
             domains=tuple(self.domains[i] for i in indices),
-            rows=tuple(self.rows[i] for i in indices),
+            rows=array("q", (self.rows[i] for i in indices)),
             label_names=self.label_names,
             _table=self._table,
         )
@@ -118,9 +119,9 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
         weakref.finalize(table, cleaning.pop_all().close)
     return Samples(
         source=source,
-        ids=tuple(ids),
-        domains=tuple(domains),
-        rows=tuple(range(len(ids))),
+        ids=ids,
+        domains=domains,
+        rows=range(len(ids)),
         label_names=columns.labels,
         _table=table,
     )
@@ -159,7 +160,7 @@ def _scratch() -> Path:
         raise OutputError(message) from error
 
 
-def _store(samples: Iterable[Sample], file: Path) -> tuple[list[str], list[str]]:
+def _store(samples: Iterable[Sample], file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Write texts batch by batch; return the ids and the domains."""
     ids: list[str] = []
     domains: list[str] = []
@@ -177,7 +178,9 @@ def _store(samples: Iterable[Sample], file: Path) -> tuple[list[str], list[str]]
             "free the disk or set TMPDIR to a folder with room"
         )
         raise OutputError(message) from error
-    return ids, domains
+    kept = tuple(ids)
+    ids.clear()  # a silo may hold millions: lists go before the next tuple comes
+    return kept, tuple(domains)
 
 
 def _record(batch: Sequence[Sample]) -> Any:  # noqa: ANN401 - pyarrow is not typed

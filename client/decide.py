@@ -23,6 +23,7 @@ from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.selection import keep_all, oracle, random_like, select
 from fedwinnow.curation.summary import edges_from_public, on_grid, summarise
 from fedwinnow.strategies.asked import scorers
+from fedwinnow.strategies.blocks import score_in_blocks
 
 QUEUE = "queue.parquet"
 """File of a run's folder: on which samples a person is asked; only where the scorer asks."""
@@ -41,7 +42,7 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     queue = None
     for name, scorer in scorers(work.terms.scorer).items():
         fitted = scorer.fit(public)
-        everything[name] = scorer.score(private, fitted)
+        everything[name] = score_in_blocks(scorer, private, fitted)
         if deciding is None and isinstance(scorer, QueueingScorer):
             queue = scorer.queue(private, fitted)
         deciding = deciding or fitted

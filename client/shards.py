@@ -8,6 +8,8 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -62,20 +64,24 @@ def in_shards(
     name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
     starts = range(0, max(len(samples), 1), size)
     paths = [folder / FOLDER / f"{name}-{start // size}.parquet" for start in starts]
-    cut = [(start // size, samples[start : start + size]) for start in starts]
-    stored = {index for index, shard in cut if _is_stored(paths[index], shard)}
-    done = sum(len(cut[index][1]) for index in stored)
+
+    def shard(index: int) -> Sequence[Sample]:
+        return samples[starts[index] : starts[index] + size]
+
+    stored = {index for index, path in enumerate(paths) if _is_stored(path, shard(index))}
+    done = sum(len(shard(index)) for index in stored)
 
     def one_by_one(shards: Iterable[Shard]) -> Iterator[tuple[int, SignalTable]]:
-        for index, shard in shards:
-            yield index, measure(shard, _within(told, done, len(shard), len(samples)))
+        for index, part in shards:
+            yield index, measure(part, _within(told, done, len(part), len(samples)))
 
-    for index, found in (crew or one_by_one)(one for one in cut if one[0] not in stored):
+    missing = ((index, shard(index)) for index in range(len(paths)) if index not in stored)
+    for index, found in (crew or one_by_one)(missing):
         write_signals(paths[index], found)
         done += len(found.ids)
         if told is not None:
             told(done, len(samples))
-    return stacked([read_signals(path) for path in paths])
+    return stacked((read_signals(path) for path in paths), len(samples))
 
 
 def forget(folder: Path) -> None:
@@ -83,21 +89,29 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
-def stacked(parts: Sequence[SignalTable]) -> SignalTable:
-    """Tables of the same pass, one below the other."""
-    first = parts[0]
-    return SignalTable(
-        ids=tuple(one for part in parts for one in part.ids),
-        domains=tuple(one for part in parts for one in part.domains),
-        checkpoint=first.checkpoint,
-        status=np.concatenate([part.status for part in parts]),
-        columns={
-            name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns
-        },
-        references=first.references,
-        reference_gram=first.reference_gram,
-        learning_rate=first.learning_rate,
-    )
+def stacked(parts: Iterable[SignalTable], number: int) -> SignalTable:
+    """Tables of the same pass, one below the other; each is let go before the next is asked for.
+
+    Args:
+        parts: At least one.
+        number: Rows of all of them.
+    """
+    rest = iter(parts)
+    first = next(rest)
+    ids, domains, known = list[str](), list[str](), dict[str, str]()
+    status = np.empty(number, dtype=np.int8)
+    columns = {
+        name: np.empty((number, *values.shape[1:]), dtype=values.dtype)
+        for name, values in first.columns.items()
+    }
+    for part in chain((first,), rest):
+        rows = slice(len(ids), len(ids) + len(part.ids))
+        status[rows] = part.status
+        for name, values in columns.items():
+            values[rows] = part.columns[name]
+        ids += part.ids
+        domains += [known.setdefault(name, name) for name in part.domains]
+    return replace(first, ids=tuple(ids), domains=tuple(domains), status=status, columns=columns)
 
 
 def _is_stored(path: Path, shard: Sequence[Sample]) -> bool:

@@ -1,7 +1,12 @@
-"""The site's own tables as Parquet: signals, scores, selection. They never leave the site."""
+"""The site's own tables as Parquet: signals, scores, selection. They never leave the site.
+
+Written in blocks of rows and read column by column, so that little is held beside the table itself.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +19,15 @@ from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.files import replacing
 from fedwinnow.curation.nouns import Scores, Selection, SignalTable
 
+_BLOCK = 65_536
+"""Rows that are written at once."""
+
 
 def write_signals(path: Path, table: SignalTable) -> None:
     """One row per sample; a column with several references becomes ``name.reference``."""
     columns: dict[str, Any] = {
-        "id": list(table.ids),
-        "domain": list(table.domains),
+        "id": table.ids,
+        "domain": table.domains,
         "status": table.status,
     }
     for name, values in sorted(table.columns.items()):
@@ -51,11 +59,11 @@ def read_signals(path: Path) -> SignalTable:
         if axes == 1:
             columns[name] = table[name].to_numpy()
         else:
-            parts = [table[f"{name}.{reference}"].to_numpy() for reference in references]
-            columns[name] = np.stack(parts, axis=1)
+            each = (table[f"{name}.{reference}"].to_numpy() for reference in references)
+            columns[name] = _beside(each, len(references))
     return SignalTable(
-        ids=tuple(table["id"].to_pylist()),
-        domains=tuple(table["domain"].to_pylist()),
+        ids=tuple(table.texts("id")),
+        domains=_domains(table.texts("domain")),
         checkpoint=int(extra["checkpoint"]),
         status=table["status"].to_numpy().astype(np.int8),
         columns=columns,
@@ -80,8 +88,8 @@ def write_scores(
     The histogram's edges are noted too: a threshold is checked against them.
     """
     columns: dict[str, Any] = {
-        "id": list(table.ids),
-        "domain": list(table.domains),
+        "id": table.ids,
+        "domain": table.domains,
         "status": table.status,
     }
     columns |= {name: pa.array(values, from_pandas=True) for name, values in scores.items()}
@@ -102,7 +110,7 @@ def read_scores(path: Path, scorer: str) -> tuple[tuple[str, ...], np.ndarray, S
     """
     table, _ = _read(path)
     return (
-        tuple(table["id"].to_pylist()),
+        tuple(table.texts("id")),
         table["status"].to_numpy().astype(np.int8),
         _column(table, scorer, path).to_numpy(),
     )
@@ -110,7 +118,7 @@ def read_scores(path: Path, scorer: str) -> tuple[tuple[str, ...], np.ndarray, S
 
 def write_queue(path: Path, ids: tuple[str, ...], queued: Bool[np.ndarray, " samples"]) -> None:
     """One row per sample: whether a person decides about it, should it pass the threshold."""
-    _write(path, {"id": list(ids), "queued": queued}, {})
+    _write(path, {"id": ids, "queued": queued}, {})
 
 
 def read_queue(path: Path) -> Bool[np.ndarray, " samples"]:
@@ -138,14 +146,12 @@ def write_selection(path: Path, selections: Mapping[str, Selection]) -> None:
     """One row per sample: kept and reason of the curated arm, kept of every other arm."""
     curated = selections["curated"]
     columns: dict[str, Any] = {
-        "id": list(curated.ids),
-        "kept": list(curated.kept),
-        "reason": list(curated.reasons),
+        "id": curated.ids,
+        "kept": curated.kept,
+        "reason": curated.reasons,
     }
     columns |= {
-        f"kept.{arm}": list(selection.kept)
-        for arm, selection in selections.items()
-        if arm != "curated"
+        f"kept.{arm}": selection.kept for arm, selection in selections.items() if arm != "curated"
     }
     _write(path, columns, {})
 
@@ -170,7 +176,7 @@ def write_trajectories(
 ) -> None:
     """One row per sample: its standardised loss at each checkpoint; the start is noted too."""
     columns = {f"z{t}": np.ascontiguousarray(column) for t, column in enumerate(points.T)}
-    _write(path, {"id": list(ids), **columns}, {"start": start.tolist()})
+    _write(path, {"id": ids, **columns}, {"start": start.tolist()})
 
 
 def read_trajectories(
@@ -191,7 +197,7 @@ def write_clusters(
     path: Path, ids: tuple[str, ...], places: np.ndarray, words: Mapping[str, Any]
 ) -> None:
     """One row per sample: its cluster, −1 for none; ``words`` is what the exchange was asked."""
-    _write(path, {"id": list(ids), "cluster": places.astype(np.int64)}, words)
+    _write(path, {"id": ids, "cluster": places.astype(np.int64)}, words)
 
 
 def read_clusters(path: Path) -> tuple[np.ndarray, Mapping[str, Any]]:
@@ -221,20 +227,60 @@ def read_stage(path: Path) -> tuple[np.ndarray, Scores]:
 
 
 def _write(path: Path, columns: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
-    table = pa.table(dict(columns)).replace_schema_metadata({"fedwinnow": json.dumps(extra)})
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+    words = {"fedwinnow": json.dumps(extra)}
+    number = max(len(values) for values in columns.values())
+    with replacing(path) as temporary, ExitStack() as stack:
+        writer: Any = None
+        for start in range(0, max(number, 1), _BLOCK):
+            part = {name: values[start : start + _BLOCK] for name, values in columns.items()}
+            block = pa.table(part).replace_schema_metadata(words)
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(temporary, block.schema))
+            writer.write_table(block)
 
 
-def _read(path: Path) -> tuple[pa.Table, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """Columns of a file, each read when it is asked for and let go by whoever asked."""
+
+    file: Any
+    column_names: Sequence[str]
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - pyarrow has no types
+        return self.file.read(columns=[name]).column(name)
+
+    def texts(self, name: str) -> Iterator[str]:
+        """Texts of a column, block by block."""
+        for block in range(self.file.num_row_groups):
+            yield from self.file.read_row_group(block, columns=[name]).column(name).to_pylist()
+
+
+def _read(path: Path) -> tuple[_Columns, Any]:
     if not path.exists():
         message = f"{path.name} is not there: the phase that makes it has not run at this site"
         raise ProtocolError(message)
-    table = pq.read_table(path)
-    return table, json.loads((table.schema.metadata or {}).get(b"fedwinnow", b"{}"))
+    file = pq.ParquetFile(path)
+    words = (file.schema_arrow.metadata or {}).get(b"fedwinnow", b"{}")
+    return _Columns(file=file, column_names=file.schema_arrow.names), json.loads(words)
 
 
-def _column(table: pa.Table, name: str, path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
+def _beside(parts: Iterable[np.ndarray], number: int) -> np.ndarray:
+    """Columns of a table side by side; each is let go before the next is asked for."""
+    found = np.zeros((0, number), dtype=np.float32)
+    for place, part in enumerate(parts):
+        if place == 0:
+            found = np.empty((len(part), number), dtype=part.dtype)
+        found[:, place] = part
+    return found
+
+
+def _domains(names: Iterable[str]) -> tuple[str, ...]:
+    """Few names on many rows: equal ones are one object."""
+    known: dict[str, str] = {}
+    return tuple(known.setdefault(name, name) for name in names)
+
+
+def _column(table: _Columns, name: str, path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
     if name not in table.column_names:
         message = f"{path.name} has no column {name!r}: the run's terms did not ask for it"
         raise ProtocolError(message)

@@ -4,7 +4,7 @@ A sample is kept if its score is at least the threshold: ties are kept, and −i
 be measured. Keeping none is a result, not an error. The other arms of a study are here too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int8
@@ -18,6 +18,7 @@ _REASONS = {
     Status.NO_TARGET: "no target token",
     Status.NON_FINITE: "not finite",
 }
+_BLOCK = 4096
 Statuses = Int8[np.ndarray, " samples"]
 
 
@@ -46,21 +47,33 @@ def select(
     if np.isnan(threshold):
         message = "threshold: expected a number, −inf or inf, got NaN; repair the threshold's rule"
         raise NonFiniteError(message)
-    kept, reasons = [], []
-    barred = gated or {}
     asked = np.zeros(len(ids), dtype=bool) if queued is None else queued
-    columns = (ids, scores.tolist(), status.tolist(), asked.tolist())
-    for sample_id, score, state, ask in zip(*columns, strict=True):
-        reason = barred.get(sample_id, "") or _REASONS.get(Status(state), "")
-        if not reason and np.isnan(score):
-            reason = "no score"
-        elif not reason and score < threshold:
-            reason = f"score {score:.6g} is below the threshold {threshold:.6g}"
-        elif not reason and ask:
-            reason = QUEUED
-        kept.append(not reason)
-        reasons.append(reason)
-    return Selection(ids=ids, kept=tuple(kept), reasons=tuple(reasons))
+    reasons = tuple(_why(ids, scores, status, asked, threshold, gated or {}))
+    return Selection(ids=ids, kept=tuple(not reason for reason in reasons), reasons=reasons)
+
+
+def _why(
+    ids: tuple[str, ...],
+    scores: Scores,
+    status: Statuses,
+    asked: Bool[np.ndarray, " samples"],
+    threshold: float,
+    barred: Mapping[str, str],
+) -> Iterator[str]:
+    """Why each sample is dropped, "" where it is kept; block by block, so that little is held."""
+    columns = (ids, scores, status, asked)
+    for start in range(0, max(map(len, columns)), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        numbers = (scores[block].tolist(), status[block].tolist(), asked[block].tolist())
+        for sample_id, score, state, ask in zip(ids[block], *numbers, strict=True):
+            reason = barred.get(sample_id, "") or _REASONS.get(Status(state), "")
+            if not reason and np.isnan(score):
+                reason = "no score"
+            elif not reason and score < threshold:
+                reason = f"score {score:.6g} is below the threshold {threshold:.6g}"
+            elif not reason and ask:
+                reason = QUEUED
+            yield reason
 
 
 def keep_all(ids: tuple[str, ...], status: Statuses) -> Selection:

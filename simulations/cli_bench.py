@@ -1,11 +1,17 @@
-"""``fedwinnow bench rounds | merging``: what rounds, large adapters and merges cost."""
+"""``fedwinnow bench rounds | merging | scoring | scale``: what a federation costs on a machine."""
 
 import json
+import os
+import platform
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.simulations.bench_tables import scale_table, scoring_table
 
 app = typer.Typer(no_args_is_help=True, help="Measure what a federation costs on this machine.")
 
@@ -13,6 +19,8 @@ ROUND, HOP = 2.0, 1.5
 """Bars of the design: seconds beyond an empty message, ratio to a bare stream."""
 APART, FASTER, HELD = 1e-5, 100.0, 3.0
 """Bars of merging: distance from the dense SVD, PEFT's time over ours, memory over adapters."""
+LARGE = "1b"
+"""The shape that is left out on a CPU, unless it is named."""
 
 
 @app.callback()
@@ -100,6 +108,127 @@ def merging(
     title = f"One {size} × {size} module, {sites} sites, rank {rank}"
     for table in (_rules(found["rules"], title), _bars(found)):
         Console().print(table)
+
+
+@app.command()
+def scoring(  # noqa: PLR0913 - options of a command
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="tiny, 135m or 1b; repeat it. Default: all that fit (1b on a GPU only)."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Lengths: ragged, even (128) or short (32); repeat it. Default: all."),
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Repetitions of every row.", min=1)] = 15,
+    samples: Annotated[int, typer.Option(help="Samples; 0: 32, on a GPU 256.", min=0)] = 0,
+    batch_tokens: Annotated[
+        int, typer.Option(help="Tokens of a batch; 0: 2048, on a GPU 16384.", min=0)
+    ] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.", min=1)] = 1,
+    peak: Annotated[
+        float, typer.Option(help="Peak of the GPU in bf16, teraflops, for a column of shares.")
+    ] = 0.0,
+    *,
+    peers: Annotated[
+        bool, typer.Option(help="Time bergson and dattri too, where they are installed.")
+    ] = True,
+    memory: Annotated[
+        bool, typer.Option(help="Measure peak memory too (a process for each row on a CPU).")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Time measuring against a LoRA step, the batch-1 loop, vmap and other projects."""
+    import torch  # noqa: PLC0415 - torch loads here
+
+    from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring  # noqa: PLC0415
+    from fedwinnow.simulations.benchmarks.workload import DATA, SHAPES  # noqa: PLC0415
+
+    cuda = torch.cuda.is_available()
+    usual = [name for name in SHAPES if cuda or name != LARGE]
+    models, kinds = _chosen("model", model, SHAPES, usual), _chosen("data", data, DATA, DATA)
+    plans = [
+        Plan(
+            model=shape,
+            data=kind,
+            samples=samples or (256 if cuda else 32),
+            batch_tokens=batch_tokens or (16_384 if cuda else 2048),
+            dtype="bfloat16" if cuda else "float32",
+            threads=threads,
+        )
+        for shape in models
+        for kind in kinds
+    ]
+    tell = Console(stderr=True).print
+    tables = [bench_scoring(one, pairs, peers=peers, memory=memory, told=tell) for one in plans]
+    if as_json:
+        print(json.dumps({"machine": _machine(), "tables": tables}, indent=1))
+        return
+    for found in tables:
+        Console().print(scoring_table(found, peak=peak))
+
+
+@app.command()
+def scale(
+    samples: Annotated[
+        int, typer.Option(help="Samples of the largest silo; 0 leaves silos out.", min=0)
+    ] = 100_000,
+    silos: Annotated[
+        int, typer.Option(help="Virtual silos of the largest federation; 0: none.", min=0)
+    ] = 1000,
+    first: Annotated[int, typer.Option(help="Samples of the smallest silo.", min=16)] = 10_000,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Take growing silos and federations through curation, and show time and memory (Linux)."""
+    from fedwinnow.simulations.benchmarks.process_memory import can_be_measured  # noqa: PLC0415
+    from fedwinnow.simulations.benchmarks.scale import bench_scale  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.benchmarks.scale_silos import bench_silos  # noqa: PLC0415 - likewise
+
+    if not can_be_measured():
+        message = f"bench scale reads memory from /proc, which {platform.system()} lacks; use Linux"
+        raise ConfigError(message)
+    found: dict[str, Any] = {"machine": _machine()}
+    if samples:
+        found["samples"] = bench_scale(samples, first=first)
+    if silos:
+        found["silos"] = bench_silos(silos)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for of in ("samples", "silos"):
+        if of in found:
+            Console().print(scale_table(found[of], of))
+
+
+def _chosen(
+    option: str, given: Sequence[str] | None, known: Collection[str], usual: Iterable[str]
+) -> Sequence[str]:
+    """What an option names, or what is usual.
+
+    Raises:
+        ConfigError: a name is not known.
+    """
+    unknown = [name for name in given or () if name not in known]
+    if unknown:
+        message = f"--{option} {unknown[0]!r}: expected one of {', '.join(known)}"
+        raise ConfigError(message)
+    return given or list(usual)
+
+
+def _machine() -> dict[str, Any]:
+    """What figures depend on."""
+    import torch  # noqa: PLC0415 - torch loads here
+
+    cuda = torch.cuda.is_available()
+    return {
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def _rules(rows: dict[str, dict[str, float]], title: str) -> Table:

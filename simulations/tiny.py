@@ -21,7 +21,7 @@ TEMPLATE = (
 """Chat template: a role tag, the text, the end of turn."""
 
 
-def write_tiny_model(
+def write_tiny_model(  # noqa: PLR0913 - a model's sizes
     folder: Path,
     *,
     seed: int = 0,
@@ -29,7 +29,10 @@ def write_tiny_model(
     layers: int = 2,
     intermediate: int = 0,
     heads: int = 4,
+    kv_heads: int = 0,
     vocabulary: int = 0,
+    tied: bool = False,
+    dtype: str = "float32",
 ) -> Path:
     """Write a random Llama and its tokenizer into ``folder`` and return it.
 
@@ -39,8 +42,11 @@ def write_tiny_model(
         hidden: Width of the residual stream.
         layers: Decoder layers.
         intermediate: Width of the MLP; 0 takes twice ``hidden``.
-        heads: Attention heads, an even number; half as many keys and values.
+        heads: Attention heads.
+        kv_heads: Heads of keys and values, a divisor of ``heads``; 0 takes half as many.
         vocabulary: Least number of rows of the embedding; the tokenizer's own if that is larger.
+        tied: Whether embedding and head are one.
+        dtype: Number format of the weights.
     """
     tokenizer = _letters()
     with torch.random.fork_rng(devices=[]):
@@ -50,9 +56,12 @@ def write_tiny_model(
             hidden=hidden,
             layers=layers,
             heads=heads,
+            kv_heads=kv_heads,
             intermediate=intermediate or 2 * hidden,
             vocabulary=vocabulary,
+            tied=tied,
         )
+    torch.nn.Module.to(model, getattr(torch, dtype))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -65,6 +74,7 @@ def small_llama(
     layers: int,
     heads: int,
     intermediate: int,
+    kv_heads: int = 0,
     vocabulary: int = 0,
     tied: bool = False,
 ) -> LlamaForCausalLM:
@@ -75,7 +85,7 @@ def small_llama(
         intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
+        num_key_value_heads=kv_heads or heads // 2,
         max_position_embeddings=512,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

@@ -13,13 +13,11 @@ where a rule needs it, all sites share A.
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +26,13 @@ from torch import nn
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.nouns import Adapter, SparseAdapter
 from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
+from fedwinnow.simulations.benchmarks.process_memory import (
+    PEAK,
+    RESIDENT,
+    environment,
+    figure,
+    reset_peak,
+)
 from fedwinnow.strategies.registry import BUILT_IN, build
 
 SCALE = 2.0
@@ -236,7 +241,7 @@ def bench_memory(
     numbers = [str(number) for number in (sites, rank, layers, narrow)]
     done = subprocess.run(  # noqa: S603 - our own module
         [sys.executable, "-m", __spec__.name, "--memory", rule, *numbers],
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed goes back at once
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -250,15 +255,15 @@ def memory_here(rule: str, sites: int, rank: int, layers: int, narrow: int) -> F
     merging: Merging = build("merging", rule, {})
     small, start = federation(32, 2, 2, shared_a=isinstance(merging, FactorMerging))
     merging(small, dict.fromkeys(small, 1.0), start)  # what is loaded once is not counted
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
+    before = figure(RESIDENT)
+    reset_peak()
     first = _llama(0, rank, layers, narrow)
     found = {f"site-{i:02}": _llama(i, rank, layers, narrow) for i in range(sites)}
     if isinstance(merging, FactorMerging):
         found = {site: replace(one, a=first.a) for site, one in found.items()}
-    held = _status("VmRSS")
+    held = figure(RESIDENT)
     seconds, _ = _timed(lambda: merging(found, dict.fromkeys(found, 1.0), first))
-    peak, own = _status("VmHWM") - before, sum(maths.size_of(one) for one in found.values())
+    peak, own = figure(PEAK) - before, sum(maths.size_of(one) for one in found.values())
     return {
         "adapters_bytes": float(own),
         "peak_bytes": float(peak),
@@ -278,13 +283,6 @@ def _llama(seed: int, rank: int, layers: int, narrow: int) -> Adapter:
                 drawn = torch.randn(*shape, generator=generator, dtype=torch.bfloat16)
                 factors[f"layers.{layer}.{name}"] = drawn
     return Adapter(base="base", a=a, b=b, scales=dict.fromkeys(a, SCALE))
-
-
-def _status(key: str) -> int:
-    """A memory figure of this process, in bytes (Linux)."""
-    text = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = [line for line in text.splitlines() if line.startswith(f"{key}:")]
-    return int(line.split()[1]) * 1024
 
 
 def main() -> None:

@@ -101,9 +101,11 @@ def rate_shares(tables: Sequence[SignalTable]) -> Float[np.ndarray, " checkpoint
 def cosines(table: SignalTable, dot: str, norm: str) -> Float[np.ndarray, "samples references"]:
     """Cosine with each domain's mean reference gradient; 0 where a gradient is zero."""
     lengths = np.sqrt(np.diag(table.reference_gram))
-    product = column(table, norm)[:, None] * lengths[None, :]
-    safe = np.where(product > 0, product, 1.0)
-    return np.where(product > 0, column(table, dot) / safe, 0.0)
+    product, found = column(table, norm)[:, None] * lengths[None, :], column(table, dot)
+    there = product > 0
+    np.divide(found, product, out=found, where=there)  # a column is a copy
+    found[~there] = 0.0
+    return found
 
 
 def clean_rows(public: PublicRows, checkpoint: int, name: str) -> Bool[np.ndarray, " rows"]:

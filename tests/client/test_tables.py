@@ -9,6 +9,7 @@ import pytest
 from fedwinnow.client import tables
 from fedwinnow.curation.errors import OutputError, ProtocolError
 from fedwinnow.curation.nouns import Selection, SignalTable
+from fedwinnow.curation.selection import select
 
 NAN = np.nan
 
@@ -130,15 +131,40 @@ def test_tables_are_whole_or_not_there(tmp_path, monkeypatch):
     tables.write_signals(file, make_table())
     before = file.read_bytes()
 
-    def full(_table, where):
-        where.write_bytes(b"PAR1")
+    def full(_writer, _block):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tables.pq, "write_table", full)
+    monkeypatch.setattr(tables.pq.ParquetWriter, "write_table", full)
     with pytest.raises(OutputError, match="No space left"):
         tables.write_signals(file, make_table(4))
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_tables_are_the_same_whatever_the_block(tmp_path, monkeypatch, block):
+    """Signals, scores and selection written in blocks of few rows are read back unchanged."""
+    monkeypatch.setattr(tables, "_BLOCK", block)
+    table, scores = make_table(5), np.array([0.5, np.nan, 0.25, -1.0, 2.0])
+    tables.write_signals(tmp_path / "signals.parquet", table)
+    again = tables.read_signals(tmp_path / "signals.parquet")
+    assert (again.ids, again.domains, again.references) == (
+        table.ids,
+        table.domains,
+        table.references,
+    )
+    for name, values in table.columns.items():
+        np.testing.assert_array_equal(again.columns[name], values)
+    assert len({id(name) for name in again.domains}) == len(set(table.domains))
+    tables.write_scores(tmp_path / "scores.parquet", table, {"s": scores}, np.array([0.0, 1.0]))
+    ids, status, found = tables.read_scores(tmp_path / "scores.parquet", "s")
+    assert ids == table.ids
+    np.testing.assert_array_equal(status, table.status)
+    np.testing.assert_array_equal(found, scores)
+    chosen = select(table.ids, scores, table.status, 0.3)
+    tables.write_selection(tmp_path / "selection.parquet", {"curated": chosen})
+    reasons = tables.read_reasons(tmp_path / "selection.parquet")
+    assert tuple(reasons[name] for name in table.ids) == chosen.reasons
 
 
 def test_tables_metadata_holds_no_text_of_a_sample(tmp_path):

@@ -1,0 +1,162 @@
+"""The ways to per-sample gradients that are timed against each other, on the same samples.
+
+    plain     forward and backward of the batches into the LoRA weights: what training does anyway
+    measure   ours: dots with 8 references and norms of every sample
+    loop      one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS does
+    vmap      ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
+
+All read, encode and batch the samples by the same functions, with the same adapter; all but
+``plain`` end with the same numbers.
+
+Differs from the papers' code, to its favour: ``loop`` writes no file, runs the head at the
+response's places only, and leaves out LESS' random projection. ``vmap`` runs attention by the plain
+kernel, as the fused ones have no batching rule, and the head at every place.
+
+References:
+    Z. Zhao et al., CLUES, NeurIPS 2024, section 3.2, https://arxiv.org/abs/2507.03004
+    M. Xia et al., LESS, ICML 2024, section 4.1, https://arxiv.org/abs/2402.04333
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fedwinnow.client.measuring import measure
+from fedwinnow.curation.losses import collate, sample_losses
+from fedwinnow.curation.modeling import NAME
+from fedwinnow.simulations.benchmarks.workload import COLUMNS, LONGEST, Bench
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a row ends with."""
+
+    dots: Float[np.ndarray, "samples references"] | None
+    """⟨g_i, G_k⟩, float32; None where a row has none."""
+    norms: Float[np.ndarray, " samples"] | None
+    kept: int
+    """Bytes that are kept of all samples together, ids not counted."""
+
+
+Row = Callable[[Bench], Outcome]
+
+
+def plain(bench: Bench) -> Outcome:
+    """Forward and backward of the batches into the LoRA weights."""
+    for _, batch in bench.batches():
+        sample_losses(bench.loaded.model, batch).sum().backward()
+        bench.loaded.model.zero_grad(set_to_none=True)
+    return Outcome(dots=None, norms=None, kept=0)
+
+
+def ours(bench: Bench) -> Outcome:
+    """Measure every sample."""
+    table = measure(
+        bench.loaded,
+        bench.samples,
+        columns=COLUMNS,
+        checkpoint=1,
+        references=bench.references,
+        contrast=(),
+        contrast_prompts=0,
+        batch_tokens=bench.batch_tokens,
+        max_length=LONGEST,
+    )
+    kept = table.status.nbytes + sum(values.nbytes for values in table.columns.values())
+    return Outcome(dots=table.columns["dot"], norms=table.columns["norm"], kept=kept)
+
+
+def loop(bench: Bench) -> Outcome:
+    """One sample a pass; every gradient is kept on the CPU until the end."""
+    weights, model = factors(bench), bench.loaded.model
+    kept: list[Tensor] = []
+    for encoding in bench.encodings():
+        model.zero_grad(set_to_none=True)
+        sample_losses(model, collate([encoding]).to(bench.loaded.device)).sum().backward()
+        flat = [given(weight.grad).flatten() for weight in weights.values()]
+        kept.append(torch.cat(flat).cpu())
+    model.zero_grad(set_to_none=True)
+    directions = [bench.references.means[factor].cpu() for factor in weights]
+    sizes = [weight.numel() for weight in weights.values()]
+    dots = torch.stack(
+        [
+            sum(mean @ part for mean, part in zip(directions, gradient.split(sizes), strict=True))
+            for gradient in kept
+        ]
+    )
+    norms = torch.stack([gradient.norm() for gradient in kept])
+    return Outcome(
+        dots=dots.numpy(), norms=norms.numpy(), kept=sum(gradient.nbytes for gradient in kept)
+    )
+
+
+def vectorised(bench: Bench) -> Outcome:
+    """``vmap(grad)`` of the loss of one sample over each batch."""
+    weights, names = factors(bench), parameter_names(bench)
+    held = {names[factor]: weight.detach() for factor, weight in weights.items()}
+    dots = np.zeros((len(bench.samples), len(bench.references.names)), dtype=np.float32)
+    norms = np.zeros(len(bench.samples), dtype=np.float32)
+    each = vmap(grad(lambda *given: sample_loss(bench, *given)), in_dims=(None, 0, 0))
+    for places, batch in bench.batches():
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients = each(held, batch.tokens, batch.targets)
+        parts = {factor: gradients[names[factor]].flatten(1) for factor in weights}
+        means = bench.references.means
+        products = torch.stack([part @ means[factor].T for factor, part in parts.items()])
+        squares = torch.stack([part.square().sum(dim=1) for part in parts.values()])
+        dots[places] = products.sum(dim=0).cpu().numpy()
+        norms[places] = squares.sum(dim=0).sqrt().cpu().numpy()
+    return Outcome(dots=dots, norms=norms, kept=dots.nbytes + norms.nbytes)
+
+
+ROWS: Mapping[str, Row] = {"plain": plain, "measure": ours, "loop": loop, "vmap": vectorised}
+"""Name → row; the first is what the others are compared with."""
+
+
+def sample_loss(
+    bench: Bench, weights: Mapping[str, Tensor], tokens: Tensor, targets: Tensor
+) -> Tensor:
+    """Mean token loss of one padded sample under given weights, for transforms of torch."""
+    given = {"input_ids": tokens[None], "use_cache": False}  # no mask: padding is on the right
+    logits = functional_call(bench.loaded.model, dict(weights), (), given).logits[0, :-1]
+    losses = torch.nn.functional.cross_entropy(logits.float(), tokens[1:], reduction="none")
+    counted = targets[1:].to(losses.dtype)
+    return (losses * counted).sum() / counted.sum()
+
+
+def factors(bench: Bench) -> dict[str, torch.nn.Parameter]:
+    """Factor, as references name it → its weight in the model."""
+    return {
+        f"{name}.{letter}": parts[NAME].weight
+        for name, layer in bench.loaded.layers()
+        for letter, parts in (("A", layer.lora_A), ("B", layer.lora_B))
+    }
+
+
+def parameter_names(bench: Bench) -> dict[str, str]:
+    """Factor → name of its weight in the model."""
+    known = {id(weight): name for name, weight in bench.loaded.model.named_parameters()}
+    return {factor: known[id(weight)] for factor, weight in factors(bench).items()}
+
+
+def reference_rows(bench: Bench, order: Mapping[str, object]) -> Float[Tensor, "k parameters"]:
+    """The references as flat rows, factors in the given order."""
+    return torch.cat([bench.references.means[factor] for factor in order], dim=1)
+
+
+def given(gradient: Tensor | None) -> Tensor:
+    """A gradient that a backward pass must have left.
+
+    Raises:
+        RuntimeError: it did not.
+    """
+    if gradient is None:
+        message = "a LoRA factor got no gradient; the model does not run all adapted layers"
+        raise RuntimeError(message)
+    return gradient

@@ -1,0 +1,148 @@
+"""What a thousand silos cost the server until the selection, beside ten: time and memory by phase.
+
+One process for each number of silos folds a run without training rounds: join, probe, score,
+select. The silos are virtual: each reply is made here from public rows that all share and a
+histogram of the silo's own, and travels through the wire. Growth of a phase = its peak beyond the
+replies and the run's state, both at their real size in Python / that of the smallest federation.
+"""
+
+import argparse
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedwinnow.curation import messages as m
+from fedwinnow.curation import wire
+from fedwinnow.curation.config import (
+    PluginSection,
+    RunConfig,
+    RunSection,
+    StudySection,
+    TrainingSection,
+)
+from fedwinnow.curation.nouns import Adapter, SignalTable
+from fedwinnow.curation.summary import edges_from_public, summarise
+from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.state import RunState
+from fedwinnow.simulations.benchmarks.scale import ladder, stages_with_growth
+from fedwinnow.simulations.benchmarks.stages import size_of, stage, watch
+
+ROWS = 400
+"""Public rows, every second one of them corrupted."""
+BINS = 256
+SAMPLES = 1000
+"""Of each silo."""
+_COLUMNS = ("loss", "loss_q90", "unconditional_loss")
+
+
+def bench_silos(silos: int = 1000, *, first: int = 10) -> list[dict[str, Any]]:
+    """Fold federations of growing size.
+
+    Args:
+        silos: Of the largest federation.
+        first: Of the smallest one; numbers between are ten times the one before.
+
+    Returns:
+        One row a number: ``silos`` and ``stages``; see
+        :func:`~fedwinnow.simulations.benchmarks.scale.stages_with_growth`.
+
+    Raises:
+        RunError: a process ended with an error.
+    """
+    found = [(number, watch(__spec__.name, str(number))) for number in ladder(first, silos)]
+    return stages_with_growth(found, "silos")
+
+
+def run_here(silos: int) -> RunState:
+    """All phases in this process; returns the state before the close."""
+    config = RunConfig(
+        run=RunSection(name="scale", trajectory="none", minimum_sites=silos),
+        threshold=PluginSection(name="keep_fraction", settings={"share": 0.6}),
+        training=TrainingSection(rounds=0),
+        study=StudySection(arms=("curated",)),
+    )
+    names = [f"silo-{i:04}" for i in range(silos)]
+    state = init(config, "scale")
+    while (request := next_request(state)) is not None and state.phase != "close":
+        with stage(state.phase) as held:
+            replies = {name: _travelled(answer(name, request)) for name in names}
+            state = absorb(state, replies)
+            held["replies"] = partial(size_of, replies)
+            held["state"] = partial(size_of, state)
+        del replies
+    return state
+
+
+def answer(site: str, request: m.Request) -> m.Reply:
+    """What a virtual silo says."""
+    header, seed = request.header, int(site.removeprefix("silo-"))
+    if isinstance(request, m.JoinRequest):
+        card = m.SiteCard(
+            header=header, site=site, samples=SAMPLES, base="base", anchors="anchors", versions={}
+        )
+        return m.Joined(header=header, site=site, card=card, adapter=_adapter())
+    if isinstance(request, m.ProbeRequest):
+        kinds = tuple("clean" if i % 2 == 0 else "swap" for i in range(ROWS))
+        parents = tuple(f"anchor {i // 2}" for i in range(ROWS))
+        return m.PublicSignals(
+            header=header, site=site, table=_public(), kinds=kinds, parents=parents
+        )
+    if isinstance(request, m.ScoreRequest):
+        public = np.random.default_rng(0).normal(size=ROWS)
+        edges = edges_from_public(public, bins=BINS, probability=False)
+        own = np.random.default_rng(seed).normal(size=SAMPLES)
+        return m.SummaryReply(
+            header=header,
+            site=site,
+            summary=summarise(own, edges, smallest_cell=5),
+            public_scores=public,
+            forecast={"auroc": 0.5},
+            unscored=0,
+        )
+    if isinstance(request, m.SelectRequest):
+        own = np.random.default_rng(seed).normal(size=SAMPLES)
+        return m.KeptReply(
+            header=header, site=site, kept={"curated": int((own >= request.threshold).sum())}
+        )
+    message = f"a virtual silo does not answer {request.header.phase}"
+    raise TypeError(message)
+
+
+def _adapter() -> Adapter:
+    generator = torch.Generator().manual_seed(0)
+    return Adapter(
+        base="base",
+        a={"q_proj": torch.randn(4, 32, generator=generator)},
+        b={"q_proj": torch.zeros(32, 4)},
+        scales={"q_proj": 2.0},
+    )
+
+
+def _public() -> SignalTable:
+    draw = np.random.default_rng(0)
+    return SignalTable(
+        ids=tuple(f"public {i}" for i in range(ROWS)),
+        domains=("law",) * ROWS,
+        checkpoint=0,
+        status=np.zeros(ROWS, dtype=np.int8),
+        columns={name: draw.normal(size=ROWS).astype(np.float32) for name in _COLUMNS},
+    )
+
+
+def _travelled(reply: m.Reply) -> m.Reply:
+    """The reply as it comes out of the wire."""
+    return wire.decode(wire.encode(reply))  # type: ignore[return-value]  # a reply went in
+
+
+def main() -> None:
+    """Run the phases for a parent that watches."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("silos", type=int)
+    torch.set_num_threads(1)
+    run_here(parser.parse_args().silos)
+
+
+if __name__ == "__main__":
+    main()

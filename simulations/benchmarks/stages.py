@@ -1,0 +1,139 @@
+"""Time and memory of a child process, stage by stage, as its parent sees them.
+
+The child says when a stage begins and ends, and waits each time until its parent has looked; in
+between the parent reads the child's anonymous memory every few milliseconds, so that nothing in the
+child, not even its own counting, can hide a peak. What the kernel counts (resident, mapped files
+included) is told by the child.
+"""
+
+import gc
+import json
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+
+import numpy as np
+import torch
+
+from fedwinnow.curation.errors import RunError
+from fedwinnow.simulations.benchmarks.process_memory import (
+    ANONYMOUS,
+    PEAK,
+    environment,
+    figure,
+    reset_peak,
+)
+
+_EVERY = 0.005
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """One stage of a child process."""
+
+    name: str
+    seconds: float
+    """Wall time."""
+    peak_bytes: int
+    """Most anonymous memory that the parent saw."""
+    resident_bytes: int
+    """The kernel's own peak, pages of mapped files counted in."""
+    held: Mapping[str, float] = field(default_factory=dict)
+    """What the child says that it holds at the end, in bytes by name."""
+
+    @property
+    def beyond_bytes(self) -> float:
+        """Peak beyond what is held."""
+        return self.peak_bytes - sum(self.held.values())
+
+
+def watch(module: str, *words: str) -> list[Stage]:
+    """Run ``python -m module words …`` and watch its stages.
+
+    Raises:
+        RunError: the child ended with an error.
+    """
+    command = [sys.executable, "-m", module, *words]
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
+    ) as child:
+        stages = list(_stages(child))
+    if child.returncode:
+        message = f"{module} {' '.join(words)}: ended with {child.returncode}; its error is above"
+        raise RunError(message)
+    return stages
+
+
+def _stages(child: "subprocess.Popen[str]") -> Iterator[Stage]:
+    most = peak = 0
+    if child.stdin is None or child.stdout is None:  # pragma: no cover - both are pipes
+        message = "the child has no pipes"
+        raise RunError(message)
+    while True:
+        ready, _, _ = select.select([child.stdout], [], [], _EVERY)
+        most = max(most, figure(ANONYMOUS, child.pid))
+        if not ready:
+            continue
+        line = child.stdout.readline()
+        if not line:
+            return
+        said = json.loads(line)
+        if said["is"] == "end":
+            peak = most
+        elif said["is"] == "held":
+            yield Stage(peak_bytes=peak, **said["stage"])
+        most = 0
+        child.stdin.write("\n")
+        child.stdin.flush()
+
+
+@contextmanager
+def stage(name: str) -> Iterator[dict[str, Callable[[], float]]]:
+    """In the child: a stage. What is put into the mapping tells afterwards what is held, in bytes.
+
+    What the stage leaves out of its time and peak: telling what is held.
+    """
+    gc.collect()
+    reset_peak()
+    _say({"is": "begin"})
+    held: dict[str, Callable[[], float]] = {}
+    start = time.perf_counter()
+    yield held
+    seconds, resident = time.perf_counter() - start, figure(PEAK)
+    _say({"is": "end"})
+    told = {what: count() for what, count in held.items()}
+    words = {"name": name, "seconds": seconds, "resident_bytes": resident, "held": told}
+    held.clear()
+    _say({"is": "held", "stage": words})
+
+
+def size_of(*things: object) -> float:
+    """Bytes of arrays, tensors, numbers, texts, collections and nouns, with all that they hold."""
+    seen: set[int] = set()
+    total, rest = 0, list(things)
+    while rest:
+        thing = rest.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        total += sys.getsizeof(thing)
+        if isinstance(thing, torch.Tensor):
+            total += thing.nbytes
+        elif isinstance(thing, np.ndarray):
+            total += 0 if thing.base is None else thing.nbytes
+        elif isinstance(thing, (tuple, list)):
+            rest.extend(thing)
+        elif isinstance(thing, Mapping):
+            rest.extend((*thing.keys(), *thing.values()))
+        elif is_dataclass(thing):
+            rest.extend(getattr(thing, one.name) for one in fields(thing))
+    return float(total)
+
+
+def _say(words: Mapping[str, object]) -> None:
+    print(json.dumps(words), flush=True)
+    sys.stdin.readline()

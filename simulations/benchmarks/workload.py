@@ -1,0 +1,157 @@
+"""What scoring is timed on: random Llamas of three shapes, samples of even and of ragged lengths.
+
+Lengths of ``ragged`` are log-normal, as those of instruction data are: median 128 tokens, standard
+deviation of the logarithm 0.7, cut to 16 … 512. Their unpadded ideal has as many samples and
+tokens, but all are of the mean length; it is compared by the time of a token that is no padding.
+
+Adapter: rank 16 on all seven linears, B ≠ 0; eight references of two anchors each.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from fedwinnow.client.references import References, reference_state
+from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.losses import Batch, collate, plan_batches
+from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.nouns import Adapter, Sample
+from fedwinnow.simulations.tiny import write_tiny_model
+
+COLUMNS = frozenset({"dot", "norm"})
+REFERENCES = 8
+RANK = 16
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MEDIAN, SPREAD = 128, 0.7
+"""Of ragged lengths: tokens, and standard deviation of the logarithm."""
+SHORTEST, LONGEST = 16, 512
+"""Tokens of a sample."""
+DATA = {"ragged": 0, "even": 128, "short": 32}
+"""Name → tokens of every sample; 0 for the log-normal lengths."""
+_TEMPLATE = 4
+"""Tokens that the chat template adds."""
+Lengths = Int64[np.ndarray, " samples"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Sizes of a Llama."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool = True
+
+
+SHAPES = {
+    "tiny": Shape(
+        hidden=256, layers=4, intermediate=704, heads=8, kv_heads=4, vocabulary=2048, tied=False
+    ),
+    "135m": Shape(hidden=576, layers=30, intermediate=1536, heads=9, kv_heads=3, vocabulary=49_152),
+    "1b": Shape(
+        hidden=2048, layers=16, intermediate=8192, heads=32, kv_heads=8, vocabulary=128_256
+    ),
+}
+"""A tiny one, and the shapes of SmolLM2-135M and of Llama 3.2 1B."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every row of a table works on."""
+
+    loaded: LoadedModel
+    references: References
+    samples: tuple[Sample, ...]
+    batch_tokens: int
+
+    def encodings(self) -> list[Encoding]:
+        """Every sample as tokens."""
+        return [encode(self.loaded, sample, max_length=LONGEST) for sample in self.samples]
+
+    def batches(self) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Positions and tokens, batch by batch, as measuring plans them."""
+        encodings = self.encodings()
+        lengths = np.array([len(encoding.tokens) for encoding in encodings])
+        for places in plan_batches(lengths, self.batch_tokens):
+            yield places, collate([encodings[i] for i in places]).to(self.loaded.device)
+
+
+def write_model(folder: Path, shape: str, *, dtype: Dtype = "float32") -> Path:
+    """A random Llama of a shape, and its tokenizer."""
+    sizes = SHAPES[shape]
+    return write_tiny_model(
+        folder,
+        hidden=sizes.hidden,
+        layers=sizes.layers,
+        intermediate=sizes.intermediate,
+        heads=sizes.heads,
+        kv_heads=sizes.kv_heads,
+        vocabulary=sizes.vocabulary,
+        tied=sizes.tied,
+        dtype=dtype,
+    )
+
+
+def prepare(
+    folder: Path, lengths: Lengths, *, batch_tokens: int, dtype: Dtype = "float32"
+) -> Bench:
+    """Bench on the model in ``folder``, samples of the given lengths, B ≠ 0."""
+    section = ModelSection(name=str(folder), max_length=LONGEST, dtype=dtype)
+    loaded = load_model(section, AdapterSection(rank=RANK, alpha=32.0, targets=TARGETS), seed=0)
+    adapter, generator = get_adapter(loaded), torch.Generator().manual_seed(1)
+    b = {k: torch.randn(v.shape, generator=generator) * 0.02 for k, v in adapter.b.items()}
+    set_adapter(loaded, Adapter(base=adapter.base, a=adapter.a, b=b, scales=adapter.scales))
+    anchors = make_samples(np.full(2 * REFERENCES, int(lengths.mean())), "anchor")
+    references = reference_state(
+        loaded, anchors, columns=COLUMNS, batch_tokens=batch_tokens, max_length=LONGEST
+    )
+    return Bench(
+        loaded=loaded,
+        references=references,
+        samples=make_samples(lengths, "sample"),
+        batch_tokens=batch_tokens,
+    )
+
+
+def draw_lengths(data: str, number: int, *, seed: int = 0) -> Lengths:
+    """Tokens of each sample of a kind of data; see :data:`DATA`."""
+    if DATA[data]:
+        return np.full(number, DATA[data])
+    drawn = np.random.default_rng(seed).lognormal(np.log(MEDIAN), SPREAD, number)
+    return np.clip(np.round(drawn), SHORTEST, LONGEST).astype(np.int64)
+
+
+def unpadded(lengths: Lengths) -> Lengths:
+    """The ideal: as many samples and (up to rounding) tokens, none of which needs padding."""
+    return np.full(len(lengths), round(float(lengths.mean())))
+
+
+def padded_tokens(lengths: Lengths, batch_tokens: int) -> int:
+    """Tokens that a plan runs, padding included."""
+    plan = plan_batches(lengths, batch_tokens)
+    return sum(len(places) * int(lengths[places].max()) for places in plan)
+
+
+def make_samples(lengths: Lengths, tag: str) -> tuple[Sample, ...]:
+    """Random letters: a quarter of each length prompt, the rest response."""
+    draw = np.random.default_rng(len(tag))
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz "))
+    return tuple(
+        Sample(
+            id=f"{tag}{i}",
+            prompt="".join(draw.choice(letters, length // 4)),
+            response="".join(draw.choice(letters, length - length // 4 - _TEMPLATE)),
+            domain=f"domain {i % REFERENCES}",
+        )
+        for i, length in enumerate(lengths.tolist())
+    )

@@ -1,0 +1,134 @@
+"""Laws of the benchmark of scale: stages are those of a site, and memory is measured outside."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fedwinnow.curation.errors import RunError
+from fedwinnow.curation.messages import CloseRequest, Header
+from fedwinnow.simulations import cli_bench
+from fedwinnow.simulations.benchmarks import scale, scale_silos, stages
+
+MEGABYTE = 1_000_000
+CHILD = """\
+import numpy as np
+from fedwinnow.simulations.benchmarks.stages import size_of, stage
+with stage("small") as held:
+    kept = np.ones(1_000_000)
+    held["array"] = lambda: size_of(kept)
+with stage("large"):
+    spent = np.ones(8_000_000)
+    del spent
+with stage("counting") as held:
+    held["nothing"] = lambda: 0.0 * size_of(np.ones(40_000_000))
+"""
+
+
+def test_scale_stages_are_seen_from_outside(tmp_path, monkeypatch):
+    """A peak that was let go again is seen; what is held is at its size; telling costs nothing."""
+    (tmp_path / "child_of_scale.py").write_text(CHILD, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    small, large, counting = stages.watch("child_of_scale")
+    assert [one.name for one in (small, large, counting)] == ["small", "large", "counting"]
+    assert 8 * MEGABYTE <= small.held["array"] < 8.1 * MEGABYTE
+    assert large.peak_bytes - small.peak_bytes > 50 * MEGABYTE
+    assert counting.peak_bytes < small.peak_bytes + 20 * MEGABYTE
+    assert large.resident_bytes >= large.peak_bytes
+    assert small.beyond_bytes == small.peak_bytes - small.held["array"]
+
+
+def test_scale_child_that_fails_is_an_error(tmp_path, monkeypatch):
+    """A process that ends with an error gives no figures."""
+    (tmp_path / "failing_child.py").write_text("raise SystemExit(3)", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    with pytest.raises(RunError, match="ended with 3"):
+        stages.watch("failing_child")
+
+
+def test_scale_sizes_count_everything_once():
+    """A collection weighs itself and what it holds, shared things once; a view weighs its part."""
+    text = "x" * 1000
+    assert stages.size_of([text, text]) < stages.size_of([text, text + "y"])
+    whole = np.zeros(1000)
+    assert stages.size_of(whole) >= 8000
+    assert stages.size_of(whole[:500]) >= 4000
+    assert stages.size_of({"a": whole}, (text,)) > 9000
+
+
+@pytest.mark.parametrize(
+    ("first", "most", "sizes"),
+    [(10, 1000, (10, 100, 1000)), (10, 30, (10, 30)), (10, 10, (10,)), (10, 4, (4,))],
+)
+def test_scale_ladder_ends_with_what_was_asked(first, most, sizes):
+    """Sizes grow tenfold and end with the largest."""
+    assert scale.ladder(first, most) == sizes
+
+
+def test_scale_growth_is_over_the_first_size():
+    """What is held does not count; the smallest size has growth 1."""
+    small = stages.Stage(name="load", seconds=1, peak_bytes=110, resident_bytes=0, held={"a": 10.0})
+    large = stages.Stage(name="load", seconds=9, peak_bytes=350, resident_bytes=0, held={"a": 50.0})
+    rows = scale.stages_with_growth([(1, [small]), (10, [large])], "samples")
+    assert [row["samples"] for row in rows] == [1, 10]
+    assert [row["stages"][0]["growth"] for row in rows] == [1.0, 3.0]
+
+
+@pytest.fixture
+def unwatched(monkeypatch) -> list[str]:
+    """Stages run in this process, with nobody to answer; their names."""
+    seen: list[str] = []
+
+    def note(words):
+        if words["is"] == "held":
+            seen.append(words["stage"]["name"])
+            assert all(size >= 0 for size in words["stage"]["held"].values())
+
+    monkeypatch.setattr(stages, "_say", note)
+    return seen
+
+
+def test_scale_samples_are_unlike_and_cross_every_stage(tmp_path, unwatched):
+    """No two generated samples are the same, and a small silo comes out of the last stage."""
+    scale.write_samples(tmp_path / "many.jsonl", 12_000)
+    rows = [json.loads(line) for line in (tmp_path / "many.jsonl").read_text().splitlines()]
+    assert len({(row["prompt"], row["response"]) for row in rows}) == 12_000
+    scale.run_here(40, tmp_path)
+    assert unwatched == ["load", "measure", "store", "score", "select"]
+    assert (tmp_path / "selection.parquet").exists()
+
+
+def test_scale_silos_cross_the_whole_fold(unwatched):
+    """Twelve virtual silos join, agree on a threshold that keeps its share, and select."""
+    state = scale_silos.run_here(12)
+    assert unwatched == ["join", "probe", "score", "select"]
+    kept = state.kept["curated"]
+    assert len(kept) == 12
+    assert abs(sum(kept.values()) / (12 * scale_silos.SAMPLES) - 0.6) < 0.01
+    assert not any(record.missing for record in state.records)
+
+
+def test_scale_silos_refuse_what_they_do_not_answer():
+    """A virtual silo answers four requests and no other."""
+    header = Header(run="r", phase="close", round=0, arm="", adapter="")
+    with pytest.raises(TypeError, match="does not answer close"):
+        scale_silos.answer("silo-0001", CloseRequest(header=header))
+
+
+def test_scale_prints_tables_and_json(monkeypatch):
+    """``bench scale`` shows each stage of each size both ways, samples and silos apart."""
+    one = stages.Stage(
+        name="load", seconds=1.0, peak_bytes=110, resident_bytes=0, held={"table": 10.0}
+    )
+    monkeypatch.setattr(scale, "watch", lambda module, size: [one])
+    monkeypatch.setattr(scale_silos, "watch", lambda module, size: [one])
+    asked = ["scale", "--samples", "20000", "--silos", "10"]
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli_bench.app, asked)
+    assert shown.exit_code == 0, shown.output
+    assert "20,000" in shown.stdout
+    assert "1.00" in shown.stdout
+    told = json.loads(CliRunner().invoke(cli_bench.app, [*asked, "--json"]).stdout)
+    assert [row["samples"] for row in told["samples"]] == [10_000, 20_000]
+    assert [row["silos"] for row in told["silos"]] == [10]
+    assert told["samples"][0]["stages"][0]["beyond_bytes"] == 100.0
