@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.traits import compiled
 
 Look = Callable[[Float[Tensor, "targets vocabulary"]], None]
 """Shown the logits that predict a batch's targets, row by row of the batch, detached."""
@@ -129,7 +130,12 @@ def entropies(logits: Float[Tensor, "targets vocabulary"]) -> Float[Tensor, " ta
 
 
 def _plain_head(model: torch.nn.Module) -> torch.nn.Module | None:
-    """The language-model head, where it is one linear layer that has no adapter of its own."""
+    """The language-model head, where it is one linear layer that has no adapter of its own.
+
+    None for a compiled model too, which would ignore the hook or keep that of its first batch.
+    """
+    if compiled(model):
+        return None
     ask = getattr(model, "get_output_embeddings", None)
     head = None if ask is None else ask()
     return head if isinstance(head, torch.nn.Linear) and not hasattr(head, "lora_A") else None
