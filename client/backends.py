@@ -158,7 +158,7 @@ def _forward(loaded: LoadedModel, references: References, columns: frozenset[str
         raise ModelError(message)
     kind = loaded.model.get_input_embeddings().weight.dtype
     along = {
-        name: Differences.along(weights, directions, kind)
+        name: Differences.along(weights, directions, references.means, kind)
         for name, directions in (("dot", references.means), ("influence", references.directions))
         if name in columns
     }

@@ -162,8 +162,10 @@ def _visited(
             why = "no step visited them at these weights"
             places = {visits.ids[i]: int(i) for i in np.flatnonzero(visits.steps == 0)}
     taken = [int(row) for row in usable if samples[int(row)].id in places]
-    for name in columns if visits is not None else ():
-        table.columns[name][taken] = visits.columns[name][[places[samples[i].id] for i in taken]]
+    if visits is not None and taken:
+        seen = [places[samples[row].id] for row in taken]
+        for name in columns:
+            table.columns[name][taken] = visits.columns[name][seen]
     rest = np.setdiff1d(usable, np.array(taken, dtype=np.int64))
     if len(rest):
         logger.warning(

@@ -96,21 +96,29 @@ class Collector(Watcher):
         return each
 
     def passed(self, drawn: Drawn, step: int) -> None:
-        """Put the rows of the samples that the step visited."""
+        """Put the rows of the samples that the step visited.
+
+        Where ∂L/∂ℓ_i is 0, as for a sample of weight 0, the pass holds nothing of the sample's
+        gradient, and it counts as not visited.
+        """
         rows = np.array(drawn.places, dtype=np.int64)
-        if self.probe is not None and self.contraction is not None:
-            self.probe.end(self.contraction, self._shares.pop())
-            self.rows.put(rows, self.contraction.columns(self.rows.columns))
-            self.contraction.reset()
+        self.steps[rows] = step
         if self._losses is not None:
             self.rows.put_losses(rows, self._losses, drawn.batch, drawn.encodings)
         if self._entropies:
-            values = self._entropies.pop()
-            self.rows.put_entropies(rows, values, drawn.batch, drawn.encodings)
+            self.rows.put_entropies(rows, self._entropies.pop(), drawn.batch, drawn.encodings)
         if self.states and self.references is not None:
             states = mean_states(self.states.pop(), drawn.batch, drawn.encodings)
             self.rows.put(rows, self.references.similarity(states))
-        self.steps[rows] = step
+        if self.probe is not None and self.contraction is not None:
+            shares = self._shares.pop()
+            self.probe.end(self.contraction, shares)
+            self.rows.put(rows, self.contraction.columns(self.rows.columns))
+            self.contraction.reset()
+            unseen = rows[(shares == 0).cpu().numpy()]
+            self.steps[unseen] = -1
+            for values in self.rows.columns.values():
+                values[unseen] = np.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
