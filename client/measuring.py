@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedwinnow.client.backends import Choice, check_columns, choose, running
@@ -201,7 +202,8 @@ def _main_pass(
             table.put(rows, found)
             table.put_losses(rows, losses, batch, chosen)
             if uncertain:
-                table.put_entropies(rows, uncertain.pop(), batch, chosen)
+                table.put_entropies(rows, torch.cat(uncertain), batch, chosen)
+                uncertain.clear()
             if wanted & REPRESENTATIONS and references is not None:
                 table.put(rows, references.similarity(mean_states(seen.pop(), batch, chosen)))
                 seen.clear()  # a backend may have run the batch more than once

@@ -106,7 +106,9 @@ class Collector(Watcher):
         if self._losses is not None:
             self.rows.put_losses(rows, self._losses, drawn.batch, drawn.encodings)
         if self._entropies:
-            self.rows.put_entropies(rows, self._entropies.pop(), drawn.batch, drawn.encodings)
+            values = torch.cat(self._entropies)
+            self._entropies.clear()
+            self.rows.put_entropies(rows, values, drawn.batch, drawn.encodings)
         if self.states and self.references is not None:
             states = mean_states(self.states.pop(), drawn.batch, drawn.encodings)
             self.rows.put(rows, self.references.similarity(states))
