@@ -69,7 +69,7 @@ def reference_way(backend: Backend, loaded: LoadedModel) -> Way:
     The anchors are few and public; a base that cannot run backward cannot be trained either.
     """
     name = choose(backend, loaded).name
-    return name if name in {"hooks", "probe"} else best_way(loaded)  # type: ignore[return-value]  # narrowed by the test
+    return name if name in {"hooks", "probe"} else best_way(loaded)
 
 
 def check_columns(columns: frozenset[str], choice: Choice, loaded: LoadedModel) -> None:

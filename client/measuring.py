@@ -107,7 +107,7 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         choice = choose("auto", loaded)
     count = Count(total=len(usable) * (passes - bool(own)) + len(rest) * bool(own), told=progress)
     readable = [encodings[i] for i in usable]
-    if len(rest) and own:
+    if own and (len(rest) or not len(usable)):  # an unfit adapter is refused, whoever comes
         _main_pass(loaded, encodings, rest, table, references, reading, count, choice)
     if bare:
         values = unconditional_losses(loaded, readable, reading, count)

@@ -33,7 +33,7 @@ class _Hooked:
         """Nothing is to be made ready for ``samples``: the hooks see whatever runs."""
 
     def backward(self, losses: Tensor) -> None:
-        losses.sum().backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        losses.sum().backward()
         self.firing.check()
 
 
@@ -46,7 +46,7 @@ class _Probing:
         self.probe.begin(samples)
 
     def backward(self, losses: Tensor) -> None:
-        losses.sum().backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        losses.sum().backward()
         self.probe.end(self.consume)
 
 

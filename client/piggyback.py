@@ -119,8 +119,8 @@ class Collector(Watcher):
             self.contraction.reset()
             unseen = rows[(shares == 0).cpu().numpy()]
             self.steps[unseen] = -1
-            for values in self.rows.columns.values():
-                values[unseen] = np.nan
+            for column in self.rows.columns.values():
+                column[unseen] = np.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

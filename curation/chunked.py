@@ -49,7 +49,7 @@ def chunked_losses(
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]  # torch: whatever apply is given
+    def forward(
         ctx: Any,  # noqa: ANN401 - torch's own form
         hidden: Tensor,
         weight: Tensor,
@@ -74,7 +74,7 @@ class _Chunked(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401 - torch's own form
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch's own form
         if not ctx.needs_input_grad[0]:
             return (None,) * 6
         (slopes,) = ctx.saved_tensors

@@ -11,9 +11,8 @@ step along d is the one that moves the reference's own loss, whose gradient is G
 
 with u the unit roundoff of the number format, float32's at least (norms and softmax of transformers
 compute in that). (3 u)^(1/3) is where both errors shrink together; the tenth was set by trying
-steps on a tiny Llama, where the least error was at 0.1 to 0.2 of it in float32 and below 0.1 in
-bfloat16, along two directions of a thirtyfold different slope. In bfloat16 δ is 0.02 nats: rather
-the loss drop between two adapters than a derivative.
+steps on a tiny Llama (docs/measuring.md). In bfloat16 δ is 0.02 nats: rather the loss drop between
+two adapters than a derivative.
 
 References:
     W. Press et al., Numerical Recipes, 3rd edition 2007, section 5.7 (the step)

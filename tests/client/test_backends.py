@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 from warmed import apart, references_of, some, table_of, warmed
 
 from fedwinnow.client.backends import choose, reference_way
+from fedwinnow.client.signals import measuring
 from fedwinnow.client.work import check_terms
+from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS
-from fedwinnow.curation.config import MeasuringSection, RunTerms, ScorerSection
+from fedwinnow.curation.config import MeasuringSection, ModelSection, RunTerms, ScorerSection
 from fedwinnow.curation.differences import Differences
 from fedwinnow.curation.errors import ModelError, PluginError
 from fedwinnow.curation.losses import collate, sample_losses
@@ -69,10 +72,10 @@ def test_probe_equals_hooks_in_every_column(model):
 
 
 @pytest.mark.parametrize(
-    ("kind", "tolerance"), [("float64", 2e-3), ("float32", 2e-3), ("bfloat16", 0.1)]
+    ("kind", "tolerance"), [("float64", 1e-3), ("float32", 1e-3), ("bfloat16", 0.06)]
 )
 def test_forward_equals_hooks_to_its_stated_tolerance(model, kind, tolerance):
-    """Share of the largest: 0.2 %, and 10 % where the base is bfloat16; the adapter is put back."""
+    """Share of the largest: 0.1 %, and 6 % where the base is bfloat16; the adapter is put back."""
     for name, parameter in model.model.named_parameters():
         if "lora_" not in name or kind == "float64":
             parameter.data = parameter.data.to(getattr(torch, kind))
@@ -166,3 +169,31 @@ def test_an_unused_backend_setting_changes_no_terms():
     """The default is not spoken of, so ids of runs and what travels stay as they were."""
     assert "backend" not in canonical(RunTerms())
     assert '"backend":"probe"' in canonical(RunTerms(measuring=MeasuringSection(backend="probe")))
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("auto", "measuring with hooks"),
+        ("probe", "measuring with probe: measuring.backend"),
+        ("forward", "measuring with forward"),
+        ("piggyback", "3 of 3 samples need a pass of their own"),
+    ],
+)
+def test_a_site_measures_by_the_backend_of_its_terms(model, caplog, backend, said):
+    """The setting reaches references and rows alike; the log names what it came to."""
+    anchors = SimpleNamespace(reference=tuple(some(6, "r")))
+    section = MeasuringSection(batch_tokens=300, backend=backend)
+    work = SimpleNamespace(
+        loaded=model,
+        terms=RunTerms(model=ModelSection(max_length=96), measuring=section),
+        pool=SimpleNamespace(split=anchors, anchors_hash="anchors"),
+        model=ModelSection(),
+        workshop=Workshop(),
+    )
+    measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
+    with caplog.at_level(logging.INFO):
+        table = measures(some(3, "s"), "a site measures")
+    assert said in caplog.text
+    hooks = table_of(model, some(3, "s"), references_of(model, {"dot"}), {"dot"}, backend="hooks")
+    assert apart(table.columns["dot"], hooks.columns["dot"]) <= 1e-3
