@@ -180,7 +180,7 @@ def test_an_unused_backend_setting_changes_no_terms():
         ("piggyback", "3 of 3 samples need a pass of their own"),
     ],
 )
-def test_a_site_measures_by_the_backend_of_its_terms(model, caplog, backend, said):
+def test_a_site_measures_by_the_backend_of_its_terms(model, tmp_path, caplog, backend, said):
     """The setting reaches references and rows alike; the log names what it came to."""
     anchors = SimpleNamespace(reference=tuple(some(6, "r")))
     section = MeasuringSection(batch_tokens=300, backend=backend)
@@ -190,6 +190,7 @@ def test_a_site_measures_by_the_backend_of_its_terms(model, caplog, backend, sai
         pool=SimpleNamespace(split=anchors, anchors_hash="anchors"),
         model=ModelSection(),
         workshop=Workshop(),
+        folder=tmp_path,
     )
     measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
     with caplog.at_level(logging.INFO):
