@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedwinnow.client.per_sample import Way, per_sample
 from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.gradients import Consume, sample_gradients
+from fedwinnow.curation.gradients import Consume
 from fedwinnow.curation.losses import collate, plan_batches, sample_losses
 from fedwinnow.curation.modeling import LoadedModel
 
@@ -63,7 +64,12 @@ class _Sums:
 
 
 def influence_directions(
-    loaded: LoadedModel, encodings: Sequence[Encoding], means: Factors, *, batch_tokens: int
+    loaded: LoadedModel,
+    encodings: Sequence[Encoding],
+    means: Factors,
+    *,
+    batch_tokens: int,
+    way: Way = "hooks",
 ) -> dict[str, Float[Tensor, "k parameters"]]:
     """u_k of every factor; zero where a factor has no gradient at all.
 
@@ -72,9 +78,10 @@ def influence_directions(
         encodings: Of the reference anchors; each has a target.
         means: v_k by factor.
         batch_tokens: Tokens of a pass, padding included.
+        way: How per-sample gradients are taken.
     """
     products = _Products(references=means)
-    _each_batch(loaded, encodings, products, batch_tokens, lambda _done: None)
+    _each_batch(loaded, encodings, products, batch_tokens, lambda _done: None, way)
     damping, weights, number = {}, {}, len(encodings)
     for name, reference in means.items():
         squares = torch.cat(products.squares[name])
@@ -86,7 +93,7 @@ def influence_directions(
     def advance(done: int) -> None:
         sums.start = done
 
-    _each_batch(loaded, encodings, sums, batch_tokens, advance)
+    _each_batch(loaded, encodings, sums, batch_tokens, advance, way)
     return {
         name: (reference - sums.sums[name]) / damping[name]
         if damping[name] > 0
@@ -101,13 +108,14 @@ def _each_batch(
     consume: Consume,
     batch_tokens: int,
     before: Callable[[int], None],
+    way: Way,
 ) -> None:
     """Backward passes over all encodings; ``before`` is told how many are done."""
     lengths, done = np.array([len(one.tokens) for one in encodings], dtype=np.int64), 0
-    with sample_gradients(loaded.model, dict(loaded.layers()), consume) as firing:
+    with per_sample(way, loaded, consume) as source:
         for places in plan_batches(lengths, batch_tokens):
             before(done)
             batch = collate([encodings[i] for i in places]).to(loaded.device)
-            sample_losses(loaded.model, batch).sum().backward()
-            firing.check()
+            source.begin(len(places))
+            source.backward(sample_losses(loaded.model, batch))
             done += len(places)

@@ -2,26 +2,31 @@
 
 One forward pass gives the losses, their spread, the end-of-turn loss and the representation; where
 gradient columns are asked for, the same pass is followed by one backward pass that contracts the
-per-sample LoRA gradients (``curation/gradients.py``). Unconditional and contrastive losses are
-forward passes of the SAME body tokens under another prompt. Only the asked columns are computed.
+per-sample LoRA gradients (or by what else the chosen backend does: ``client/backends.py``).
+Unconditional and contrastive losses are forward passes of the SAME body tokens under another
+prompt. Only the asked columns are computed.
 
 The per-sample loss of the gradient is the mean over body and end of turn; the loss columns are over
 the body alone, so that truncation shows in ``has_end`` and ``end_loss`` and nowhere else.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedwinnow.client.backends import Choice, check_columns, choose, running
 from fedwinnow.client.contrast import Prompts, contrast_losses, unconditional_losses
 from fedwinnow.client.hidden import last_hidden, mean_states
+from fedwinnow.client.piggyback import Visits
 from fedwinnow.client.reading import Count, Reading, Told
 from fedwinnow.client.references import References
+from fedwinnow.client.signal_rows import SignalRows
+from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.columns import (
     CONTRASTS,
     ENTROPY,
@@ -29,15 +34,15 @@ from fedwinnow.curation.columns import (
     KNOWN,
     OTHER_PROMPTS,
     REPRESENTATIONS,
-    WIDE,
 )
-from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.gradients import evaluating, sample_gradients
-from fedwinnow.curation.losses import Batch, collate, entropies, plan_batches, token_losses
-from fedwinnow.curation.modeling import LoadedModel, encode
-from fedwinnow.curation.nouns import Sample, SignalTable, Status
+from fedwinnow.curation.losses import collate, entropies, plan_batches
+from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter
+from fedwinnow.curation.nouns import Sample, SignalTable
+from fedwinnow.curation.sections import Backend
+
+logger = logging.getLogger(__name__)
 
 
 def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
@@ -54,6 +59,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     system_prompt: str = "",
     learning_rate: float = 0.0,
     progress: Told | None = None,
+    backend: Backend = "auto",
+    visits: Visits | None = None,
 ) -> SignalTable:
     """Measure samples with the loaded adapter.
 
@@ -70,28 +77,38 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         system_prompt: System message before every sample.
         learning_rate: Noted in the table.
         progress: Called with (samples done, samples of all passes).
+        backend: How gradient columns are taken (``client/backends.py``).
+        visits: What training steps saw, for ``piggyback``; samples that no step visited at these
+            weights are measured by ``auto``, and a warning says how many.
 
     Returns:
         Rows in the samples' order, float32; NaN in every column of a row whose status is not OK.
 
     Raises:
-        ModelError: a column is unknown or needs references, or the adapter cannot be measured.
+        ModelError: a column is unknown, needs references, or is none that the backend can give; or
+            the adapter cannot be measured.
         DataError: there is no other public prompt to contrast with.
     """
     _check(columns, references)
+    choice = choose(backend, loaded)
+    check_columns(columns, choice, loaded)
     reading = Reading(batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt)
     names = () if references is None else references.names
-    table = _Rows.empty(len(samples), columns, len(names))
+    table = SignalRows.empty(len(samples), columns, len(names))
     read = partial(encode, loaded, max_length=max_length, system_prompt=system_prompt)
     encodings = [read(sample) for sample in samples]
     usable = table.usable(encodings)
     own, against = columns - OTHER_PROMPTS, columns & CONTRASTS
     bare = "unconditional_loss" in columns
     passes = bool(own) + bare + contrast_prompts * bool(against)
-    count = Count(total=len(usable) * passes, told=progress)
+    rest = usable
+    if own and choice.name == "piggyback":
+        rest = _visited(loaded, samples, usable, table, own, references, visits)
+        choice = choose("auto", loaded)
+    count = Count(total=len(usable) * (passes - bool(own)) + len(rest) * bool(own), told=progress)
     readable = [encodings[i] for i in usable]
-    if own:
-        _main_pass(loaded, encodings, usable, table, references, reading, count)
+    if own and (len(rest) or not len(usable)):  # an unfit adapter is refused, whoever comes
+        _main_pass(loaded, encodings, rest, table, references, reading, count, choice)
     if bare:
         values = unconditional_losses(loaded, readable, reading, count)
         table.columns["unconditional_loss"][usable] = values
@@ -114,46 +131,6 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Rows:
-    columns: dict[str, np.ndarray]
-    status: np.ndarray
-
-    @classmethod
-    def empty(cls, number: int, columns: frozenset[str], references: int) -> "_Rows":
-        return cls(
-            columns={
-                name: np.full((number, references) if name in WIDE else number, np.nan, np.float32)
-                for name in columns
-            },
-            status=np.zeros(number, dtype=np.int8),
-        )
-
-    def usable(self, encodings: Sequence[Encoding]) -> np.ndarray:
-        """Rows with a target; the others are marked."""
-        targets = np.array([encoding.has_target for encoding in encodings], dtype=bool)
-        self.status[~targets] = Status.NO_TARGET
-        return np.flatnonzero(targets)
-
-    def reduce(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Mean and least of each row's losses under other prompts."""
-        for name, reduced in (("mean", values.mean(1)), ("min", values.min(1, initial=np.inf))):
-            if f"contrast_loss_{name}" in self.columns:
-                self.columns[f"contrast_loss_{name}"][rows] = reduced
-
-    def put(self, name: str, rows: np.ndarray, values: Tensor) -> None:
-        if name in self.columns:
-            self.columns[name][rows] = values.detach().float().cpu().numpy()
-
-    def close(self) -> None:
-        """Mark rows with a NaN or an infinity, and blank every row that is not OK."""
-        for values in self.columns.values():
-            broken = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-            self.status[broken & (self.status == Status.OK)] = Status.NON_FINITE
-        for values in self.columns.values():
-            values[self.status != Status.OK] = np.nan
-
-
 def _check(columns: frozenset[str], references: References | None) -> None:
     unknown = sorted(columns - KNOWN)
     if unknown:
@@ -169,96 +146,65 @@ def _check(columns: frozenset[str], references: References | None) -> None:
         raise ModelError(message)
 
 
+def _visited(
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    usable: np.ndarray,
+    table: SignalRows,
+    columns: frozenset[str],
+    references: References | None,
+    visits: Visits | None,
+) -> np.ndarray:
+    """Fill the rows that a training step saw at these very weights; the rows that are left."""
+    why, places = "no training step came by", dict[str, int]()
+    if visits is not None:
+        why = visits.unlike(adapter_hash(get_adapter(loaded)), columns, references)
+        if not why:
+            why = "no step visited them at these weights"
+            places = {visits.ids[i]: int(i) for i in np.flatnonzero(visits.steps == 0)}
+    taken = [int(row) for row in usable if samples[int(row)].id in places]
+    if visits is not None and taken:
+        seen = [places[samples[row].id] for row in taken]
+        for name in columns:
+            table.columns[name][taken] = visits.columns[name][seen]
+    rest = np.setdiff1d(usable, np.array(taken, dtype=np.int64))
+    if len(rest):
+        logger.warning(
+            "measuring.backend = 'piggyback': %d of %d samples need a pass of their own (%s)",
+            len(rest), len(usable), why,
+        )  # fmt: skip
+    return rest
+
+
 def _main_pass(
     loaded: LoadedModel,
     encodings: Sequence[Encoding],
     usable: np.ndarray,
-    table: _Rows,
+    table: SignalRows,
     references: References | None,
     reading: Reading,
     count: Count,
+    choice: Choice,
 ) -> None:
     """Losses, representation and gradients of every usable sample under its own prompt."""
-    wanted = set(table.columns)
+    wanted = frozenset(table.columns)
     lengths = np.array([len(encodings[i].tokens) for i in usable], dtype=np.int64)
-    contraction, uncertain = None, list[Tensor]()
+    uncertain = list[Tensor]()
     look = (lambda logits: uncertain.append(entropies(logits))) if wanted & ENTROPY else None
     with ExitStack() as stack:
-        if wanted & GRADIENTS and references is not None:
-            contraction = references.contraction(wanted)
-            firing = stack.enter_context(
-                sample_gradients(loaded.model, dict(loaded.layers()), contraction)
-            )
-        else:
-            stack.enter_context(evaluating(loaded.model))
-            stack.enter_context(torch.no_grad())
+        run = stack.enter_context(running(choice, loaded, references, wanted))
         seen = stack.enter_context(last_hidden(loaded)) if wanted & REPRESENTATIONS else []
         for places in plan_batches(lengths, reading.batch_tokens):
             rows = usable[places]
             chosen = [encodings[i] for i in rows]
             batch = collate(chosen).to(loaded.device)
-            losses = token_losses(loaded.model, batch, look=look)
-            if contraction is not None:
-                each = losses.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
-                each.sum().backward()
-                firing.check()
-                _put_gradients(table, rows, contraction)
-                contraction.reset()
-            _put_losses(table, rows, losses.detach(), batch, chosen)
+            losses, found = run(batch, look)
+            table.put(rows, found)
+            table.put_losses(rows, losses, batch, chosen)
             if uncertain:
-                _put_entropies(table, rows, uncertain.pop(), batch, chosen)
+                table.put_entropies(rows, torch.cat(uncertain), batch, chosen)
+                uncertain.clear()
             if wanted & REPRESENTATIONS and references is not None:
-                states = mean_states(seen.pop(), batch, chosen)
-                for name, values in references.similarity(states).items():
-                    table.put(name, rows, values)
+                table.put(rows, references.similarity(mean_states(seen.pop(), batch, chosen)))
+                seen.clear()  # a backend may have run the batch more than once
             count.add(len(rows))
-
-
-def _put_gradients(table: _Rows, rows: np.ndarray, contraction: Contraction) -> None:
-    for name, values in (
-        ("dot", contraction.dots),
-        ("adam_dot", contraction.adam_dots),
-        ("adam_adam_dot", contraction.adam_adam_dots),
-        ("influence", contraction.influences),
-    ):
-        if name in table.columns:
-            table.put(name, rows, values)
-    for name, squares in (("norm", contraction.squares), ("adam_norm", contraction.adam_squares)):
-        if name in table.columns:
-            table.put(name, rows, squares.sqrt())
-
-
-def _put_losses(
-    table: _Rows, rows: np.ndarray, losses: Tensor, batch: Batch, encodings: Sequence[Encoding]
-) -> None:
-    """Statistics of the body's token losses, and the loss of the end of turn."""
-    values = losses.float().cpu()
-    first = batch.first
-    for row, line, encoding in zip(rows, values, encodings, strict=True):
-        body = line[encoding.response_start - first : encoding.body_end - first].double()
-        closing = encoding.body_end - first
-        has_end = len(encoding.tokens) > encoding.body_end
-        found = {
-            "loss": body.mean(),
-            "loss_sd": body.std(correction=0),
-            "loss_q90": torch.quantile(body, 0.9),
-            "length": torch.tensor(float(len(body))),
-            "has_end": torch.tensor(float(has_end)),
-            "end_loss": line[closing] if has_end else torch.tensor(0.0),
-        }
-        for name, value in found.items():
-            if name in table.columns:
-                table.columns[name][row] = float(value)
-
-
-def _put_entropies(
-    table: _Rows, rows: np.ndarray, values: Tensor, batch: Batch, encodings: Sequence[Encoding]
-) -> None:
-    """Mean over the body, in float64; ``values`` are of all targets, row by row of the batch."""
-    first, start, flat = batch.first, 0, values.cpu()
-    for row, encoding in zip(rows, encodings, strict=True):
-        begin = max(encoding.response_start, first)
-        line = flat[start : start + len(encoding.tokens) - begin]
-        start += len(line)
-        body = line[: encoding.body_end - begin].double()
-        table.columns["student_entropy"][row] = float(body.mean())

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.influence import influence_directions
+from fedwinnow.client.per_sample import Way, per_sample
 from fedwinnow.client.reading import Reading
 from fedwinnow.curation.columns import ADAM, GRADIENTS, REPRESENTATIONS
 from fedwinnow.curation.contraction import (
@@ -35,7 +36,7 @@ from fedwinnow.curation.contraction import (
 )
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError, NonFiniteError
-from fedwinnow.curation.gradients import evaluating, sample_gradients
+from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.losses import collate, plan_batches, sample_losses
 from fedwinnow.curation.modeling import LoadedModel, encode
 from fedwinnow.curation.nouns import Sample
@@ -91,6 +92,7 @@ def reference_state(
     max_length: int,
     system_prompt: str = "",
     corrupted: Sequence[Sample] = (),
+    way: Way = "hooks",
 ) -> References:
     """Compute the references that the columns need, at the loaded adapter.
 
@@ -102,6 +104,7 @@ def reference_state(
         max_length: Longest sample in tokens.
         system_prompt: System message before every sample.
         corrupted: Corruptions of the reference anchors; needed for ``representation_corrupted``.
+        way: How the anchors' gradients are taken.
 
     Raises:
         DataError: no reference anchor has a response token.
@@ -120,7 +123,7 @@ def reference_state(
     if wants_gradients or wants_states:
         sums, states = _pass(
             loaded, encodings, domains,
-            batch_tokens=batch_tokens, gradients=wants_gradients, hidden=wants_states,
+            batch_tokens=batch_tokens, way=way if wants_gradients else None, hidden=wants_states,
         )  # fmt: skip
     if "representation_corrupted" in columns:
         spoiled = _corrupted_states(loaded, corrupted, names, reading)
@@ -133,7 +136,9 @@ def reference_state(
             for name, mean in found.means.items()
         }
     if "influence" in columns:
-        directions = influence_directions(loaded, encodings, found.means, batch_tokens=batch_tokens)
+        directions = influence_directions(
+            loaded, encodings, found.means, batch_tokens=batch_tokens, way=way
+        )
     return replace(found, corrupted=spoiled, adam=adam, directions=directions)
 
 
@@ -166,7 +171,7 @@ def _corrupted_states(
         raise DataError(message)
     _, states = _pass(
         loaded, [one for _, one in pairs], _indicator(pairs, names),
-        batch_tokens=reading.batch_tokens, gradients=False, hidden=True,
+        batch_tokens=reading.batch_tokens, way=None, hidden=True,
     )  # fmt: skip
     if states is None or not bool(states.isfinite().all()):
         message = "references: the model gives a NaN or an infinity on a corrupted anchor"
@@ -180,17 +185,16 @@ def _pass(
     domains: Tensor,
     *,
     batch_tokens: int,
-    gradients: bool,
+    way: Way | None,
     hidden: bool,
 ) -> tuple[WeightedSums, Tensor | None]:
     """Sums of gradients and mean states over all anchors, batch by batch."""
     sums, total = _sums(domains), None
     weights, squares = sums.weights, sums.square_weights
     with ExitStack() as stack:
-        if gradients:
-            firing = stack.enter_context(
-                sample_gradients(loaded.model, dict(loaded.layers()), sums)
-            )
+        source = None
+        if way is not None:
+            source = stack.enter_context(per_sample(way, loaded, sums))
         else:
             stack.enter_context(evaluating(loaded.model))
             stack.enter_context(torch.no_grad())
@@ -199,17 +203,18 @@ def _pass(
         for places in plan_batches(lengths, batch_tokens):
             chosen = [encodings[i] for i in places]
             batch = collate(chosen).to(loaded.device)
+            if source is not None:
+                source.begin(len(places))
             losses = sample_losses(loaded.model, batch)
             index = torch.as_tensor(places)
             if hidden:
                 states = mean_states(seen.pop(), batch, chosen)
                 added = domains[:, index].to(states) @ states
                 total = added if total is None else total + added
-            if gradients:
+            if source is not None:
                 sums.weights = weights[:, index].to(loaded.device)
                 sums.square_weights = squares[index].to(loaded.device)
-                losses.sum().backward()
-                firing.check()
+                source.backward(losses)
     return sums, total
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedwinnow.client.anchors import calibration_rows
+from fedwinnow.client.backends import reference_way
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.references import References, reference_state
 from fedwinnow.client.shards import SHARD, Crew, in_shards
@@ -42,6 +43,7 @@ def measuring(
             system_prompt=terms.model.system_prompt,
             batch_tokens=terms.measuring.batch_tokens,
             corrupted=corrupted_references(work) if "representation_corrupted" in columns else (),
+            way=reference_way(terms.measuring.backend, work.loaded),
         )
 
     def arguments() -> dict[str, Any]:
@@ -55,6 +57,7 @@ def measuring(
             "max_length": terms.model.max_length,
             "system_prompt": terms.model.system_prompt,
             "learning_rate": learning_rate,
+            "backend": terms.measuring.backend,
         }
 
     def table(samples: Sequence[Sample], what: str) -> SignalTable:

@@ -22,21 +22,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import Float
 
+from fedwinnow.client.drawing import Drawn, batches
+from fedwinnow.client.piggyback import Watch, Watcher
 from fedwinnow.client.plan import check_order, draws
 from fedwinnow.curation.config import TrainingSection
-from fedwinnow.curation.errors import (
-    ConfigError,
-    EmptySelectionError,
-    NonFiniteError,
-)
-from fedwinnow.curation.losses import Batch, collate, sample_losses
-from fedwinnow.curation.modeling import (
-    Encoding,
-    LoadedModel,
-    encode,
-    get_adapter,
-    set_adapter,
-)
+from fedwinnow.curation.errors import ConfigError, NonFiniteError
+from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample
 from fedwinnow.curation.protocols import Objective, Order
 from fedwinnow.curation.schedule import learning_rate as planned_rate
@@ -78,6 +69,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     max_length: int,
     system_prompt: str = "",
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train from ``adapter`` for exactly ``steps`` optimizer steps.
 
@@ -106,6 +98,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         max_length: Longest sample in tokens; longer ones are cut.
         system_prompt: System message before every sample.
         progress: Called with (steps done, steps) after each.
+        watch: Sees every forward pass (``client/piggyback.py``); changes nothing of the training.
 
     Raises:
         ConfigError: the schedule is unknown, or the precision needs another device.
@@ -123,7 +116,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     if step_offset == 0 and (why := undone(order, total_steps, schedule, section.warmup_share)):
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
-    batches = _batches(
+    drawn = batches(
         draws(order, seed, (step_offset - first_step) * section.batch_size * section.accumulation),
         lambda place: encode(
             loaded, samples[place], max_length=max_length, system_prompt=system_prompt
@@ -132,8 +125,9 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         size=section.batch_size,
         patience=len(samples),
     )
-    with _training_mode(loaded, section, derive_seed(seed, "dropout", step_offset)):
-        losses, norms = _run(loaded, batches, section, objective, rates, progress)
+    mode = _training_mode(loaded, section, derive_seed(seed, "dropout", step_offset))
+    with mode, (watch or _unwatched)(loaded) as watcher:
+        losses, norms = _run(loaded, drawn, section, objective, rates, progress, watcher)
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
     mean_rate = math.fsum(rates) / len(rates)
     return Trained(
@@ -144,13 +138,19 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     )
 
 
+@contextmanager
+def _unwatched(_loaded: LoadedModel) -> Iterator[Watcher]:
+    yield Watcher()
+
+
 def _run(
     loaded: LoadedModel,
-    batches: Iterator[tuple[Batch, torch.Tensor]],
+    stream: Iterator[Drawn],
     section: TrainingSection,
     objective: Objective,
     rates: Sequence[float],
     progress: Callable[[int, int], None] | None,
+    watcher: Watcher,
 ) -> tuple[list[float], list[float]]:
     """The optimizer loop; returns the mean sample loss and the gradient norm of each step."""
     accelerator = _accelerator(loaded.device, section)
@@ -167,13 +167,14 @@ def _run(
             group["lr"] = rate
         mean = torch.zeros((), device=loaded.device)
         for _ in range(section.accumulation):
-            batch, weights = next(batches)
+            drawn = next(stream)
             with accelerator.accumulate(loaded.model):
                 with accelerator.autocast():
-                    each = sample_losses(loaded.model, batch.to(loaded.device))
-                value = objective(each * weights.to(each), parameters, initial)
+                    each = watcher.losses(loaded, drawn)
+                value = objective(each * drawn.weights.to(each), parameters, initial)
                 mean += each.detach().mean() / section.accumulation
                 accelerator.backward(value)
+                watcher.passed(drawn, step)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(parameters.values(), section.max_grad_norm)
                     finite = torch.isfinite(mean) & torch.isfinite(value)
@@ -257,37 +258,3 @@ def _checkpointing(model: torch.nn.Module, change: Literal["enable", "disable"])
             f"training.gradient_checkpointing: not supported by the model ({error}); set false"
         )
         raise ConfigError(message) from error
-
-
-def _batches(
-    stream: Iterator[int],
-    encoding: Callable[[int], Encoding],
-    *,
-    weights: Float[np.ndarray, " samples"],
-    size: int,
-    patience: int,
-) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """Full batches of samples with a target, and their weights.
-
-    Gives up after ``2 · patience`` draws without a target.
-    """
-    chosen: list[Encoding] = []
-    counts: list[float] = []
-    misses = 0
-    for place in stream:
-        encoded = encoding(place)
-        if encoded.has_target:
-            chosen.append(encoded)
-            counts.append(float(weights[place]))
-            misses = 0
-        else:
-            misses += 1
-        if misses >= 2 * patience:  # two passes: one may begin in the middle of a shuffle
-            message = (
-                f"training: expected a sample with a response token, got none among {patience}; "
-                "check columns.response or raise model.max_length"
-            )
-            raise EmptySelectionError(message)
-        if len(chosen) == size:
-            yield collate(chosen), torch.tensor(counts, dtype=torch.float64)
-            chosen, counts = [], []

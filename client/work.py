@@ -11,7 +11,15 @@ from fedwinnow.client.pool import Pool
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.adapters import adapter_hash, check_adapter
 from fedwinnow.curation.changed_base import changed_base
-from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, GUESTS, ONCE, REVIEWS, TEACHER
+from fedwinnow.curation.columns import (
+    BACKENDS,
+    CONTRASTS,
+    GRADIENTS,
+    GUESTS,
+    ONCE,
+    REVIEWS,
+    TEACHER,
+)
 from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig, TeacherSection
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.messages import Header
@@ -104,7 +112,23 @@ def check_terms(terms: RunTerms) -> None:
                 "measure; set run.trajectory = 'global' or choose a forward-only scorer"
             )
             raise PluginError(message)
+    _check_backend(terms)
     _check_reviews(terms)
+
+
+def _check_backend(terms: RunTerms) -> None:
+    """Each reader's columns must be among those that the chosen way to measure gives."""
+    backend = terms.measuring.backend
+    if backend == "auto" or terms.run.trajectory == "none":
+        return
+    for name, columns in readers(terms.scorer, terms.training.objective).items():
+        if lacking := sorted(columns & GRADIENTS - BACKENDS[backend]):
+            able = [repr(one) for one, given in BACKENDS.items() if set(lacking) <= given]
+            message = (
+                f"{name} reads {', '.join(lacking)}, which measuring.backend = {backend!r} cannot "
+                f"give; set it to {' or '.join(able)}, or choose another scorer"
+            )
+            raise PluginError(message)
 
 
 def _check_reviews(terms: RunTerms) -> None:

@@ -50,3 +50,14 @@ REPRESENTATIONS = frozenset({"representation", "representation_corrupted"})
 WIDE = REPRESENTATIONS | {"dot", "adam_dot", "adam_adam_dot", "influence"}
 """Columns with one number for each domain's reference."""
 KNOWN = LOSSES | OTHER_PROMPTS | ENTROPY | GRADIENTS | REPRESENTATIONS
+BACKENDS = {
+    "hooks": GRADIENTS,
+    "probe": GRADIENTS,
+    "forward": frozenset({"dot", "influence"}),
+    "piggyback": GRADIENTS,
+}
+"""Ways to measure (``client/backends.py``), and which of the gradient columns each gives.
+
+Every way gives all other columns. A forward-only one gives derivatives along fixed directions, so
+neither norms nor Adam's step, which is no linear function of a gradient.
+"""

@@ -12,7 +12,7 @@ References:
     D. Kingma, J. Ba, Adam, ICLR 2015, algorithm 1, https://arxiv.org/abs/1412.6980
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,8 @@ class WeightedSums:
     def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
         """Add one factor's gradients of one batch."""
         flat = gradients.flatten(1)
-        added, squared = self.weights @ flat, self.square_weights @ flat.square()
+        added = self.weights.to(flat) @ flat
+        squared = self.square_weights.to(flat) @ flat.square()
         if name in self.sums:
             added += self.sums[name]
             squared += self.squares[name]
@@ -115,6 +116,20 @@ class Contraction:
             if self.adam_references:
                 added = direction @ self.adam_references[name].T
                 self.adam_adam_dots = self.adam_adam_dots + added
+
+    def columns(self, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Those of the wanted columns that gradients give: name → (batch,) or (batch, k)."""
+        found = {
+            "dot": self.dots,
+            "adam_dot": self.adam_dots,
+            "adam_adam_dot": self.adam_adam_dots,
+            "influence": self.influences,
+        }
+        chosen = {name: values for name, values in found.items() if name in wanted}
+        for name, squares in (("norm", self.squares), ("adam_norm", self.adam_squares)):
+            if name in wanted:
+                chosen[name] = squares.sqrt()
+        return chosen
 
     def reset(self) -> None:
         """Forget the batch."""

@@ -28,11 +28,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
+from fedwinnow.curation.traits import unhookable
 
 Consume = Callable[[str, Float[Tensor, "batch rows columns"]], None]
 """Told of each factor's per-sample gradients, at least float32, during the backward pass."""
 
-_AXES = 3
+AXES = 3
 """Batch, tokens, features."""
 
 
@@ -67,20 +68,29 @@ def sample_gradients(
     """
     refuse(model, layers)
     firing = Firing(expected=tuple(f"{name}.{f}" for name in layers for f in "AB"))
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     handles = []
+    with frozen(model):
+        try:
+            for name, layer in layers.items():
+                for letter, factor in zip("AB", factors_of(layer), strict=True):
+                    hook = _watch(f"{name}.{letter}", firing, consume)
+                    handles.append(factor.register_forward_hook(hook))
+            yield firing
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and no parameter requires a gradient inside; everything as before outside."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in wanted:
             parameter.requires_grad_(False)  # noqa: FBT003 - torch's own form
-        for name, layer in layers.items():
-            for letter, factor in zip("AB", _factors(layer), strict=True):
-                hook = _watch(f"{name}.{letter}", firing, consume)
-                handles.append(factor.register_forward_hook(hook))
         with evaluating(model):
-            yield firing
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         for parameter, grad in wanted:
             parameter.requires_grad_(grad)
 
@@ -113,28 +123,49 @@ class Firing:
 
 
 def refuse(model: nn.Module, layers: Mapping[str, Any]) -> None:
-    """Refuse every adapter whose per-sample gradients this file cannot give.
+    """Refuse every model and adapter whose per-sample gradients hooks cannot give.
 
     Raises:
-        ModelError: no LoRA layer, a compiled model, no or several active adapters, a disabled or
-            merged adapter, DoRA or another variant, adapter biases, an adapter of an embedding,
-            shared factors, hooks left by someone, or B = 0 everywhere.
+        ModelError: a model that hooks cannot see, hooks left by someone, or an adapter that is
+            :func:`unfit`.
     """
-    problem = "the model has no LoRA layer" if not layers else ""
-    for part in model.modules():
-        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
-            problem = "a compiled model ignores hooks; measure the model before torch.compile"
+    problem = unfit(layers)
+    why = unhookable(model)
+    if why:
+        problem = (
+            f"{why}; measure the model before that is done to it, or set "
+            "measuring.backend = 'probe'"
+        )
     for name, layer in layers.items():
-        problem = problem or _problem(name, layer)
-    if not problem:
-        weights = [factor.weight for layer in layers.values() for factor in _factors(layer)]
-        if len({weight.data_ptr() for weight in weights}) != len(weights):
-            problem = "two layers share a factor, so its norm is not the sum of theirs; untie them"
-        elif not any(bool(weight.any()) for weight in weights[1::2]):
-            problem = "B = 0 in every layer, so the gradient of A is zero; warm up first"
+        problem = problem or _hooks_left(name, layer)
     if problem:
         message = f"per-sample gradients: {problem}"
         raise ModelError(message)
+
+
+def unfit(layers: Mapping[str, Any]) -> str:
+    """Why no backend can give an adapter's per-sample gradients; "" where they can.
+
+    No LoRA layer, no or several active adapters, a disabled or merged adapter, DoRA or another
+    variant, adapter biases, an adapter of an embedding, shared factors, or B = 0 everywhere.
+    """
+    if not layers:
+        return "the model has no LoRA layer"
+    for name, layer in layers.items():
+        if problem := _problem(name, layer):
+            return problem
+    weights = [_local(factor.weight) for layer in layers.values() for factor in factors_of(layer)]
+    if len({weight.data_ptr() for weight in weights}) != len(weights):
+        return "two layers share a factor, so its norm is not the sum of theirs; untie them"
+    if not any(bool(weight.any()) for weight in weights[1::2]):
+        return "B = 0 in every layer, so the gradient of A is zero; warm up first"
+    return ""
+
+
+def _local(weight: Tensor) -> Tensor:
+    """A weight, or the part of a sharded one that this process holds."""
+    part: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
+    return part
 
 
 def _problem(name: str, layer: Any) -> str:  # noqa: ANN401, PLR0911 - PEFT has no types; one line a refusal
@@ -154,14 +185,18 @@ def _problem(name: str, layer: Any) -> str:  # noqa: ANN401, PLR0911 - PEFT has 
         return f"{name} has the LoRA variant {kind}; use plain LoRA"
     if layer.lora_bias.get(key):
         return f"biases of the adapter of {name} are not measured; set lora_bias = False"
-    if key not in layer.lora_A or not all(isinstance(f, nn.Linear) for f in _factors(layer)):
+    if key not in layer.lora_A or not all(isinstance(f, nn.Linear) for f in factors_of(layer)):
         return f"the adapter {key!r} of {name} has no linear factors; adapt linear layers only"
-    if any(f._forward_hooks or f._backward_hooks for f in _factors(layer)):  # noqa: SLF001 - torch has no other way to ask
+    return ""
+
+
+def _hooks_left(name: str, layer: Any) -> str:  # noqa: ANN401 - PEFT's layers have no types
+    if any(f._forward_hooks or f._backward_hooks for f in factors_of(layer)):  # noqa: SLF001 - torch has no other way to ask
         return f"hooks are left on the factors of {name} and would see every pass; remove them"
     return ""
 
 
-def _factors(layer: Any) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's layers have no types
+def factors_of(layer: Any) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's layers have no types
     """Modules A and B of the active adapter."""
     (key,) = layer.active_adapters
     return layer.lora_A[key], layer.lora_B[key]
@@ -172,7 +207,7 @@ def _watch(name: str, firing: Firing, consume: Consume) -> Callable[..., None]:
         firing.forward[name] = firing.forward.get(name, 0) + 1
         if not torch.is_grad_enabled():
             return
-        if inputs[0].ndim != _AXES:
+        if inputs[0].ndim != AXES:
             message = (
                 f"per-sample gradients: {name} runs on {inputs[0].ndim} axes, expected batch, "
                 "tokens and features; leave routed experts out of adapter.targets"

@@ -9,19 +9,25 @@ Reference:
     You Need, NeurIPS 2017, section 3.2.3, https://arxiv.org/abs/1706.03762
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fedwinnow.curation.chunked import Look, chunked_losses
 from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.traits import compiled
 
-Look = Callable[[Float[Tensor, "targets vocabulary"]], None]
-"""Shown the logits that predict a batch's targets, row by row of the batch, detached."""
+logger = logging.getLogger(__name__)
+
+WHOLE = 2**29
+"""Logits of a batch up to which they are made at once (2 GiB in float32), else in eighths of it."""
 _CHUNK = 2**22
 """Numbers of a piece of logits whose entropy is taken at once: 16 MiB in float32."""
 
@@ -64,22 +70,43 @@ def collate(encodings: Sequence[Encoding]) -> Batch:
 
 
 def token_losses(
-    model: torch.nn.Module, batch: Batch, *, look: Look | None = None
+    model: torch.nn.Module, batch: Batch, *, look: Look | None = None, whole: int = WHOLE
 ) -> Float[Tensor, "batch places"]:
     """Loss of every token from place ``batch.first`` on, nats, 0 where none counts.
 
     The vocabulary-sized head runs on the hidden states that predict a target and on no other: the
-    rest of prompt and padding costs neither its time nor its memory.
+    rest of prompt and padding costs neither its time nor its memory. Where even those give more
+    than ``whole`` logits, they are made piece by piece (``curation/chunked.py``).
 
     Args:
         model: A causal language model of transformers, PEFT's wrapper included.
         batch: On the model's device; every sample has a target.
-        look: Shown the logits before they are let go; see :func:`entropies`.
+        look: Shown the logits before they are let go, maybe in pieces; see :func:`entropies`.
+        whole: Most logits that are made at once, at least 8.
 
     Returns:
         Float32, or float64 where the model is.
     """
     targets = batch.targets[:, batch.first :]
+    wanted = batch.tokens[:, batch.first :][targets]
+    head = _plain_head(model)
+    losses = None
+    if head is not None and _divisible(head) and len(wanted) * head.out_features > whole:
+        losses = _in_pieces(model, batch, targets, head, look, whole // 8)
+    if losses is None:
+        losses = _at_once(model, batch, targets, head, look)
+    table = torch.zeros(targets.shape, dtype=losses.dtype, device=losses.device)
+    return table.masked_scatter(targets, losses)
+
+
+def _at_once(
+    model: torch.nn.Module,
+    batch: Batch,
+    targets: Tensor,
+    head: torch.nn.Linear | None,
+    look: Look | None,
+) -> Tensor:
+    """Losses of the targets from one table of logits."""
     kept = targets.shape[1] + 1
     gathered: list[bool] = []
 
@@ -87,10 +114,63 @@ def token_losses(
         gathered.append(True)
         return (inputs[0][:, -kept:-1][targets][None], *inputs[1:])
 
-    head = _plain_head(model)
-    handle = None if head is None else head.register_forward_pre_hook(gather)
+    output = _run(model, batch, kept, head, gather)
+    # places first − 1 … length − 2 predict the targets
+    logits = output.logits[0] if gathered else output.logits[:, -kept:-1][targets]
+    if look is not None:
+        look(logits.detach())
+    return torch.nn.functional.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)),
+        batch.tokens[:, batch.first :][targets],
+        reduction="none",
+    )
+
+
+def _in_pieces(
+    model: torch.nn.Module,
+    batch: Batch,
+    targets: Tensor,
+    head: torch.nn.Linear,
+    look: Look | None,
+    most: int,
+) -> Tensor | None:
+    """Losses of the targets, at most so many logits at a time.
+
+    None where the model does something else with the head's output than to return it (softcapping,
+    scaling), which one row through the whole model tells.
+    """
+    kept = targets.shape[1] + 1
+    taken: list[Tensor] = []
+
+    def take(_module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        taken.append(inputs[0][:, -kept:-1][targets])
+        return (taken[0][None, :1], *inputs[1:])
+
+    output = _run(model, batch, kept, head, take)
+    with torch.no_grad():
+        plain = torch.nn.functional.linear(taken[0][None, :1], head.weight, head.bias)
+    if not torch.equal(plain, output.logits.detach()):
+        logger.warning(
+            "%s changes the logits behind its head, so the losses of %d targets take all their "
+            "logits at once; lower measuring.batch_tokens or training.batch_size to save memory",
+            type(model).__name__, len(taken[0]),
+        )  # fmt: skip
+        return None
+    wanted = batch.tokens[:, batch.first :][targets]
+    rows = max(1, most // head.out_features)
+    return chunked_losses(taken[0], head, wanted, rows=rows, look=look)
+
+
+def _run(
+    model: torch.nn.Module,
+    batch: Batch,
+    kept: int,
+    head: torch.nn.Linear | None,
+    before: Callable[..., tuple[Tensor, ...]],
+) -> Any:  # noqa: ANN401 - transformers' output
+    handle = None if head is None else head.register_forward_pre_hook(before)
     try:
-        output = model(
+        return model(
             input_ids=batch.tokens,
             attention_mask=batch.mask,
             use_cache=False,
@@ -99,17 +179,14 @@ def token_losses(
     finally:
         if handle is not None:
             handle.remove()
-    # places first − 1 … length − 2 predict the targets
-    logits = output.logits[0] if gathered else output.logits[:, -kept:-1][targets]
-    if look is not None:
-        look(logits.detach())
-    losses = torch.nn.functional.cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)),
-        batch.tokens[:, batch.first :][targets],
-        reduction="none",
+
+
+def _divisible(head: torch.nn.Linear) -> bool:
+    """Whether the head's weights can be used beside the model: whole, plain and frozen."""
+    weights = [head.weight] if head.bias is None else [head.weight, head.bias]
+    return type(head) is torch.nn.Linear and not any(
+        weight.requires_grad or hasattr(weight, "to_local") for weight in weights
     )
-    table = torch.zeros(targets.shape, dtype=losses.dtype, device=losses.device)
-    return table.masked_scatter(targets, losses)
 
 
 def entropies(logits: Float[Tensor, "targets vocabulary"]) -> Float[Tensor, " targets"]:
@@ -128,8 +205,13 @@ def entropies(logits: Float[Tensor, "targets vocabulary"]) -> Float[Tensor, " ta
     return (found / most).clamp(0.0, 1.0)  # rounding may step over a bound; NaN stays NaN
 
 
-def _plain_head(model: torch.nn.Module) -> torch.nn.Module | None:
-    """The language-model head, where it is one linear layer that has no adapter of its own."""
+def _plain_head(model: torch.nn.Module) -> torch.nn.Linear | None:
+    """The language-model head, where it is one linear layer that has no adapter of its own.
+
+    None for a compiled model too, which would ignore the hook or keep that of its first batch.
+    """
+    if compiled(model):
+        return None
     ask = getattr(model, "get_output_embeddings", None)
     head = None if ask is None else ask()
     return head if isinstance(head, torch.nn.Linear) and not hasattr(head, "lora_A") else None

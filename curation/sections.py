@@ -4,9 +4,9 @@ Each field is followed by one line with its unit and range, as in ``curation/con
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from fedwinnow.curation.settings import check
+from fedwinnow.curation.settings import QUIET, check
 
 LEAST = 8
 """Fewest tokens of a sample or batch that still hold a prompt and a response."""
@@ -156,6 +156,10 @@ class AnchorsSection:
         )
 
 
+Backend: TypeAlias = Literal["auto", "hooks", "probe", "forward", "piggyback"]
+"""Ways to measure; see ``client/backends.py``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringSection:
     """The measuring pass."""
@@ -164,6 +168,8 @@ class MeasuringSection:
     """Tokens in a batch, padding included, at least 8."""
     contrast_prompts: int = 2
     """Other public prompts that each response is set against, at least 0."""
+    backend: Backend = field(default="auto", metadata=QUIET)
+    """How gradient columns are taken (docs/measuring.md); "auto": hooks, or a probe if need be."""
 
     def __post_init__(self) -> None:
         check(

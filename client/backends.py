@@ -1,0 +1,179 @@
+"""The ways to measure a batch, behind one function: hooks, a probe, or forward passes alone.
+
+=========  ===================================================  ==================================
+backend    how                                                  gradient columns
+=========  ===================================================  ==================================
+hooks      one backward pass; hooks contract each layer's       all, exact
+           per-sample gradients and let them go
+probe      one backward pass into zero matrices that are part   all, exact
+           of the forward pass (``curation/probe.py``); needs
+           no hook
+forward    two forward passes a reference, at θ ± hG            dot and influence, to rounding and
+           (``curation/differences.py``)                        truncation (docs/measuring.md)
+piggyback  what training steps saw on their way                 all, of the samples that a step
+           (``client/piggyback.py``)                            visited at the same weights
+=========  ===================================================  ==================================
+
+``auto`` takes hooks, and the probe where hooks would see nothing. It never takes ``forward``, which
+is approximate, nor ``piggyback``, which has nothing to show before a training step.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fedwinnow.client.per_sample import Way, best_way, per_sample
+from fedwinnow.client.references import References
+from fedwinnow.curation.chunked import Look
+from fedwinnow.curation.columns import BACKENDS, GRADIENTS, REPRESENTATIONS
+from fedwinnow.curation.differences import Differences
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.gradients import evaluating, factors_of, frozen, unfit
+from fedwinnow.curation.losses import Batch, token_losses
+from fedwinnow.curation.modeling import LoadedModel
+from fedwinnow.curation.sections import Backend
+from fedwinnow.curation.traits import compiled, unhookable
+
+logger = logging.getLogger(__name__)
+
+Chosen: TypeAlias = Literal["hooks", "probe", "forward", "piggyback"]
+Run: TypeAlias = Callable[[Batch, Look | None], tuple[Tensor, Mapping[str, Tensor]]]
+"""Token losses (batch, places) of a batch, without a graph, and its gradient columns by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A backend, and why it was taken."""
+
+    name: Chosen
+    reason: str
+
+
+def choose(backend: Backend, loaded: LoadedModel) -> Choice:
+    """What ``measuring.backend`` means for a model."""
+    if backend != "auto":
+        return Choice(name=backend, reason=f"measuring.backend = {backend!r}")
+    if why := unhookable(loaded.model):
+        return Choice(name="probe", reason=f"{why}, and the probe needs none")
+    return Choice(name="hooks", reason="exact, in one backward pass, and the model lets hooks see")
+
+
+def reference_way(backend: Backend, loaded: LoadedModel) -> Way:
+    """How the reference anchors' own gradients are taken: always by a backward pass.
+
+    The anchors are few and public; a base that cannot run backward cannot be trained either.
+    """
+    name = choose(backend, loaded).name
+    return name if name in {"hooks", "probe"} else best_way(loaded)
+
+
+def check_columns(columns: frozenset[str], choice: Choice, loaded: LoadedModel) -> None:
+    """Refuse columns that a backend cannot give.
+
+    Raises:
+        ModelError: naming the columns, the backend, and what to choose.
+    """
+    lacking = sorted(columns & GRADIENTS - BACKENDS[choice.name])
+    if lacking:
+        able = [name for name, given in BACKENDS.items() if set(lacking) <= given]
+        message = (
+            f"measuring.backend: {choice.name!r} ({choice.reason}) cannot give the signal columns "
+            f"{', '.join(lacking)}; choose {' or '.join(map(repr, able))}, or scorers that read "
+            "other columns"
+        )
+        raise ModelError(message)
+    states = sorted(columns & REPRESENTATIONS)
+    if states and compiled(loaded.model):
+        message = (
+            f"signal columns {', '.join(states)}: a compiled model ignores the hook that reads the "
+            "last hidden states; measure before torch.compile, or choose scorers without them"
+        )
+        raise ModelError(message)
+
+
+@contextmanager
+def running(
+    choice: Choice, loaded: LoadedModel, references: References | None, columns: frozenset[str]
+) -> Iterator[Run]:
+    """What runs one batch after the other and gives its losses and gradient columns.
+
+    Args:
+        choice: ``hooks``, ``probe`` or ``forward``; not read where no column is a gradient's.
+        loaded: Model with the adapter of the checkpoint.
+        references: Reference gradients at that adapter; None only without gradient columns.
+        columns: The wanted columns.
+
+    Raises:
+        ModelError: an adapter that cannot be measured, or not by this backend.
+    """
+    if references is None or not columns & GRADIENTS:
+        with evaluating(loaded.model), torch.no_grad():
+            yield lambda batch, look: (token_losses(loaded.model, batch, look=look), {})
+        return
+    logger.info("measuring with %s: %s", choice.name, choice.reason)
+    if choice.name == "forward":
+        with frozen(loaded.model), torch.no_grad():
+            yield _forward(loaded, references, columns)
+        return
+    way: Way = "probe" if choice.name == "probe" else "hooks"
+    contraction = references.contraction(columns)
+    with per_sample(way, loaded, contraction) as source:
+
+        def run(batch: Batch, look: Look | None) -> tuple[Tensor, Mapping[str, Tensor]]:
+            source.begin(len(batch.tokens))
+            losses = token_losses(loaded.model, batch, look=look)
+            source.backward(_means(losses, batch))
+            found = contraction.columns(columns)
+            contraction.reset()
+            return losses.detach(), found
+
+        yield run
+
+
+def _forward(loaded: LoadedModel, references: References, columns: frozenset[str]) -> Run:
+    """Differences along the references for ``dot``, along DataInf's directions for influence.
+
+    Raises:
+        ModelError: an adapter that cannot be measured, or one sharded over processes.
+    """
+    layers = dict(loaded.layers())
+    problem = unfit(layers)
+    weights = (
+        {
+            f"{name}.{letter}": factor.weight
+            for name, layer in layers.items()
+            for letter, factor in zip("AB", factors_of(layer), strict=True)
+        }
+        if not problem
+        else {}
+    )
+    if any(hasattr(weight, "to_local") for weight in weights.values()):
+        problem = "a sharded adapter cannot be moved in place; set measuring.backend = 'probe'"
+    if problem:
+        message = f"finite differences: {problem}"
+        raise ModelError(message)
+    kind = loaded.model.get_input_embeddings().weight.dtype
+    along = {
+        name: Differences.along(weights, directions, references.means, kind)
+        for name, directions in (("dot", references.means), ("influence", references.directions))
+        if name in columns
+    }
+
+    def run(batch: Batch, look: Look | None) -> tuple[Tensor, Mapping[str, Tensor]]:
+        def each() -> Tensor:
+            return _means(token_losses(loaded.model, batch).double(), batch)
+
+        found = {name: differences(each) for name, differences in along.items()}
+        return token_losses(loaded.model, batch, look=look), found
+
+    return run
+
+
+def _means(losses: Tensor, batch: Batch) -> Tensor:
+    """Mean token loss of every sample, over body and end of turn."""
+    return losses.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)

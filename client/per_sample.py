@@ -1,0 +1,71 @@
+"""Per-sample gradients of a batch by hooks or by a probe: two ways, one shape."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from fedwinnow.curation.gradients import Consume, Firing, sample_gradients
+from fedwinnow.curation.modeling import LoadedModel
+from fedwinnow.curation.probe import Probe, probed
+from fedwinnow.curation.traits import unhookable
+
+Way = Literal["hooks", "probe"]
+
+
+class Source(Protocol):
+    """Hands per-sample gradients on, batch by batch."""
+
+    def begin(self, samples: int) -> None:
+        """Called before the forward pass of so many samples."""
+
+    def backward(self, losses: Tensor) -> None:
+        """Differentiate the sum of the samples' losses (batch,); the gradients are handed on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hooked:
+    firing: Firing
+
+    def begin(self, samples: int) -> None:
+        """Nothing is to be made ready for ``samples``: the hooks see whatever runs."""
+
+    def backward(self, losses: Tensor) -> None:
+        losses.sum().backward()
+        self.firing.check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Probing:
+    probe: Probe
+    consume: Consume
+
+    def begin(self, samples: int) -> None:
+        self.probe.begin(samples)
+
+    def backward(self, losses: Tensor) -> None:
+        losses.sum().backward()
+        self.probe.end(self.consume)
+
+
+def best_way(loaded: LoadedModel) -> Way:
+    """Hooks, but a probe where the model would not let hooks see its layers."""
+    return "probe" if unhookable(loaded.model) else "hooks"
+
+
+@contextmanager
+def per_sample(way: Way, loaded: LoadedModel, consume: Consume) -> Iterator[Source]:
+    """Frozen parameters and eval mode inside; the model is as before outside.
+
+    Raises:
+        ModelError: an adapter that cannot be measured, or not in this way.
+    """
+    layers = dict(loaded.layers())
+    if way == "hooks":
+        with sample_gradients(loaded.model, layers, consume) as firing:
+            yield _Hooked(firing=firing)
+    else:
+        with probed(loaded.model, layers) as probe:
+            yield _Probing(probe=probe, consume=consume)

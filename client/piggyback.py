@@ -1,0 +1,242 @@
+"""Signals that training steps see on their way: no pass of their own.
+
+A step computes the losses ℓ_i of its batch and one backward pass of L(ℓ_1, …, ℓ_b). Probes
+(``curation/probe.py``) in the adapter's factors catch ∂L/∂ℓ_i · ∂ℓ_i/∂θ of every sample in that
+pass; divided by ∂L/∂ℓ_i, which autograd hands to a hook on the losses, it is the gradient that
+measuring takes, whatever objective, sample weights, accumulation or loss scale made L.
+
+What it is worth: a row speaks of the weights of ITS step, θ_0 for the first step of a round and
+others later, while everything else in a run is measured at one checkpoint, public rows included.
+So only rows of the first step are what measuring at θ_0 gives, and ``measure`` takes no others.
+The references are those of θ_0 throughout.
+
+Reference:
+    J. Wang et al., Data Shapley in One Training Run, ICLR 2025, section 4,
+    https://arxiv.org/abs/2406.11011
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from fedwinnow.client.drawing import Drawn
+from fedwinnow.client.hidden import last_hidden, mean_states
+from fedwinnow.client.references import References
+from fedwinnow.client.signal_rows import SignalRows
+from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.columns import ENTROPY, GRADIENTS, KNOWN, OTHER_PROMPTS, REPRESENTATIONS
+from fedwinnow.curation.contraction import Contraction
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.losses import entropies, sample_losses, token_losses
+from fedwinnow.curation.modeling import LoadedModel, get_adapter
+from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.probe import Probe, probed
+
+GIVEN = KNOWN - OTHER_PROMPTS
+"""Columns that a step sees: those of its own forward and backward pass."""
+
+
+class Watcher:
+    """Sees every forward pass of a training round; this one only computes the losses."""
+
+    def losses(self, loaded: LoadedModel, drawn: Drawn) -> Tensor:
+        """Mean token loss of each sample of the batch, differentiable, on the model's device."""
+        return sample_losses(loaded.model, drawn.batch.to(loaded.device))
+
+    def passed(self, drawn: Drawn, step: int) -> None:
+        """Called after the backward pass of ``drawn`` in a step of this round, counted from 0."""
+
+
+Watch = Callable[[LoadedModel], AbstractContextManager[Watcher]]
+"""Opens a watcher around the steps of a round, with the first step's adapter in the model."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Collector(Watcher):
+    """Keeps the signals of every sample's latest visit."""
+
+    rows: SignalRows
+    steps: Int64[np.ndarray, " samples"]
+    """Step of this round in which a sample was visited last, from 0; −1 where none did."""
+    contraction: Contraction | None
+    probe: Probe | None
+    adapter: str
+    """Hash of the adapter that step 0 ran with."""
+    inexact: str = ""
+    """Why even step 0 differs from measuring; "" where it does not."""
+    references: References | None = None
+    states: list[Tensor] | None = None
+    """Last hidden states of the pass that is under way; None where nobody asks for them."""
+    _losses: Tensor | None = None
+    _entropies: list[Tensor] = field(default_factory=list)
+    _shares: list[Tensor] = field(default_factory=list)
+
+    def losses(self, loaded: LoadedModel, drawn: Drawn) -> Tensor:
+        """As :meth:`Watcher.losses`, and keeps what the pass tells."""
+        batch, look = drawn.batch.to(loaded.device), None
+        if torch.is_autocast_enabled(loaded.device.type):
+            self.inexact = "training ran in mixed precision"
+        if ENTROPY & set(self.rows.columns):
+
+            def look(logits: Tensor) -> None:
+                self._entropies.append(entropies(logits))
+
+        if self.probe is not None:
+            self.probe.begin(len(drawn.places))
+        table = token_losses(loaded.model, batch, look=look)
+        self._losses = table.detach()
+        each = table.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
+        if self.probe is not None:
+            each.register_hook(self._shares.append)
+        return each
+
+    def passed(self, drawn: Drawn, step: int) -> None:
+        """Put the rows of the samples that the step visited.
+
+        Where ∂L/∂ℓ_i is 0, as for a sample of weight 0, the pass holds nothing of the sample's
+        gradient, and it counts as not visited.
+        """
+        rows = np.array(drawn.places, dtype=np.int64)
+        self.steps[rows] = step
+        if self._losses is not None:
+            self.rows.put_losses(rows, self._losses, drawn.batch, drawn.encodings)
+        if self._entropies:
+            values = torch.cat(self._entropies)
+            self._entropies.clear()
+            self.rows.put_entropies(rows, values, drawn.batch, drawn.encodings)
+        if self.states and self.references is not None:
+            states = mean_states(self.states.pop(), drawn.batch, drawn.encodings)
+            self.rows.put(rows, self.references.similarity(states))
+        if self.probe is not None and self.contraction is not None:
+            shares = self._shares.pop()
+            self.probe.end(self.contraction, shares)
+            self.rows.put(rows, self.contraction.columns(self.rows.columns))
+            self.contraction.reset()
+            unseen = rows[(shares == 0).cpu().numpy()]
+            self.steps[unseen] = -1
+            for column in self.rows.columns.values():
+                column[unseen] = np.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visits:
+    """What training steps saw of some samples."""
+
+    ids: tuple[str, ...]
+    columns: Mapping[str, np.ndarray]
+    """Name → float32, rows in the order of ``ids``; NaN where no step came by."""
+    steps: Int64[np.ndarray, " samples"]
+    """Step of the round that a row speaks of, from 0; −1 where none came by."""
+    references: References | None
+    adapter: str
+    """Hash of the adapter of step 0."""
+    inexact: str
+    """Why no row is what measuring gives; "" where those of step 0 are."""
+
+    def unlike(self, adapter: str, columns: frozenset[str], references: References | None) -> str:
+        """Why none of the rows is what measuring would give; "" where those of step 0 are.
+
+        Args:
+            adapter: Hash of the adapter at which samples are measured.
+            columns: What is measured.
+            references: Against what.
+        """
+        if self.inexact:
+            return self.inexact
+        if self.adapter != adapter:
+            return f"the steps began at adapter {self.adapter[:12]}, this one is {adapter[:12]}"
+        if lacking := sorted(columns - self.columns.keys()):
+            return f"no step noted {', '.join(lacking)}"
+        return "" if _same(self.references, references) else "the steps had other references"
+
+
+def _same(one: References | None, other: References | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.names == other.names and np.array_equal(one.gram, other.gram)
+
+
+@dataclass(slots=True, kw_only=True)
+class Piggyback:
+    """A watch over a round of training: ``train(…, watch=piggyback)``, then :meth:`visits`."""
+
+    samples: Sequence[Sample]
+    """Those that are trained on, in their order."""
+    columns: frozenset[str]
+    """Wanted columns; those of :data:`GIVEN` are collected."""
+    references: References | None
+    """At the adapter of the first step; needed for gradient columns."""
+    collector: Collector | None = None
+
+    @contextmanager
+    def __call__(self, loaded: LoadedModel) -> Iterator[Watcher]:
+        """Watch the steps inside the block.
+
+        Raises:
+            ModelError: dropout is on, references lack, or the adapter cannot be measured.
+        """
+        wanted, references = self.columns & GIVEN, self.references
+        _refuse_dropout(loaded.model)
+        needed = wanted & (GRADIENTS | REPRESENTATIONS)
+        if needed and references is None:
+            message = f"signal columns {', '.join(sorted(needed))} need reference anchors"
+            raise ModelError(message)
+        with ExitStack() as stack:
+            probe, contraction, states = None, None, None
+            if wanted & GRADIENTS and references is not None:
+                layers = dict(loaded.layers())
+                probe = stack.enter_context(probed(loaded.model, layers, training=True))
+                contraction = references.contraction(wanted)
+            if wanted & REPRESENTATIONS:
+                states = stack.enter_context(last_hidden(loaded))
+            number = 0 if references is None else len(references.names)
+            self.collector = Collector(
+                rows=SignalRows.empty(len(self.samples), wanted, number),
+                steps=np.full(len(self.samples), -1, dtype=np.int64),
+                contraction=contraction,
+                probe=probe,
+                adapter=adapter_hash(get_adapter(loaded)),
+                references=references,
+                states=states,
+            )
+            yield self.collector
+
+    def visits(self) -> Visits:
+        """What the round's steps saw.
+
+        Raises:
+            ModelError: no round was watched.
+        """
+        held = self.collector
+        if held is None:
+            message = "piggyback: no training round was watched; give it to train(…, watch=…)"
+            raise ModelError(message)
+        return Visits(
+            ids=tuple(sample.id for sample in self.samples),
+            columns={name: values.copy() for name, values in held.rows.columns.items()},
+            steps=held.steps.copy(),
+            references=self.references,
+            adapter=held.adapter,
+            inexact=held.inexact,
+        )
+
+
+def _refuse_dropout(model: nn.Module) -> None:
+    """With dropout a step sees another model than measuring does.
+
+    Raises:
+        ModelError: naming the module.
+    """
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Dropout) and part.p > 0:
+            message = (
+                f"piggyback: {name} drops {part.p:.0%} of its inputs in training, so a step's "
+                "signals are not those of the model; set adapter.dropout = 0, or "
+                "measuring.backend = 'hooks'"
+            )
+            raise ModelError(message)

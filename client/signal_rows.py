@@ -1,0 +1,92 @@
+"""Rows of signals while they are filled, batch by batch, and what a batch's losses say of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedwinnow.curation.columns import WIDE
+from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.losses import Batch
+from fedwinnow.curation.nouns import Status
+
+
+@dataclass(slots=True, kw_only=True)
+class SignalRows:
+    """Columns of signals, float32, NaN where nothing has been put."""
+
+    columns: dict[str, np.ndarray]
+    status: np.ndarray
+
+    @classmethod
+    def empty(cls, number: int, columns: frozenset[str], references: int) -> "SignalRows":
+        """Rows for so many samples, none of them filled."""
+        return cls(
+            columns={
+                name: np.full((number, references) if name in WIDE else number, np.nan, np.float32)
+                for name in columns
+            },
+            status=np.zeros(number, dtype=np.int8),
+        )
+
+    def usable(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """Rows with a target; the others are marked."""
+        targets = np.array([encoding.has_target for encoding in encodings], dtype=bool)
+        self.status[~targets] = Status.NO_TARGET
+        return np.flatnonzero(targets)
+
+    def reduce(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Mean and least of each row's losses under other prompts."""
+        for name, reduced in (("mean", values.mean(1)), ("min", values.min(1, initial=np.inf))):
+            if f"contrast_loss_{name}" in self.columns:
+                self.columns[f"contrast_loss_{name}"][rows] = reduced
+
+    def put(self, rows: np.ndarray, found: Mapping[str, Tensor]) -> None:
+        """Fill those of the columns that are asked for."""
+        for name, values in found.items():
+            if name in self.columns:
+                self.columns[name][rows] = values.detach().float().cpu().numpy()
+
+    def put_losses(
+        self, rows: np.ndarray, losses: Tensor, batch: Batch, encodings: Sequence[Encoding]
+    ) -> None:
+        """Statistics of the body's token losses, and the loss of the end of turn."""
+        values = losses.float().cpu()
+        first = batch.first
+        for row, line, encoding in zip(rows, values, encodings, strict=True):
+            body = line[encoding.response_start - first : encoding.body_end - first].double()
+            closing = encoding.body_end - first
+            has_end = len(encoding.tokens) > encoding.body_end
+            found = {
+                "loss": body.mean(),
+                "loss_sd": body.std(correction=0),
+                "loss_q90": torch.quantile(body, 0.9),
+                "length": torch.tensor(float(len(body))),
+                "has_end": torch.tensor(float(has_end)),
+                "end_loss": line[closing] if has_end else torch.tensor(0.0),
+            }
+            for name, value in found.items():
+                if name in self.columns:
+                    self.columns[name][row] = float(value)
+
+    def put_entropies(
+        self, rows: np.ndarray, values: Tensor, batch: Batch, encodings: Sequence[Encoding]
+    ) -> None:
+        """Mean over the body, in float64; ``values`` are of all targets, row by row of a batch."""
+        first, start, flat = batch.first, 0, values.cpu()
+        for row, encoding in zip(rows, encodings, strict=True):
+            begin = max(encoding.response_start, first)
+            line = flat[start : start + len(encoding.tokens) - begin]
+            start += len(line)
+            body = line[: encoding.body_end - begin].double()
+            self.columns["student_entropy"][row] = float(body.mean())
+
+    def close(self) -> None:
+        """Mark rows with a NaN or an infinity, and blank every row that is not OK."""
+        for values in self.columns.values():
+            broken = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            self.status[broken & (self.status == Status.OK)] = Status.NON_FINITE
+        for values in self.columns.values():
+            values[self.status != Status.OK] = np.nan
