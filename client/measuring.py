@@ -95,8 +95,7 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     reading = Reading(batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt)
     names = () if references is None else references.names
     table = SignalRows.empty(len(samples), columns, len(names))
-    read = partial(encode, loaded, max_length=max_length, system_prompt=system_prompt)
-    encodings = [read(sample) for sample in samples]
+    encodings = _encoded(loaded, samples, reading)
     usable = table.usable(encodings)
     own, against = columns - OTHER_PROMPTS, columns & CONTRASTS
     bare = "unconditional_loss" in columns
@@ -105,30 +104,30 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     if own and choice.name == "piggyback":
         rest = _visited(loaded, samples, usable, table, own, references, visits)
         choice = choose("auto", loaded)
-    count = Count(total=len(usable) * (passes - bool(own)) + len(rest) * bool(own), told=progress)
-    readable = [encodings[i] for i in usable]
+    skipped = len(usable) - len(rest)
+    count = Count(total=len(usable) * passes - skipped * bool(own), told=progress)
     if own and (len(rest) or not len(usable)):  # an unfit adapter is refused, whoever comes
         _main_pass(loaded, encodings, rest, table, references, reading, count, choice)
+    readable = [encodings[i] for i in usable]
     if bare:
         values = unconditional_losses(loaded, readable, reading, count)
         table.columns["unconditional_loss"][usable] = values
     if against:
-        prompts = Prompts.of(loaded, contrast, reading)
         chosen = [samples[int(i)] for i in usable]
-        each = contrast_prompts
+        prompts, each = Prompts.of(loaded, contrast, reading), contrast_prompts
         values = contrast_losses(loaded, chosen, readable, prompts, each, reading, count)
         table.reduce(usable, values)
-    table.close()
-    return SignalTable(
-        ids=tuple(sample.id for sample in samples),
-        domains=tuple(sample.domain for sample in samples),
-        checkpoint=checkpoint,
-        status=table.status,
-        columns={name: table.columns[name] for name in sorted(columns)},
-        references=names,
-        reference_gram=np.zeros((0, 0)) if references is None else references.gram,
-        learning_rate=learning_rate,
+    return table.closed(
+        samples, checkpoint=checkpoint, references=references, learning_rate=learning_rate
     )
+
+
+def _encoded(loaded: LoadedModel, samples: Sequence[Sample], reading: Reading) -> list[Encoding]:
+    """Tokens of every sample."""
+    read = partial(
+        encode, loaded, max_length=reading.max_length, system_prompt=reading.system_prompt
+    )
+    return [read(sample) for sample in samples]
 
 
 def _check(columns: frozenset[str], references: References | None) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedwinnow.client.references import References
 from fedwinnow.curation.columns import WIDE
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.losses import Batch
-from fedwinnow.curation.nouns import Status
+from fedwinnow.curation.nouns import Sample, SignalTable, Status
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,3 +91,24 @@ class SignalRows:
             self.status[broken & (self.status == Status.OK)] = Status.NON_FINITE
         for values in self.columns.values():
             values[self.status != Status.OK] = np.nan
+
+    def closed(
+        self,
+        samples: Sequence[Sample],
+        *,
+        checkpoint: int,
+        references: References | None,
+        learning_rate: float,
+    ) -> SignalTable:
+        """The finished table of these samples; see :meth:`close`."""
+        self.close()
+        return SignalTable(
+            ids=tuple(sample.id for sample in samples),
+            domains=tuple(sample.domain for sample in samples),
+            checkpoint=checkpoint,
+            status=self.status,
+            columns={name: self.columns[name] for name in sorted(self.columns)},
+            references=() if references is None else references.names,
+            reference_gram=np.zeros((0, 0)) if references is None else references.gram,
+            learning_rate=learning_rate,
+        )

@@ -147,18 +147,13 @@ def scoring(  # noqa: PLR0913 - options of a command
     cuda = torch.cuda.is_available()
     usual = [name for name in SHAPES if cuda or name != LARGE]
     models, kinds = _chosen("model", model, SHAPES, usual), _chosen("data", data, DATA, DATA)
-    plans = [
-        Plan(
-            model=shape,
-            data=kind,
-            samples=samples or (256 if cuda else 32),
-            batch_tokens=batch_tokens or (16_384 if cuda else 2048),
-            dtype="bfloat16" if cuda else "float32",
-            threads=threads,
-        )
-        for shape in models
-        for kind in kinds
-    ]
+    sizes: dict[str, Any] = {
+        "samples": samples or (256 if cuda else 32),
+        "batch_tokens": batch_tokens or (16_384 if cuda else 2048),
+        "dtype": "bfloat16" if cuda else "float32",
+        "threads": threads,
+    }
+    plans = [Plan(model=shape, data=kind, **sizes) for shape in models for kind in kinds]
     tell = Console(stderr=True).print
     tables = [bench_scoring(one, pairs, peers=peers, memory=memory, told=tell) for one in plans]
     if as_json:
