@@ -182,19 +182,26 @@ def _recovered(share: Tree | None) -> list[str]:
 
 
 def _domain_table(rows: Sequence[Tree]) -> list[str]:
-    """Loss of each arm on the items of each domain, where there are several."""
-    domains = sorted({name for row in rows for name in row["eval_loss_by_domain"]})
-    if not domains:
+    """Loss of each arm on the items of each domain, and what it keeps, where there are several."""
+    return [
+        *_by_domain(rows, "eval_loss_by_domain", "Loss by domain of the item", ".4f"),
+        *_by_domain(rows, "kept_by_domain", "Samples that are trained on, by domain", ".1f"),
+    ]
+
+
+def _by_domain(rows: Sequence[Tree], key: str, what: str, form: str) -> list[str]:
+    domains = sorted({name for row in rows for name in row.get(key, {})})
+    if len(domains) < 2:  # noqa: PLR2004 - nothing to compare
         return []
     lines = [
-        "Loss by domain of the item, mean over seeds:",
+        f"{what}, mean over seeds:",
         "",
         "| arm | " + " | ".join(domains) + " |",
         "|" + " --- |" * (len(domains) + 1),
     ]
     for arm in dict.fromkeys(row["arm"] for row in rows):
-        mine = [row["eval_loss_by_domain"] for row in rows if row["arm"] == arm]
-        cells = [_mean([one.get(name) for one in mine], ".4f") for name in domains]
+        mine = [row.get(key, {}) for row in rows if row["arm"] == arm]
+        cells = [_mean([one.get(name) for one in mine], form) for name in domains]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 

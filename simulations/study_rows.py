@@ -1,13 +1,16 @@
 """From records of runs to rows, differences and shares: the numbers of an evidence table."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedwinnow.client import tables
 from fedwinnow.client.anchors import split_of
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.simulations.left_out import left_out
 
@@ -54,7 +57,7 @@ def evidence_rows(
         "commit": commit,
     }
     unforeseen, domains = left_out(config), _holdout_domains(config)
-    gauged = gauge(record, yardstick)["arms"]
+    gauged, kept = gauge(record, yardstick)["arms"], _kept_by_domain(config, record["arms"])
     rows = [
         common
         | {"scorer": scorer}
@@ -69,6 +72,7 @@ def evidence_rows(
             "threshold": record["threshold"]["name"],
             "arm": arm,
             "kept": result["kept"],
+            "kept_by_domain": kept[arm],
             "steps": result["steps"],
             "eval_loss": result["eval_loss"],
             "eval_loss_by_domain": _by_domain(result["losses"], domains),
@@ -77,6 +81,18 @@ def evidence_rows(
         for arm, result in record["arms"].items()
     ]
     return rows
+
+
+def _kept_by_domain(config: RunConfig, arms: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Arm → domain → samples of all silos that it trains on."""
+    found: dict[str, Counter[str]] = {arm: Counter() for arm in arms}
+    for site in config.sites:
+        work = sites_folder(config) / site.name / run_id(config)
+        domains = tables.read_signals(work / "signals-0.parquet").domains
+        for arm, counts in found.items():
+            kept = tables.read_kept(work / "selection.parquet", arm)
+            counts.update(name for name, here in zip(domains, kept, strict=True) if here)
+    return {arm: dict(sorted(counts.items())) for arm, counts in found.items()}
 
 
 def _figures(record: Tree, scorer: str, figures: Tree, unforeseen: Mapping[str, float]) -> Tree:

@@ -438,6 +438,9 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
     scorers = [(row["seed"], row["scorer"]) for row in result["rows"] if not row["arm"]]
     assert scorers == [(s, n) for s in (0, 1) for n in ("perplexity", "length")]
     assert set(result["differences"]["toy split"]) == {"keep_all", "oracle"}
+    assert all(
+        sum(row["kept_by_domain"].values()) == row["kept"] for row in result["rows"] if row["arm"]
+    )
     losses = [row["eval_loss"] for row in result["rows"] if row["arm"] == "curated"]
     assert losses[0] != losses[1]  # the seed reaches anchors, adapter and training
     page = (out / "toy.md").read_text()
