@@ -11,6 +11,8 @@ from fedwinnow.curation.messages import CloseRequest, Header
 from fedwinnow.simulations import cli_bench
 from fedwinnow.simulations.benchmarks import scale, scale_silos, stages
 
+pytestmark = pytest.mark.flower  # long: with `make flower`, not with the default run
+
 MEGABYTE = 1_000_000
 CHILD = """\
 import numpy as np

@@ -14,6 +14,8 @@ from fedwinnow.simulations import cli_bench
 from fedwinnow.simulations.benchmarks import peers, process_memory, rows, scoring, timing, workload
 from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring
 
+pytestmark = pytest.mark.flower  # long: with `make flower`, not with the default run
+
 SMALL = workload.Shape(
     hidden=32, layers=2, intermediate=64, heads=4, kv_heads=2, vocabulary=0, tied=False
 )

@@ -187,6 +187,7 @@ def test_cli_study_without_a_name_lists_the_studies(fedwinnow):
     assert "noise_kinds" in error
 
 
+@pytest.mark.flower  # long
 def test_cli_base_writes_a_model_folder_once(fedwinnow, tmp_path):
     """Prints how the model came about; a folder that is there is exit code 2 and stays."""
     code, out, _ = fedwinnow("base", str(tmp_path / "base"), "--steps", "1")

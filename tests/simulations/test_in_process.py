@@ -451,6 +451,7 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
     assert (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.flower  # long
 def test_left_out_is_the_auroc_of_a_kind_that_the_fit_never_saw(scenario, tmp_path, workshop):
     """Pair by pair, fitted on rows without the kind; another run's folder is refused."""
     own = [f"run.output={tmp_path}", "run.name=left", "run.trajectory=none", "training.rounds=1"]
