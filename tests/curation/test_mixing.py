@@ -33,6 +33,7 @@ def runs_of(law: MixingLaw, count: int, seed: int, noise: float = 0.0) -> list[M
     return found
 
 
+@pytest.mark.flower  # long
 @settings(max_examples=12)
 @given(seed=st.integers(0, 300))
 def test_fit_predicts_mixtures_that_it_has_not_seen(seed):

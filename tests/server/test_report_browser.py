@@ -17,6 +17,7 @@ FLAGS = (
 )  # fmt: skip
 
 
+@pytest.mark.flower  # long
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian package chromium)")
 def test_report_opens_in_a_browser_without_console_errors(tmp_path):

@@ -541,6 +541,7 @@ def test_cli_score_overwrites_nothing_that_it_reads(place, toy, fedwinnow, out, 
     assert not (place / "s.parquet").exists()
 
 
+@pytest.mark.flower  # long
 def test_cli_resume_refuses_changed_data(place, fedwinnow):
     """A finished or half-done run is of the data that it saw; other data is another run."""
     scenario, output = place / "scenario.toml", f"run.output={place / 'runs'}"

@@ -260,6 +260,7 @@ def test_in_process_adapter_loads_with_peft_and_is_the_final_one(finished):
         assert torch.equal(factors[key.replace("lora_A", "lora_B")], final.b[module])
 
 
+@pytest.mark.flower  # long
 def test_in_process_equal_seeds_give_identical_results(finished, tmp_path):
     """A second run from nothing: adapters, scores and selections equal to the last bit."""
     folder, config, _ = finished
