@@ -71,6 +71,8 @@ def edges_from_public(public_scores: Scores, *, bins: int, probability: bool) ->
     smooth = _smooth(logit(scores) if probability else scores, bins + 1 - 2 * len(own))
     if probability:
         smooth = np.round(2.0**32 / (1 + np.exp(-smooth))) / 2.0**32
+        if len(np.unique(smooth)) == 1 and len(own) == 0:  # closer together than the rounding
+            smooth = smooth[0] + np.array([0.0, 1.0 if smooth[0] < 1 else -1.0]) / 2.0**32
     found: Edges = np.unique(np.concatenate([smooth, own, np.nextafter(own, np.inf)]))
     return found
 
