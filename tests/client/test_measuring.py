@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from warmed import warmed
 
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.references import reference_state
@@ -16,7 +17,7 @@ from fedwinnow.curation.errors import DataError, ModelError, RunError
 from fedwinnow.curation.gradients import sample_gradients
 from fedwinnow.curation.losses import collate, sample_losses, token_losses
 from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
-from fedwinnow.curation.nouns import Adapter, Sample, Status
+from fedwinnow.curation.nouns import Sample, Status
 
 READ = {"batch_tokens": 300, "max_length": 96}
 
@@ -36,10 +37,7 @@ def some(number, tag, domains="xy"):
 @pytest.fixture
 def model(tiny_model):
     """The tiny model with B ≠ 0, as after warm-up."""
-    adapter = get_adapter(tiny_model)
-    generator = torch.Generator().manual_seed(1)
-    b = {k: torch.randn(v.shape, generator=generator) * 0.1 for k, v in adapter.b.items()}
-    set_adapter(tiny_model, Adapter(base=adapter.base, a=adapter.a, b=b, scales=adapter.scales))
+    warmed(tiny_model)
     return tiny_model
 
 

@@ -3,12 +3,11 @@
 import gc
 import os
 import signal
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
+from warmed import READ, some, warmed
 
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.references import reference_state
@@ -17,25 +16,13 @@ from fedwinnow.client.workers import Model, Task, Workers
 from fedwinnow.curation.columns import ADAM, KNOWN, REVIEWS, TEACHER
 from fedwinnow.curation.config import AdapterSection, ComputeSection, ModelSection
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.modeling import get_adapter, load_model, set_adapter
-from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.modeling import get_adapter, load_model
 from tests.client.test_shards import same
 
 pytestmark = [  # Ray takes seconds to start, and does not wait for its own processes
     pytest.mark.flower,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-READ = {"batch_tokens": 300, "max_length": 96}
-
-
-def some(number: int, tag: str) -> list[Sample]:
-    """Samples of several lengths and two domains."""
-    return [
-        Sample(
-            id=f"{tag}{i}", prompt=f"{tag} {i}", response="so " * (i % 5 + 1), domain="xy"[i % 2]
-        )
-        for i in range(number)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +50,7 @@ def crew(model):
 def warm(model):
     """The model of this process, with an adapter that has learnt something."""
     loaded = load_model(model.section, model.adapter, seed=0)
-    adapter, generator = get_adapter(loaded), torch.Generator().manual_seed(1)
-    b = {k: torch.randn(v.shape, generator=generator) * 0.1 for k, v in adapter.b.items()}
-    set_adapter(loaded, replace(adapter, b=b))
+    warmed(loaded)
     return loaded
 
 
@@ -113,7 +98,7 @@ def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: 
 
 def test_workers_raise_what_a_shard_raises(crew, warm, arguments):
     """An error of ours keeps its class and its words."""
-    alike = [Sample(id="a", prompt="s 1", response="x", domain="x")]
+    alike = some(2, "s")[1:]  # the prompt of one of the samples
     wrong = {**arguments, "contrast": alike, "columns": frozenset({"contrast_loss_mean"})}
     task = Task(adapter=get_adapter(warm), arguments=wrong)
     with pytest.raises(DataError, match="no public reference anchor has another prompt"):

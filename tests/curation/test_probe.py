@@ -12,19 +12,17 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.gradients import evaluating, sample_gradients
 from fedwinnow.curation.losses import collate, sample_losses
-from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
-from fedwinnow.curation.nouns import Adapter, Sample
+from fedwinnow.curation.modeling import encode
+from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.probe import Probed, probed
 from fedwinnow.curation.traits import unhookable
+from tests.client.warmed import warmed
 
 
 @pytest.fixture
 def model(tiny_model):
     """The tiny model with B ≠ 0, as after warm-up, in float64."""
-    adapter = get_adapter(tiny_model)
-    generator = torch.Generator().manual_seed(1)
-    b = {k: torch.randn(v.shape, generator=generator) * 0.1 for k, v in adapter.b.items()}
-    set_adapter(tiny_model, Adapter(base=adapter.base, a=adapter.a, b=b, scales=adapter.scales))
+    warmed(tiny_model)
     tiny_model.model.double()
     return tiny_model
 
