@@ -89,7 +89,7 @@ def check_terms(terms: RunTerms) -> None:
     """
     section = terms.training
     ordering = build("ordering", section.ordering.name, section.ordering.settings)
-    if isinstance(ordering, StagedOrdering) and ordering.scorer != "calibrated":
+    if isinstance(ordering, StagedOrdering):
         needs = build("scorer", ordering.scorer, {}).columns & (GRADIENTS | GUESTS)
         if needs:
             message = (
@@ -106,7 +106,7 @@ def check_terms(terms: RunTerms) -> None:
         )
         raise PluginError(message)
     for name, scorer in scorers(terms.scorer).items():
-        if terms.run.trajectory == "none" and scorer.columns & GRADIENTS and name != "calibrated":
+        if terms.run.trajectory == "none" and scorer.columns & GRADIENTS:
             message = (
                 f"scorer {name!r} needs gradient columns, which run.trajectory = 'none' does not "
                 "measure; set run.trajectory = 'global' or choose a forward-only scorer"

@@ -27,8 +27,8 @@ class RunSection:
     """Seed of every random choice, at least 0."""
     threads: int = 2
     """CPU threads of each site's arithmetic, at least 1; part of what makes a run repeatable."""
-    trajectory: Literal["global", "none"] = "global"
-    """"global": warm up, measure gradients at shared checkpoints; "none": forward signals only."""
+    trajectory: Literal["global", "none"] = "none"
+    """"none": forward signals only; "global": warm up, measure gradients at shared checkpoints."""
     minimum_sites: int = 1
     """Sites that must answer a phase, at least 1."""
 

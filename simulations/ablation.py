@@ -29,9 +29,11 @@ from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.simulations.left_out import Measured, aurocs_without, measured_by
 from fedwinnow.simulations.splits import Plan
-from fedwinnow.strategies.scorers.calibrated import COLUMNS, Calibrated, calibrated
+from fedwinnow.strategies.scorers.calibrated import LATER, PAYING, SIGNALS, Calibrated, calibrated
 
 Tree = dict[str, Any]
+COLUMNS = frozenset[str]().union(*(columns for columns, _ in SIGNALS.values()))
+"""Whatever the scorer can read."""
 SAMPLES = 8
 """Public rows that a timed pass measures."""
 
@@ -58,6 +60,9 @@ GROUPS: Mapping[str, Group] = {
     "spread and tail of token losses": Group(columns=frozenset({"loss_sd", "loss_q90"})),
     "end of turn": Group(columns=frozenset({"end_loss", "has_end"})),
     "length": Group(columns=frozenset({"length"})),
+    "all that the default leaves out": Group(
+        columns=COLUMNS.difference(*(SIGNALS[name][0] for name in PAYING)), checkpoints=True
+    ),
 }
 """Name → what is taken away."""
 
@@ -106,19 +111,29 @@ def ablation(config: RunConfig, *, workshop: Workshop, repetitions: int = 3) -> 
         )
         raise ConfigError(message)
     seconds = _costs(config, measured, workshop, repetitions) if repetitions else {}
-    cases: list[tuple[str, Measured, Calibrated]] = [("nothing", measured, calibrated())]
-    cases += [(name, _drop(measured, group), calibrated()) for name, group in GROUPS.items()]
+    cases = [("nothing", measured, _reader(measured))]
+    for name, group in GROUPS.items():
+        less = _drop(measured, group)
+        cases.append((name, less, _reader(less)))
     plain = Group(
         columns=COLUMNS - {"loss", "loss_sd", "loss_q90", "length", "end_loss", "has_end"},
         checkpoints=True,
     )
-    cases.append(("all but one forward pass", _drop(measured, plain), calibrated()))
-    cases.append(("the discriminative part", measured, calibrated(safeguard=1.0)))
-    cases.append(("typicality", measured, calibrated(safeguard=0.0)))
+    less = _drop(measured, plain)
+    cases.append(("all but one forward pass", less, _reader(less)))
+    cases.append(("the discriminative part", measured, _reader(measured, safeguard=1.0)))
+    cases.append(("typicality", measured, _reader(measured, safeguard=0.0)))
     return [
         {"without": name, **_figures(rows, scorer), "seconds_per_sample": seconds.get(name)}
         for name, rows, scorer in cases
     ]
+
+
+def _reader(measured: Measured, *, safeguard: float = 0.5) -> Calibrated:
+    """The scorer with every group of signals that is there."""
+    once = len(measured.public.trajectory) == 1
+    names = [name for name in SIGNALS if not (once and name in LATER)]
+    return calibrated(safeguard=safeguard, signals=names)
 
 
 def _drop(measured: Measured, group: Group) -> Measured:

@@ -94,7 +94,8 @@ def page(result: Tree) -> str:
         "",
         (
             f"Command: `{result['command']}`. Machine: {result['machine']}. Seeds: "
-            f"{', '.join(map(str, result['seeds']))}. Commit: {result['commit'] or 'unknown'}."
+            f"{', '.join(map(str, result['seeds']))}; the settings of guards and training were "
+            f"chosen on seed 0. Commit: {result['commit'] or 'unknown'}."
         ),
         "",
         *_verdicts(table),

@@ -21,6 +21,7 @@ Reference:
     ``curation/features.py``.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,31 +37,29 @@ from fedwinnow.curation.calibration import (
     held_out,
     probability,
 )
+from fedwinnow.curation.columns import CONTRASTS, LOSSES
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.features import features, nearest_domains, scored, take
+from fedwinnow.curation.features import Features, features, nearest_domains, scored, take
 from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.ranking import auroc, auroc_within, standard_error
 from fedwinnow.curation.standard import folds_of, standard_of
 
-COLUMNS = frozenset(
-    {
-        "loss",
-        "loss_sd",
-        "loss_q90",
-        "length",
-        "end_loss",
-        "has_end",
-        "unconditional_loss",
-        "contrast_loss_mean",
-        "contrast_loss_min",
-        "representation",
-        "dot",
-        "norm",
-        "adam_dot",
-        "adam_norm",
-    }
-)
-"""Signals that it reads; gradient columns exist only where there is a trajectory."""
+SIGNALS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "losses": (LOSSES, LOSSES),
+    "prompt": (frozenset({"unconditional_loss"}), frozenset({"ira", "ifd"})),
+    "contrast": (CONTRASTS, frozenset({"contrast_mean", "contrast_min"})),
+    "representation": (frozenset({"representation"}), frozenset({"own", "foreign"})),
+    "drop": (frozenset({"loss"}), frozenset({"drop"})),
+    "gradients": (
+        frozenset({"dot", "norm", "adam_dot", "adam_norm"}),
+        frozenset({"cosine", "adam_cosine", "norm", "adam_norm"}),
+    ),
+}
+"""Group of signals → its columns, and its features; the last two need ``run.trajectory``."""
+LATER = frozenset({"drop", "gradients"})
+"""Groups that are measured after warm-up."""
+PAYING = ("losses", "prompt", "contrast")
+"""Groups that pay for their measurement (``docs/evidence.md``): the default."""
 TYPICAL = ("loss", "loss_sd", "loss_q90", "length", "has_end", "end_loss", "ira")
 """Features of the typicality part."""
 _FLAGS = frozenset({"has_end"})
@@ -74,8 +73,14 @@ class Calibrated:
 
     recipe: Recipe
     folds: int
-    columns: frozenset[str] = COLUMNS
+    signals: tuple[str, ...] = PAYING
     unit: str = "probability"
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of its signals, and what tells the domain of a sample that names none."""
+        chosen = (SIGNALS[name][0] for name in self.signals)
+        return frozenset({"loss", "representation"}).union(*chosen)
 
     def fit(self, public: PublicRows) -> Fitted:
         """Fit on the public rows, whatever their order.
@@ -119,7 +124,7 @@ class Calibrated:
             return scores
         kept = take(trajectory, usable)
         domains = nearest_domains(kept[0], standard_of(fitted.parameters).mean)
-        found = features(kept, domains)
+        found = self._features(kept, domains)
         schema = f"{_SCHEMA}:{','.join(found.names)}"
         if schema != fitted.schema:
             message = (
@@ -150,7 +155,7 @@ class Calibrated:
             raise PluginError(message)
         kept = take(public.trajectory, usable)
         domains = kept[0].domains
-        found = features(kept, domains)
+        found = self._features(kept, domains)
         parents = [public.parents[i] for i in usable]
         folds = min(self.folds, len(set(parents)))
         return Rows(
@@ -160,6 +165,19 @@ class Calibrated:
             clean=clean.astype(bool),
             folds=np.array(folds_of(parents, domains, folds)),
         )
+
+    def _features(self, trajectory: Trajectory, domains: tuple[str, ...]) -> Features:
+        """Features of its signals alone, whatever else was measured for other scorers."""
+        if len(trajectory) == 1 and LATER.intersection(self.signals):
+            message = (
+                "scorer 'calibrated' is to read "
+                f"{', '.join(repr(n) for n in self.signals if n in LATER)}, which are measured "
+                "after warm-up, but there is one checkpoint; set run.trajectory = 'global', or "
+                "take them out of scorer.settings.signals"
+            )
+            raise PluginError(message)
+        chosen = (SIGNALS[name][1] for name in self.signals)
+        return features(trajectory, domains).select(frozenset({"loss"}).union(*chosen))
 
     def _forecast(
         self,
@@ -192,7 +210,13 @@ class Calibrated:
         return found
 
 
-def calibrated(*, safeguard: float = 0.5, shrinkage: float = 8.0, folds: int = 8) -> Calibrated:
+def calibrated(
+    *,
+    safeguard: float = 0.5,
+    shrinkage: float = 8.0,
+    folds: int = 8,
+    signals: Sequence[str] = PAYING,
+) -> Calibrated:
     """Make the scorer.
 
     Args:
@@ -200,6 +224,8 @@ def calibrated(*, safeguard: float = 0.5, shrinkage: float = 8.0, folds: int = 8
             corruptions that were tried, 1 trusts none.
         shrinkage: Pseudo-anchors that pull a domain's mean and spread to the pool's, above 0.
         folds: Cross-validation folds over anchors, at least 2.
+        signals: What it reads beside the loss: some of "losses", "prompt", "contrast",
+            "representation", and, with run.trajectory = "global", "drop" and "gradients".
 
     Raises:
         ValueError: a setting is out of range.
@@ -210,8 +236,13 @@ def calibrated(*, safeguard: float = 0.5, shrinkage: float = 8.0, folds: int = 8
             f"got {safeguard}, {shrinkage} and {folds}"
         )
         raise ValueError(message)
+    unknown = sorted(set(signals) - set(SIGNALS)) if not isinstance(signals, str) else [signals]
+    if unknown or not signals:
+        message = f"signals: expected a list of some of {', '.join(SIGNALS)}, got {unknown}"
+        raise ValueError(message)
     recipe = Recipe(typical=TYPICAL, only_typical=_FLAGS, safeguard=safeguard, shrinkage=shrinkage)
-    return Calibrated(recipe=recipe, folds=folds)
+    chosen = tuple(name for name in SIGNALS if name in signals)
+    return Calibrated(recipe=recipe, folds=folds, signals=chosen)
 
 
 def _kept(chances: Float[np.ndarray, " rows"], rows: Rows) -> dict[str, float]:

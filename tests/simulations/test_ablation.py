@@ -14,12 +14,12 @@ from fedwinnow.curation.nouns import PublicRows
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.simulations import ablation as module
-from fedwinnow.simulations.ablation import GROUPS, ablate, ablation
+from fedwinnow.simulations.ablation import COLUMNS, GROUPS, ablate, ablation
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.left_out import measured_by
 from fedwinnow.simulations.splits import Plan
 from fedwinnow.simulations.toy import write_toy_scenario
-from fedwinnow.strategies.scorers.calibrated import COLUMNS, calibrated
+from fedwinnow.strategies.scorers.calibrated import SIGNALS, calibrated
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 
@@ -31,10 +31,11 @@ def workshop():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, workshop):
-    """A toy run with the default scorer, and its record."""
+    """A toy run whose scorer reads all there is, and its record."""
     scenario = write_toy_scenario(tmp_path_factory.mktemp("ablation"), samples=8)
     fast = ["training.rounds=1", "training.steps=1", "anchors.copies=1"]
-    config = load_scenario(scenario, [*fast, 'anchors.corruptions=["swap", "cut"]'])
+    wide = ["run.trajectory=global", f"scorer.settings.signals={json.dumps([*SIGNALS])}"]
+    config = load_scenario(scenario, [*fast, *wide, 'anchors.corruptions=["swap", "cut"]'])
     folder = simulate(config, workshop=workshop)
     return config, json.loads((folder / "record.json").read_text())
 
@@ -76,10 +77,9 @@ def test_ablation_of_a_group_is_the_scorer_fitted_without_its_columns(finished, 
     measured = measured_by(finished[0])
     public = measured.public
     less = without(public.trajectory, GRADIENTS)
-    fitted = calibrated().fit(
-        PublicRows(trajectory=less, kinds=public.kinds, parents=public.parents)
-    )
-    scores = [calibrated().score(without(one, GRADIENTS), fitted) for one in measured.private]
+    scorer = calibrated(signals=[*SIGNALS])
+    fitted = scorer.fit(PublicRows(trajectory=less, kinds=public.kinds, parents=public.parents))
+    scores = [scorer.score(without(one, GRADIENTS), fitted) for one in measured.private]
     slow = auroc(np.concatenate(scores), measured.kinds == "clean")
     assert told[0]["gradients"]["auroc_pooled"] == pytest.approx(slow)
 
@@ -104,7 +104,7 @@ def test_ablation_needs_truth_the_scorer_and_a_run(finished, workshop, tmp_path)
         ask(moved)
     plain = load_scenario(
         write_toy_scenario(tmp_path / "toy", samples=4),
-        ["scorer.name=perplexity", "run.trajectory=none", "training.rounds=1", "training.steps=1"],
+        ["scorer.name=perplexity", "training.rounds=1", "training.steps=1"],
     )
     simulate(plain, workshop=workshop)
     with pytest.raises(ConfigError, match="calibrated"):

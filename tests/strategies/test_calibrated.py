@@ -8,7 +8,7 @@ from fedwinnow.curation.features import features, nearest_domains
 from fedwinnow.curation.nouns import PublicRows, SignalTable, Status
 from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.ranking import auroc
-from fedwinnow.strategies.scorers.calibrated import calibrated
+from fedwinnow.strategies.scorers.calibrated import PAYING, SIGNALS, calibrated
 from fedwinnow.strategies.scorers.typicality import typicality
 
 DOMAINS = ("finance", "medicine")
@@ -227,14 +227,38 @@ def test_learned_scorer_works_on_one_column(make, rows):
 
 
 def test_calibrated_uses_trajectory_and_gradients():
-    """Law: with a second checkpoint its features join; a mismatch of checkpoints is an error."""
-    scorer = calibrated()
+    """Law: where they are asked for, their features join; a mismatch of checkpoints is an error."""
+    scorer = calibrated(signals=list(SIGNALS))
     longer = public(checkpoints=2)
     result = scorer.fit(longer)
     assert {"drop", "cosine", "adam_cosine", "norm"} <= set(result.schema.split(":")[1].split(","))
     assert np.isfinite(scorer.score(longer.trajectory, result)).all()
-    with pytest.raises(PluginError, match="same checkpoints"):
+    with pytest.raises(PluginError, match=r"run\.trajectory = 'global'"):
         scorer.score(longer.trajectory[:1], result)
+    with pytest.raises(PluginError, match="same checkpoints"):
+        calibrated().score(longer.trajectory[:1], result)
+
+
+def test_calibrated_reads_its_signals_alone(rows):
+    """Law: what else was measured, for other scorers, changes no bit of fit or score."""
+    longer = public(checkpoints=2)
+    one, two = calibrated().fit(rows), calibrated().fit(longer)
+    assert one.schema == two.schema
+    np.testing.assert_array_equal(one.public_scores, two.public_scores)
+    samples, _ = private()
+    more = (
+        *samples,
+        replace(table(["clean"] * 120, samples[0].domains, checkpoint=1), checkpoint=1),
+    )
+    np.testing.assert_array_equal(calibrated().score(samples, one), calibrated().score(more, two))
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_calibrated_reads_the_columns_of_each_group(name):
+    """Law: the columns of a group are measured where it is chosen, and their order is no matter."""
+    scorer = calibrated(signals=[name, "losses"])
+    assert SIGNALS[name][0] <= scorer.columns
+    assert scorer == calibrated(signals=["losses", name])
 
 
 @pytest.mark.parametrize("make", [calibrated, typicality])
@@ -300,3 +324,11 @@ def test_learned_scorer_refuses_settings_out_of_range(make, settings):
         make(**settings)
     with pytest.raises(ValueError, match="expected"):
         calibrated(safeguard=1.5)
+
+
+@pytest.mark.parametrize("signals", ["losses", (), ("losses", "mood")])
+def test_calibrated_refuses_unknown_signals(signals):
+    """Edge: no group, an unknown one, or text instead of a list is an error that lists them."""
+    with pytest.raises(ValueError, match="losses, prompt"):
+        calibrated(signals=signals)
+    assert set(PAYING) <= set(SIGNALS)
