@@ -12,7 +12,9 @@ def attacks(
     attack: Annotated[
         list[str] | None, typer.Option("--attack", help="One of the zoo; often; none: all.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds, from 1; 0 chose the settings.", min=1)] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="How many seeds, from 1; 0 chose the settings.", min=1)
+    ] = 3,
     evidence: Annotated[Path, typer.Option(help="Folder for attacks.json and .md.")] = Path(
         "docs/evidence"
     ),
@@ -24,7 +26,9 @@ def attacks(
     from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
 
     plan = trial.Plan(
-        attacks=tuple(attack or ATTACKS), seeds=tuple(range(1, seeds + 1)), settings=tuple(settings or ())
+        attacks=tuple(attack or ATTACKS),
+        seeds=tuple(range(1, seeds + 1)),
+        settings=tuple(settings or ()),
     )
     trial.attacks(plan, folder=evidence, command=typed(), progress=Watch().delivery)
     print((evidence / "attacks.md").read_text(encoding="utf-8"))

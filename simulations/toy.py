@@ -48,7 +48,9 @@ def write_toy_scenario(folder: Path, *, samples: int = 12, seed: int = 0) -> Pat
         _write(folder / f"{site}.jsonl", toy_rows(samples, derive_seed(seed, site), wrong=wrong))
     columns = ColumnsSection(domain="domain", labels=("truth",))
     config = RunConfig(
-        run=RunSection(name="toy", output=str(folder / "runs"), seed=seed, threads=1),
+        run=RunSection(
+            name="toy", output=str(folder / "runs"), seed=seed, threads=1, trajectory="global"
+        ),
         model=ModelSection(name=str(model), max_length=96),
         adapter=AdapterSection(rank=4, alpha=8.0),
         anchors=AnchorsSection(path=str(folder / "anchors.jsonl"), columns=columns, copies=2),

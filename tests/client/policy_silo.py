@@ -20,6 +20,7 @@ from fedwinnow.curation.settings import canonical, parse
 
 OPEN = {"allow_unsealed_adapters": True, "smallest_group": 8, "min_change": 5}
 PLAIN = {
+    "run": {"trajectory": "global"},
     "warm_up": {"rounds": 2, "steps": 4},
     "training": {"rounds": 3, "steps": 5, "batch_size": 4},
     "adapter": {"rank": 4},

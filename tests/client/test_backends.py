@@ -14,7 +14,13 @@ from fedwinnow.client.signals import measuring
 from fedwinnow.client.work import check_terms
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS
-from fedwinnow.curation.config import MeasuringSection, ModelSection, RunTerms, ScorerSection
+from fedwinnow.curation.config import (
+    MeasuringSection,
+    ModelSection,
+    RunSection,
+    RunTerms,
+    ScorerSection,
+)
 from fedwinnow.curation.differences import Differences
 from fedwinnow.curation.errors import ModelError, PluginError
 from fedwinnow.curation.losses import collate, sample_losses
@@ -129,13 +135,17 @@ def test_columns_that_a_backend_cannot_give_are_refused_by_name(model):
 @pytest.mark.parametrize("name", ["less", "cosine", "clues", "calibrated"])
 def test_scorers_that_a_backend_cannot_serve_are_refused_by_name(name):
     """Before anything is computed; forward-only signals, where no trajectory is, are no reason."""
-    terms = RunTerms(measuring=MeasuringSection(backend="forward"), scorer=ScorerSection(name=name))
+    wide = {"signals": ["losses", "gradients"]} if name == "calibrated" else {}
+    terms = RunTerms(
+        run=RunSection(trajectory="global"),
+        measuring=MeasuringSection(backend="forward"),
+        scorer=ScorerSection(name=name, settings=wide),
+    )
     with pytest.raises(PluginError, match=rf"scorer '{name}' reads .*'forward' cannot"):
         check_terms(terms)
     check_terms(replace(terms, measuring=MeasuringSection()))
     check_terms(replace(terms, scorer=ScorerSection(name="tracin")))
-    if name == "calibrated":
-        check_terms(replace(terms, run=replace(terms.run, trajectory="none")))
+    check_terms(replace(terms, scorer=ScorerSection(name="calibrated")))
 
 
 def test_auto_takes_hooks_and_says_why(model, caplog):

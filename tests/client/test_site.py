@@ -63,7 +63,7 @@ def walk(site: Site, config: RunConfig) -> list[tuple[m.Request, m.Reply]]:
 @pytest.fixture(scope="module")
 def heard(scenario, workshop, tmp_path_factory):
     """A finished run: its site's folder, requests and replies."""
-    config = config_of(scenario)
+    config = config_of(scenario, 'scorer.settings.signals=["losses", "gradients"]')
     work = tmp_path_factory.mktemp("work")
     site = make_site(config, work, workshop)
     return work, config, walk(site, config)

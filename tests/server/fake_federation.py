@@ -36,7 +36,7 @@ Alter = Callable[[str, m.Request, m.Reply], m.Reply]
 def make_config(output="runs", **changes) -> RunConfig:
     """A run of two warm-up rounds and three training rounds, evaluated every second one."""
     config = RunConfig(
-        run=RunSection(name="fake", output=str(output)),
+        run=RunSection(name="fake", output=str(output), trajectory="global"),
         threshold=PluginSection(name="keep_all"),
         warm_up=WarmUpSection(rounds=2, steps=4),
         training=TrainingSection(rounds=3, steps=5),

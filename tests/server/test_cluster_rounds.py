@@ -118,7 +118,7 @@ def test_clusters_order_of_replies_changes_nothing(number):
 def test_clusters_of_too_few_sites_end_the_run(number):
     """Below run.minimum_sites, or below the phase's own quorum, with the reason of each."""
     state = upto(number)
-    config = with_clusters(run=RunSection(name="fake", minimum_sites=3))
+    config = with_clusters(run=RunSection(name="fake", minimum_sites=3, trajectory="global"))
     state = replace(state, config=canonical(config))
     replies = replies_to(next_request(state))
     del replies["beta"]

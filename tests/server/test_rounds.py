@@ -188,7 +188,7 @@ def test_rounds_refusal_is_recorded_with_clause_and_reason(phase):
 @pytest.mark.parametrize("phase", PHASES)
 def test_rounds_too_few_sites_end_the_run_with_every_reason(phase):
     """Below run.minimum_sites: a ProtocolError with the phase and why each site is missing."""
-    config = make_config(run=RunSection(name="fake", minimum_sites=3))
+    config = make_config(run=RunSection(name="fake", minimum_sites=3, trajectory="global"))
     state = run_until(config, phase)
     replies = replies_to(next_request(state))
     del replies["beta"]
@@ -344,7 +344,9 @@ def test_rounds_join_leaves_out_whoever_holds_something_else(liar, what):
     assert found.sites == tuple(site for site in SITES if site != liar)
     assert found.records[-1].missing[liar].startswith(f"{what} ")
     assert adapter_hash(found.initial) == adapter_hash(replies[found.sites[0]].adapter)
-    few = init(make_config(run=RunSection(name="fake", minimum_sites=3)), "fake-run")
+    few = init(
+        make_config(run=RunSection(name="fake", minimum_sites=3, trajectory="global")), "fake-run"
+    )
     with pytest.raises(ProtocolError, match=rf"2 of at least 3 sites agree \({liar}: {what}"):
         absorb(few, replies | {liar: reply})
 
