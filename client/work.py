@@ -83,9 +83,10 @@ def check_terms(terms: RunTerms) -> None:
     """Refuse terms that this site could not fulfil later.
 
     Raises:
-        PluginError: a plug-in or a setting is unknown here, or a scorer needs gradient columns
-            where ``run.trajectory`` is "none"; the ordering ranks by such a scorer, the objective
-            weighs by scores of another unit, or reviewers would all have learned the same.
+        PluginError: a plug-in or a setting is unknown here; where ``run.trajectory`` is "none", a
+            scorer needs gradient columns, or clusters losses along the training; the ordering ranks
+            by such a scorer, the objective weighs by scores of another unit, or reviewers would all
+            have learned the same.
     """
     section = terms.training
     ordering = build("ordering", section.ordering.name, section.ordering.settings)
@@ -112,6 +113,12 @@ def check_terms(terms: RunTerms) -> None:
                 "measure; set run.trajectory = 'global' or choose a forward-only scorer"
             )
             raise PluginError(message)
+    if terms.clusters.count and terms.run.trajectory == "none":
+        message = (
+            f"clusters.count = {terms.clusters.count} clusters losses along the training, which "
+            "run.trajectory = 'none' leaves out; set run.trajectory = 'global'"
+        )
+        raise PluginError(message)
     _check_backend(terms)
     _check_reviews(terms)
 

@@ -76,7 +76,7 @@ def column(table: SignalTable, name: str) -> Float[np.ndarray, "samples ..."]:
 
 
 def later(trajectory: Trajectory, scorer: str) -> Sequence[SignalTable]:
-    """Tables of checkpoints after warm-up, which hold the gradient columns.
+    """Tables of checkpoints after warm-up, which alone hold gradient columns.
 
     Raises:
         PluginError: there is none.
@@ -84,8 +84,8 @@ def later(trajectory: Trajectory, scorer: str) -> Sequence[SignalTable]:
     tables = trajectory[1:]
     if not tables:
         message = (
-            f"scorer {scorer!r} needs gradient columns, which run.trajectory = 'none' does not "
-            "measure; set run.trajectory = 'global'"
+            f"scorer {scorer!r} needs signals after warm-up, which run.trajectory = 'none' leaves "
+            "out; set run.trajectory = 'global'"
         )
         raise PluginError(message)
     return tables

@@ -287,9 +287,13 @@ def test_site_that_lacks_a_plug_in_says_so_at_join(scenario, workshop, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_site_refuses_gradient_scorers_without_a_trajectory(scenario, workshop, tmp_path):
-    """A scorer that needs gradient columns is refused by run.trajectory at join."""
-    config = config_of(scenario, "run.trajectory=none", "scorer.name=tracin")
+@pytest.mark.parametrize(
+    "line",
+    ["scorer.name=tracin", 'scorer.settings.signals=["gradients"]', "clusters.count=4"],
+)
+def test_site_refuses_gradient_scorers_without_a_trajectory(scenario, workshop, tmp_path, line):
+    """A scorer of gradients, and clusters of losses, are refused by run.trajectory at join."""
+    config = config_of(scenario, "run.trajectory=none", line)
     site = make_site(config, tmp_path, workshop)
     assert "run.trajectory" in refused(site, next_request(init(config, RUN)), "PluginError")
 
