@@ -11,6 +11,7 @@ from fedwinnow.client.data import open_samples
 from fedwinnow.curation.config import ColumnsSection, RunConfig, SiteSection
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.simulations.attacks.liar import Liar
+from fedwinnow.simulations.attacks.page import LIAR
 from fedwinnow.simulations.attacks.zoo import ATTACKS, TRIGGER
 from fedwinnow.simulations.base_model import BaseSection, base_model
 from fedwinnow.simulations.demo_data import KINDS, Silo, write_samples
@@ -19,7 +20,6 @@ from fedwinnow.simulations.skills import build_skills
 from fedwinnow.simulations.splits import BASES, FOLDER
 
 HONEST = tuple(f"site-{number}" for number in range(1, 8))
-LIAR = "site-8"
 SAMPLES, BAD, ANCHORS = 60, 0.3, 60
 """Samples of a site, share of them that is corrupted, public anchors of a domain."""
 RULES = ("target_recall", "keep_fraction")

@@ -9,6 +9,8 @@ from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.statistics import paired_bootstrap
 
 Tree = dict[str, Any]
+LIAR = "site-8"
+"""Name of the site that lies."""
 BOUND = 0.05
 """Largest rise of the honest loss, as a share of the loss without the liar."""
 
@@ -116,7 +118,8 @@ def _verdicts(table: Sequence[Tree]) -> list[str]:
         lines += [
             (
                 f"**Verdict, threshold `{rule}`:** with guards the honest loss stays within "
-                f"{BOUND:.0%} under {_names(held)}; not under {_names(lost)}."
+                f"{BOUND:.0%} under {_names(held)}"
+                + (f"; not under {_names(lost)}." if lost else ": every attack that was tried.")
             ),
             "",
         ]
@@ -203,19 +206,34 @@ def _triggers(table: Sequence[Tree]) -> list[str]:
 
 
 def _guards(table: Sequence[Tree]) -> list[str]:
-    """Whom the guards bounded in guarded runs, and whom the server refused in any."""
-    lines = ["## Who was bounded, and why", "", "| threshold | attack | seed | site | what |"]
-    lines.append("|" + " --- |" * 5)
+    """How often the guards bounded the liar and honest sites, and whom the server refused."""
+    lines = [
+        "## Who was bounded, and why",
+        "",
+        (
+            "Rounds in which the guards bounded the liar, and rounds of honest sites, over all "
+            "seeds; the first reason that was given. Every single one is in `attacks.json`."
+        ),
+        "",
+        "| threshold | attack | the liar | why | honest sites | why |",
+        "|" + " --- |" * 6,
+    ]
+    refused = []
     for row in table:
-        name = row["attack"] or "nobody lies"
-        for seed, sites in row["guarded"]["bounded"].items():
-            for site, said in sorted(sites.items()):
-                rounds = ", ".join(str(one["round"]) for one in said)
-                what = f"rounds {rounds}; the first: {said[0]['why']}"
-                lines.append(f"| `{row['rule']}` | {name} | {seed} | {site} | {what} |")
+        name = f"`{row['attack']}`" if row["attack"] else "nobody lies"
+        cells = [f"`{row['rule']}`", name]
+        for liar in (True, False):
+            said = [
+                one
+                for sites in row["guarded"]["bounded"].values()
+                for site, rounds in sorted(sites.items())
+                if (site == LIAR) == liar
+                for one in rounds
+            ]
+            cells += [str(len(said)), f"the first: {said[0]['why']}" if said else "–"]
+        lines.append("| " + " | ".join(cells) + " |")
         for side in ("open", "guarded"):
             for seed, sites in row[side]["missing"].items():
                 for site, why in sorted(sites.items()):
-                    told = f"{side}: refused, {why}"
-                    lines.append(f"| `{row['rule']}` | {name} | {seed} | {site} | {told} |")
-    return [*lines, ""]
+                    refused.append(f"- {name}, {side}, seed {seed}, {site}: refused, {why}")
+    return [*lines, "", *refused, ""]

@@ -425,8 +425,10 @@ def test_page_names_who_was_bounded_and_what_is_not_held():
     }  # fmt: skip
     text = page(json.loads(json.dumps(result)))
     assert "not under `back_door`" in text
-    assert "| `target_recall` | back_door | 0 | site-8 | rounds 1, 2; the first: its update" in text
-    assert "open: refused, train: its rank is above" in text
+    assert (
+        "| `target_recall` | `back_door` | 2 | the first: its update was left out | 0 | –" in text
+    )
+    assert "`back_door`, open, seed 0, site-8: refused, train: its rank is above" in text
     assert "| `back_door` | 5.00 | 1.00 | 1.00 | 50% | 0% |" in text
     assert "+33.3%" in text
 
