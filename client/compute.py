@@ -12,7 +12,7 @@ from fedwinnow.client.anchor_gradient import anchor_gradient
 from fedwinnow.client.beside import Beside, beside
 from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.lessons import arm_lesson, warm_up_lesson
-from fedwinnow.client.own_part import check_own_part, own_part, untrained
+from fedwinnow.client.own_part import check_own_part, check_shared, own_part, untrained
 from fedwinnow.client.reviewing import check_reviewers, reviewed
 from fedwinnow.client.shards import forget
 from fedwinnow.client.signals import measuring, public_rows
@@ -122,6 +122,7 @@ def train_round(work: Work, request: TrainRequest) -> Reply:
     """Warm up on everything, or train an arm on what it keeps."""
     checked = hold(work, request.header, request.adapter, request.change)
     left = untrained(request.adapter, work.config.site)
+    check_shared(request.adapter, work.config.site, request.frozen)
     with changed(work.loaded, request.change):
         gradient = None
         if work.site in request.gradients_from:

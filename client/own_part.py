@@ -39,6 +39,20 @@ def check_own_part(site: SiteSection, agreed: AdapterSection) -> None:
         raise ConfigError(message)
 
 
+def check_shared(adapter: Adapter, site: SiteSection, frozen: str) -> None:
+    """Refuse to train a smaller rank of a round in which all sites share a factor.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if frozen and 0 < site.rank < max(len(factor) for factor in adapter.a.values()):
+        message = (
+            f"sites.rank = {site.rank} of site {site.name!r}: this run's merging rule has all "
+            f"sites share the factor {frozen.upper()}, which has one rank; set it to 0"
+        )
+        raise ConfigError(message)
+
+
 def untrained(adapter: Adapter, site: SiteSection) -> frozenset[str]:
     """Modules that the site leaves as they came."""
     if not site.targets:

@@ -1,4 +1,4 @@
-"""What speaks against a run, in words for a person; nothing is refused.
+"""What speaks against a run, in words for a person; what cannot be done at all is refused.
 
 Against its plan before it begins: the learning-rate plan spans the rounds, so an order that it
 undoes is seen here and not at a site. Against its end: sites that gave nothing to the adapter.
@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.errors import ConfigError, PluginError
 from fedwinnow.curation.phases import Phase
-from fedwinnow.curation.protocols import Ordering
+from fedwinnow.curation.protocols import FactorMerging, Ordering
 from fedwinnow.curation.schedule import chosen, undone
 from fedwinnow.server.state import RoundRecord
 from fedwinnow.strategies.registry import build
@@ -20,9 +20,41 @@ from fedwinnow.strategies.registry import build
 
 def remarks(config: RunConfig) -> tuple[str, ...]:
     """Remarks on the training of a run; none where the server lacks the ordering's package."""
-    section, name = config.training, config.training.ordering.name
-    if section.rounds == 0:
+    if config.training.rounds == 0:
         return ()
+    return (*_unweighed(config), *_undone(config))
+
+
+def _unweighed(config: RunConfig) -> tuple[str, ...]:
+    rule, weighting = config.guards.rule, config.weighting.name
+    if rule not in {"median", "trimmed_mean"} or weighting in {"samples_kept", "uniform"}:
+        return ()
+    why = (
+        f"guards.rule = {rule!r} counts every site alike, so weighting.name = {weighting!r} "
+        "changes nothing; set guards.rule to 'krum' or 'none' to have it weigh"
+    )
+    return (why,)
+
+
+def check_parts(config: RunConfig) -> None:
+    """Refuse simulated sites of smaller rank under a rule whose sites share a factor.
+
+    Raises:
+        ConfigError: naming the site and both settings.
+    """
+    small = [site for site in config.sites if 0 < site.rank < config.adapter.rank]
+    rule = build("merging", config.merging.name, config.merging.settings)
+    if small and isinstance(rule, FactorMerging):
+        message = (
+            f"sites.rank = {small[0].rank} of site {small[0].name!r}: merging.name = "
+            f"{config.merging.name!r} has all sites share a factor, which has one rank; set "
+            "sites.rank = 0, or choose a rule that takes unequal ranks, such as 'core_svd'"
+        )
+        raise ConfigError(message)
+
+
+def _undone(config: RunConfig) -> tuple[str, ...]:
+    section, name = config.training, config.training.ordering.name
     try:
         ordering: Ordering = build("ordering", name, section.ordering.settings)
     except PluginError:

@@ -5,6 +5,11 @@ weights by the same weighting, and guards, from where the new run then stands:
 
     ΔW'_0 = ΔW_0,    ΔW'_{t+1} = merge( ΔW'_t + U_i : i stays ).
 
+Rules that read A and B by themselves (averages of factors, Flower's strategies, ``freeze_a``,
+``alternate``) get the updates of the factors instead, A'_t + A_i − A_t and likewise B. ``fedsvd``
+turns its shared factor in every round, so from the first round that differs on, ``core_svd`` takes
+its place: both give the best of the rank.
+
 One round: this is what training without them gives, exactly. Several: what the others computed in
 later rounds they computed from adapters that the leaving sites had a share in, and that influence
 stays. So does, in both cases, their share in the threshold, which decided what the others keep.
@@ -15,13 +20,16 @@ Reference:
     Differs from the paper: no further training calibrates the kept updates.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.combining import combined
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config import PluginSection, RunConfig
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.files import write_json
 from fedwinnow.curation.folders import export_adapter
@@ -67,12 +75,14 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
         record = _record(state, arm, number)
         stay = {site: one for site, one in adapters.items() if site not in without}
         counts = {site: labels[site].samples for site in stay}
+        same = maths.adapter_hash(start) == maths.adapter_hash(now)
+        move = _unmoved if same else _mover(config)
         merged = merge_round(
-            {site: moved(completed(one, start), start, now) for site, one in stay.items()},
+            {site: move(completed(one, start), start, now) for site, one in stay.items()},
             guarded_counts(counts, state.members, config.guards)[0],
             now,
             None,
-            config,
+            config if same else _standing_in(config),
             seen=Seen(
                 left_out={
                     site: record.sites[site].bounded
@@ -143,9 +153,54 @@ def moved(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
 
     Where all three share a factor it stays; else factors are stacked.
     """
-    if maths.adapter_hash(start) == maths.adapter_hash(now):
-        return adapter
     return combined([(1.0, now), (1.0, adapter), (-1.0, start)], now)
+
+
+def moved_factors(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
+    """The adapter whose factors differ from those of ``now`` by what they did from ``start``.
+
+    A factor that nobody trained is that of ``now``, bit for bit.
+
+    Raises:
+        ConfigError: ranks changed from round to round.
+    """
+    a, b = {}, {}
+    for module in now.modules:
+        size = adapter.scales[module] / now.scales[module]
+        shapes = {one.a[module].shape for one in (adapter, start, now)}
+        if len(shapes) > 1 or start.scales[module] != adapter.scales[module]:
+            message = (
+                f"{module}: ranks or scales changed from round to round, so this rule's updates "
+                "cannot be moved; merge the kept folders with 'fedwinnow merge' instead"
+            )
+            raise ConfigError(message)
+        a[module] = _shifted(now.a[module], adapter.a[module], start.a[module], 1.0)
+        b[module] = _shifted(now.b[module], adapter.b[module], start.b[module], size)
+    return replace(now, a=a, b=b)
+
+
+def _shifted(now: Tensor, end: Tensor, start: Tensor, size: float) -> Tensor:
+    if torch.equal(end, start):
+        return now
+    return (now.double() + size * (end.double() - start.double())).to(now.dtype)
+
+
+def _unmoved(adapter: Adapter, _start: Adapter, _now: Adapter) -> Adapter:
+    return adapter
+
+
+def _mover(config: RunConfig) -> Callable[[Adapter, Adapter, Adapter], Adapter]:
+    """How a rule's updates are brought to another start."""
+    rule = config.merging.name
+    own = rule in {"fedavg_factors", "freeze_a", "alternate"} or rule.startswith("flower:")
+    return moved_factors if own else moved
+
+
+def _standing_in(config: RunConfig) -> RunConfig:
+    """The rule that goes on where a run's own cannot."""
+    if config.merging.name != "fedsvd":
+        return config
+    return replace(config, merging=PluginSection(name="core_svd"))
 
 
 def configuration_of(folder: Path) -> RunConfig:

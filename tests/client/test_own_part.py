@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.own_part import check_own_part, own_part, untrained
+from fedwinnow.client.own_part import check_own_part, check_shared, own_part, untrained
 from fedwinnow.curation.config import AdapterSection, SiteSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Adapter
@@ -102,3 +102,12 @@ def test_own_part_beyond_the_runs_is_a_named_error(own, key):
     """A rank above the run's, or a layer that it has not, names the key and the site."""
     with pytest.raises(ConfigError, match=key):
         check_own_part(own, AdapterSection(rank=8, targets=("q_proj", "v_proj")))
+
+
+@pytest.mark.parametrize("frozen", ["a", "b"])
+def test_own_rank_is_refused_where_all_share_a_factor(frozen):
+    """Before anything is trained; without a shared factor, or with a rank that is no less, not."""
+    with pytest.raises(ConfigError, match=rf"sites\.rank = 2 .* factor {frozen.upper()}"):
+        check_shared(make(1), site(rank=2), frozen)
+    for own, kept in ((site(rank=2), ""), (site(rank=4), frozen), (site(), frozen)):
+        check_shared(make(1), own, kept)

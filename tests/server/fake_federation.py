@@ -177,6 +177,8 @@ class FakeSites:
         header = request.header
         samples = self.kept[header.arm][site] if header.arm else 8
         adapter = nudged(request.adapter, site, header.phase, header.round, header.arm)
+        if request.frozen:
+            adapter = replace(adapter, **{request.frozen: getattr(request.adapter, request.frozen)})
         losses = tuple(float(x) for x in np.linspace(2, 1, 3))
         return m.TrainedAdapter(
             header=header,

@@ -1,6 +1,14 @@
 """Laws of the remarks: what a person should know of a run that nothing refused."""
 
-from fedwinnow.server.remarks import without_adapter
+from dataclasses import replace
+
+import pytest
+from fake_federation import make_config
+
+from fedwinnow.curation.config import AdapterSection, GuardsSection, PluginSection, SiteSection
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.server.remarks import remarks, without_adapter
+from fedwinnow.server.rounds import init
 from fedwinnow.server.state import RoundRecord, SiteRound
 
 
@@ -22,3 +30,25 @@ def test_remarks_name_each_site_whose_adapter_was_not_merged():
     assert said.startswith("med gave no adapter in 2 of 2 rounds of arm curated: ")
     assert len(without_adapter([*records, train(1, arm="random", law=0.0, med=1.0)])) == 2
     assert without_adapter([train(1, law=0.5, med=0.5)]) == ()
+
+
+def test_remarks_say_where_a_weighting_changes_nothing():
+    """A middle of all counts every site alike; the default weighting and Krum are no surprise."""
+    guards = GuardsSection(rule="median", liars=1)
+    config = make_config(guards=guards, weighting=PluginSection(name="anchor_alignment"))
+    [said] = remarks(config)
+    assert "'median'" in said
+    assert "'anchor_alignment' changes nothing" in said
+    assert remarks(replace(config, weighting=PluginSection(name="samples_kept"))) == ()
+    assert remarks(replace(config, guards=GuardsSection(rule="krum", liars=1))) == ()
+
+
+@pytest.mark.parametrize("rule", ["freeze_a", "alternate", "fedsvd"])
+def test_run_of_a_shared_factor_refuses_a_smaller_rank_at_once(rule):
+    """Before anything is asked of a site; the rules on both factors take it."""
+    adapter = AdapterSection(rank=4, alpha=8.0)
+    sites = (SiteSection(name="small", data="d.jsonl", rank=2),)
+    config = make_config(sites=sites, adapter=adapter, merging=PluginSection(name=rule))
+    with pytest.raises(ConfigError, match=rf"sites\.rank = 2 of site 'small'.*'{rule}'"):
+        init(config, "run")
+    assert init(replace(config, merging=PluginSection(name="core_svd")), "run").phase == "join"

@@ -19,9 +19,12 @@ from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.folders import load_adapter
 from fedwinnow.server.driver import drive
 from fedwinnow.server.kept_adapters import kept_round
-from fedwinnow.server.remerge import moved, remerge, write_remerged
+from fedwinnow.server.remerge import moved, moved_factors, remerge, write_remerged
 from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store
+
+RULES = ("core_svd", "fedavg_factors", "stack", "ties", "freeze_a", "alternate", "fedsvd")
+RULES += ("flower:FedAdam", "flower:FedMedian")
 
 
 def run(folder, *, rounds=3, kept=None, keep=True, merging="core_svd", harmful=(), **changes):
@@ -41,7 +44,7 @@ def run(folder, *, rounds=3, kept=None, keep=True, merging="core_svd", harmful=(
     return drive(init(config, "fake-run"), FakeTransport(sites=sites), store=store), store.folder
 
 
-@pytest.mark.parametrize("merging", ["core_svd", "fedavg_factors", "stack"])
+@pytest.mark.parametrize("merging", RULES)
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_remerge_without_nobody_is_the_run(tmp_path, rounds, merging):
     """The same adapter bit for bit, from what lies in the folder."""
@@ -79,6 +82,54 @@ def test_remerge_of_several_rounds_adds_the_updates_of_those_who_stay(tmp_path):
                 weight * (dense(adapters[site]) - dense(start)) for site, weight in weights.items()
             )
         assert float((dense(found.adapter) - goal).norm() / goal.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("merging", RULES)
+def test_remerge_of_several_rounds_goes_on_under_every_rule(tmp_path, merging):
+    """A finite adapter of the run's rank (``stack``: its own) in which the site has no weight."""
+    state, folder = run(tmp_path, merging=merging)
+    found = remerge(folder, ("beta",))
+    maths.check_adapter(found.adapter)
+    assert found.rounds == 3
+    assert not found.exact
+    assert all("beta" not in weights for weights in found.weights)
+    assert adapter_hash(found.adapter) != adapter_hash(state.finals["curated"])
+    if merging != "stack":
+        ranks = {module: len(factor) for module, factor in found.adapter.a.items()}
+        assert ranks == {module: len(factor) for module, factor in state.initial.a.items()}
+
+
+def test_remerge_of_factor_averages_adds_the_updates_of_the_factors(tmp_path):
+    """``fedavg_factors`` is linear in A and in B: both end where their mean updates lead."""
+    state, folder = run(tmp_path, merging="fedavg_factors")
+    found = remerge(folder, ("beta",))
+    for module in state.initial.modules:
+        a, b = state.initial.a[module].double(), state.initial.b[module].double()
+        for number, weights in enumerate(found.weights, start=1):
+            start, adapters, _ = kept_round(folder, "curated", number, base="base")
+            a = a + sum(w * (adapters[s].a[module] - start.a[module]) for s, w in weights.items())
+            b = b + sum(w * (adapters[s].b[module] - start.b[module]) for s, w in weights.items())
+        assert torch.allclose(found.adapter.a[module].double(), a, atol=1e-5)
+        assert torch.allclose(found.adapter.b[module].double(), b, atol=1e-5)
+
+
+def test_moved_factors_keep_an_untrained_one_and_refuse_other_ranks(tmp_path):
+    """A factor that nobody trained is the new start's bit for bit, whatever that is."""
+    _, folder = run(tmp_path, rounds=1)
+    start, adapters, _ = kept_round(folder, "curated", 1, base="base")
+    site = replace(adapters["alpha"], a=start.a)
+    now = replace(adapters["beta"], b={k: v + 1.0 for k, v in start.b.items()})
+    found = moved_factors(site, start, now)
+    for name in start.modules:
+        assert torch.equal(found.a[name], now.a[name])
+        assert torch.allclose(found.b[name], site.b[name] + 1.0, atol=1e-6)
+    small = replace(
+        now,
+        a={k: v[:1] for k, v in now.a.items()},
+        b={k: v[:, :1] for k, v in now.b.items()},
+    )
+    with pytest.raises(ConfigError, match="fedwinnow merge"):
+        moved_factors(site, start, small)
 
 
 def test_moved_keeps_a_shared_factor(tmp_path):
