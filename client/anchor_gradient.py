@@ -4,12 +4,12 @@
 adapter and public anchors alone, so any member may tell it.
 """
 
-import numpy as np
 import torch
 
+from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.work import Work
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import encode, factor_gradients
 from fedwinnow.curation.nouns import Adapter
 
@@ -38,11 +38,17 @@ def anchor_gradient(work: Work) -> Adapter:
         )
         raise DataError(message)
 
+    def run(_places: Places, batch: Batch) -> None:
+        loss: torch.Tensor = sample_losses(loaded.model, batch).sum() / len(usable)
+        loss.backward()
+
+    def forget() -> None:
+        loaded.model.zero_grad(set_to_none=True)
+
     def backward() -> None:
-        lengths = np.array([len(one.tokens) for one in usable], dtype=np.int64)
-        for places in plan_batches(lengths, terms.measuring.batch_tokens):
-            batch = collate([usable[i] for i in places]).to(loaded.device)
-            loss: torch.Tensor = sample_losses(loaded.model, batch).sum() / len(usable)
-            loss.backward()
+        in_batches(
+            loaded, usable, run, forget=forget, adds_up=True,
+            batch_tokens=terms.measuring.batch_tokens, kind="gradient", graph=True,
+        )  # fmt: skip
 
     return factor_gradients(loaded, backward)

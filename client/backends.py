@@ -125,12 +125,14 @@ def running(
     with per_sample(way, loaded, contraction) as source:
 
         def run(batch: Batch, look: Look | None) -> tuple[Tensor, Mapping[str, Tensor]]:
-            source.begin(len(batch.tokens))
-            losses = token_losses(loaded.model, batch, look=look)
-            source.backward(_means(losses, batch))
-            found = contraction.columns(columns)
-            contraction.reset()
-            return losses.detach(), found
+            try:
+                source.begin(len(batch.tokens))
+                losses = token_losses(loaded.model, batch, look=look)
+                source.backward(_means(losses, batch))
+                return losses.detach(), contraction.columns(columns)
+            finally:  # a batch that failed, as for want of memory, leaves nothing behind
+                contraction.reset()
+                source.drop()
 
         yield run
 

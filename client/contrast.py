@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32
 
+from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.reading import Count, Reading
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.gradients import evaluating
-from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel, encode
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
@@ -122,10 +123,11 @@ def _under_prompts(
         tokens = np.concatenate([kept, body]).astype(np.int32)
         encodings.append(Encoding(tokens=tokens, response_start=len(kept), body_end=len(tokens)))
     values = np.full(len(pairs), np.nan, dtype=np.float32)
-    lengths = np.array([len(e.tokens) for e in encodings], dtype=np.int64)
+
+    def run(places: Places, batch: Batch) -> None:
+        values[places] = sample_losses(loaded.model, batch).float().cpu().numpy()
+        count.add(len(places))
+
     with evaluating(loaded.model), torch.no_grad():
-        for places in plan_batches(lengths, reading.batch_tokens):
-            batch = collate([encodings[i] for i in places]).to(loaded.device)
-            values[places] = sample_losses(loaded.model, batch).float().cpu().numpy()
-            count.add(len(places))
+        in_batches(loaded, encodings, run, batch_tokens=reading.batch_tokens, kind="loss")
     return values

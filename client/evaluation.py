@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel, encode
 from fedwinnow.curation.nouns import Sample
 
@@ -29,7 +30,8 @@ def evaluate(
     Args:
         loaded: Model with the adapter to evaluate; left as it was, dropout off meanwhile.
         samples: May be empty.
-        batch_tokens: Tokens of a forward pass, padding included; changes results by rounding only.
+        batch_tokens: Tokens of a forward pass, padding included, 0 for as many as memory bears;
+            changes results by rounding only.
         max_length: Longest sample in tokens; longer ones are cut.
         system_prompt: System message before every sample.
 
@@ -46,15 +48,16 @@ def evaluate(
         for sample in samples
     ]
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
-    lengths = np.array([len(encodings[i].tokens) for i in usable], dtype=np.int64)
+    readable = [encodings[i] for i in usable]
+
+    def run(places: Places, batch: Batch) -> None:
+        losses[usable[places]] = sample_losses(loaded.model, batch).double().cpu().numpy()
+
     training = loaded.model.training
     loaded.model.eval()
     try:
         with torch.no_grad():
-            for places in plan_batches(lengths, batch_tokens):
-                chosen = usable[places]
-                batch = collate([encodings[i] for i in chosen]).to(loaded.device)
-                losses[chosen] = sample_losses(loaded.model, batch).double().cpu().numpy()
+            in_batches(loaded, readable, run, batch_tokens=batch_tokens, kind="loss")
     finally:
         loaded.model.train(training)
     broken = int((~np.isfinite(losses[usable])).sum())

@@ -15,18 +15,17 @@ Reference:
     Models, ICLR 2024, section 3 (equation 5), https://arxiv.org/abs/2310.00902
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.per_sample import Way, per_sample
 from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.gradients import Consume
-from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel
 
 DAMPING = 0.1
@@ -48,6 +47,13 @@ class _Products:
         self.dots.setdefault(name, []).append(flat @ self.references[name].T)
         self.squares.setdefault(name, []).append((flat * flat).sum(dim=1))
 
+    def begin(self, done: int) -> None:
+        """Nothing depends on how many samples are done."""
+
+    def forget(self) -> None:
+        self.dots.clear()
+        self.squares.clear()
+
 
 @dataclass(slots=True, kw_only=True)
 class _Sums:
@@ -61,6 +67,12 @@ class _Sums:
         flat = gradients.flatten(1)
         added = self.weights[name][self.start : self.start + len(flat)].T @ flat
         self.sums[name] = self.sums[name] + added if name in self.sums else added
+
+    def begin(self, done: int) -> None:
+        self.start = done
+
+    def forget(self) -> None:
+        self.sums.clear()
 
 
 def influence_directions(
@@ -81,7 +93,7 @@ def influence_directions(
         way: How per-sample gradients are taken.
     """
     products = _Products(references=means)
-    _each_batch(loaded, encodings, products, batch_tokens, lambda _done: None, way)
+    _each_batch(loaded, encodings, products, batch_tokens, way)
     damping, weights, number = {}, {}, len(encodings)
     for name, reference in means.items():
         squares = torch.cat(products.squares[name])
@@ -89,11 +101,7 @@ def influence_directions(
         divisor = (damping[name] + squares)[:, None]
         weights[name] = torch.cat(products.dots[name]) / divisor.clamp_min(1e-38) / number
     sums = _Sums(weights=weights)
-
-    def advance(done: int) -> None:
-        sums.start = done
-
-    _each_batch(loaded, encodings, sums, batch_tokens, advance, way)
+    _each_batch(loaded, encodings, sums, batch_tokens, way)
     return {
         name: (reference - sums.sums[name]) / damping[name]
         if damping[name] > 0
@@ -105,17 +113,28 @@ def influence_directions(
 def _each_batch(
     loaded: LoadedModel,
     encodings: Sequence[Encoding],
-    consume: Consume,
+    consume: _Products | _Sums,
     batch_tokens: int,
-    before: Callable[[int], None],
     way: Way,
 ) -> None:
-    """Backward passes over all encodings; ``before`` is told how many are done."""
-    lengths, done = np.array([len(one.tokens) for one in encodings], dtype=np.int64), 0
+    """Backward passes over all encodings, longest first; ``consume`` is told how many are done."""
+    done = 0
     with per_sample(way, loaded, consume) as source:
-        for places in plan_batches(lengths, batch_tokens):
-            before(done)
-            batch = collate([encodings[i] for i in places]).to(loaded.device)
+
+        def run(places: Places, batch: Batch) -> None:
+            nonlocal done
+            consume.begin(done)
             source.begin(len(places))
             source.backward(sample_losses(loaded.model, batch))
             done += len(places)
+
+        def forget() -> None:
+            nonlocal done
+            done = 0
+            consume.forget()
+            source.drop()
+
+        in_batches(
+            loaded, encodings, run, forget=forget, adds_up=True,
+            batch_tokens=batch_tokens, kind=way, graph=True,
+        )  # fmt: skip

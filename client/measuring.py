@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fedwinnow.client.backends import Choice, check_columns, choose, running
+from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.contrast import Prompts, contrast_losses, unconditional_losses
 from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.piggyback import Visits
@@ -37,7 +38,7 @@ from fedwinnow.curation.columns import (
 )
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.losses import collate, entropies, plan_batches
+from fedwinnow.curation.losses import Batch, entropies
 from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter
 from fedwinnow.curation.nouns import Sample, SignalTable
 from fedwinnow.curation.sections import Backend
@@ -187,16 +188,16 @@ def _main_pass(
 ) -> None:
     """Losses, representation and gradients of every usable sample under its own prompt."""
     wanted = frozenset(table.columns)
-    lengths = np.array([len(encodings[i].tokens) for i in usable], dtype=np.int64)
+    gradients = bool(wanted & GRADIENTS)
     uncertain = list[Tensor]()
     look = (lambda logits: uncertain.append(entropies(logits))) if wanted & ENTROPY else None
     with ExitStack() as stack:
         run = stack.enter_context(running(choice, loaded, references, wanted))
         seen = stack.enter_context(last_hidden(loaded)) if wanted & REPRESENTATIONS else []
-        for places in plan_batches(lengths, reading.batch_tokens):
+
+        def one(places: Places, batch: Batch) -> None:
             rows = usable[places]
             chosen = [encodings[i] for i in rows]
-            batch = collate(chosen).to(loaded.device)
             losses, found = run(batch, look)
             table.put(rows, found)
             table.put_losses(rows, losses, batch, chosen)
@@ -207,3 +208,13 @@ def _main_pass(
                 table.put(rows, references.similarity(mean_states(seen.pop(), batch, chosen)))
                 seen.clear()  # a backend may have run the batch more than once
             count.add(len(rows))
+
+        def forget() -> None:
+            uncertain.clear()
+            seen.clear()
+
+        in_batches(
+            loaded, [encodings[i] for i in usable], one, forget=forget,
+            batch_tokens=reading.batch_tokens, kind=choice.name if gradients else "loss",
+            graph=gradients and choice.name != "forward",
+        )  # fmt: skip

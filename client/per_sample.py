@@ -24,6 +24,9 @@ class Source(Protocol):
     def backward(self, losses: Tensor) -> None:
         """Differentiate the sum of the samples' losses (batch,); the gradients are handed on."""
 
+    def drop(self) -> None:
+        """Forget a batch that was begun and will not be finished."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Hooked:
@@ -35,6 +38,9 @@ class _Hooked:
     def backward(self, losses: Tensor) -> None:
         losses.sum().backward()
         self.firing.check()
+
+    def drop(self) -> None:
+        self.firing.forget()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,9 @@ class _Probing:
     def backward(self, losses: Tensor) -> None:
         losses.sum().backward()
         self.probe.end(self.consume)
+
+    def drop(self) -> None:
+        self.probe.drop()
 
 
 def best_way(loaded: LoadedModel) -> Way:

@@ -17,11 +17,13 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.influence import influence_directions
 from fedwinnow.client.per_sample import Way, per_sample
@@ -37,7 +39,7 @@ from fedwinnow.curation.contraction import (
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError, NonFiniteError
 from fedwinnow.curation.gradients import evaluating
-from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel, encode
 from fedwinnow.curation.nouns import Sample
 
@@ -189,7 +191,7 @@ def _pass(
     hidden: bool,
 ) -> tuple[WeightedSums, Tensor | None]:
     """Sums of gradients and mean states over all anchors, batch by batch."""
-    sums, total = _sums(domains), None
+    sums, total = _sums(domains), cast("Tensor | None", None)
     weights, squares = sums.weights, sums.square_weights
     with ExitStack() as stack:
         source = None
@@ -199,10 +201,10 @@ def _pass(
             stack.enter_context(evaluating(loaded.model))
             stack.enter_context(torch.no_grad())
         seen = stack.enter_context(last_hidden(loaded)) if hidden else []
-        lengths = np.array([len(encoding.tokens) for encoding in encodings], dtype=np.int64)
-        for places in plan_batches(lengths, batch_tokens):
+
+        def run(places: Places, batch: Batch) -> None:
+            nonlocal total
             chosen = [encodings[i] for i in places]
-            batch = collate(chosen).to(loaded.device)
             if source is not None:
                 source.begin(len(places))
             losses = sample_losses(loaded.model, batch)
@@ -215,6 +217,19 @@ def _pass(
                 sums.weights = weights[:, index].to(loaded.device)
                 sums.square_weights = squares[index].to(loaded.device)
                 source.backward(losses)
+
+        def forget() -> None:
+            nonlocal total
+            total = None
+            seen.clear()
+            sums.forget()
+            if source is not None:
+                source.drop()
+
+        in_batches(
+            loaded, encodings, run, forget=forget, adds_up=True,
+            batch_tokens=batch_tokens, kind=way or "loss", graph=way is not None,
+        )  # fmt: skip
     return sums, total
 
 

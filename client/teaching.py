@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.beside import Beside
 from fedwinnow.client.reading import Count, Reading, Told
 from fedwinnow.client.work import Work, public_key
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.files import write
 from fedwinnow.curation.gradients import evaluating
-from fedwinnow.curation.losses import collate, plan_batches, token_losses
+from fedwinnow.curation.losses import Batch, token_losses
 from fedwinnow.curation.modeling import LoadedModel, encode, load_teacher
 from fedwinnow.curation.nouns import Sample
 
@@ -95,19 +96,21 @@ def confidences(
         for sample in samples
     ]
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
-    lengths = np.array([len(encodings[i].tokens) for i in usable], dtype=np.int64)
     values = np.full(len(samples), np.nan, dtype=np.float32)
     count = Count(total=len(usable), told=progress)
+
+    def run(places: Places, batch: Batch) -> None:
+        rows = usable[places]
+        losses = token_losses(teacher.model, batch).float().cpu()
+        for row, line in zip(rows, losses, strict=True):
+            begin, end = encodings[row].response_start, encodings[row].body_end
+            body = line[begin - batch.first : end - batch.first].double()
+            values[row] = float((-body).exp().mean())
+        count.add(len(rows))
+
+    readable = [encodings[i] for i in usable]
     with evaluating(teacher.model), torch.no_grad():
-        for places in plan_batches(lengths, reading.batch_tokens):
-            rows = usable[places]
-            batch = collate([encodings[i] for i in rows]).to(teacher.device)
-            losses = token_losses(teacher.model, batch).float().cpu()
-            for row, line in zip(rows, losses, strict=True):
-                begin, end = encodings[row].response_start, encodings[row].body_end
-                body = line[begin - batch.first : end - batch.first].double()
-                values[row] = float((-body).exp().mean())
-            count.add(len(rows))
+        in_batches(teacher, readable, run, batch_tokens=reading.batch_tokens, kind="loss")
     return values
 
 

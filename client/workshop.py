@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 import torch
 
 from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.loaded import Size
 from fedwinnow.curation.modeling import LoadedModel, load_model
 from fedwinnow.curation.settings import canonical
 
@@ -31,6 +32,7 @@ class Workshop:
     _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
     _public: dict[tuple[str, ...], object] = field(default_factory=dict)
     _kept: dict[tuple[str, ...], object] = field(default_factory=dict)
+    _sizes: dict[str, dict[str, Size]] = field(default_factory=dict)
 
     def model(self, section: ModelSection, adapter: AdapterSection, seed: int) -> LoadedModel:
         """The loaded model with its adapter; loaded at first use.
@@ -42,6 +44,7 @@ class Workshop:
         if key not in self._models:
             self._models.clear()  # one base in memory at a time
             self._models[key] = load_model(section, adapter, seed=seed)
+            self._remember(self._models[key])
         return self._models[key]
 
     def visit(self, load: Callable[[], G], use: Callable[[G], T]) -> T:
@@ -53,11 +56,17 @@ class Workshop:
             self._models.clear()
             _free()
         guest = load()
+        if isinstance(guest, LoadedModel):
+            self._remember(guest)
         try:
             return use(guest)
         finally:
             del guest
             _free()
+
+    def _remember(self, loaded: LoadedModel) -> None:
+        """Batches that were too large for a model stay so when it is loaded again."""
+        loaded.sizes = self._sizes.setdefault(loaded.fingerprint, loaded.sizes)
 
     def public(self, key: tuple[str, ...], compute: Callable[[], T]) -> T:
         """A result on public samples, computed once for its key."""

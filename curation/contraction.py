@@ -46,6 +46,11 @@ class WeightedSums:
             squared += self.squares[name]
         self.sums[name], self.squares[name] = added, squared
 
+    def forget(self) -> None:
+        """Begin again with no batch."""
+        self.sums.clear()
+        self.squares.clear()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:

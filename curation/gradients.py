@@ -118,6 +118,10 @@ class Firing:
                         "exactly once (no shared, skipped or recomputed layers)"
                     )
                     raise RunError(message)
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, whatever was seen."""
         self.forward.clear()
         self.backward.clear()
 

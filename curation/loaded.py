@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,16 @@ NAME = "default"
 _PREFIX = "base_model.model."
 
 
+@dataclass(slots=True)
+class Size:
+    """How many tokens a batch of one kind of pass may hold, as far as memory has shown."""
+
+    most: int = 0
+    """Since memory ran out in a larger one; 0: it never did."""
+    grown: int = 0
+    """What automatic sizing has come to; 0: it has not begun."""
+
+
 @dataclass(kw_only=True)
 class LoadedModel:
     """A frozen base with one trainable adapter, and its tokenizer."""
@@ -37,6 +47,8 @@ class LoadedModel:
     fingerprint: str
     """SHA-256 over the base's names, shapes, number formats and bytes."""
     device: torch.device
+    sizes: dict[str, Size] = field(default_factory=dict)
+    """Kind of pass → what its batches may hold (``client/batches.py``)."""
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:

@@ -45,11 +45,21 @@ class Batch:
     """First place of the batch whose token counts, at least 1."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """The same batch on a device; the host does not wait for the copy where it is pinned."""
+        ahead = device.type == "cuda"
         return Batch(
-            tokens=self.tokens.to(device),
-            mask=self.mask.to(device),
-            targets=self.targets.to(device),
+            tokens=self.tokens.to(device, non_blocking=ahead),
+            mask=self.mask.to(device, non_blocking=ahead),
+            targets=self.targets.to(device, non_blocking=ahead),
+            first=self.first,
+        )
+
+    def pinned(self) -> "Batch":
+        """The same batch in page-locked memory of the host; needs CUDA."""
+        return Batch(
+            tokens=self.tokens.pin_memory(),
+            mask=self.mask.pin_memory(),
+            targets=self.targets.pin_memory(),
             first=self.first,
         )
 
@@ -233,10 +243,33 @@ def plan_batches(
         lengths: Tokens of each sample.
         batch_tokens: Tokens of a batch, padding included, at least 1.
     """
-    order = np.argsort(-lengths, kind="stable")
-    batches, start = [], 0
+    order, batches, start = longest_first(lengths), [], 0
     while start < len(order):
-        room = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
-        batches.append(order[start : start + room])
-        start += room
+        batches.append(next_batch(lengths, order, start, batch_tokens))
+        start += len(batches[-1])
     return tuple(batches)
+
+
+def longest_first(lengths: Int[np.ndarray, " samples"]) -> Int[np.ndarray, " samples"]:
+    """Positions by falling length, equal lengths in their order."""
+    return np.argsort(-lengths, kind="stable")
+
+
+def next_batch(
+    lengths: Int[np.ndarray, " samples"],
+    order: Int[np.ndarray, " samples"],
+    start: int,
+    batch_tokens: int,
+) -> Int[np.ndarray, " batch"]:
+    """The positions from ``order[start]`` on that fit into a batch; at least one while any is left.
+
+    Args:
+        lengths: Tokens of each sample.
+        order: Of :func:`longest_first`.
+        start: How many are in earlier batches.
+        batch_tokens: Tokens of a batch, padding included, at least 1.
+    """
+    if start >= len(order):
+        return order[:0]
+    room = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
+    return order[start : start + room]

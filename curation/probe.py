@@ -78,6 +78,11 @@ class Probe:
                 requires_grad=True,
             )
 
+    def drop(self) -> None:
+        """Let go of the offsets of a batch that will not be finished."""
+        for factor in self.factors.values():
+            factor.offset = None
+
     def end(self, consume: Consume, shares: Float[Tensor, " batch"] | None = None) -> None:
         """Hand on every factor's per-sample gradients after the backward pass, and let them go.
 

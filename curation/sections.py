@@ -165,7 +165,7 @@ class MeasuringSection:
     """The measuring pass."""
 
     batch_tokens: int = 2048
-    """Tokens in a batch, padding included, at least 8."""
+    """Tokens in a batch, padding included, at least 8; 0 finds the largest size that is safe."""
     contrast_prompts: int = 2
     """Other public prompts that each response is set against, at least 0."""
     backend: Backend = field(default="auto", metadata=QUIET)
@@ -175,8 +175,8 @@ class MeasuringSection:
         check(
             "measuring.batch_tokens",
             self.batch_tokens,
-            self.batch_tokens >= LEAST,
-            f"at least {LEAST}",
+            self.batch_tokens == 0 or self.batch_tokens >= LEAST,
+            f"at least {LEAST}, or 0 for the largest that memory bears",
         )
         check(
             "measuring.contrast_prompts",
