@@ -10,7 +10,7 @@ from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.work import Work
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.losses import Batch, sample_losses
-from fedwinnow.curation.modeling import encode, factor_gradients
+from fedwinnow.curation.modeling import encode_all, factor_gradients
 from fedwinnow.curation.nouns import Adapter
 
 
@@ -21,15 +21,14 @@ def anchor_gradient(work: Work) -> Adapter:
         DataError: no reference anchor has a response token.
     """
     loaded, terms = work.loaded, work.terms
-    encodings = [
-        encode(
+    encodings = list(
+        encode_all(
             loaded,
-            sample,
+            work.pool.split.reference,
             max_length=terms.model.max_length,
             system_prompt=terms.model.system_prompt,
         )
-        for sample in work.pool.split.reference
-    ]
+    )
     usable = [one for one in encodings if one.has_target]
     if not usable:
         message = (

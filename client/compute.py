@@ -17,6 +17,7 @@ from fedwinnow.client.reviewing import check_reviewers, reviewed
 from fedwinnow.client.shards import forget
 from fedwinnow.client.signals import measuring, public_rows
 from fedwinnow.client.teaching import taught, teacher_fingerprint
+from fedwinnow.client.tokens import FOLDER
 from fedwinnow.client.training import train
 from fedwinnow.client.work import Work, columns_at, hold, public_key, spread
 from fedwinnow.curation.adapters import adapter_hash, check_compatible
@@ -39,7 +40,7 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.modeling import encode, fixed, generate, initial_adapter, set_adapter
+from fedwinnow.curation.modeling import encode_all, fixed, generate, initial_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter, Metrics, Sample
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
@@ -234,13 +235,10 @@ def judge_adapters(work: Work, request: JudgeRequest) -> Reply:
 def _with_target(work: Work, samples: Sequence[Sample]) -> list[Sample]:
     """Those that have a response token within the longest sample."""
     terms = work.terms.model
-    return [
-        sample
-        for sample in samples
-        if encode(
-            work.loaded, sample, max_length=terms.max_length, system_prompt=terms.system_prompt
-        ).has_target
-    ]
+    encodings = encode_all(
+        work.loaded, samples, max_length=terms.max_length, system_prompt=terms.system_prompt
+    )
+    return [one for one, tokens in zip(samples, encodings, strict=True) if tokens.has_target]
 
 
 def _losses(work: Work, samples: Sequence[Sample]) -> np.ndarray:
@@ -251,6 +249,7 @@ def _losses(work: Work, samples: Sequence[Sample]) -> np.ndarray:
         batch_tokens=work.terms.measuring.batch_tokens,
         max_length=work.terms.model.max_length,
         system_prompt=work.terms.model.system_prompt,
+        tokens=work.folder / FOLDER,
     )
     known: np.ndarray = values[~np.isnan(values)]
     return known

@@ -6,8 +6,8 @@ The prompts that a response stands against are drawn by a hash of the sample's i
 the same in every run, order and process.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.losses import Batch, sample_losses
-from fedwinnow.curation.modeling import LoadedModel, encode
+from fedwinnow.curation.modeling import LoadedModel, encode_all
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
@@ -40,7 +40,11 @@ class Prompts:
         return cls(
             every=tuple(public),
             by_domain={d: tuple(s for s in public if s.domain == d) for d in domains},
-            tokens={sample.id: prompt_tokens(loaded, sample, reading) for sample in public},
+            tokens=dict(
+                zip(
+                    (sample.id for sample in public), _prompts(loaded, public, reading), strict=True
+                )
+            ),
         )
 
     def others(self, sample: Sample, number: int) -> list[Sample]:
@@ -102,11 +106,18 @@ def prompt_tokens(
     loaded: LoadedModel, sample: Sample, reading: Reading
 ) -> Int32[np.ndarray, " tokens"]:
     """Tokens of a sample's prompt alone."""
-    alone = Sample(id=sample.id, prompt=sample.prompt, response="", history=sample.history)
-    encoding = encode(
+    return next(_prompts(loaded, [sample], reading))
+
+
+def _prompts(
+    loaded: LoadedModel, samples: Sequence[Sample], reading: Reading
+) -> Iterator[Int32[np.ndarray, " tokens"]]:
+    """Tokens of each sample's prompt alone."""
+    alone = (replace(sample, response="") for sample in samples)
+    found = encode_all(
         loaded, alone, max_length=reading.max_length, system_prompt=reading.system_prompt
     )
-    return encoding.tokens[: encoding.response_start]
+    return (encoding.tokens[: encoding.response_start] for encoding in found)
 
 
 def _under_prompts(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedwinnow.client import clustering, tables
+from fedwinnow.client.tokens import forget_tokens
 from fedwinnow.client.work import Work
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
@@ -161,7 +162,8 @@ def _arm(
 
 
 def close(work: Work, request: CloseRequest) -> Reply:
-    """Acknowledge the end."""
+    """Acknowledge the end; the samples' tokens go."""
+    forget_tokens(work.folder)
     return Receipt(header=request.header, site=work.site)
 
 

@@ -5,15 +5,18 @@
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
 from fedwinnow.client.batches import Places, in_batches
+from fedwinnow.client.reading import Reading
+from fedwinnow.client.tokens import encoded
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.losses import Batch, sample_losses
-from fedwinnow.curation.modeling import LoadedModel, encode
+from fedwinnow.curation.modeling import LoadedModel
 from fedwinnow.curation.nouns import Sample
 
 
@@ -24,6 +27,7 @@ def evaluate(
     batch_tokens: int,
     max_length: int,
     system_prompt: str = "",
+    tokens: Path | None = None,
 ) -> Float64[np.ndarray, " samples"]:
     """Mean token loss of each response, nats, in the samples' order.
 
@@ -34,6 +38,7 @@ def evaluate(
             changes results by rounding only.
         max_length: Longest sample in tokens; longer ones are cut.
         system_prompt: System message before every sample.
+        tokens: Folder that keeps the samples' tokens (``client/tokens.py``); None: none does.
 
     Returns:
         float64; NaN exactly where a sample has no response token: leave such samples out of sums
@@ -43,10 +48,13 @@ def evaluate(
         NonFiniteError: the model returned a NaN or an infinity.
     """
     losses = np.full(len(samples), np.nan)
-    encodings = [
-        encode(loaded, sample, max_length=max_length, system_prompt=system_prompt)
-        for sample in samples
-    ]
+    reading = Reading(
+        batch_tokens=batch_tokens,
+        max_length=max_length,
+        system_prompt=system_prompt,
+        tokens=tokens,
+    )
+    encodings = encoded(loaded, samples, reading)
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     readable = [encodings[i] for i in usable]
 

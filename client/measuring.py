@@ -13,7 +13,7 @@ the body alone, so that truncation shows in ``has_end`` and ``end_loss`` and now
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from fedwinnow.client.piggyback import Visits
 from fedwinnow.client.reading import Count, Reading, Told
 from fedwinnow.client.references import References
 from fedwinnow.client.signal_rows import SignalRows
+from fedwinnow.client.tokens import encoded
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.columns import (
     CONTRASTS,
@@ -39,7 +40,7 @@ from fedwinnow.curation.columns import (
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.losses import Batch, entropies
-from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter
+from fedwinnow.curation.modeling import LoadedModel, get_adapter
 from fedwinnow.curation.nouns import Sample, SignalTable
 from fedwinnow.curation.sections import Backend
 
@@ -62,6 +63,7 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     progress: Told | None = None,
     backend: Backend = "auto",
     visits: Visits | None = None,
+    tokens: Path | None = None,
 ) -> SignalTable:
     """Measure samples with the loaded adapter.
 
@@ -73,7 +75,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         references: Reference gradients and representations; needed for those columns.
         contrast: PUBLIC samples whose prompts stand against each response.
         contrast_prompts: How many of them for each response.
-        batch_tokens: Tokens of a pass, padding included; changes results by rounding only.
+        batch_tokens: Tokens of a pass, padding included, 0 for as many as memory bears; changes
+            results by rounding only.
         max_length: Longest sample in tokens.
         system_prompt: System message before every sample.
         learning_rate: Noted in the table.
@@ -81,6 +84,7 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         backend: How gradient columns are taken (``client/backends.py``).
         visits: What training steps saw, for ``piggyback``; samples that no step visited at these
             weights are measured by ``auto``, and a warning says how many.
+        tokens: Folder that keeps the samples' tokens (``client/tokens.py``); None: none does.
 
     Returns:
         Rows in the samples' order, float32; NaN in every column of a row whose status is not OK.
@@ -93,10 +97,15 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     _check(columns, references)
     choice = choose(backend, loaded)
     check_columns(columns, choice, loaded)
-    reading = Reading(batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt)
+    reading = Reading(
+        batch_tokens=batch_tokens,
+        max_length=max_length,
+        system_prompt=system_prompt,
+        tokens=tokens,
+    )
     names = () if references is None else references.names
     table = SignalRows.empty(len(samples), columns, len(names))
-    encodings = _encoded(loaded, samples, reading)
+    encodings = encoded(loaded, samples, reading)
     usable = table.usable(encodings)
     own, against = columns - OTHER_PROMPTS, columns & CONTRASTS
     bare = "unconditional_loss" in columns
@@ -121,14 +130,6 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     return table.closed(
         samples, checkpoint=checkpoint, references=references, learning_rate=learning_rate
     )
-
-
-def _encoded(loaded: LoadedModel, samples: Sequence[Sample], reading: Reading) -> list[Encoding]:
-    """Tokens of every sample."""
-    read = partial(
-        encode, loaded, max_length=reading.max_length, system_prompt=reading.system_prompt
-    )
-    return [read(sample) for sample in samples]
 
 
 def _check(columns: frozenset[str], references: References | None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 Told = Callable[[int, int], None]
 """Told of (sample passes done, all of them)."""
@@ -12,10 +13,12 @@ class Reading:
     """How samples are read and batched."""
 
     batch_tokens: int
-    """Tokens of a pass, padding included."""
+    """Tokens of a pass, padding included; 0 for as many as memory bears."""
     max_length: int
     """Longest sample in tokens."""
     system_prompt: str = ""
+    tokens: Path | None = None
+    """Folder that keeps tokens (``client/tokens.py``); None: none does."""
 
 
 @dataclass(slots=True, kw_only=True)

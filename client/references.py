@@ -16,7 +16,6 @@ Reference:
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -40,7 +39,7 @@ from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError, NonFiniteError
 from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.losses import Batch, sample_losses
-from fedwinnow.curation.modeling import LoadedModel, encode
+from fedwinnow.curation.modeling import LoadedModel, encode_all
 from fedwinnow.curation.nouns import Sample
 
 
@@ -148,11 +147,11 @@ def _readable(
     loaded: LoadedModel, samples: Sequence[Sample], reading: Reading
 ) -> list[tuple[Sample, Encoding]]:
     """Samples in order of id, with their tokens; those without a target are left out."""
-    read = partial(
-        encode, loaded, max_length=reading.max_length, system_prompt=reading.system_prompt
+    ordered = sorted(samples, key=lambda sample: sample.id)
+    encodings = encode_all(
+        loaded, ordered, max_length=reading.max_length, system_prompt=reading.system_prompt
     )
-    pairs = [(sample, read(sample)) for sample in sorted(samples, key=lambda sample: sample.id)]
-    return [(sample, encoding) for sample, encoding in pairs if encoding.has_target]
+    return [pair for pair in zip(ordered, encodings, strict=True) if pair[1].has_target]
 
 
 def _corrupted_states(

@@ -31,6 +31,7 @@ from jaxtyping import Float64
 
 from fedwinnow.client.beside import Beside
 from fedwinnow.client.measuring import measure
+from fedwinnow.client.tokens import FOLDER
 from fedwinnow.client.work import Work, public_key
 from fedwinnow.curation.adapters import adapter_hash, check_compatible
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
@@ -121,6 +122,7 @@ def _losses(work: Work, samples: Sequence[Sample], what: str) -> Losses:
         max_length=terms.model.max_length,
         system_prompt=terms.model.system_prompt,
         progress=work.workshop.watch(what),
+        tokens=work.folder / FOLDER,
     )
     losses: Losses = table.columns["loss"].astype(np.float64)
     return losses

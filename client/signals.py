@@ -11,6 +11,7 @@ from fedwinnow.client.backends import reference_way
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.references import References, reference_state
 from fedwinnow.client.shards import SHARD, Crew, in_shards
+from fedwinnow.client.tokens import FOLDER
 from fedwinnow.client.work import Work, public_key, rows_of
 from fedwinnow.client.workers import Model, Task, Workers
 from fedwinnow.curation.modeling import get_adapter
@@ -61,9 +62,9 @@ def measuring(
         }
 
     def table(samples: Sequence[Sample], what: str) -> SignalTable:
-        given = arguments()
+        given, tokens = arguments(), work.folder / FOLDER
         return in_shards(
-            lambda shard, told: measure(work.loaded, shard, **given, progress=told),
+            lambda shard, told: measure(work.loaded, shard, **given, progress=told, tokens=tokens),
             samples,
             folder=work.folder,
             key=(what, adapter, str(checkpoint), *sorted(columns)),

@@ -24,12 +24,13 @@ from jaxtyping import Float32
 from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.beside import Beside
 from fedwinnow.client.reading import Count, Reading, Told
+from fedwinnow.client.tokens import FOLDER, encoded
 from fedwinnow.client.work import Work, public_key
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.files import write
 from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.losses import Batch, token_losses
-from fedwinnow.curation.modeling import LoadedModel, encode, load_teacher
+from fedwinnow.curation.modeling import LoadedModel, load_teacher
 from fedwinnow.curation.nouns import Sample
 
 _FILE = "teacher.sha256"
@@ -58,6 +59,7 @@ def taught(work: Work) -> Beside:
         batch_tokens=terms.measuring.batch_tokens,
         max_length=terms.model.max_length,
         system_prompt=terms.model.system_prompt,
+        tokens=work.folder / FOLDER,
     )
 
     def use(teacher: LoadedModel) -> Beside:
@@ -91,10 +93,7 @@ def confidences(
 
     One forward pass, without gradients, of the logits that the losses need.
     """
-    encodings = [
-        encode(teacher, sample, max_length=reading.max_length, system_prompt=reading.system_prompt)
-        for sample in samples
-    ]
+    encodings = encoded(teacher, samples, reading)
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     values = np.full(len(samples), np.nan, dtype=np.float32)
     count = Count(total=len(usable), told=progress)

@@ -5,8 +5,9 @@ text up to where the assistant speaks; the body is tokenised by itself, so it is
 prompt; the end is what the template writes after a response, up to its first special token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.nouns import Sample
 
 _MARK = "fedwinnow-response"
+BLOCK = 1024
+"""Samples whose texts are tokenised in one call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,36 @@ def encode_sample(
     """
     end = end_tokens(tokenizer) if end is None else end
     prompt = prompt_tokens(tokenizer, sample, system_prompt)
-    body = _tokens(tokenizer, sample.response)
+    return _cut(prompt, _tokens(tokenizer, sample.response), end, max_length)
+
+
+def encode_samples(
+    tokenizer: Any,  # noqa: ANN401 - see encode_sample
+    samples: Iterable[Sample],
+    *,
+    max_length: int,
+    system_prompt: str = "",
+    end: tuple[int, ...] | None = None,
+) -> Iterator[Encoding]:
+    """What :func:`encode_sample` gives for each sample, read and tokenised block by block.
+
+    A fast tokenizer takes the texts of a block at once, on as many threads as there are processors.
+
+    Raises:
+        ModelError: the chat template refuses the turns of a sample.
+    """
+    end = end_tokens(tokenizer) if end is None else end
+    start, rest = _start(tokenizer), iter(samples)
+    while block := list(islice(rest, BLOCK)):
+        texts = [_prompt_text(tokenizer, sample, system_prompt) for sample in block]
+        prompts = _all_tokens(tokenizer, texts)
+        bodies = _all_tokens(tokenizer, [sample.response for sample in block])
+        for prompt, body in zip(prompts, bodies, strict=True):
+            yield _cut(_begun(tokenizer, prompt, start), body, end, max_length)
+
+
+def _cut(prompt: list[int], body: list[int], end: tuple[int, ...], max_length: int) -> Encoding:
+    """Prompt, body and end of turn, as much of them as fits."""
     closing = list(end)
     if len(prompt) + len(body) + len(closing) > max_length:
         least = min(len(prompt), max(1, max_length // 4))
@@ -93,16 +125,31 @@ def prompt_tokens(tokenizer: Any, sample: Sample, system_prompt: str) -> list[in
     Raises:
         ModelError: the chat template refuses the turns.
     """
+    tokens = _tokens(tokenizer, _prompt_text(tokenizer, sample, system_prompt))
+    return _begun(tokenizer, tokens, _start(tokenizer))
+
+
+def _prompt_text(tokenizer: Any, sample: Sample, system_prompt: str) -> str:  # noqa: ANN401 - see encode_sample
+    """Everything before the response, as text."""
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     turns += [{"role": role, "content": content} for role, content in sample.history]
     turns.append({"role": "user", "content": sample.prompt})
     if tokenizer.chat_template:
-        tokens = _tokens(tokenizer, _render(tokenizer, turns, add_generation_prompt=True))
-    else:
-        tokens = _tokens(tokenizer, "\n".join(turn["content"] for turn in turns) + "\n")
-        first = list(tokenizer("")["input_ids"])[:1]
-        if first and first[0] == tokenizer.bos_token_id:
-            tokens = [*first, *tokens]
+        return _render(tokenizer, turns, add_generation_prompt=True)
+    return "\n".join(turn["content"] for turn in turns) + "\n"
+
+
+def _start(tokenizer: Any) -> list[int]:  # noqa: ANN401 - see encode_sample
+    """What a text begins with where no template says so: the tokenizer's own BOS, or nothing."""
+    if tokenizer.chat_template:
+        return []
+    first = list(tokenizer("")["input_ids"])[:1]
+    return first if first and first[0] == tokenizer.bos_token_id else []
+
+
+def _begun(tokenizer: Any, tokens: list[int], start: list[int]) -> list[int]:  # noqa: ANN401 - see encode_sample
+    """Tokens of a prompt behind its start, at least one."""
+    tokens = [*start, *tokens]
     known = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
     return tokens or [next(int(token) for token in known if token is not None)]
 
@@ -130,3 +177,8 @@ def _render(
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401 - see encode_sample
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _all_tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:  # noqa: ANN401 - see encode_sample
+    found = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
+    return [list(tokens) for tokens in found["input_ids"]]

@@ -51,13 +51,13 @@ def write(path: Path, data: bytes, *, durable: bool = True) -> None:
         temporary.write_bytes(data)
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write bytes that only the owner may read (mode 0600 from the first byte).
 
     Raises:
         OutputError: see :func:`replacing`.
     """
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.touch(mode=0o600)
         temporary.write_bytes(data)
 

@@ -55,6 +55,16 @@ class LoadedModel:
         """End-of-turn tokens that follow every response."""
         return end_tokens(self.tokenizer)
 
+    @cached_property
+    def vocabulary(self) -> str:
+        """SHA-256 over what turns texts into tokens; "" where the tokenizer cannot tell it."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return ""
+        given = (str(self.tokenizer.chat_template), *map(str, self.tokenizer.all_special_ids))
+        text = "\0".join((backend.to_str(), str(self.end_tokens), *given))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
     def layers(self) -> Iterator[tuple[str, Any]]:
         """(module name in the base, PEFT's LoRA layer), in order of name."""
         found = {

@@ -7,7 +7,7 @@ Everything above this file speaks of ``LoadedModel`` (``curation/loaded.py``), `
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 
 from fedwinnow.curation.config import AdapterSection, ModelSection, TeacherSection
-from fedwinnow.curation.encoding import Encoding, encode_sample, prompt_tokens
+from fedwinnow.curation.encoding import Encoding, encode_sample, encode_samples, prompt_tokens
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.loaded import (
@@ -37,6 +37,7 @@ __all__ = [
     "Encoding",
     "LoadedModel",
     "encode",
+    "encode_all",
     "encode_sample",
     "factor_gradients",
     "fingerprint",
@@ -180,6 +181,19 @@ def encode(
     return encode_sample(
         loaded.tokenizer,
         sample,
+        max_length=max_length,
+        system_prompt=system_prompt,
+        end=loaded.end_tokens,
+    )
+
+
+def encode_all(
+    loaded: LoadedModel, samples: Iterable[Sample], *, max_length: int, system_prompt: str = ""
+) -> Iterator[Encoding]:
+    """What :func:`encode` gives for each sample, many at a time; see ``curation/encoding.py``."""
+    return encode_samples(
+        loaded.tokenizer,
+        samples,
         max_length=max_length,
         system_prompt=system_prompt,
         end=loaded.end_tokens,

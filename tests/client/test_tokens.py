@@ -1,0 +1,227 @@
+"""Laws of tokens on the disk: the tokens of the texts as they are now, whole or made anew."""
+
+import logging
+import stat
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from warmed import READ, some, table_of, warmed
+
+from fedwinnow.client import tokens
+from fedwinnow.client.reading import Reading
+from fedwinnow.client.tokens import encoded, forget_tokens
+from fedwinnow.curation import encoding
+from fedwinnow.curation.encoding import encode_sample, encode_samples
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.modeling import encode
+from fedwinnow.curation.nouns import Sample
+
+TEXTS = st.text(max_size=20)
+SAMPLES = st.lists(
+    st.tuples(TEXTS, TEXTS, st.lists(st.tuples(TEXTS, TEXTS), max_size=2)), max_size=7
+)
+"""Prompt, response and earlier turns of each sample."""
+QUIET = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def made(texts):
+    """Samples of texts."""
+    return [
+        Sample(
+            id="s",
+            prompt=prompt,
+            response=response,
+            history=tuple(t for q, a in turns for t in (("user", q), ("assistant", a))),
+        )
+        for prompt, response, turns in texts
+    ]
+
+
+def same(found, expected):
+    """Whether two encodings are equal, number format included."""
+    return (
+        found.tokens.tolist() == expected.tokens.tolist()
+        and found.tokens.dtype == expected.tokens.dtype
+        and found.response_start == expected.response_start
+        and found.body_end == expected.body_end
+    )
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of three samples."""
+    monkeypatch.setattr(encoding, "BLOCK", 3)
+    monkeypatch.setattr(tokens, "BLOCK", 3)
+
+
+@QUIET
+@given(texts=SAMPLES, length=st.integers(8, 60), system=TEXTS, template=st.booleans())
+@pytest.mark.usefixtures("small_blocks")
+def test_samples_encoded_together_are_encoded_as_one_by_one(
+    tiny_model, texts, length, system, template
+):
+    """Oracle: encode_sample, whatever the texts, turns, cuts and template."""
+    samples, tokenizer = made(texts), tiny_model.tokenizer
+    kept = tokenizer.chat_template
+    tokenizer.chat_template = kept if template else None
+    try:
+        options = {"max_length": length, "system_prompt": system}
+        found = list(encode_samples(tokenizer, iter(samples), **options))
+        expected = [encode_sample(tokenizer, sample, **options) for sample in samples]
+    finally:
+        tokenizer.chat_template = kept
+    assert len(found) == len(expected)
+    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@QUIET
+@given(texts=SAMPLES, length=st.integers(8, 60), system=TEXTS)
+@pytest.mark.usefixtures("small_blocks")
+def test_tokens_from_the_disk_are_those_of_the_texts(
+    tiny_model, tmp_path_factory, texts, length, system
+):
+    """Made, kept and read again: each is what encode_sample gives."""
+    samples, folder = made(texts), tmp_path_factory.mktemp("tokens")
+    reading = Reading(batch_tokens=8, max_length=length, system_prompt=system, tokens=folder)
+    expected = [
+        encode(tiny_model, sample, max_length=length, system_prompt=system) for sample in samples
+    ]
+    for found in (encoded(tiny_model, samples, reading) for _ in range(2)):
+        assert len(found) == len(expected)
+        assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Sizes of the blocks that are tokenised."""
+    sizes = []
+    plain = tokens.encode_all
+
+    def count(loaded, block, **options):
+        sizes.append(len(block))
+        return plain(loaded, block, **options)
+
+    monkeypatch.setattr(tokens, "encode_all", count)
+    return sizes
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_tokens_are_made_once_and_again_for_whatever_changes(tiny_model, tmp_path, counted):
+    """Same blocks: nothing is tokenised; a text, length, prompt or template: only what it is in."""
+    samples, reading = some(7, "s"), Reading(batch_tokens=8, max_length=60, tokens=tmp_path)
+    encoded(tiny_model, samples, reading)
+    assert counted == [3, 3, 1]
+    encoded(tiny_model, samples, reading)
+    encoded(tiny_model, samples[3:6], reading)
+    assert counted == [3, 3, 1]
+    changed = [*samples[:4], replace(samples[4], response="other"), *samples[5:]]
+    encoded(tiny_model, changed, reading)
+    assert counted == [3, 3, 1, 3]
+    for other in (replace(reading, max_length=61), replace(reading, system_prompt="x")):
+        counted.clear()
+        encoded(tiny_model, samples, other)
+        assert counted == [3, 3, 1]
+    counted.clear()
+    encoded(tiny_model, samples, replace(reading, tokens=None))
+    assert counted == [3, 3, 1]
+    tiny_model.__dict__.pop("vocabulary")
+    kept = tiny_model.tokenizer.chat_template
+    tiny_model.tokenizer.chat_template = kept.replace("</s>", "</s></s>")
+    counted.clear()
+    found = encoded(tiny_model, samples, reading)
+    assert counted == [3, 3, 1]
+    assert found[0].tokens.tolist() == encode(tiny_model, samples[0], max_length=60).tokens.tolist()
+
+
+def test_tokens_of_a_template_that_tells_the_date_are_of_today(tiny_model, tmp_path, counted):
+    """A prompt that is rendered otherwise now has another file, though the template is the same."""
+    tiny_model.tokenizer.chat_template = (
+        "{{ today() }}{% for message in messages %}{{ message['content'] }}</s>{% endfor %}"
+    )
+    reading = Reading(batch_tokens=8, max_length=60, tokens=tmp_path)
+    plain, day = tiny_model.tokenizer.apply_chat_template, ["monday"]
+
+    def rendered(turns, **options):
+        template = tiny_model.tokenizer.chat_template.replace("{{ today() }}", day[0])
+        return plain(turns, chat_template=template, **options)
+
+    tiny_model.tokenizer.apply_chat_template = rendered
+    monday = encoded(tiny_model, some(2, "s"), reading)
+    assert same(encoded(tiny_model, some(2, "s"), reading)[0], monday[0])
+    assert counted == [2]
+    day[0] = "tuesday"
+    assert not same(encoded(tiny_model, some(2, "s"), reading)[0], monday[0])
+    assert counted == [2, 2]
+
+
+@pytest.mark.parametrize("cut", [0, 7, 31, 40, -4, "flip", "more"])
+def test_tokens_that_are_not_whole_are_made_anew(tiny_model, tmp_path, caplog, counted, cut):
+    """A file that was cut off or changed is named in a warning, and written again."""
+    samples, reading = some(3, "s"), Reading(batch_tokens=8, max_length=60, tokens=tmp_path)
+    expected = encoded(tiny_model, samples, reading)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    if cut == "flip":
+        file.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    elif cut == "more":
+        file.write_bytes(whole + b"\0\0\0\0")
+    else:
+        file.write_bytes(whole[:cut])
+    with caplog.at_level(logging.WARNING):
+        found = encoded(tiny_model, samples, reading)
+    assert counted == [3, 3]
+    assert file.name in caplog.text
+    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+    assert file.read_bytes() == whole
+
+
+def test_tokens_are_for_the_owner_alone_and_go(tiny_model, tmp_path):
+    """Folder 0700, files 0600, nothing half-written; forgetting removes them, twice as well."""
+    folder = tmp_path / "run" / tokens.FOLDER
+    reading = Reading(batch_tokens=8, max_length=60, tokens=folder)
+    encoded(tiny_model, some(3, "s"), reading)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()] == [0o600]
+    assert [file.suffix for file in folder.iterdir()] == [".tokens"]
+    forget_tokens(folder.parent)
+    assert not folder.exists()
+    forget_tokens(folder.parent)
+
+
+def test_tokens_that_cannot_be_removed_are_told_of(tmp_path, monkeypatch, caplog):
+    """An operator hears that private tokens are left, and where."""
+
+    def refuse(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tokens.shutil, "rmtree", refuse)
+    with caplog.at_level(logging.WARNING):
+        forget_tokens(tmp_path)
+    assert "Permission denied" in caplog.text
+    assert str(tmp_path / tokens.FOLDER) in caplog.text
+
+
+def test_tokens_that_no_template_takes_leave_no_file(tiny_model, tmp_path):
+    """A refusal of the chat template is raised, and nothing is kept of its block."""
+    tiny_model.tokenizer.chat_template = "{{ raise_exception('no') }}"
+    tiny_model.__dict__["end_tokens"] = (1,)
+    reading = Reading(batch_tokens=8, max_length=60, tokens=tmp_path)
+    with pytest.raises(ModelError, match="chat template refuses"):
+        encoded(tiny_model, some(3, "s"), reading)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_are_the_same_with_tokens_from_the_disk(tiny_model, tmp_path):
+    """Measuring gives the same bits with no folder, with an empty one and with a full one."""
+    warmed(tiny_model)
+    samples = some(5, "s")
+    plain = table_of(tiny_model, samples, None, {"loss", "length"})
+    for _ in range(2):
+        found = table_of(tiny_model, samples, None, {"loss", "length"}, tokens=tmp_path)
+        for name, values in plain.columns.items():
+            assert np.array_equal(found.columns[name], values), name
+    assert len(list(tmp_path.iterdir())) == 1
+    assert READ["max_length"] == 96
