@@ -3,6 +3,7 @@
 import logging
 import stat
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from warmed import READ, some, table_of, warmed
 
 from fedwinnow.client import tokens
+from fedwinnow.client.decide import close
 from fedwinnow.client.reading import Reading
 from fedwinnow.client.tokens import encoded, forget_tokens
 from fedwinnow.curation import encoding
 from fedwinnow.curation.encoding import encode_sample, encode_samples
 from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.messages import CloseRequest, Header
 from fedwinnow.curation.modeling import encode
 from fedwinnow.curation.nouns import Sample
 
@@ -189,6 +192,16 @@ def test_tokens_are_for_the_owner_alone_and_go(tiny_model, tmp_path):
     forget_tokens(folder.parent)
     assert not folder.exists()
     forget_tokens(folder.parent)
+
+
+def test_tokens_go_when_the_run_closes(tmp_path):
+    """The close phase leaves tables and no tokens."""
+    (tmp_path / tokens.FOLDER).mkdir()
+    (tmp_path / tokens.FOLDER / "x.tokens").write_bytes(b"private")
+    (tmp_path / "scores.parquet").write_bytes(b"scores")
+    header = Header(run="r", phase="close")
+    close(SimpleNamespace(folder=tmp_path, site="a"), CloseRequest(header=header))
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.parquet"]
 
 
 def test_tokens_that_cannot_be_removed_are_told_of(tmp_path, monkeypatch, caplog):
