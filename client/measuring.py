@@ -98,13 +98,9 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     choice = choose(backend, loaded)
     check_columns(columns, choice, loaded)
     reading = Reading(
-        batch_tokens=batch_tokens,
-        max_length=max_length,
-        system_prompt=system_prompt,
-        tokens=tokens,
+        batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt, tokens=tokens
     )
-    names = () if references is None else references.names
-    table = SignalRows.empty(len(samples), columns, len(names))
+    table = SignalRows.empty(len(samples), columns, len(references.names) if references else 0)
     encodings = encoded(loaded, samples, reading)
     usable = table.usable(encodings)
     own, against = columns - OTHER_PROMPTS, columns & CONTRASTS
@@ -114,8 +110,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     if own and choice.name == "piggyback":
         rest = _visited(loaded, samples, usable, table, own, references, visits)
         choice = choose("auto", loaded)
-    skipped = len(usable) - len(rest)
-    count = Count(total=len(usable) * passes - skipped * bool(own), told=progress)
+    total = len(usable) * passes - (len(usable) - len(rest)) * bool(own)
+    count = Count(total=total, told=progress)
     if own and (len(rest) or not len(usable)):  # an unfit adapter is refused, whoever comes
         _main_pass(loaded, encodings, rest, table, references, reading, count, choice)
     readable = [encodings[i] for i in usable]
