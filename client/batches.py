@@ -50,9 +50,9 @@ logger = logging.getLogger(__name__)
 BEGIN = 2048
 """Tokens of the first batch on a GPU."""
 MOST_GPU = 65_536
-"""Tokens beyond which a GPU is busy with any model, and a batch would only take memory."""
+"""Most tokens that are tried on a GPU: a choice, not yet measured on one."""
 MOST_CPU = 2048
-"""Tokens beyond which a CPU gains nothing (docs/measuring.md)."""
+"""Most tokens that are tried on a CPU: the setting's own default."""
 SHARE, SHARE_CPU = 0.8, 0.5
 """Of the free memory, what a batch may take: measured on a GPU, estimated on a CPU."""
 
