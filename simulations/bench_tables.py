@@ -17,6 +17,7 @@ WORDS = {
     "measure, no padding": "fedwinnow, no padding",
 }
 UNMEASURED = "not measured"
+SERVER, EACH = "server, processor s", "ms a silo"
 
 
 def scoring_table(found: Mapping[str, Any], *, peak: float = 0.0) -> Table:
@@ -70,7 +71,10 @@ def scale_table(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
         rows: What ``bench_scale`` or ``bench_silos`` gave.
         of: What grows: "samples" or "silos".
     """
-    table = Table(of, "stage", "seconds", "peak", "with mapped files", "held", "beyond", "growth")
+    rows, few = list(rows), {}
+    timed = any("server" in stage["spent"] for row in rows for stage in row["stages"])
+    columns = ("seconds", "peak", "with mapped files", "held", "beyond", "growth")
+    table = Table(of, "stage", *columns, *((SERVER, EACH, "growth") if timed else ()))
     for row in rows:
         table.add_section()
         for stage in row["stages"]:
@@ -84,9 +88,18 @@ def scale_table(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
                 held,
                 _size(stage["beyond_bytes"]),
                 f"{stage['growth']:.2f}",
+                *(_of_server(stage, row[of], few) if timed else ()),
             )
     table.caption = f"growth: beyond what is held, over the smallest; bar ≤ {GROWTH}"
     return table
+
+
+def _of_server(stage: Mapping[str, Any], number: int, few: dict[str, float]) -> list[str]:
+    """Processor seconds of the server, its milliseconds a silo, and these over the first size's."""
+    seconds = stage["spent"]["server"]
+    each = seconds / number
+    least = few.setdefault(stage["name"], each)
+    return [f"{seconds:.3f}", f"{1000 * each:.2f}", f"{each / least:.2f}" if least > 0 else ""]
 
 
 def _interval(row: Mapping[str, float]) -> str:
