@@ -17,6 +17,7 @@ Reference:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,8 +81,8 @@ def influence_directions(
         batch_tokens: Tokens of a pass, padding included.
         way: How per-sample gradients are taken.
     """
-    products = _Products(references=means)
-    _each_batch(loaded, encodings, products, batch_tokens, lambda _done: None, way)
+    products, layers = _Products(references=means), loaded.layers_with(means)
+    _each_batch(loaded, encodings, products, batch_tokens, lambda _done: None, way, layers)
     damping, weights, number = {}, {}, len(encodings)
     for name, reference in means.items():
         squares = torch.cat(products.squares[name])
@@ -93,7 +94,7 @@ def influence_directions(
     def advance(done: int) -> None:
         sums.start = done
 
-    _each_batch(loaded, encodings, sums, batch_tokens, advance, way)
+    _each_batch(loaded, encodings, sums, batch_tokens, advance, way, layers)
     return {
         name: (reference - sums.sums[name]) / damping[name]
         if damping[name] > 0
@@ -109,10 +110,11 @@ def _each_batch(
     batch_tokens: int,
     before: Callable[[int], None],
     way: Way,
+    layers: Mapping[str, Any],
 ) -> None:
     """Backward passes over all encodings; ``before`` is told how many are done."""
     lengths, done = np.array([len(one.tokens) for one in encodings], dtype=np.int64), 0
-    with per_sample(way, loaded, consume) as source:
+    with per_sample(way, loaded, layers, consume) as source:
         for places in plan_batches(lengths, batch_tokens):
             before(done)
             batch = collate([encodings[i] for i in places]).to(loaded.device)

@@ -44,6 +44,7 @@ def measuring(
             batch_tokens=terms.measuring.batch_tokens,
             corrupted=corrupted_references(work) if "representation_corrupted" in columns else (),
             way=reference_way(terms.measuring.backend, work.loaded),
+            layers=terms.measuring.layers,
         )
 
     def arguments() -> dict[str, Any]:
