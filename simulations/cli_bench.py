@@ -120,6 +120,9 @@ def scoring(  # noqa: PLR0913 - options of a command
         list[str] | None,
         typer.Option(help="Lengths: ragged, even (128) or short (32); repeat it. Default: all."),
     ] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Rows to run beside the baseline; repeat it.")
+    ] = None,
     pairs: Annotated[int, typer.Option(help="Repetitions of every row.", min=1)] = 15,
     samples: Annotated[int, typer.Option(help="Samples; 0: 32, on a GPU 256.", min=0)] = 0,
     batch_tokens: Annotated[
@@ -141,12 +144,15 @@ def scoring(  # noqa: PLR0913 - options of a command
     """Time measuring against a LoRA step, the batch-1 loop, vmap and other projects."""
     import torch  # noqa: PLC0415 - torch loads here
 
+    from fedwinnow.simulations.benchmarks.peers import PEERS  # noqa: PLC0415
+    from fedwinnow.simulations.benchmarks.rows import ROWS  # noqa: PLC0415
     from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring  # noqa: PLC0415
     from fedwinnow.simulations.benchmarks.workload import DATA, SHAPES  # noqa: PLC0415
 
     cuda = torch.cuda.is_available()
     usual = [name for name in SHAPES if cuda or name != LARGE]
     models, kinds = _chosen("model", model, SHAPES, usual), _chosen("data", data, DATA, DATA)
+    only = _chosen("row", row, {**ROWS, **PEERS}, ())
     sizes: dict[str, Any] = {
         "samples": samples or (256 if cuda else 32),
         "batch_tokens": batch_tokens or (16_384 if cuda else 2048),
@@ -155,7 +161,9 @@ def scoring(  # noqa: PLR0913 - options of a command
     }
     plans = [Plan(model=shape, data=kind, **sizes) for shape in models for kind in kinds]
     tell = Console(stderr=True).print
-    tables = [bench_scoring(one, pairs, peers=peers, memory=memory, told=tell) for one in plans]
+    tables = [
+        bench_scoring(one, pairs, only=only, peers=peers, memory=memory, told=tell) for one in plans
+    ]
     if as_json:
         print(json.dumps({"machine": _machine(), "tables": tables}, indent=1))
         return
