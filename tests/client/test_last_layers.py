@@ -9,21 +9,30 @@ from warmed import READ, apart, references_of, some, table_of, warmed
 
 from fedwinnow.client.piggyback import Piggyback
 from fedwinnow.client.references import reference_state
+from fedwinnow.client.signals import measuring
+from fedwinnow.client.site import Site
 from fedwinnow.client.training import train
+from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.columns import GRADIENTS, LOSSES
 from fedwinnow.curation.config import (
     AdapterSection,
+    ComputeSection,
     MeasuringSection,
     ModelSection,
     RunTerms,
     TrainingSection,
+    site_configs,
 )
 from fedwinnow.curation.errors import ConfigError, ModelError
 from fedwinnow.curation.loaded import LoadedModel
 from fedwinnow.curation.losses import collate, sample_losses
+from fedwinnow.curation.messages import Refusal
 from fedwinnow.curation.modeling import encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.protocols import Order
+from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.curation.settings import canonical
+from fedwinnow.server.rounds import init, next_request
+from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies.registry import build
 
 LAST = ".layers.1."
@@ -179,6 +188,37 @@ def test_too_many_layers_are_refused_by_name(model):
         last_references(model, {"dot"}, layers=3)
     with pytest.raises(ConfigError, match=r"measuring.layers = -1 .* at least 0"):
         MeasuringSection(layers=-1)
+
+
+def test_a_site_measures_the_layers_of_its_terms(model, tmp_path):
+    """The setting reaches references and rows alike."""
+    section = MeasuringSection(batch_tokens=READ["batch_tokens"], layers=1)
+    work = SimpleNamespace(
+        loaded=model,
+        terms=RunTerms(model=ModelSection(max_length=READ["max_length"]), measuring=section),
+        pool=SimpleNamespace(
+            split=SimpleNamespace(reference=tuple(some(6, "r"))), anchors_hash="anchors"
+        ),
+        model=ModelSection(),
+        config=SimpleNamespace(compute=ComputeSection()),
+        workshop=Workshop(),
+        folder=tmp_path,
+    )
+    measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
+    table = measures(some(3, "s"), "a site measures")
+    expected = table_of(model, some(3, "s"), last_references(model, {"dot"}), {"dot"})
+    assert np.array_equal(table.columns["dot"], expected.columns["dot"])
+    assert np.array_equal(table.reference_gram, expected.reference_gram)
+
+
+def test_too_many_layers_are_refused_at_join(tmp_path):
+    """Before anything is measured or trained."""
+    toy = write_toy_scenario(tmp_path / "toy", samples=8)
+    config = load_scenario(toy, ("measuring.layers=9",))
+    site = Site(config=site_configs(config, str(tmp_path / "work"))[1], workshop=Workshop())
+    reply = site.handle(next_request(init(config, "run")))
+    assert isinstance(reply, Refusal)
+    assert "measuring.layers = 9: the model has 2 transformer layers" in reply.reason
 
 
 def test_an_adapted_head_counts_among_the_last_layers(tiny_model_folder):
