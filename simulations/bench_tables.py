@@ -79,7 +79,7 @@ def scale_table(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
         rows: What ``bench_scale`` or ``bench_silos`` gave.
         of: What grows: "samples" or "silos".
     """
-    rows, few = list(rows), {}
+    rows, few = list(rows), dict[str, float]()
     timed = any("server" in stage["spent"] for row in rows for stage in row["stages"])
     columns = ("seconds", "peak", "with mapped files", "held", "beyond", "growth")
     table = Table(of, "stage", *columns, *((SERVER, EACH, "growth") if timed else ()))

@@ -144,21 +144,14 @@ def scoring(  # noqa: PLR0913 - options of a command
     """Time measuring against a LoRA step, the batch-1 loop, vmap and other projects."""
     import torch  # noqa: PLC0415 - torch loads here
 
-    from fedwinnow.simulations.benchmarks.peers import PEERS  # noqa: PLC0415
-    from fedwinnow.simulations.benchmarks.rows import ROWS  # noqa: PLC0415
-    from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring  # noqa: PLC0415
+    from fedwinnow.simulations.benchmarks.scoring import EVERY, Plan, bench_scoring  # noqa: PLC0415
     from fedwinnow.simulations.benchmarks.workload import DATA, SHAPES  # noqa: PLC0415
 
     cuda = torch.cuda.is_available()
     usual = [name for name in SHAPES if cuda or name != LARGE]
     models, kinds = _chosen("model", model, SHAPES, usual), _chosen("data", data, DATA, DATA)
-    only = _chosen("row", row, {**ROWS, **PEERS}, ())
-    sizes: dict[str, Any] = {
-        "samples": samples or (256 if cuda else 32),
-        "batch_tokens": batch_tokens or (16_384 if cuda else 2048),
-        "dtype": "bfloat16" if cuda else "float32",
-        "threads": threads,
-    }
+    only = _chosen("row", row, EVERY, ())
+    sizes = _sizes(samples, batch_tokens, cuda=cuda) | {"threads": threads}
     plans = [Plan(model=shape, data=kind, **sizes) for shape in models for kind in kinds]
     tell = Console(stderr=True).print
     tables = [
@@ -202,6 +195,15 @@ def scale(
     for of in ("samples", "silos"):
         if of in found:
             Console().print(scale_table(found[of], of))
+
+
+def _sizes(samples: int, batch_tokens: int, *, cuda: bool) -> dict[str, Any]:
+    """What is asked for, or what suits the device where that is 0."""
+    return {
+        "samples": samples or (256 if cuda else 32),
+        "batch_tokens": batch_tokens or (16_384 if cuda else 2048),
+        "dtype": "bfloat16" if cuda else "float32",
+    }
 
 
 def _chosen(

@@ -48,6 +48,8 @@ from fedwinnow.simulations.benchmarks.workload import (
 BASELINE, OURS, IDEAL = "plain", "measure", "measure, no padding"
 TRAINING, PIGGYBACK, LAST = "train", "piggyback", "last half"
 """Rows that figures compare."""
+EVERY: Mapping[str, Row] = {**ROWS, **PEERS}
+"""Name → row, other projects' included."""
 Told = Callable[[str], None]
 
 
@@ -122,7 +124,7 @@ def _rows(
 ) -> tuple[dict[str, Row], dict[str, str]]:
     """Rows that can be run, and why each other one cannot."""
     wanted = {*only, BASELINE, OURS} | ({TRAINING} if PIGGYBACK in only else set())
-    wanted = wanted if only else {*ROWS, *PEERS}
+    wanted = wanted if only else set(EVERY)
     rows, statuses = {name: row for name, row in ROWS.items() if name in wanted}, dict[str, str]()
     for name, row in PEERS.items() if peers else ():
         if name not in wanted:
@@ -229,7 +231,7 @@ def _add_memory(rows: Mapping[str, dict[str, Any]], plan: Plan, folder: Path, be
         return
     for name, row in rows.items():
         if name != IDEAL:
-            run = {**ROWS, **PEERS}[name]
+            run = EVERY[name]
             row["peak_bytes"] = _peak_on_gpu(run, bench) if cuda else _peak(folder, name, plan)
     least = rows[BASELINE]["peak_bytes"]
     for name, row in rows.items():
@@ -262,7 +264,7 @@ def peak_here(name: str, folder: str, plan: Plan) -> int:
     """Bytes by which a row raises this process's memory at most."""
     torch.set_num_threads(plan.threads)
     bench = _prepare(Path(folder), plan)
-    row = {**ROWS, **PEERS}[name]
+    row = EVERY[name]
     row(bench)  # what is made once is not counted
     before = figure(RESIDENT)
     reset_peak()
