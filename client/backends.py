@@ -122,7 +122,7 @@ def running(
         return
     way: Way = "probe" if choice.name == "probe" else "hooks"
     contraction = references.contraction(columns)
-    with per_sample(way, loaded, contraction) as source:
+    with per_sample(way, loaded, loaded.layers_with(references.means), contraction) as source:
 
         def run(batch: Batch, look: Look | None) -> tuple[Tensor, Mapping[str, Tensor]]:
             try:
@@ -143,7 +143,7 @@ def _forward(loaded: LoadedModel, references: References, columns: frozenset[str
     Raises:
         ModelError: an adapter that cannot be measured, or one sharded over processes.
     """
-    layers = dict(loaded.layers())
+    layers = loaded.layers_with(references.means)
     problem = unfit(layers)
     weights = (
         {

@@ -52,9 +52,11 @@ logger = logging.getLogger(__name__)
 def join(work: Work, request: JoinRequest) -> Reply:
     """Say who the site is and make the seeded initial adapter."""
     check_own_part(work.config.site, work.terms.adapter)
-    teacher = ""
+    teacher, scored = "", work.terms.measuring.layers
     if columns_at(0, work.terms) & TEACHER:  # before the base, so that one of them is in memory
         teacher = teacher_fingerprint(work)
+    if scored:
+        work.loaded.last_layers(scored)  # refused now rather than after a round of training
     card = SiteCard(
         header=request.header,
         site=work.site,

@@ -17,6 +17,7 @@ Reference:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -92,8 +93,8 @@ def influence_directions(
         batch_tokens: Tokens of a pass, padding included.
         way: How per-sample gradients are taken.
     """
-    products = _Products(references=means)
-    _each_batch(loaded, encodings, products, batch_tokens, way)
+    products, layers = _Products(references=means), loaded.layers_with(means)
+    _each_batch(loaded, encodings, products, batch_tokens, way, layers)
     damping, weights, number = {}, {}, len(encodings)
     for name, reference in means.items():
         squares = torch.cat(products.squares[name])
@@ -101,7 +102,7 @@ def influence_directions(
         divisor = (damping[name] + squares)[:, None]
         weights[name] = torch.cat(products.dots[name]) / divisor.clamp_min(1e-38) / number
     sums = _Sums(weights=weights)
-    _each_batch(loaded, encodings, sums, batch_tokens, way)
+    _each_batch(loaded, encodings, sums, batch_tokens, way, layers)
     return {
         name: (reference - sums.sums[name]) / damping[name]
         if damping[name] > 0
@@ -116,10 +117,11 @@ def _each_batch(
     consume: _Products | _Sums,
     batch_tokens: int,
     way: Way,
+    layers: Mapping[str, Any],
 ) -> None:
     """Backward passes over all encodings, longest first; ``consume`` is told how many are done."""
     done = 0
-    with per_sample(way, loaded, consume) as source:
+    with per_sample(way, loaded, layers, consume) as source:
 
         def run(places: Places, batch: Batch) -> None:
             nonlocal done

@@ -1,9 +1,9 @@
 """Per-sample gradients of a batch by hooks or by a probe: two ways, one shape."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -65,13 +65,22 @@ def best_way(loaded: LoadedModel) -> Way:
 
 
 @contextmanager
-def per_sample(way: Way, loaded: LoadedModel, consume: Consume) -> Iterator[Source]:
+def per_sample(
+    way: Way, loaded: LoadedModel, layers: Mapping[str, Any], consume: Consume
+) -> Iterator[Source]:
     """Frozen parameters and eval mode inside; the model is as before outside.
+
+    The graph begins at the lowest of the given layers: nothing below it runs backward.
+
+    Args:
+        way: How.
+        loaded: The model.
+        layers: Those of its LoRA layers whose gradients are wanted, by name.
+        consume: Called as ``consume("NAME.A" or "NAME.B", gradients)``.
 
     Raises:
         ModelError: an adapter that cannot be measured, or not in this way.
     """
-    layers = dict(loaded.layers())
     if way == "hooks":
         with sample_gradients(loaded.model, layers, consume) as firing:
             yield _Hooked(firing=firing)

@@ -158,7 +158,9 @@ class Visits:
 def _same(one: References | None, other: References | None) -> bool:
     if one is None or other is None:
         return one is other
-    return one.names == other.names and np.array_equal(one.gram, other.gram)
+    return (one.names, one.means.keys()) == (other.names, other.means.keys()) and (
+        np.array_equal(one.gram, other.gram)
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -189,7 +191,7 @@ class Piggyback:
         with ExitStack() as stack:
             probe, contraction, states = None, None, None
             if wanted & GRADIENTS and references is not None:
-                layers = dict(loaded.layers())
+                layers = loaded.layers_with(references.means)
                 probe = stack.enter_context(probed(loaded.model, layers, training=True))
                 contraction = references.contraction(wanted)
             if wanted & REPRESENTATIONS:

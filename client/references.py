@@ -16,7 +16,7 @@ Reference:
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,7 +50,10 @@ class References:
     names: tuple[str, ...]
     """Domains, sorted."""
     means: Mapping[str, Tensor]
-    """Factor → (domains, parameters of the factor), float32; empty without gradient columns."""
+    """Factor → (domains, parameters of the factor), float32; empty without gradient columns.
+
+    What is measured against these references counts these factors and no others.
+    """
     gram: np.ndarray
     """(domains, domains), float64; empty without gradient columns."""
     moments: Moments | None
@@ -84,7 +87,7 @@ class References:
         }
 
 
-def reference_state(
+def reference_state(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
     loaded: LoadedModel,
     samples: Sequence[Sample],
     *,
@@ -94,6 +97,7 @@ def reference_state(
     system_prompt: str = "",
     corrupted: Sequence[Sample] = (),
     way: Way = "hooks",
+    layers: int = 0,
 ) -> References:
     """Compute the references that the columns need, at the loaded adapter.
 
@@ -106,10 +110,13 @@ def reference_state(
         system_prompt: System message before every sample.
         corrupted: Corruptions of the reference anchors; needed for ``representation_corrupted``.
         way: How the anchors' gradients are taken.
+        layers: Last transformer layers whose factors have references, and so count in every row
+            that is measured against them; 0 for all.
 
     Raises:
         DataError: no reference anchor has a response token.
-        ModelError: gradients are asked for and the adapter cannot be measured (B = 0, …).
+        ModelError: gradients are asked for and the adapter cannot be measured (B = 0, …), or the
+            model has fewer transformer layers.
         NonFiniteError: a reference holds a NaN or an infinity, so every sample's would.
     """
     reading = Reading(batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt)
@@ -125,6 +132,7 @@ def reference_state(
         sums, states = _pass(
             loaded, encodings, domains,
             batch_tokens=batch_tokens, way=way if wants_gradients else None, hidden=wants_states,
+            layers=loaded.last_layers(layers) if wants_gradients else {},
         )  # fmt: skip
     if "representation_corrupted" in columns:
         spoiled = _corrupted_states(loaded, corrupted, names, reading)
@@ -172,7 +180,7 @@ def _corrupted_states(
         raise DataError(message)
     _, states = _pass(
         loaded, [one for _, one in pairs], _indicator(pairs, names),
-        batch_tokens=reading.batch_tokens, way=None, hidden=True,
+        batch_tokens=reading.batch_tokens, way=None, hidden=True, layers={},
     )  # fmt: skip
     if states is None or not bool(states.isfinite().all()):
         message = "references: the model gives a NaN or an infinity on a corrupted anchor"
@@ -188,6 +196,7 @@ def _pass(
     batch_tokens: int,
     way: Way | None,
     hidden: bool,
+    layers: Mapping[str, Any],
 ) -> tuple[WeightedSums, Tensor | None]:
     """Sums of gradients and mean states over all anchors, batch by batch."""
     sums, total = _sums(domains), cast("Tensor | None", None)
@@ -195,7 +204,7 @@ def _pass(
     with ExitStack() as stack:
         source = None
         if way is not None:
-            source = stack.enter_context(per_sample(way, loaded, sums))
+            source = stack.enter_context(per_sample(way, loaded, layers, sums))
         else:
             stack.enter_context(evaluating(loaded.model))
             stack.enter_context(torch.no_grad())

@@ -35,23 +35,11 @@ def measuring(
     terms = work.terms
     key = ("references", str(checkpoint), *sorted(columns), *public_key(work, adapter))
 
-    def references() -> References:
-        return reference_state(
-            work.loaded,
-            work.pool.split.reference,
-            columns=columns,
-            max_length=terms.model.max_length,
-            system_prompt=terms.model.system_prompt,
-            batch_tokens=terms.measuring.batch_tokens,
-            corrupted=corrupted_references(work) if "representation_corrupted" in columns else (),
-            way=reference_way(terms.measuring.backend, work.loaded),
-        )
-
     def arguments() -> dict[str, Any]:
         return {
             "columns": columns,
             "checkpoint": checkpoint,
-            "references": work.workshop.public(key, references),
+            "references": work.workshop.public(key, lambda: _references(work, columns)),
             "contrast": work.pool.split.reference,
             "contrast_prompts": terms.measuring.contrast_prompts,
             "batch_tokens": terms.measuring.batch_tokens,
@@ -74,6 +62,22 @@ def measuring(
         )
 
     return table
+
+
+def _references(work: Work, columns: frozenset[str]) -> References:
+    """References at the adapter that the model holds, from the reference anchors."""
+    terms = work.terms
+    return reference_state(
+        work.loaded,
+        work.pool.split.reference,
+        columns=columns,
+        max_length=terms.model.max_length,
+        system_prompt=terms.model.system_prompt,
+        batch_tokens=terms.measuring.batch_tokens,
+        corrupted=corrupted_references(work) if "representation_corrupted" in columns else (),
+        way=reference_way(terms.measuring.backend, work.loaded),
+        layers=terms.measuring.layers,
+    )
 
 
 def _crew(work: Work, arguments: Mapping[str, Any]) -> Crew | None:

@@ -9,16 +9,17 @@ Reference:
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from fedwinnow.curation.encoding import end_tokens
-from fedwinnow.curation.errors import IncompatibleAdapterError, ProtocolError
+from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, ProtocolError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.seeds import derive_seed
 
@@ -73,6 +74,55 @@ class LoadedModel:
             if hasattr(module, "lora_A") and hasattr(module, "scaling")
         }
         yield from sorted(found.items())
+
+    def layers_with(self, factors: Container[str]) -> dict[str, Any]:
+        """Those of :meth:`layers` whose factor ``NAME.A`` is among the given ones."""
+        return {name: layer for name, layer in self.layers() if f"{name}.A" in factors}
+
+    def last_layers(self, number: int) -> dict[str, Any]:
+        """LoRA layers of the last transformer layers, and of the head, where it has an adapter.
+
+        Transformer layers are the members of the one outermost ``nn.ModuleList`` that holds
+        adapted modules, in its order.
+
+        Args:
+            number: Of transformer layers; 0 for all.
+
+        Raises:
+            ModelError: the model has fewer, or is no single stack of them.
+        """
+        layers = dict(self.layers())
+        if number == 0:
+            return layers
+        modules = {name.removeprefix(_PREFIX): part for name, part in self.model.named_modules()}
+        head = self.model.get_base_model().get_output_embeddings()
+        places = {
+            name: _place(name, modules) for name, layer in layers.items() if layer is not head
+        }
+        stacks = sorted({stack for stack, _ in places.values()})
+        size = len(modules[stacks[0]]) if len(stacks) == 1 and stacks[0] else 0
+        if number > size:
+            what = f"{size} transformer layers" if size else "no single stack of adapted layers"
+            message = (
+                f"measuring.layers = {number}: the model has {what}; set it to at most {size}, or "
+                "to 0 for all"
+            )
+            raise ModelError(message)
+        return {
+            name: layer
+            for name, layer in layers.items()
+            if layer is head or places[name][1] >= size - number
+        }
+
+
+def _place(name: str, modules: Mapping[str, Any]) -> tuple[str, int]:
+    """The outermost list of modules that a module is in, and its place there; "" for none."""
+    parts = name.split(".")
+    for i in range(1, len(parts)):
+        stack = ".".join(parts[:i])
+        if isinstance(modules.get(stack), nn.ModuleList):
+            return stack, int(parts[i])
+    return "", -1
 
 
 def fingerprint(base: torch.nn.Module) -> str:

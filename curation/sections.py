@@ -170,6 +170,8 @@ class MeasuringSection:
     """Other public prompts that each response is set against, at least 0."""
     backend: Backend = field(default="auto", metadata=QUIET)
     """How gradient columns are taken (docs/measuring.md); "auto": hooks, or a probe if need be."""
+    layers: int = field(default=0, metadata=QUIET)
+    """Last transformer layers whose adapters count in gradient columns, at least 0; 0: all."""
 
     def __post_init__(self) -> None:
         check(
@@ -184,6 +186,7 @@ class MeasuringSection:
             self.contrast_prompts >= 0,
             "at least 0",
         )
+        check("measuring.layers", self.layers, self.layers >= 0, "at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,6 +132,8 @@ def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401, P
     if isinstance(node, Mapping):
         return {str(key): _to_tree(value, f"{path}.{key}", arrays) for key, value in node.items()}
     if isinstance(node, tuple | list):
+        if all(type(item) is str for item in node):  # ids and domains: thousands of them a message
+            return list(node)
         return [_to_tree(item, f"{path}.{i}", arrays) for i, item in enumerate(node)]
     if isinstance(node, torch.Tensor):
         tensor = node.detach().cpu().contiguous()
@@ -192,6 +194,8 @@ def _from_tree(tree: Any, hint: Any, path: str, arrays: Mapping[str, Any], used:
     if origin is tuple:
         if not isinstance(tree, list) or (inner[-1] is not Ellipsis and len(tree) != len(inner)):
             raise _wrong(path, "a list", tree)
+        if inner == (str, ...) and all(type(item) is str for item in tree):
+            return tuple(tree)  # as below, without a path for each
         items = [inner[0]] * len(tree) if inner[-1] is Ellipsis else inner
         pairs = zip(tree, items, strict=True)
         return tuple(

@@ -5,7 +5,7 @@ length or an adapter of other matrices would otherwise stop the run or bend it.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -47,37 +47,50 @@ def expected_reply(phase: Phase) -> type:
     }[phase]
 
 
-def fault(site: str, reply: Reply, state: RunState, config: RunConfig) -> str:
-    """Why a reply cannot be used, in plain words; "" where it can."""
+def fault(
+    site: str, reply: Reply, state: RunState, config: RunConfig, joined: Mapping[str, int]
+) -> str:
+    """Why a reply cannot be used, in plain words; "" where it can.
+
+    Args:
+        site: Whose it should be.
+        reply: What came.
+        state: Before the replies of this exchange.
+        config: Of the run.
+        joined: Member → samples it joined with (:attr:`RunState.joined`), made once an exchange: a
+            search among the members for each reply would grow with their square.
+    """
     phase = Phase(state.phase)
     if not isinstance(reply, expected_reply(phase)):
         return f"answered with a {type(reply).__name__}, not a {expected_reply(phase).__name__}"
     if reply.site != site:
         return f"speaks as site {reply.site!r}"
-    if phase is not Phase.JOIN and site not in state.sites:
+    if phase is not Phase.JOIN and site not in joined:
         return "is no member of this run"
     try:
-        return _content(site, reply, state, config)
+        return _content(site, reply, state, config, joined)
     except CurationError as error:
         return str(error)
 
 
-def _content(site: str, reply: Reply, state: RunState, config: RunConfig) -> str:  # noqa: PLR0911 - one check a kind
+def _content(  # noqa: PLR0911 - one check a kind
+    site: str, reply: Reply, state: RunState, config: RunConfig, joined: Mapping[str, int]
+) -> str:
     if isinstance(reply, Joined):
         return _joined(site, reply)
     if isinstance(reply, PublicSignals):
         return _public(reply, state)
     if isinstance(reply, TrainedAdapter):
-        return _trained(site, reply, state, config)
+        return _trained(reply, state, config, joined[site])
     if isinstance(reply, SummaryReply):
         return _summary(reply)
     if isinstance(reply, ClusterReply):
-        return _clustered(site, reply, state)
+        return _clustered(reply, state, joined[site])
     if isinstance(reply, KeptReply):
         whole = set(reply.kept) == set(config.study.arms) and min(reply.kept.values()) >= 0
         if not whole:
             return f"expected a kept count of each arm, got {dict(reply.kept)}"
-        return _too_many(site, max(reply.kept.values()), state)
+        return _too_many(max(reply.kept.values()), joined[site])
     if isinstance(reply, MetricsReply):
         return _metrics(reply, config)
     if isinstance(reply, JudgedAdapters):
@@ -113,7 +126,7 @@ def _public(reply: PublicSignals, state: RunState) -> str:
     return ""
 
 
-def _trained(site: str, reply: TrainedAdapter, state: RunState, config: RunConfig) -> str:
+def _trained(reply: TrainedAdapter, state: RunState, config: RunConfig, most: int) -> str:
     if reply.samples < 0 or (reply.adapter is None) != (reply.samples == 0):
         what = "no adapter" if reply.adapter is None else "an adapter"
         return f"sent {what} for {reply.samples} samples"
@@ -123,9 +136,9 @@ def _trained(site: str, reply: TrainedAdapter, state: RunState, config: RunConfi
     steps = (config.warm_up if warm_up else config.training).steps
     if len(reply.losses) > steps:
         return f"it sent {len(reply.losses)} losses for a round of {steps} steps"
-    if not warm_up and (why := _too_many(site, reply.samples, state)):
+    if not warm_up and (why := _too_many(reply.samples, most)):
         return why
-    return _factors(site, reply, given(state.adapter, "adapter"))
+    return _factors(reply.site, reply, given(state.adapter, "adapter"))
 
 
 def _factors(site: str, reply: TrainedAdapter, sent: Adapter) -> str:
@@ -145,9 +158,8 @@ def _factors(site: str, reply: TrainedAdapter, sent: Adapter) -> str:
     )
 
 
-def _too_many(site: str, samples: int, state: RunState) -> str:
+def _too_many(samples: int, most: int) -> str:
     """A site keeps, and trains on, no more than it joined with: its weight rests on it."""
-    most = next(card.samples for card in state.members if card.site == site)
     return f"it speaks of {samples} samples, but joined with {most}" if samples > most else ""
 
 
@@ -163,7 +175,7 @@ def _summary(reply: SummaryReply) -> str:
     return ""
 
 
-def _clustered(site: str, reply: ClusterReply, state: RunState) -> str:
+def _clustered(reply: ClusterReply, state: RunState, joined: int) -> str:
     """Counts and sums of this run's clusters, such as standardised losses can add up to."""
     counts, sums = reply.counts, reply.sums
     shape = given(state.clusters, "clusters").centroids.shape
@@ -171,7 +183,7 @@ def _clustered(site: str, reply: ClusterReply, state: RunState) -> str:
         return f"it tells {len(counts)} counts and sums of shape {sums.shape}, not of {shape}"
     if min(counts) < 0 or not _whole(sums):
         return "a count of its clusters is below 0, or a sum is a NaN or an infinity"
-    if why := _too_many(site, sum(counts), state):
+    if why := _too_many(sum(counts), joined):
         return why
     most = np.array(counts, dtype=np.float64)[:, None] * BOUND * (1 + 1e-9)
     if bool((np.abs(sums) > most).any()):

@@ -146,7 +146,7 @@ def sift(
     state: RunState, replies: Mapping[str, Reply], header: Header, absent: dict[str, str]
 ) -> tuple[dict[str, Reply], dict[str, str]]:
     """Replies that answer this request, and why the others do not."""
-    config = configuration(state)
+    config, joined = configuration(state), state.joined
     fitting: dict[str, Reply] = {}
     for site, reply in sorted(replies.items()):
         if isinstance(reply, Refusal):
@@ -158,7 +158,7 @@ def sift(
                 if getattr(reply.header, name) != getattr(header, name)
             ]
             absent[site] = "does not match: " + ", ".join(wrong)
-        elif why := fault(site, reply, state, config):
+        elif why := fault(site, reply, state, config, joined):
             absent[site] = f"is refused: {why}"
         else:
             fitting[site] = reply

@@ -133,6 +133,11 @@ class RunState:
         """Names of the members in sorted order."""
         return tuple(sorted(card.site for card in self.members))
 
+    @property
+    def joined(self) -> dict[str, int]:
+        """Member → how many samples it joined with; made anew at every call."""
+        return {card.site: card.samples for card in self.members}
+
 
 def configuration(state: RunState) -> RunConfig:
     """The configuration that the run was started with."""

@@ -9,7 +9,12 @@ TIME, TIME_HIGH, MEMORY, KEPT, RAGGED, GROWTH = 1.05, 1.10, 1.10, 100, 1.10, 1.1
 """Bars of the design: ratios to the ordinary step, bytes, ratio to the unpadded ideal, growth."""
 WORDS = {
     "plain": "plain LoRA forward + backward",
-    "measure": "fedwinnow",
+    "measure": "fedwinnow (hooks)",
+    "last half": "… last half of the layers",
+    "probe": "… backend probe",
+    "forward": "… backend forward (dots alone)",
+    "train": "a round of training",
+    "piggyback": "… and backend piggyback",
     "loop": "one sample a pass (CLUES, LESS)",
     "vmap": "torch.func.vmap",
     "bergson": "bergson",
@@ -17,6 +22,7 @@ WORDS = {
     "measure, no padding": "fedwinnow, no padding",
 }
 UNMEASURED = "not measured"
+SERVER, EACH = "server, processor s", "ms a silo"
 
 
 def scoring_table(found: Mapping[str, Any], *, peak: float = 0.0) -> Table:
@@ -59,6 +65,9 @@ def scoring_table(found: Mapping[str, Any], *, peak: float = 0.0) -> Table:
 def _bars(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"bars of fedwinnow: ratio ≤ {TIME} (upper end ≤ {TIME_HIGH})"
     yield f"memory ≤ {MEMORY}, kept ≤ {KEPT} B"
+    if "piggyback_over_training" in found:
+        over = _interval(found["piggyback_over_training"])
+        yield f"piggyback over training {over}, bar ≤ {TIME} (upper end ≤ {TIME_HIGH})"
     if "ragged_over_ideal" in found:
         yield f"ragged over no padding {_interval(found['ragged_over_ideal'])}, bar ≤ {RAGGED}"
 
@@ -70,7 +79,10 @@ def scale_table(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
         rows: What ``bench_scale`` or ``bench_silos`` gave.
         of: What grows: "samples" or "silos".
     """
-    table = Table(of, "stage", "seconds", "peak", "with mapped files", "held", "beyond", "growth")
+    rows, few = list(rows), dict[str, float]()
+    timed = any("server" in stage["spent"] for row in rows for stage in row["stages"])
+    columns = ("seconds", "peak", "with mapped files", "held", "beyond", "growth")
+    table = Table(of, "stage", *columns, *((SERVER, EACH, "growth") if timed else ()))
     for row in rows:
         table.add_section()
         for stage in row["stages"]:
@@ -84,9 +96,18 @@ def scale_table(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
                 held,
                 _size(stage["beyond_bytes"]),
                 f"{stage['growth']:.2f}",
+                *(_of_server(stage, row[of], few) if timed else ()),
             )
     table.caption = f"growth: beyond what is held, over the smallest; bar ≤ {GROWTH}"
     return table
+
+
+def _of_server(stage: Mapping[str, Any], number: int, few: dict[str, float]) -> list[str]:
+    """Processor seconds of the server, its milliseconds a silo, and these over the first size's."""
+    seconds = stage["spent"]["server"]
+    each = seconds / number
+    least = few.setdefault(stage["name"], each)
+    return [f"{seconds:.3f}", f"{1000 * each:.2f}", f"{each / least:.2f}" if least > 0 else ""]
 
 
 def _interval(row: Mapping[str, float]) -> str:

@@ -120,6 +120,9 @@ def scoring(  # noqa: PLR0913 - options of a command
         list[str] | None,
         typer.Option(help="Lengths: ragged, even (128) or short (32); repeat it. Default: all."),
     ] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Rows to run beside the baseline; repeat it.")
+    ] = None,
     pairs: Annotated[int, typer.Option(help="Repetitions of every row.", min=1)] = 15,
     samples: Annotated[int, typer.Option(help="Samples; 0: 32, on a GPU 256.", min=0)] = 0,
     batch_tokens: Annotated[
@@ -141,21 +144,19 @@ def scoring(  # noqa: PLR0913 - options of a command
     """Time measuring against a LoRA step, the batch-1 loop, vmap and other projects."""
     import torch  # noqa: PLC0415 - torch loads here
 
-    from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring  # noqa: PLC0415
+    from fedwinnow.simulations.benchmarks.scoring import EVERY, Plan, bench_scoring  # noqa: PLC0415
     from fedwinnow.simulations.benchmarks.workload import DATA, SHAPES  # noqa: PLC0415
 
     cuda = torch.cuda.is_available()
     usual = [name for name in SHAPES if cuda or name != LARGE]
     models, kinds = _chosen("model", model, SHAPES, usual), _chosen("data", data, DATA, DATA)
-    sizes: dict[str, Any] = {
-        "samples": samples or (256 if cuda else 32),
-        "batch_tokens": batch_tokens or (16_384 if cuda else 2048),
-        "dtype": "bfloat16" if cuda else "float32",
-        "threads": threads,
-    }
+    only = _chosen("row", row, EVERY, ())
+    sizes = _sizes(samples, batch_tokens, cuda=cuda) | {"threads": threads}
     plans = [Plan(model=shape, data=kind, **sizes) for shape in models for kind in kinds]
     tell = Console(stderr=True).print
-    tables = [bench_scoring(one, pairs, peers=peers, memory=memory, told=tell) for one in plans]
+    tables = [
+        bench_scoring(one, pairs, only=only, peers=peers, memory=memory, told=tell) for one in plans
+    ]
     if as_json:
         print(json.dumps({"machine": _machine(), "tables": tables}, indent=1))
         return
@@ -194,6 +195,15 @@ def scale(
     for of in ("samples", "silos"):
         if of in found:
             Console().print(scale_table(found[of], of))
+
+
+def _sizes(samples: int, batch_tokens: int, *, cuda: bool) -> dict[str, Any]:
+    """What is asked for, or what suits the device where that is 0."""
+    return {
+        "samples": samples or (256 if cuda else 32),
+        "batch_tokens": batch_tokens or (16_384 if cuda else 2048),
+        "dtype": "bfloat16" if cuda else "float32",
+    }
 
 
 def _chosen(

@@ -79,7 +79,7 @@ def bergson(bench: Bench) -> Outcome:
             cfg=config,
         )
         computer.run_with_collector_hooks()
-    return Outcome(dots=writer.scores.numpy(), norms=None, kept=writer.scores.nbytes)
+    return Outcome(dots=writer.scores.numpy(), norms=None, kept=writer.scores.nbytes, unit=True)
 
 
 def dattri(bench: Bench) -> Outcome:

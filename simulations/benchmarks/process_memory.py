@@ -5,11 +5,13 @@ maps, which the kernel may take back at any time.
 """
 
 import os
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-RESIDENT, PEAK, ANONYMOUS = "VmRSS", "VmHWM", "RssAnon"
+RESIDENT, PEAK = "VmRSS", "VmHWM"
 """Figures of :func:`figure`."""
+_PAGE = resource.getpagesize()
 
 
 def can_be_measured() -> bool:
@@ -25,6 +27,20 @@ def figure(key: str, process: int | str = "self") -> int:
         return 0
     lines = [line for line in text.splitlines() if line.startswith(f"{key}:")]
     return int(lines[0].split()[1]) * 1024 if lines else 0
+
+
+def anonymous(process: int | str = "self") -> int:
+    """Anonymous memory of a process, in bytes; 0 where it has ended.
+
+    Resident less shared pages of ``statm``: the kernel's ``RssAnon``, at a tenth of the price of
+    reading it from ``status`` hundreds of times a second.
+    """
+    try:
+        text = Path(f"/proc/{process}/statm").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    _, resident, shared, *_ = text.split()
+    return (int(resident) - int(shared)) * _PAGE
 
 
 def reset_peak() -> None:

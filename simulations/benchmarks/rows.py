@@ -1,12 +1,18 @@
 """The ways to per-sample gradients that are timed against each other, on the same samples.
 
-    plain     forward and backward of the batches into the LoRA weights: what training does anyway
-    measure   ours: dots with 8 references and norms of every sample
-    loop      one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS does
-    vmap      ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
+    plain      forward and backward of the batches into the LoRA weights: what training does anyway
+    measure    ours, by hooks: dots with 8 references and norms of every sample
+    last half  the same, of the last half of the transformer layers
+    probe      the same as ``measure``, by a probe in the forward pass
+    forward    dots alone, by two forward passes for each reference
+    train      one round of training on all samples, optimizer and all (``client/training.py``)
+    piggyback  the same round, collecting the signals of ``measure`` on its way
+    loop       one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS
+    vmap       ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
 
-All read, encode and batch the samples by the same functions, with the same adapter; all but
-``plain`` end with the same numbers.
+All encode and batch the samples by the same functions, with the same adapter; all but ``plain``,
+``train`` and ``last half`` end with the same numbers. So that this holds for every step of
+``piggyback``, both rounds of training run at a rate that moves nothing: the work is the same.
 
 Differs from the papers' code, to its favour: ``loop`` writes no file, runs the head at the
 response's places only, and leaves out LESS' random projection. ``vmap`` runs attention by the plain
@@ -28,9 +34,19 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwinnow.client.measuring import measure
+from fedwinnow.client.piggyback import Piggyback, Watch
+from fedwinnow.client.references import References
+from fedwinnow.client.training import train
+from fedwinnow.curation.config import TrainingSection
 from fedwinnow.curation.losses import collate, sample_losses
-from fedwinnow.curation.modeling import NAME
+from fedwinnow.curation.modeling import NAME, set_adapter
+from fedwinnow.curation.protocols import Order
+from fedwinnow.curation.sections import Backend
 from fedwinnow.simulations.benchmarks.workload import COLUMNS, LONGEST, Bench
+from fedwinnow.strategies.registry import build
+
+STILL = 1e-12
+"""A learning rate below the rounding of float32 weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +58,8 @@ class Outcome:
     norms: Float[np.ndarray, " samples"] | None
     kept: int
     """Bytes that are kept of all samples together, ids not counted."""
+    unit: bool = False
+    """Whether dots come divided by the sample's norm."""
 
 
 Row = Callable[[Bench], Outcome]
@@ -56,20 +74,81 @@ def plain(bench: Bench) -> Outcome:
 
 
 def ours(bench: Bench) -> Outcome:
-    """Measure every sample."""
+    """Measure every sample by hooks."""
+    return _measured(bench, bench.references, "hooks")
+
+
+def last_half(bench: Bench) -> Outcome:
+    """Measure every sample by hooks, gradients of the last half of the layers alone."""
+    return _measured(bench, bench.last_half, "hooks")
+
+
+def probe(bench: Bench) -> Outcome:
+    """Measure every sample by a probe."""
+    return _measured(bench, bench.references, "probe")
+
+
+def forward(bench: Bench) -> Outcome:
+    """Measure every sample without a backward pass, which gives no norms."""
+    return _measured(bench, bench.references, "forward", frozenset({"dot"}))
+
+
+def _measured(
+    bench: Bench, references: References, backend: Backend, columns: frozenset[str] = COLUMNS
+) -> Outcome:
     table = measure(
         bench.loaded,
         bench.samples,
-        columns=COLUMNS,
+        columns=columns,
         checkpoint=1,
-        references=bench.references,
+        references=references,
         contrast=(),
         contrast_prompts=0,
         batch_tokens=bench.batch_tokens,
         max_length=LONGEST,
+        backend=backend,
     )
     kept = table.status.nbytes + sum(values.nbytes for values in table.columns.values())
-    return Outcome(dots=table.columns["dot"], norms=table.columns["norm"], kept=kept)
+    return Outcome(dots=table.columns["dot"], norms=table.columns.get("norm"), kept=kept)
+
+
+def training(bench: Bench) -> Outcome:
+    """A round of training on every sample."""
+    _round(bench, None)
+    return Outcome(dots=None, norms=None, kept=0)
+
+
+def piggyback(bench: Bench) -> Outcome:
+    """A round of training on every sample that collects signals on its way."""
+    watch = Piggyback(samples=bench.samples, columns=COLUMNS, references=bench.references)
+    _round(bench, watch)
+    seen = watch.visits()
+    kept = seen.steps.nbytes + sum(values.nbytes for values in seen.columns.values())
+    return Outcome(dots=seen.columns["dot"], norms=seen.columns["norm"], kept=kept)
+
+
+def _round(bench: Bench, watch: Watch | None) -> None:
+    """Every sample once, longest first, so many a step as a batch of measuring holds on average."""
+    lengths = np.array([len(one.prompt) + len(one.response) for one in bench.samples])
+    number, room = len(lengths), max(1, int(bench.batch_tokens / lengths.mean()))
+    size = max(one for one in range(1, number + 1) if number % one == 0 and one <= room)
+    train(
+        bench.loaded,
+        bench.samples,
+        adapter=bench.adapter,
+        section=TrainingSection(batch_size=size),
+        steps=number // size,
+        step_offset=0,
+        total_steps=number // size,
+        order=Order(indices=np.argsort(-lengths, kind="stable")),
+        objective=build("objective", "sft", {}),
+        learning_rate=STILL,
+        schedule="constant",
+        seed=0,
+        max_length=LONGEST,
+        watch=watch,
+    )
+    set_adapter(bench.loaded, bench.adapter)
 
 
 def loop(bench: Bench) -> Outcome:
@@ -115,7 +194,17 @@ def vectorised(bench: Bench) -> Outcome:
     return Outcome(dots=dots, norms=norms, kept=dots.nbytes + norms.nbytes)
 
 
-ROWS: Mapping[str, Row] = {"plain": plain, "measure": ours, "loop": loop, "vmap": vectorised}
+ROWS: Mapping[str, Row] = {
+    "plain": plain,
+    "measure": ours,
+    "last half": last_half,
+    "probe": probe,
+    "forward": forward,
+    "train": training,
+    "piggyback": piggyback,
+    "loop": loop,
+    "vmap": vectorised,
+}
 """Name → row; the first is what the others are compared with."""
 
 

@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,10 @@ from fedwinnow.simulations.benchmarks.workload import (
 )
 
 BASELINE, OURS, IDEAL = "plain", "measure", "measure, no padding"
+TRAINING, PIGGYBACK, LAST = "train", "piggyback", "last half"
 """Rows that figures compare."""
+EVERY: Mapping[str, Row] = {**ROWS, **PEERS}
+"""Name → row, other projects' included."""
 Told = Callable[[str], None]
 
 
@@ -70,6 +73,7 @@ def bench_scoring(
     plan: Plan,
     pairs: int = 15,
     *,
+    only: Collection[str] = (),
     peers: bool = True,
     memory: bool = True,
     told: Told = lambda _: None,
@@ -79,6 +83,7 @@ def bench_scoring(
     Args:
         plan: Model, data and sizes.
         pairs: Repetitions, after one that is not counted.
+        only: Names of rows to run, beside those that figures compare; none: all.
         peers: Whether to run other projects' rows, where they are installed.
         memory: Whether to measure peak memory too.
         told: Told what is being done.
@@ -86,9 +91,10 @@ def bench_scoring(
     Returns:
         ``plan``, ``clock``, ``pairs``, ``tokens``, ``padded_tokens``, ``weights`` (of linear
         layers), ``head_weights``, ``adapter_weights``, of ragged data ``ragged_over_ideal`` with
-        its interval, and ``rows``: name → ``status`` and, where that is "ok", ``seconds``,
-        ``ratio``, ``ratio_low``, ``ratio_high``, ``tokens_per_second``, ``teraflops``, ``apart``,
-        ``kept_bytes`` (of one sample), ``peak_bytes``, ``peak_ratio``. None: not measured.
+        its interval, ``piggyback_over_training`` likewise, and ``rows``: name → ``status`` and,
+        where that is "ok", ``seconds``, ``ratio``, ``ratio_low``, ``ratio_high``,
+        ``tokens_per_second``, ``teraflops``, ``apart``, ``kept_bytes`` (of one sample),
+        ``peak_bytes``, ``peak_ratio``. None: not measured.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
@@ -97,7 +103,7 @@ def bench_scoring(
             told(f"{plan.model}, {plan.data}: write and load the model")
             folder = write_model(Path(place) / "model", plan.model, dtype=plan.dtype)
             bench = _prepare(folder, plan)
-            rows, statuses = _rows(bench, peers=peers)
+            rows, statuses = _rows(bench, peers=peers, only=only)
             found = _timed(plan, bench, rows, pairs, told)
             if memory:
                 told(f"{plan.model}, {plan.data}: peak memory")
@@ -113,10 +119,16 @@ def _prepare(folder: Path, plan: Plan) -> Bench:
     return prepare(folder, lengths, batch_tokens=plan.batch_tokens, dtype=plan.dtype)
 
 
-def _rows(bench: Bench, *, peers: bool) -> tuple[dict[str, Row], dict[str, str]]:
+def _rows(
+    bench: Bench, *, peers: bool, only: Collection[str] = ()
+) -> tuple[dict[str, Row], dict[str, str]]:
     """Rows that can be run, and why each other one cannot."""
-    rows, statuses = dict(ROWS), dict[str, str]()
+    wanted = {*only, BASELINE, OURS} | ({TRAINING} if PIGGYBACK in only else set())
+    wanted = wanted if only else set(EVERY)
+    rows, statuses = {name: row for name, row in ROWS.items() if name in wanted}, dict[str, str]()
     for name, row in PEERS.items() if peers else ():
+        if name not in wanted:
+            continue
         why = absent(name)
         if not why:
             try:
@@ -165,13 +177,15 @@ def _timed(
             **ratio_of(each, times[BASELINE]),
             "tokens_per_second": tokens / middle,
             "teraflops": operations / middle / 1e12,
-            "apart": None if name == IDEAL else _apart(outcomes[name], outcomes[OURS]),
+            "apart": None if name in {IDEAL, LAST} else _apart(outcomes[name], outcomes[OURS]),
             "kept_bytes": outcomes[name].kept / plan.samples,
             "peak_bytes": None,
             "peak_ratio": None,
         }
         if name == IDEAL:
             found["ragged_over_ideal"] = ratio_of(times[OURS], each)
+    if PIGGYBACK in times:
+        found["piggyback_over_training"] = ratio_of(times[PIGGYBACK], times[TRAINING])
     return found
 
 
@@ -203,10 +217,10 @@ def _weights(bench: Bench) -> dict[str, int]:
 
 
 def _apart(found: Outcome, ours: Outcome) -> float | None:
-    """How far a row's scores are from ours; those without norms are divided by them."""
+    """How far a row's scores are from ours; where they are divided by norms, so are ours."""
     if found.dots is None or ours.dots is None or ours.norms is None:
         return None
-    expected = ours.dots if found.norms is not None else ours.dots / ours.norms[:, None]
+    expected = ours.dots / ours.norms[:, None] if found.unit else ours.dots
     return float(np.abs(found.dots - expected).max() / np.abs(expected).max())
 
 
@@ -217,7 +231,7 @@ def _add_memory(rows: Mapping[str, dict[str, Any]], plan: Plan, folder: Path, be
         return
     for name, row in rows.items():
         if name != IDEAL:
-            run = {**ROWS, **PEERS}[name]
+            run = EVERY[name]
             row["peak_bytes"] = _peak_on_gpu(run, bench) if cuda else _peak(folder, name, plan)
     least = rows[BASELINE]["peak_bytes"]
     for name, row in rows.items():
@@ -250,7 +264,7 @@ def peak_here(name: str, folder: str, plan: Plan) -> int:
     """Bytes by which a row raises this process's memory at most."""
     torch.set_num_threads(plan.threads)
     bench = _prepare(Path(folder), plan)
-    row = {**ROWS, **PEERS}[name]
+    row = EVERY[name]
     row(bench)  # what is made once is not counted
     before = figure(RESIDENT)
     reset_peak()

@@ -21,14 +21,15 @@ import torch
 
 from fedwinnow.curation.errors import RunError
 from fedwinnow.simulations.benchmarks.process_memory import (
-    ANONYMOUS,
     PEAK,
+    anonymous,
     environment,
     figure,
     reset_peak,
 )
 
 _EVERY = 0.005
+_LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Stage:
     """The kernel's own peak, pages of mapped files counted in."""
     held: Mapping[str, float] = field(default_factory=dict)
     """What the child says that it holds at the end, in bytes by name."""
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """Processor time of parts of the stage, seconds by name, where the child tells."""
 
     @property
     def beyond_bytes(self) -> float:
@@ -75,7 +78,7 @@ def _stages(child: "subprocess.Popen[str]") -> Iterator[Stage]:
         raise RunError(message)
     while True:
         ready, _, _ = select.select([child.stdout], [], [], _EVERY)
-        most = max(most, figure(ANONYMOUS, child.pid))
+        most = max(most, anonymous(child.pid))
         if not ready:
             continue
         line = child.stdout.readline()
@@ -92,10 +95,13 @@ def _stages(child: "subprocess.Popen[str]") -> Iterator[Stage]:
 
 
 @contextmanager
-def stage(name: str) -> Iterator[dict[str, Callable[[], float]]]:
+def stage(
+    name: str, spent: Mapping[str, float] | None = None
+) -> Iterator[dict[str, Callable[[], float]]]:
     """In the child: a stage. What is put into the mapping tells afterwards what is held, in bytes.
 
-    What the stage leaves out of its time and peak: telling what is held.
+    What the stage leaves out of its time and peak: telling what is held. ``spent`` is read at the
+    end: processor seconds of the stage's parts.
     """
     gc.collect()
     reset_peak()
@@ -107,6 +113,7 @@ def stage(name: str) -> Iterator[dict[str, Callable[[], float]]]:
     _say({"is": "end"})
     told = {what: count() for what, count in held.items()}
     words = {"name": name, "seconds": seconds, "resident_bytes": resident, "held": told}
+    words["spent"] = dict(spent or {})
     held.clear()
     _say({"is": "held", "stage": words})
 
@@ -121,6 +128,8 @@ def size_of(*things: object) -> float:
             continue
         seen.add(id(thing))
         total += sys.getsizeof(thing)
+        if type(thing) in _LEAVES:
+            continue
         if isinstance(thing, torch.Tensor):
             total += thing.nbytes
         elif isinstance(thing, np.ndarray):

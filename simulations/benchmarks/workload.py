@@ -71,6 +71,10 @@ class Bench:
 
     loaded: LoadedModel
     references: References
+    last_half: References
+    """Of the last half of the transformer layers."""
+    adapter: Adapter
+    """What the model holds."""
     samples: tuple[Sample, ...]
     batch_tokens: int
 
@@ -110,14 +114,25 @@ def prepare(
     loaded = load_model(section, AdapterSection(rank=RANK, alpha=32.0, targets=TARGETS), seed=0)
     adapter, generator = get_adapter(loaded), torch.Generator().manual_seed(1)
     b = {k: torch.randn(v.shape, generator=generator) * 0.02 for k, v in adapter.b.items()}
-    set_adapter(loaded, Adapter(base=adapter.base, a=adapter.a, b=b, scales=adapter.scales))
+    adapter = Adapter(base=adapter.base, a=adapter.a, b=b, scales=adapter.scales)
+    set_adapter(loaded, adapter)
     anchors = make_samples(np.full(2 * REFERENCES, int(lengths.mean())), "anchor")
-    references = reference_state(
-        loaded, anchors, columns=COLUMNS, batch_tokens=batch_tokens, max_length=LONGEST
+    whole, last = (
+        reference_state(
+            loaded,
+            anchors,
+            columns=COLUMNS,
+            batch_tokens=batch_tokens,
+            max_length=LONGEST,
+            layers=layers,
+        )
+        for layers in (0, max(1, loaded.model.config.num_hidden_layers // 2))
     )
     return Bench(
         loaded=loaded,
-        references=references,
+        references=whole,
+        last_half=last,
+        adapter=adapter,
         samples=make_samples(lengths, "sample"),
         batch_tokens=batch_tokens,
     )

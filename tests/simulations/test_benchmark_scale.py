@@ -1,6 +1,7 @@
 """Laws of the benchmark of scale: stages are those of a site, and memory is measured outside."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from fedwinnow.curation.errors import RunError
 from fedwinnow.curation.messages import CloseRequest, Header
+from fedwinnow.server.state import RunState
 from fedwinnow.simulations import cli_bench
 from fedwinnow.simulations.benchmarks import scale, scale_silos, stages
 
@@ -101,6 +103,16 @@ def test_scale_samples_are_unlike_and_cross_every_stage(tmp_path, unwatched):
     assert (tmp_path / "selection.parquet").exists()
 
 
+def test_scale_parts_of_a_stage_are_told(monkeypatch):
+    """Processor time that the child adds up while the stage runs comes with its figures."""
+    said = []
+    monkeypatch.setattr(stages, "_say", said.append)
+    spent = {"server": 0.0}
+    with stages.stage("probe", spent):
+        spent["server"] += 1.5
+    assert said[-1]["stage"]["spent"] == {"server": 1.5}
+
+
 def test_scale_silos_cross_the_whole_fold(unwatched):
     """Twelve virtual silos join, agree on a threshold that keeps its share, and select."""
     state = scale_silos.run_here(12)
@@ -109,6 +121,24 @@ def test_scale_silos_cross_the_whole_fold(unwatched):
     assert len(kept) == 12
     assert abs(sum(kept.values()) / (12 * scale_silos.SAMPLES) - 0.6) < 0.01
     assert not any(record.missing for record in state.records)
+
+
+@pytest.mark.usefixtures("unwatched")
+def test_scale_fold_asks_for_its_members_once_an_exchange(monkeypatch):
+    """As often with sixteen silos as with four: nothing goes through all members for each reply."""
+    asked: list[str] = []
+
+    def counting(name: str) -> property:
+        given = getattr(RunState, name).fget
+        return property(lambda state: asked.append(name) or given(state))
+
+    for name in ("sites", "joined"):
+        monkeypatch.setattr(RunState, name, counting(name))
+    scale_silos._fold(4, scale_silos.stage)
+    few = list(asked)
+    asked.clear()
+    scale_silos._fold(16, scale_silos.stage)
+    assert asked == few
 
 
 def test_scale_silos_refuse_what_they_do_not_answer():
@@ -124,11 +154,13 @@ def test_scale_prints_tables_and_json(monkeypatch):
         name="load", seconds=1.0, peak_bytes=110, resident_bytes=0, held={"table": 10.0}
     )
     monkeypatch.setattr(scale, "watch", lambda module, size: [one])
-    monkeypatch.setattr(scale_silos, "watch", lambda module, size: [one])
+    folded = replace(one, spent={"silos": 1.0, "server": 0.25})
+    monkeypatch.setattr(scale_silos, "watch", lambda module, size: [folded])
     asked = ["scale", "--samples", "20000", "--silos", "10"]
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli_bench.app, asked)
     assert shown.exit_code == 0, shown.output
     assert "20,000" in shown.stdout
+    assert "ms a silo" in shown.stdout
     assert "1.00" in shown.stdout
     told = json.loads(CliRunner().invoke(cli_bench.app, [*asked, "--json"]).stdout)
     assert [row["samples"] for row in told["samples"]] == [10_000, 20_000]
