@@ -23,6 +23,14 @@ QUIET: Mapping[str, Any] = {"quiet": True}
 So a setting that a run does not use changes neither its id nor the terms that it sends.
 """
 
+WORDS: Mapping[object, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+"""What an error calls a type."""
+
 
 def check(key: str, value: object, holds: bool, allowed: str) -> None:  # noqa: FBT001 - reads as a sentence: check key, value, condition
     """Raise a :class:`ConfigError` that names ``key`` unless ``holds``."""
@@ -208,9 +216,7 @@ def _plain_value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - a te
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _wrong(
             key,
-            {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}.get(
-                hint, str(hint)
-            ),
+            WORDS.get(hint, str(hint)),
             value,
         )
     if hint is float and value not in {float("inf"), float("-inf")} and value != value:  # noqa: PLR0124 - NaN is the one number unequal to itself

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from fedwinnow.curation.errors import PluginError
+from fedwinnow.strategies.typed import check_types
 
 Kind = Literal["scorer", "threshold", "ordering", "objective", "weighting", "merging"]
 KINDS: tuple[Kind, ...] = typing.get_args(Kind)
@@ -161,7 +162,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:  # noqa: A
     """Make a plug-in from its name and settings.
 
     Raises:
-        PluginError: the name or a setting is unknown, or a setting has a wrong value.
+        PluginError: the name or a setting is unknown, or a setting has a wrong type or value.
     """
     make = factory(kind, name)
     known = inspect.signature(make).parameters
@@ -174,6 +175,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:  # noqa: A
         if parameter.default is inspect.Parameter.empty and key not in settings:
             message = f"{kind} {name!r} needs the setting {key!r}"
             raise PluginError(message)
+    check_types(kind, name, make, settings)
     try:
         return make(**settings)
     except (TypeError, ValueError) as error:

@@ -230,7 +230,7 @@ def calibrated(
     Raises:
         ValueError: a setting is out of range.
     """
-    if not 0 <= safeguard <= 1 or shrinkage <= 0 or folds < 2:  # noqa: PLR2004 - the documented range
+    if not 0 <= safeguard <= 1 or not 0 < shrinkage < np.inf or folds < 2:  # noqa: PLR2004 - the documented range
         message = (
             "safeguard in [0, 1], shrinkage above 0 and at least 2 folds are expected, "
             f"got {safeguard}, {shrinkage} and {folds}"

@@ -127,7 +127,7 @@ def typicality(*, shrinkage: float = 8.0, ridge: float = 0.1, folds: int = 8) ->
     Raises:
         ValueError: a setting is out of range.
     """
-    if shrinkage <= 0 or ridge <= 0 or folds < 2:  # noqa: PLR2004 - the documented range
+    if not (0 < shrinkage < np.inf and 0 < ridge < np.inf) or folds < 2:  # noqa: PLR2004 - the documented range
         message = (
             "shrinkage and ridge above 0 and at least 2 folds are expected, "
             f"got {shrinkage}, {ridge} and {folds}"

@@ -41,7 +41,7 @@ def budget(
         scale: a, above 0.
         floor: d, nats, at least 0.
         bucket: Samples of a bucket in the fit, at least 1.
-        error: Relative error of the fit, told in the evidence.
+        error: Relative error of the fit, at least 0, told in the evidence.
 
     Raises:
         ValueError: a number is out of range.
@@ -55,6 +55,9 @@ def budget(
     )
     if not 1 <= samples < float("inf"):
         message = f"samples = {samples} is out of range; allowed: at least 1 sample seen"
+        raise ValueError(message)
+    if not 0 <= error < float("inf"):
+        message = f"error = {error} is out of range; allowed: at least 0"
         raise ValueError(message)
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:

@@ -85,7 +85,7 @@ def anchor_alignment(*, rate: float = 1.0, floor: float = 0.05, cap: float = 0.5
     Reference:
         DoGE, ICML 2024, https://arxiv.org/abs/2310.15393
     """
-    if rate < 0:
+    if not 0 <= rate < math.inf:
         message = f"rate = {rate} is out of range; allowed: at least 0"
         raise ValueError(message)
     if not 0 <= floor <= 1:

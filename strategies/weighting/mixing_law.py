@@ -11,7 +11,7 @@ Reference:
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.curation.protocols import Weighting
 from fedwinnow.strategies.weighting.samples_kept import trained_sites
@@ -31,7 +31,7 @@ def mixing_law(
         most: Largest weight of a site, in [1 / sites, 1]: a law is trusted near what it saw.
 
     Raises:
-        ValueError: a run lacks a table.
+        ValueError: a run lacks a table, or no weights lie within the bounds.
 
     Reference:
         Data Mixing Laws, ICLR 2025, https://arxiv.org/abs/2403.16952
@@ -41,7 +41,11 @@ def mixing_law(
             message = f"runs[{number}]: expected the tables weights and losses, got {run!r}"
             raise ValueError(message)
     law = fit_mixing_law([MixtureRun(**run) for run in runs])
-    best = best_mixture(law, least=least, most=most)
+    try:
+        best = best_mixture(law, least=least, most=most)
+    except ProtocolError as error:  # its bounds are settings here
+        message = f"least = {least}, most = {most}: {error}"
+        raise ValueError(message) from error
 
     def weigh(counts: Mapping[str, int]) -> Mapping[str, float]:
         sites = trained_sites(counts)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from fedwinnow.curation import protocols
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies import registry
+from fedwinnow.strategies.described import arguments
+from fedwinnow.strategies.typed import check_types, signature
 
 ROWS = [(kind, name) for kind in registry.KINDS for name in registry.BUILT_IN[kind]]
 NEEDED = {
@@ -111,3 +114,74 @@ def test_broken_plug_in_is_named(monkeypatch):
     )
     with pytest.raises(PluginError, match=r"'mine'.*no_such_package.*reinstall"):
         registry.factory("scorer", "mine")
+
+
+@pytest.mark.parametrize(("kind", "name"), ROWS)
+def test_every_setting_of_a_built_in_is_typed(kind, name):
+    """Each has an annotation that is checked: an object of no type at all is refused by name."""
+    make = registry.factory(kind, name)
+    for key in signature(make).parameters:
+        settings = NEEDED.get((kind, name), {}) | {key: object()}
+        with pytest.raises(PluginError, match=rf"{kind} '{name}': setting '{key}': expected .*got"):
+            registry.build(kind, name, settings)
+
+
+@pytest.mark.parametrize(("kind", "name"), ROWS)
+def test_numbers_that_are_none_are_refused_or_documented(kind, name):
+    """A NaN is no number, in any setting; an infinity is refused unless the docstring allows it."""
+    make = registry.factory(kind, name)
+    floats = [key for key, one in signature(make).parameters.items() if one.annotation is float]
+    said = arguments(inspect.getdoc(make) or "")
+    for key in floats:
+        for value in (math.nan, math.inf, -math.inf):
+            settings = NEEDED.get((kind, name), {}) | {key: value}
+            if "inf" in said[key] and not math.isnan(value):
+                continue
+            with pytest.raises(PluginError, match=rf"'{name}'.*{key}"):
+                registry.build(kind, name, settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "settings", "expected"),
+    [
+        ("merging", "core_svd", {"rank": 2.5}, "a whole number"),
+        ("merging", "core_svd", {"rank": "eight"}, "a whole number"),
+        ("merging", "core_svd", {"rank": True}, "a whole number"),
+        ("merging", "ties", {"density": "half"}, "a number"),
+        ("merging", "ties", {"density": True}, "a number"),
+        ("merging", "dare", {"seed": 1.5}, "a whole number"),
+        ("merging", "linear", {"scale": "big"}, "a number"),
+        ("merging", "flower:FedAdam", {"eta": "x"}, "a number"),
+        ("merging", "flower:Krum", {"num_malicious_nodes": 0.5}, "a whole number"),
+        ("weighting", "samples_kept", {"cap": "two"}, "a number"),
+        ("scorer", "calibrated", {"signals": "loss"}, "a list of a text"),
+        ("scorer", "calibrated", {"signals": ["loss", 1]}, "a list of a text"),
+        ("scorer", "representation", {"contrast": 1}, "true or false"),
+    ],
+)
+def test_setting_of_another_type_is_refused_by_name(kind, name, settings, expected):
+    """The error names kind, plug-in, setting, expected type, and what came."""
+    ((key, value),) = settings.items()
+    with pytest.raises(PluginError) as caught:
+        registry.build(kind, name, settings)
+    assert str(caught.value) == (
+        f"{kind} {name!r}: setting {key!r}: expected {expected}, got {value!r}"
+    )
+
+
+def test_annotations_in_texts_and_unions_are_checked_and_others_left_alone():
+    """Texts are evaluated, a whole number is a number, None fits where it is named."""
+
+    def make(*, a: "int | None" = None, b: "float" = 0.0, c=1, d: "tuple[int, str]" = (1, "")):
+        return (a, b, c, d)
+
+    for settings in ({"a": None, "b": 2}, {"a": 3, "c": object()}, {"d": [1, "x"]}):
+        check_types("merging", "mine", make, settings)
+    for settings in ({"a": "x"}, {"b": None}, {"d": [1, 2]}, {"d": [1]}, {"a": 1.0}):
+        with pytest.raises(PluginError, match="'mine'"):
+            check_types("merging", "mine", make, settings)
+
+    def strange(*, a: "NoSuchName" = 0, b: "list" = ()):  # noqa: F821 - that is the case
+        return a, b
+
+    check_types("merging", "mine", strange, {"a": "x", "b": 3})
