@@ -115,7 +115,7 @@ def _numpy(text: str) -> dict[str, str]:
     for place, line in enumerate(lines):
         if place + 1 < len(lines) and re.match(r"^-{3,}$", lines[place + 1]):
             break  # the next section
-        match = re.match(r"^(\w+) : ", line)
+        match = re.match(r"^(\w+) ?: ", line)
         if match:
             name = match[1]
             said[name] = ""
