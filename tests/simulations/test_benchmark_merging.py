@@ -51,3 +51,11 @@ def test_benchmark_merging_prints_a_table_and_json():
     found = json.loads(CliRunner().invoke(app, [*small, "--json"]).output)
     assert set(found) == {"accuracy", "rules"}
     assert set(found["rules"]) == set(BUILT_IN["merging"])
+
+
+def test_benchmark_of_another_size_says_that_bars_are_for_the_default_one():
+    """The table of a small run does not claim bars that were set for 4096 × 4096."""
+    sizes = ["--size", "16", "--sites", "2", "--rank", "2", "--no-peft", "--no-memory"]
+    shown = CliRunner().invoke(app, ["merging", *sizes])
+    assert shown.exit_code == 0
+    assert "default size: 4096 × 4096" in " ".join(shown.output.split())
