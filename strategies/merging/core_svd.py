@@ -32,7 +32,8 @@ def core_svd(*, rank: int = 0) -> Merging:
     ``rank`` (largest of a module) and ``target_norm`` (‖ΔW*‖).
 
     Args:
-        rank: Rank of every merged module, at least 1; 0 keeps each module's previous rank.
+        rank: Rank of every merged module, at least 1 and at most what its matrix can have; 0 keeps
+            each module's previous rank.
 
     Raises:
         ValueError: ``rank`` is negative.

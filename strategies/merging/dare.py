@@ -46,7 +46,8 @@ def dare(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int =
     Args:
         density: Probability that an entry of a core is kept, in (0, 1].
         scale: λ, above 0.
-        rank: Rank of every merged module, at least 1; 0 keeps each module's previous rank.
+        rank: Rank of every merged module, at least 1 and at most what its matrix can have; 0 keeps
+            each module's previous rank.
         seed: Seed of the draws.
 
     Raises:

@@ -182,12 +182,13 @@ def cut(previous: Adapter, rank: int, goal: Callable[[str], maths.Product]) -> C
 
     Args:
         previous: Gives scales, dtypes, row lengths and rows to fill with.
-        rank: Rank of every module; 0: each module's previous one.
+        rank: Rank of every module, or all that its matrix can have; 0: each module's previous one.
         goal: Module → what to approximate.
     """
     a, b, lost, whole = {}, {}, 0.0, 0.0
     for module in previous.modules:
-        size = rank or previous.a[module].shape[0]
+        outputs, inputs = previous.b[module].shape[0], previous.a[module].shape[1]
+        size = min(rank, outputs, inputs) if rank else previous.a[module].shape[0]
         spectrum = maths.decompose(goal(module), keep=size)
         values = spectrum.values[:size]
         used = int((values > maths.TOLERANCE * spectrum.values[0]).sum())

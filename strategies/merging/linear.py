@@ -30,7 +30,8 @@ def linear(*, scale: float = 1.0, rank: int = 0) -> Merging:
 
     Args:
         scale: λ, above 0; 1 gives the weighted mean, the number of sites their sum.
-        rank: Rank of every merged module, at least 1; 0 keeps each module's previous rank.
+        rank: Rank of every merged module, at least 1 and at most what its matrix can have; 0 keeps
+            each module's previous rank.
 
     Raises:
         ValueError: a setting is out of range.

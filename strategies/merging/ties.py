@@ -38,7 +38,8 @@ def ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging:
     Args:
         density: Share of a core's entries that each site keeps, in (0, 1].
         scale: λ, above 0.
-        rank: Rank of every merged module, at least 1; 0 keeps each module's previous rank.
+        rank: Rank of every merged module, at least 1 and at most what its matrix can have; 0 keeps
+            each module's previous rank.
 
     Raises:
         ValueError: a setting is out of range.

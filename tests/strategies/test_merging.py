@@ -66,7 +66,7 @@ def test_core_svd_is_the_dense_truncated_svd(federation, rank):
     merged = core_svd(rank=rank)(sites, weights, previous)
     lost = whole = 0.0
     for module in SHAPES:
-        size = rank or previous.a[module].shape[0]
+        size = min(rank, *SHAPES[module]) if rank else previous.a[module].shape[0]
         wanted = goal(sites, weights, module)
         values = torch.linalg.svdvals(wanted)
         if size < len(values) and values[size] > 1e-9 * values[0]:
@@ -248,7 +248,7 @@ def test_core_svd_grows_beyond_the_previous_rows_without_repeats():
     again = rule({"a": make(1, rank=1)}, {"a": 1.0}, previous).adapter
     assert adapter_hash(merged) == adapter_hash(again)
     for module in SHAPES:
-        assert int(torch.linalg.matrix_rank(merged.a[module])) == 6
+        assert int(torch.linalg.matrix_rank(merged.a[module])) == min(6, *SHAPES[module])
 
 
 def test_core_svd_keeps_the_row_length_of_a():
@@ -285,3 +285,16 @@ def test_core_svd_never_forms_the_dense_product():
     merged = core_svd()(sites, dict.fromkeys(sites, 1.0), big())
     assert merged.adapter.b["m"].shape == (size, 16)
     assert 0.5 < merged.report["discarded_energy"] < 1
+
+
+@pytest.mark.parametrize("name", ["core_svd", "linear", "ties", "dare", "dare_ties", "knots"])
+def test_a_rank_beyond_the_matrix_is_the_matrix_own(name):
+    """rank = 100000 gives, bit for bit, what the full rank of the smallest matrix side gives."""
+    sites = {"x": make(1), "y": make(2)}
+    maker = {"core_svd": core_svd, "linear": linear, "ties": ties, "dare": dare,
+             "dare_ties": dare_ties, "knots": knots}[name]  # fmt: skip
+    merged = maker(rank=100_000)(sites, {"x": 0.5, "y": 0.5}, make(0))
+    for module, (outputs, inputs) in SHAPES.items():
+        assert merged.adapter.a[module].shape[0] == min(outputs, inputs)
+        full = maker(rank=min(outputs, inputs))(sites, {"x": 0.5, "y": 0.5}, make(0)).adapter
+        assert torch.equal(merged.adapter.b[module], full.b[module])
