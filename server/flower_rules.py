@@ -43,6 +43,7 @@ from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.curation.records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory
+from fedwinnow.server.flower_ranges import check_ranges, check_sites, fewest_sites
 from fedwinnow.server.flower_state import ROUNDS, Arrays, restore, state_of
 
 OWN = frozenset(inspect.signature(FedAvg).parameters)
@@ -81,6 +82,7 @@ def flower(name: str) -> Callable[..., Merging]:
     strategy: type[Strategy] = getattr(flower_strategies, name)
 
     def make(**settings: Any) -> Merging:  # noqa: ANN401 - whatever the strategy's constructor takes
+        check_ranges(settings)
         rule = FlowerRule(name, strategy, settings)
         rule.make()  # a wrong value shows before a round is trained
         return rule
@@ -128,6 +130,7 @@ class FlowerRule:
         self.name = name
         self.strategy = strategy
         self.settings = dict(settings)
+        self.fewest = fewest_sites(name, settings)
 
     def __call__(
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
@@ -150,12 +153,14 @@ class FlowerRule:
         """Play a round of the strategy; see :class:`RememberingMerging`.
 
         Raises:
+            ConfigError: fewer sites than the strategy needs for its ``num_malicious_nodes``.
             IncompatibleAdapterError: bases, modules, shapes or ranks differ.
             NonFiniteError: a factor, the result or the strategy's state is not finite.
             RunError: the strategy gives nothing for these sites, or refuses them.
         """
         maths.check_compatible(adapters, previous)
         shares = maths.shares(adapters, weights)
+        check_sites(self.name, self.settings, len(shares))
         for site in shares:
             _check_ranks(self.name, site, adapters[site], previous)
         server_round = 1 + int(memory[ROUNDS][0]) if memory else 1

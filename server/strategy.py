@@ -25,6 +25,7 @@ from fedwinnow.server.driver import DEADLINE, Progress, drive
 from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
 from fedwinnow.server.grid import GridTransport, reachable
 from fedwinnow.server.merge import merge_plain
+from fedwinnow.server.plan import check_merge, check_plan
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 
@@ -104,11 +105,13 @@ class CurationStrategy(Strategy):
             evaluate_fn: As in Flower, ordinary rounds only.
 
         Raises:
+            InputError: a plug-in or a setting is wrong; no node was asked.
             TransportError: too few nodes, or no node gave a usable reply.
             RunError: the run cannot go on (see :mod:`fedwinnow.curation.errors`).
         """
         self._ttl = timeout
         if initial_arrays is not None:
+            check_merge(self.config)
             return super().start(
                 grid,
                 initial_arrays,
@@ -121,6 +124,7 @@ class CurationStrategy(Strategy):
         from fedwinnow.server.outcome import finish  # noqa: PLC0415 - transformers load only here
 
         self.summary()
+        check_plan(self.config)
         store = Store.open(self.config, resume=self.resume)
         state = store.begin(self.config, run_id(self.config))
         transport = GridTransport(

@@ -15,13 +15,12 @@ from fedwinnow.curation.errors import ConfigError, InputError
 from fedwinnow.curation.messages import JoinRequest, Refusal, Reply, Request
 from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.server.driver import Delivery, Earlier, Progress, drive
-from fedwinnow.server.merge import check_merging
 from fedwinnow.server.outcome import finish
+from fedwinnow.server.plan import check_plan
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.truth import selection_figures
 from fedwinnow.strategies.asked import FEWEST, reviewing
-from fedwinnow.strategies.registry import build
 
 
 class Door(Protocol):
@@ -79,7 +78,8 @@ def check_config(config: RunConfig) -> None:
     """Check what a scenario says of plug-ins and truth, so that an error is found at once.
 
     Raises:
-        ConfigError: ``study.truth`` names a label that a site does not carry.
+        ConfigError: ``study.truth`` names a label that a site does not carry, or the merging rule
+            needs more rounds or sites.
         PluginError: a plug-in or a setting is unknown, or does not fit the trajectory.
     """
     check_terms(config.terms())
@@ -98,9 +98,7 @@ def check_config(config: RunConfig) -> None:
                 f"(sites.columns.labels = {list(site.columns.labels)}); add the column there"
             )
             raise ConfigError(message)
-    build("threshold", config.threshold.name, config.threshold.settings)
-    build("weighting", config.weighting.name, config.weighting.settings)
-    check_merging(config)
+    check_plan(config)
 
 
 def simulate(

@@ -44,7 +44,7 @@ def check_types(
             raise PluginError(message)
 
 
-def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - an annotation
+def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401, PLR0911 - an annotation; one return a type
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in WORDS:
         return _scalar(value, hint)

@@ -1,5 +1,7 @@
 """Laws of Flower's strategies as merging rules on the factors."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from scipy.stats import trim_mean
 from fedwinnow.curation.adapters import adapter_hash, delta, norm, target, total
 from fedwinnow.curation.config import PluginSection
 from fedwinnow.curation.errors import (
+    ConfigError,
     IncompatibleAdapterError,
     NonFiniteError,
     PluginError,
@@ -21,6 +24,7 @@ from fedwinnow.curation.wire import dump, restore
 from fedwinnow.server.flower_rules import FlowerRule, flower_names
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState
+from fedwinnow.strategies.described import undescribed
 from fedwinnow.strategies.registry import build, factory
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
@@ -228,9 +232,9 @@ def test_flower_rule_refuses_by_name():
     spoilt.a["layers.0.q_proj"][0, 0] = torch.nan
     with pytest.raises(NonFiniteError):
         rule({"a": spoilt}, {"a": 1.0}, PREVIOUS)
-    with pytest.raises(RunError, match="gives nothing for 2 sites"):
+    with pytest.raises(RunError, match="gives nothing for 4 sites"):
         build("merging", "flower:Bulyan", {"num_malicious_nodes": 1})(
-            {"a": adapter(1), "b": adapter(2)}, {"a": 0.5, "b": 0.5}, PREVIOUS
+            {site: adapter(1) for site in "abcd"}, dict.fromkeys("abcd", 0.25), PREVIOUS
         )
 
 
@@ -254,3 +258,25 @@ def test_flower_fedavg_is_fedavg_factors():
     for m in SHAPES:
         apart = norm(total([delta(ours, m), delta(theirs, m, -1.0)]))
         assert apart <= 1e-6 * norm(delta(ours, m))  # fp32 factors
+
+
+@pytest.mark.parametrize("name", flower_names())
+def test_every_number_of_a_flower_strategy_has_a_range(name):
+    """−1 is in the range of none of them, and the error names setting, value and range."""
+    for key in inspect.signature(factory("merging", f"flower:{name}")).parameters:
+        with pytest.raises(PluginError, match=rf"{name}.*{key} = -1 is out of range; allowed: "):
+            build("merging", f"flower:{name}", {key: -1})
+
+
+def test_every_setting_of_a_flower_strategy_is_explained():
+    """Flower's own docstrings are read, whether they put a space before the colon or not."""
+    for name in flower_names():
+        assert undescribed(factory("merging", f"flower:{name}")) == ()
+
+
+def test_krum_refuses_more_liars_than_it_can_tell_apart():
+    """Two adapters and nine liars: refused with the number that it needs."""
+    rule = build("merging", "flower:Krum", {"num_malicious_nodes": 9})
+    sites = {"a": adapter(1), "b": adapter(2)}
+    with pytest.raises(ConfigError, match=r"num_malicious_nodes = 9 needs at least 12.*got 2"):
+        rule(sites, {"a": 1.0, "b": 1.0}, adapter(0))

@@ -17,10 +17,17 @@ from fake_federation import (
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.changed_base import changed_base, effective
-from fedwinnow.curation.config import GuardsSection, PluginSection
+from fedwinnow.curation.config import (
+    GuardsSection,
+    MemberSection,
+    PluginSection,
+    ScorerSection,
+    TrainingSection,
+)
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, PluginError
 from fedwinnow.curation.nouns import Adapter
 from fedwinnow.server.merge import Seen, check_merging, frozen, merge_round
+from fedwinnow.server.plan import check_plan
 from fedwinnow.server.rounds import absorb, next_request
 from fedwinnow.server.state import RunState
 
@@ -163,6 +170,57 @@ def test_merge_refuses_what_does_not_go_together_before_anything_starts(rule, gu
     with pytest.raises(PluginError, match=said):
         check_merging(merging(rule, guards=GuardsSection(rule=guard)))
     check_merging(merging("freeze_a", guards=GuardsSection(rule="krum")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"merging": PluginSection(name="ties", settings={"density": "half"})}, "'density'"),
+        ({"weighting": PluginSection(name="samples_kept", settings={"cap": "x"})}, "'cap'"),
+        ({"threshold": PluginSection(name="budget", settings={})}, "needs the setting"),
+        ({"scorer": ScorerSection(name="calibrated", settings={"folds": 1.5})}, "'folds'"),
+        ({"training": TrainingSection(objective=PluginSection(name="proximal"))}, "'mu'"),
+        (
+            {
+                "training": TrainingSection(
+                    ordering=PluginSection(name="folding", settings={"folds": "x"})
+                )
+            },
+            "'folds'",
+        ),
+    ],
+)
+def test_plan_makes_every_plug_in_before_anything_starts(changes, said):
+    """A wrong setting of any kind of plug-in is an input error that names it."""
+    with pytest.raises(PluginError, match=said):
+        check_plan(make_config(**changes))
+
+
+def test_plan_leaves_plug_ins_that_only_sites_have_to_them():
+    """A scorer of a package that the coordinator lacks is no error here."""
+    check_plan(make_config(scorer=ScorerSection(name="of_another_package")))
+
+
+def test_plan_refuses_alternate_in_one_round():
+    """One round would train B alone; two train both. freeze_a trains B alone on purpose."""
+    once, twice = (TrainingSection(rounds=number) for number in (1, 2))
+    with pytest.raises(ConfigError, match=r"training\.rounds = 1.*'alternate'.*at least 2"):
+        check_plan(merging("alternate", training=once))
+    check_plan(merging("alternate", training=twice))
+    check_plan(merging("freeze_a", training=once))
+
+
+def test_plan_refuses_more_liars_than_the_sites_can_outvote():
+    """Krum needs 2 f + 3 sites; the error names them."""
+    members = tuple(MemberSection(name=site, key="") for site in SITES)
+    for liars, fits in ((0, True), (1, False), (9, False)):
+        chosen = PluginSection(name="flower:Krum", settings={"num_malicious_nodes": liars})
+        config = make_config(merging=chosen, members=members)
+        if fits:
+            check_plan(config)
+            continue
+        with pytest.raises(ConfigError, match=f"at least {2 * liars + 3} sites, and the run has 3"):
+            check_plan(config)
 
 
 def test_merge_goes_on_where_judges_leave_too_few_for_krum():

@@ -1,0 +1,75 @@
+"""Whether a run's plug-ins can be made, and fit its rounds and sites: asked before it begins.
+
+So a wrong setting costs nothing: no site is asked, nothing is trained.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.protocols import FactorMerging
+from fedwinnow.server.merge import check_merging
+from fedwinnow.strategies.registry import Kind, build, names
+
+
+@runtime_checkable
+class CountingMerging(Protocol):
+    """A merging rule that needs a number of sites."""
+
+    fewest: int
+    """Sites that it needs, at least 1."""
+
+
+def check_merge(config: RunConfig) -> None:
+    """Make what merges: all that rounds of an ordinary Flower app need of a configuration.
+
+    Raises:
+        PluginError: the weighting, the rule or a setting of theirs is unknown or wrong.
+    """
+    build("weighting", config.weighting.name, config.weighting.settings)
+    build("merging", config.merging.name, config.merging.settings)
+
+
+def check_plan(config: RunConfig) -> None:
+    """Make every plug-in of a run that is installed here, and hold the rule to rounds and sites.
+
+    A scorer, ordering or objective that only the sites have installed is left to them: they check
+    it when they join.
+
+    Raises:
+        ConfigError: the rule needs more rounds than the run has, or more sites.
+        PluginError: a plug-in or a setting is unknown or wrong, or the rule, the weighting and the
+            guards do not go together.
+    """
+    training = config.training
+    of_sites: Mapping[Kind, Any] = {
+        "scorer": config.scorer,
+        "ordering": training.ordering,
+        "objective": training.objective,
+    }
+    for kind, section in of_sites.items():
+        if section.name in names(kind):
+            build(kind, section.name, section.settings)
+    build("threshold", config.threshold.name, config.threshold.settings)
+    check_merge(config)
+    check_merging(config)
+    rule = build("merging", config.merging.name, config.merging.settings)
+    if (
+        training.rounds == 1
+        and isinstance(rule, FactorMerging)
+        and rule.trains(0) != rule.trains(1)
+    ):
+        message = (
+            f"training.rounds = 1: merging.name = {config.merging.name!r} trains the factors in "
+            "turn and needs at least 2 rounds; raise training.rounds, or set merging.name = "
+            "'freeze_a' or 'core_svd'"
+        )
+        raise ConfigError(message)
+    sites = len(config.sites) or len(config.members)
+    if isinstance(rule, CountingMerging) and 0 < sites < rule.fewest:
+        message = (
+            f"merging.name = {config.merging.name!r} with {dict(config.merging.settings)} needs at "
+            f"least {rule.fewest} sites, and the run has {sites}; lower num_malicious_nodes"
+        )
+        raise ConfigError(message)
