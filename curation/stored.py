@@ -91,8 +91,7 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
         heads = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         shapes = {key: (tuple(head.get_shape()), head.get_dtype()) for key, head in heads.items()}
     except (OSError, SafetensorError) as error:
-        message = f"{folder}: expected a PEFT adapter folder with {path.name} ({error})"
-        raise ModelError(message) from error
+        raise unreadable(path, error) from error
     factors, saved = _sorted_keys(shapes, config, folder)
     modules = tuple(sorted(factors["A"]))
     sizes = {module: _size(module, factors, shapes, folder) for module in modules}
@@ -106,6 +105,38 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
     return StoredAdapter(folder=folder, config=config, adapter=adapter, saved=whole, shapes=sizes)
 
 
+def unreadable(path: Path, error: Exception) -> ModelError:
+    """Why the file with an adapter's arrays cannot be read, and what to do about it."""
+    folder = path.parent
+    if not path.exists() and (folder / "adapter_model.bin").exists():
+        return ModelError(
+            f"{folder}: holds adapter_model.bin, a pickle that may run code when read; save "
+            f"the adapter anew as {path.name}: save_pretrained(folder, safe_serialization=True)"
+        )
+    if not path.exists():
+        return ModelError(f"{folder}: expected {path.name}, and there is none; save it anew")
+    return ModelError(
+        f"{path}: expected a whole safetensors file ({error}); it may be cut short: copy it, or "
+        "save the adapter, anew"
+    )
+
+
+def check_finite(one: StoredAdapter) -> None:
+    """Refuse a factor with a NaN or an infinity.
+
+    Raises:
+        ModelError: naming the folder, the module and the factor.
+    """
+    for factor, arrays in (("A", one.adapter.a), ("B", one.adapter.b)):
+        for module in one.shapes:
+            if not bool(arrays[module].isfinite().all()):
+                message = (
+                    f"{one.folder}, module {module}: expected finite numbers, got a NaN or an "
+                    f"infinity in lora_{factor}; its training diverged: leave this folder out"
+                )
+                raise ModelError(message)
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     """The configuration of an adapter folder.
 
@@ -113,6 +144,10 @@ def config_of(folder: Path) -> dict[str, Any]:
         ModelError: there is none.
     """
     path = folder / "adapter_config.json"
+    if not path.exists():
+        what = "there is none in it" if folder.is_dir() else "there is no such folder"
+        message = f"{folder}: expected a PEFT adapter folder with {path.name}, and {what}"
+        raise ModelError(message)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -132,7 +167,8 @@ def check_plain(config: Mapping[str, Any], folder: Path) -> None:
     """
     wrong = []
     if config.get("peft_type") != "LORA":
-        wrong.append(("peft_type", "'LORA'"))
+        sparse = " (SHiRA folders are added up by `fedwinnow merge --rule sparse_sum`)"
+        wrong.append(("peft_type", f"'LORA'{sparse * (config.get('peft_type') == 'SHIRA')}"))
     if config.get("bias", "none") != "none":
         wrong.append(("bias", "'none'; biases belong to one adapter and cannot be summed"))
     if config.get("use_dora"):
@@ -170,7 +206,10 @@ def _sorted_keys(
             raise ModelError(message)
     odd = sorted(set(factors["A"]) ^ set(factors["B"]))
     if odd or not factors["A"]:
-        what = f"module {odd[0]} has one" if odd else "there is none"
+        what = "there is none"
+        if odd:
+            there, lacking = ("A", "B") if odd[0] in factors["A"] else ("B", "A")
+            what = f"module {odd[0]} has lora_{there} and no lora_{lacking}"
         message = f"{folder}: expected pairs of lora_A and lora_B, but {what}; save it anew"
         raise ModelError(message)
     return factors, whole

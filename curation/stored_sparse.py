@@ -22,7 +22,7 @@ from torch import Tensor
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
 from fedwinnow.curation.folders import write_folder
 from fedwinnow.curation.nouns import SparseAdapter
-from fedwinnow.curation.stored import PREFIX, config_of
+from fedwinnow.curation.stored import PREFIX, config_of, unreadable
 
 READ = frozenset(
     {
@@ -94,8 +94,7 @@ def _arrays(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
                     raise ModelError(message)
                 found[kind][key.removeprefix(PREFIX).removesuffix(kind)] = opened.get_tensor(key)
     except (OSError, SafetensorError) as error:
-        message = f"{folder}: expected a PEFT adapter folder with {path.name} ({error})"
-        raise ModelError(message) from error
+        raise unreadable(path, error) from error
     odd = sorted(set(found[_INDICES]) ^ set(found[_VALUES]))
     if odd or not found[_VALUES]:
         what = f"module {odd[0]} has one" if odd else "there is none"
