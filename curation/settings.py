@@ -64,15 +64,17 @@ def load(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
         raise ConfigError(message) from error
 
 
-def with_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of the tree with ``section.key=value`` lines applied.
+def with_overrides(
+    tree: Mapping[str, Any], overrides: Sequence[str], *, form: str = "section.key=value"
+) -> dict[str, Any]:
+    """A copy of the tree with ``section.key=value`` lines applied; errors call them ``form``.
 
     Raises:
         ConfigError: a line is not of that form, or names something that is no section.
     """
     changed = copy.deepcopy(dict(tree))
     for override in overrides:
-        _apply(changed, override)
+        _apply(changed, override, form)
     return changed
 
 
@@ -156,10 +158,10 @@ def to_toml(node: object, comments: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str, form: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        message = f"--set {override!r}: expected section.key=value"
+        message = f"--set {override!r}: expected {form}"
         raise ConfigError(message)
     try:
         value = tomllib.loads(f"value = {text}")["value"]

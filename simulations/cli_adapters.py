@@ -11,11 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.errors import ConfigError, IncompatibleAdapterError, ModelError
 from fedwinnow.simulations.cli_options import AsJson
 
 if TYPE_CHECKING:
     from fedwinnow.curation.comparing import Comparison
+    from fedwinnow.curation.stored import StoredAdapter
     from fedwinnow.simulations.folder_result import FolderMerge
 
 Folders = Annotated[list[Path], typer.Argument(help="PEFT adapter folders of one base model.")]
@@ -45,7 +46,7 @@ def merge(
     from fedwinnow.curation.settings import with_overrides  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.simulations.folder_merge import merge_folders  # noqa: PLC0415 - torch loads here
 
-    given = with_overrides({}, settings or ())
+    given = with_overrides({}, settings or (), form="key=value")
     found = merge_folders(folders, out, rule=rule, settings=given, weights=weight or (), base=base)
     if as_json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
@@ -66,7 +67,7 @@ def diff(
 ) -> None:
     """Compare two PEFT adapters: norms, angles, and the energy outside a common rank, by layer."""
     from fedwinnow.curation.comparing import compare  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.stored import open_adapter  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.stored import check_finite, open_adapter  # noqa: PLC0415 - torch loads here
 
     if len(folders) != 2:  # noqa: PLR2004 - a difference has two sides
         message = f"diff: expected two adapter folders, got {len(folders)}; give A and B"
@@ -74,8 +75,15 @@ def diff(
     if picture is not None and picture.suffix != ".svg":
         message = f"--picture {picture}: expected a name that ends with .svg"
         raise ConfigError(message)
-    first, second = (open_adapter(folder, base="base").adapter for folder in folders)
-    found = compare(first, second, rank=rank)
+    first, second = (open_adapter(folder, base="base") for folder in folders)
+    for one in (first, second):
+        check_finite(one)
+    _warn_of_bases(first, second)
+    try:
+        found = compare(first.adapter, second.adapter, rank=rank)
+    except IncompatibleAdapterError as error:
+        message = f"{folders[0]} and {folders[1]}: {error}"
+        raise ModelError(message) from error
     if picture is not None:
         from fedwinnow.curation.files import write  # noqa: PLC0415 - with the picture
         from fedwinnow.simulations.adapter_picture import heat_maps  # noqa: PLC0415 - matplotlib loads here
@@ -104,7 +112,15 @@ def remerge(
         write_remerged,
     )
     from fedwinnow.server.remerge import remerge as merge_anew  # noqa: PLC0415 - torch loads here
+    from fedwinnow.server.store import Store  # noqa: PLC0415 - torch loads here
 
+    state = Store(folder=run).load()
+    if state is not None and set(state.sites) <= set(without):
+        message = (
+            f"--without {', '.join(without)}: names every site of run {state.run}, and nothing is "
+            "left to merge; leave a site in"
+        )
+        raise ConfigError(message)
     found = merge_anew(run, without)
     target = out or run / ("adapter-without-" + "-".join(found.without))
     write_remerged(found, target, configuration_of(run))
@@ -115,6 +131,18 @@ def remerge(
             "later rounds from adapters with their share in them stays"
         )
     print(f"{target}: merged without {', '.join(found.without)}; {words}")
+
+
+def _warn_of_bases(*opened: "StoredAdapter") -> None:
+    """Say on stderr where two folders name different base models; one base may have two names."""
+    named = [str(one.config.get("base_model_name_or_path") or "none") for one in opened]
+    if len(set(named)) > 1:
+        words = "; ".join(f"{one.folder}: {name}" for one, name in zip(opened, named, strict=True))
+        Console(stderr=True).print(
+            f"warning: the folders name different base models ({words}); unless these are two "
+            "names of one model, norms and angles say nothing",
+            style="yellow", markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def _show_merge(found: "FolderMerge") -> None:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedwinnow.curation.errors import ConfigError, ModelError, OutputError
+import torch
+
+from fedwinnow.curation.errors import ConfigError, ModelError, OutputError, RunError
 from fedwinnow.curation.stored import StoredAdapter
 
 ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
@@ -30,12 +32,13 @@ def shares_of(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, fl
         raise ConfigError(message)
     given = list(weights) or [1.0] * len(folders)
     good = len(given) == len(folders) and all(math.isfinite(w) and w >= 0 for w in given)
-    if not good or not sum(given) > 0:
+    if not good or not max(given) > 0:
         message = (
             f"--weight: expected {len(folders)} numbers of at least 0, not all 0, one for each "
             f"folder; got {given}"
         )
         raise ConfigError(message)
+    given = [math.ldexp(w, -math.frexp(max(given))[1]) for w in given]  # their sum is finite
     total = math.fsum(given)
     return {str(folder): w / total for folder, w in zip(folders, given, strict=True)}
 
@@ -117,3 +120,27 @@ def sizes_of(opened: Mapping[str, StoredAdapter]) -> dict[str, tuple[int, int, s
             if rank > opened[known[2]].shapes[module][1]:
                 sizes[module] = (outputs, inputs, folder)
     return sizes
+
+
+def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
+    """Refuse folders that do not hold the same A, for a rule that averages B alone.
+
+    Raises:
+        ModelError: naming two folders and the first module in which their A differs.
+    """
+    (first, one), *rest = opened.items()
+    for folder, other in rest:
+        for module in sorted(set(one.shapes) & set(other.shapes)):
+            if not torch.equal(one.adapter.a[module], other.adapter.a[module]):
+                message = (
+                    f"--rule {rule} needs folders with one lora_A, bit for bit; {folder} has "
+                    f"another than {first} in module {module}; choose --rule core_svd or stack"
+                )
+                raise ModelError(message)
+
+
+def refused(rule: str, error: RunError) -> ModelError:
+    """What a rule says of the sites of a federation, said of folders."""
+    words = str(error).replace("adapter of site ", "folder ").replace("site ", "folder ")
+    words = words.replace("merging.name = 'core_svd'", "--rule core_svd")
+    return ModelError(f"--rule {rule} refuses these folders: {words}")

@@ -19,16 +19,18 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
+from fedwinnow.curation.errors import ConfigError, ModelError, RunError
 from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.nouns import Adapter
-from fedwinnow.curation.protocols import Merged, Merging, SparseMerging
-from fedwinnow.curation.stored import Lazy, StoredAdapter, open_adapter
+from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
+from fedwinnow.curation.stored import Lazy, StoredAdapter, check_finite, open_adapter
 from fedwinnow.simulations.folder_checks import (
     ALIKE,
     base_name,
     check_alike,
     check_free,
+    check_shared_a,
+    refused,
     shares_of,
     sizes_of,
 )
@@ -58,12 +60,12 @@ def merge_folders(
             differences, the model's folder where they do not say the shapes of their weights.
 
     Raises:
-        ConfigError: weights do not fit the folders.
-        ModelError: a folder is no plain adapter of the rule's kind, or they do not fit each other.
+        ConfigError: weights do not fit the folders, or the rule changes the base.
+        ModelError: a folder is no plain adapter of the rule's kind, or they do not fit each other
+            or the rule.
         PluginError: the rule or a setting is unknown.
         OutputError: the result cannot be written, or something is there already.
-        RunError: the rule refuses what it is given.
-        IncompatibleAdapterError: the rule changes the base, or no folder can hold a sparse sum.
+        IncompatibleAdapterError: no folder can hold a sparse sum.
     """
     merging: Merging = build("merging", rule, settings or {})
     shares = shares_of(folders, weights)
@@ -73,15 +75,22 @@ def merge_folders(
     opened = {str(folder): open_adapter(folder, base="base") for folder in folders}
     name = base_name({folder: one.config for folder, one in opened.items()}, base)
     check_alike(opened)
+    for one in opened.values():
+        check_finite(one)
+    if isinstance(merging, FactorMerging):
+        check_shared_a(opened, rule)
     sizes = sizes_of(opened)
     widened = {folder: _widened(one, sizes) for folder, one in opened.items()}
-    merged = merging(widened, shares, _previous(opened, sizes))
+    try:
+        merged = merging(widened, shares, _previous(opened, sizes))
+    except RunError as error:
+        raise refused(rule, error) from error
     if merged.change is not None:
         message = (
             f"--rule {rule} changes the base model, which an adapter folder cannot hold; choose "
             "a rule that gives an adapter, such as stack (exact) or core_svd"
         )
-        raise IncompatibleAdapterError(message)
+        raise ConfigError(message)
     saved = {key: _mean(opened, shares, key) for key in next(iter(opened.values())).saved}
     first = next(iter(opened.values())).config
     export_adapter(

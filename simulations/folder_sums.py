@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from fedwinnow.curation import sparse_adapters as sparse
-from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.nouns import SparseAdapter
 from fedwinnow.curation.protocols import SparseMerging
 from fedwinnow.curation.stored_sparse import (
@@ -20,7 +20,7 @@ from fedwinnow.curation.stored_sparse import (
     shapes_of,
     sparse_adapter,
 )
-from fedwinnow.simulations.folder_checks import base_name
+from fedwinnow.simulations.folder_checks import base_name, refused
 from fedwinnow.simulations.folder_result import FolderMerge, Part
 
 
@@ -38,8 +38,8 @@ def sum_folders(
             do not say the shapes of their weights.
 
     Raises:
-        ModelError: a folder is no plain SHiRA adapter, or they do not fit each other.
-        IncompatibleAdapterError: the rule refuses what it is given, or no r holds the sum.
+        ModelError: a folder is no plain SHiRA adapter, or they do not fit each other or the rule.
+        IncompatibleAdapterError: no r holds the sum.
         OutputError: the result cannot be written.
     """
     opened = {folder: open_entries(Path(folder)) for folder in shares}
@@ -48,7 +48,10 @@ def sum_folders(
     local = Path(name) if name and Path(name).is_dir() else None
     shapes = shapes_of(list(opened.values()), local)
     adapters = {folder: sparse_adapter(one, shapes) for folder, one in opened.items()}
-    merged = merging(adapters, shares, _nothing(adapters))
+    try:
+        merged = merging(adapters, shares, _nothing(adapters))
+    except RunError as error:
+        raise refused(rule, error) from error
     rank = export_sparse(
         merged.adapter, out, base_name=name, target_modules=_targets(opened), task_type=task
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fake_federation import SITES, FakeSites, FakeTransport, make_config
+from typer.testing import CliRunner
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
@@ -22,6 +23,7 @@ from fedwinnow.server.kept_adapters import kept_round
 from fedwinnow.server.remerge import moved, moved_factors, remerge, write_remerged
 from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store
+from fedwinnow.simulations.cli import app
 
 RULES = ("core_svd", "fedavg_factors", "stack", "ties", "freeze_a", "alternate", "fedsvd")
 RULES += ("flower:FedAdam", "flower:FedMedian")
@@ -183,3 +185,13 @@ def test_remerge_keeps_to_what_guards_and_judges_did(tmp_path):
     found = remerge(folder, ())
     assert adapter_hash(found.adapter) == adapter_hash(state.finals["curated"])
     assert all(weights["alpha"] == 0.0 for weights in found.weights)
+
+
+def test_remerge_without_every_site_is_refused_at_once(tmp_path):
+    """An input error that names the sites and the run, not a word of guards."""
+    _, folder = run(tmp_path)
+    words = [word for site in SITES for word in ("--without", site)]
+    error = CliRunner().invoke(app, ["remerge", str(folder), *words]).exception
+    assert isinstance(error, ConfigError)
+    assert "names every site of run fake-run" in str(error)
+    assert not [path for path in folder.iterdir() if path.name.startswith("adapter-without")]

@@ -1,6 +1,8 @@
 """Laws of ``merge`` and ``diff``: PEFT's adapters in, an adapter that PEFT loads out."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,12 @@ from typer.testing import CliRunner
 
 from fedwinnow.curation import folders as adapter_folders
 from fedwinnow.curation.comparing import place
-from fedwinnow.curation.errors import CurationError
+from fedwinnow.curation.errors import ConfigError, CurationError, InputError, ModelError
 from fedwinnow.curation.folders import load_adapter
 from fedwinnow.curation.stored import open_adapter
 from fedwinnow.simulations.adapter_picture import axes_of
 from fedwinnow.simulations.cli import app
+from fedwinnow.simulations.folder_checks import shares_of
 from fedwinnow.simulations.folder_merge import merge_folders
 
 KINDS = {
@@ -250,10 +253,14 @@ def test_merge_refuses_rules_whose_result_no_folder_holds(silos, tmp_path):
         ("flora", "changes the base model"),
         ("fedex", "changes the base model"),
         ("sparse_sum", "a sparse difference of weights"),
-        ("freeze_a", "A bit for bit"),
+        ("freeze_a", "--rule freeze_a needs folders with one lora_A.*rslora.*plain"),
+        ("alternate", "--rule alternate needs"),
+        ("fedsvd", "--rule fedsvd needs"),
+        ("flower:FedAvg", "--rule flower:FedAvg refuses these folders.*rank"),
     ):
-        with pytest.raises(CurationError, match=said):
+        with pytest.raises(InputError, match=said) as caught:
             merge_folders(two, tmp_path / "out", rule=rule)
+        assert not re.search(r"site|merging\.name|training\.", str(caught.value))
     assert not (tmp_path / "out").exists()
 
 
@@ -305,3 +312,81 @@ def test_picture_places_modules_by_layer():
     layers, modules = axes_of(["m.layers.10.q", "m.layers.2.q", "lm_head"])
     assert layers == ["2", "10", "–"]
     assert modules == ["lm_head", "q"]
+
+
+def test_merge_and_diff_speak_of_folders_where_training_diverged(silos, tmp_path):
+    """A NaN is an error of the input that names folder, module and factor, and no site."""
+    first = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+    bad = edited(silos["plain"], tmp_path / "bad", {first: torch.full((32, 4), torch.nan)})
+    for words in (("merge", silos["plain"], bad, "--out", tmp_path / "out"),
+                  ("diff", silos["plain"], bad)):  # fmt: skip
+        error = run(*words).exception
+        assert isinstance(error, InputError)
+        assert re.search(r"bad, module .*q_proj: expected finite.*lora_B", str(error))
+        assert "site" not in str(error)
+
+
+def test_folders_that_cannot_be_read_say_what_to_change(silos, tmp_path):
+    """No folder, an empty one, a pickle, a file cut short, half a pair, a sparse folder."""
+    whole = silos["plain"]
+    places = [tmp_path / n for n in ("empty", "pickled", "short", "bare", "half", "sparse")]
+    empty, pickled, short, bare, half, sparse = places
+    empty.mkdir()
+    for copy in places[1:]:
+        shutil.copytree(whole, copy)
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    weights = (whole / "adapter_model.safetensors").read_bytes()
+    (short / "adapter_model.safetensors").write_bytes(weights[: len(weights) // 2])
+    (bare / "adapter_model.safetensors").unlink()
+    arrays = load_file(whole / "adapter_model.safetensors")
+    lacking = next(key for key in sorted(arrays) if key.endswith("lora_B.weight"))
+    kept = {key: value for key, value in arrays.items() if key != lacking}
+    save_file(kept, half / "adapter_model.safetensors")
+    config = json.loads((whole / "adapter_config.json").read_text()) | {"peft_type": "SHIRA"}
+    (sparse / "adapter_config.json").write_text(json.dumps(config))
+    for folder, said in (
+        (tmp_path / "missing", "there is no such folder"),
+        (empty, "adapter_config.json, and there is none"),
+        (pickled, "safe_serialization=True"),
+        (short, "cut short"),
+        (bare, "expected adapter_model.safetensors, and there is none"),
+        (half, "has lora_A and no lora_B"),
+        (sparse, "--rule sparse_sum"),
+    ):
+        with pytest.raises(ModelError, match=said) as caught:
+            open_adapter(folder)
+        assert str(folder) in str(caught.value)
+        assert "Errno" not in str(caught.value)
+
+
+def test_weights_of_any_finite_size_are_brought_to_sum_one(silos):
+    """1e308 twice is a half each, though their sum is beyond what a float holds."""
+    two = [silos["plain"], silos["rslora"]]
+    assert list(shares_of(two, (1e308, 1e308)).values()) == [0.5, 0.5]
+    assert list(shares_of(two, (3.0, 1.0)).values()) == [0.75, 0.25]
+    assert sum(shares_of(two, (5e-324, 1e308)).values()) == 1.0
+
+
+def test_merge_names_the_form_of_its_settings(silos, tmp_path):
+    """--set of merge has no sections, and the error says so."""
+    done = run("merge", silos["plain"], silos["rslora"], "--out", tmp_path / "o", "--set", "rank")
+    assert isinstance(done.exception, ConfigError)
+    assert "expected key=value" in str(done.exception)
+
+
+def test_diff_warns_of_two_bases_and_goes_on(silos, tmp_path):
+    """Other base names are a warning on stderr: one model may have two names."""
+    other = edited(silos["rslora"], tmp_path / "other", base_model_name_or_path="elsewhere")
+    done = run("diff", silos["plain"], other, "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["modules"]
+    assert re.search(r"warning: .*different base models.*other: elsewhere", done.stderr)
+    assert "warning" not in run("diff", silos["plain"], silos["rslora"]).stderr
+
+
+def test_diff_of_nothing_in_common_is_an_input_error(silos, tiny_model_folder, tmp_path):
+    """Folders are named, and the exit code is that of a wrong input."""
+    lone = save(tiny_model_folder, tmp_path / "lone", 9, r=2, target_modules=["down_proj"])
+    error = run("diff", silos["plain"], lone).exception
+    assert isinstance(error, ModelError)
+    assert "lone" in str(error)
