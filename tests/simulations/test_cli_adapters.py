@@ -3,21 +3,24 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from fedwinnow.curation import folders as adapter_folders
-from fedwinnow.curation.comparing import place
+from fedwinnow.curation.comparing import Comparison, Difference, place
 from fedwinnow.curation.errors import ConfigError, CurationError, InputError, ModelError
 from fedwinnow.curation.folders import load_adapter
 from fedwinnow.curation.stored import open_adapter
-from fedwinnow.simulations.adapter_picture import axes_of
+from fedwinnow.simulations.adapter_picture import axes_of, drawn, heat_maps
 from fedwinnow.simulations.cli import app
 from fedwinnow.simulations.folder_checks import shares_of
 from fedwinnow.simulations.folder_merge import merge_folders
@@ -390,3 +393,52 @@ def test_diff_of_nothing_in_common_is_an_input_error(silos, tiny_model_folder, t
     error = run("diff", silos["plain"], lone).exception
     assert isinstance(error, ModelError)
     assert "lone" in str(error)
+
+
+def compared(layers: int, columns: int) -> Comparison:
+    """Made-up figures of a model, and one module that only the first adapter changes."""
+    names = ("self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")[:columns]
+    modules = {
+        f"model.layers.{layer}.{name}": Difference(
+            norms=(1.25 + layer, 0.5), angle=45.0, output_angles=(1.0,), input_angles=(1.0,),
+            outside=0.25, discarded=0.125,
+        )
+        for layer in range(layers)
+        for name in names
+    }  # fmt: skip
+    alone = {"model.layers.0.mlp.down_proj": 7.5}
+    return Comparison(modules=modules, alone=(alone, {}), norms=(1.0, 1.0), angle=45.0)
+
+
+@pytest.mark.parametrize(("layers", "columns"), [(1, 1), (2, 2), (12, 4), (60, 4)])
+def test_picture_keeps_every_label_inside_and_apart_from_the_title(layers, columns):
+    """No text leaves the figure, no title or label overlaps another, whatever the size."""
+    figure = drawn(compared(layers, columns), title="runs/one/adapter and runs/another/adapter")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    tight, (width, height) = figure.get_tightbbox(renderer), figure.get_size_inches()
+    assert min(tight.x0, tight.y0) >= 0
+    assert tight.x1 <= width
+    assert tight.y1 <= height
+    shown = [one for one in figure.findobj(Text) if one.get_text() and one.get_visible()]
+    shown = [one for one in shown if one.axes is None or one.axes.axison or one in one.axes.texts]
+    titles = [one.title for one in figure.axes] + [one._left_title for one in figure.axes]
+    titles = [figure._suptitle, *(one for one in titles if one.get_text())]
+    boxes = [(one, one.get_window_extent(renderer)) for one in titles]
+    for one, box in boxes:
+        others = [t for t in shown if t is not one and box.overlaps(t.get_window_extent(renderer))]
+        assert [t.get_text() for t in others] == []
+
+
+def test_picture_shows_norms_angles_and_energies():
+    """Five maps by name, with the numbers of each; a module of one adapter alone has its norm."""
+    text = heat_maps(compared(2, 2), title="A and B")
+    for words in ("of A", "of B", "angle of the products", "outside a common", "merge discards"):
+        assert words in text
+    numbers = Counter(re.findall(r">([0-9.]+)</text>", text))
+    assert numbers["1.25"] == numbers["2.25"] == 2
+    assert numbers["45"] == 4
+    assert numbers["7.5"] == 1
+    assert numbers["0.12"] == 4
+    assert numbers["0.25"] >= 4
