@@ -112,15 +112,8 @@ class CurationStrategy(Strategy):
         self._ttl = timeout
         if initial_arrays is not None:
             check_merge(self.config)
-            return super().start(
-                grid,
-                initial_arrays,
-                num_rounds,
-                timeout,
-                train_config,
-                evaluate_config,
-                evaluate_fn,
-            )
+            of_flower = (train_config, evaluate_config, evaluate_fn)
+            return super().start(grid, initial_arrays, num_rounds, timeout, *of_flower)
         from fedwinnow.server.outcome import finish  # noqa: PLC0415 - transformers load only here
 
         self.summary()

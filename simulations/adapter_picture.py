@@ -1,6 +1,7 @@
 """Heat maps of two adapters' difference, layers by modules: norms, angles and energies."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from fedwinnow.curation.comparing import Comparison, by_layer, place
 from fedwinnow.server.charts import INK, MUTED, svg
 
-_STYLE = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 8.5}
+_STYLE: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 8.5}
 _COLOURS = mpl.colormaps["YlGnBu"].with_extremes(bad="#dfe3e6")
 _LEGIBLE = 0.55
 """Share of a colour scale above which numbers are written in white."""
@@ -58,11 +59,11 @@ def drawn(found: Comparison, *, title: str) -> Figure:
 
 def _maps(found: Comparison) -> dict[str, tuple[Values, float, str]]:
     """Title → values by module, top of the colour scale, and how a number is written."""
-    norms: list[dict[str, float | None]] = [
+    norms: list[dict[str, float]] = [
         {name: one.norms[side] for name, one in found.modules.items()} | found.alone[side]
         for side in (0, 1)
     ]
-    largest = max((v for side in norms for v in side.values() if v is not None), default=0.0)
+    largest = max((v for side in norms for v in side.values()), default=0.0)
     angles = {name: one.angle for name, one in found.modules.items()}
     outside = {name: one.outside for name, one in found.modules.items()}
     discarded = {name: one.discarded for name, one in found.modules.items()}
