@@ -38,15 +38,14 @@ def check_plan(config: RunConfig) -> None:
     it when they join.
 
     Raises:
-        ConfigError: the rule needs more rounds than the run has, or more sites.
+        ConfigError: the rule needs more rounds than the run has, more sites, or sites of one rank.
         PluginError: a plug-in or a setting is unknown or wrong, or the rule, the weighting and the
             guards do not go together.
     """
-    training = config.training
     of_sites: Mapping[Kind, Any] = {
         "scorer": config.scorer,
-        "ordering": training.ordering,
-        "objective": training.objective,
+        "ordering": config.training.ordering,
+        "objective": config.training.objective,
     }
     for kind, section in of_sites.items():
         if section.name in names(kind):
@@ -54,6 +53,11 @@ def check_plan(config: RunConfig) -> None:
     build("threshold", config.threshold.name, config.threshold.settings)
     check_merge(config)
     check_merging(config)
+    _check_rounds_and_sites(config)
+
+
+def _check_rounds_and_sites(config: RunConfig) -> None:
+    training = config.training
     rule = build("merging", config.merging.name, config.merging.settings)
     if (
         training.rounds == 1
@@ -64,6 +68,14 @@ def check_plan(config: RunConfig) -> None:
             f"training.rounds = 1: merging.name = {config.merging.name!r} trains the factors in "
             "turn and needs at least 2 rounds; raise training.rounds, or set merging.name = "
             "'freeze_a' or 'core_svd'"
+        )
+        raise ConfigError(message)
+    small = [site for site in config.sites if 0 < site.rank < config.adapter.rank]
+    if small and isinstance(rule, FactorMerging):
+        message = (
+            f"sites.rank = {small[0].rank} of site {small[0].name!r}: merging.name = "
+            f"{config.merging.name!r} has all sites share a factor, which has one rank; set "
+            "sites.rank = 0, or choose a rule that takes unequal ranks, such as 'core_svd'"
         )
         raise ConfigError(message)
     sites = len(config.sites) or len(config.members)

@@ -1,4 +1,4 @@
-"""What speaks against a run, in words for a person; what cannot be done at all is refused.
+"""What speaks against a run, in words for a person; nothing is refused.
 
 Against its plan before it begins: the learning-rate plan spans the rounds, so an order that it
 undoes is seen here and not at a site. Against its end: sites that gave nothing to the adapter.
@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.errors import ConfigError, PluginError
+from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.phases import Phase
-from fedwinnow.curation.protocols import FactorMerging, Ordering
+from fedwinnow.curation.protocols import Ordering
 from fedwinnow.curation.schedule import chosen, undone
 from fedwinnow.server.state import RoundRecord
 from fedwinnow.strategies.registry import build
@@ -34,23 +34,6 @@ def _unweighed(config: RunConfig) -> tuple[str, ...]:
         "changes nothing; set guards.rule to 'krum' or 'none' to have it weigh"
     )
     return (why,)
-
-
-def check_parts(config: RunConfig) -> None:
-    """Refuse simulated sites of smaller rank under a rule whose sites share a factor.
-
-    Raises:
-        ConfigError: naming the site and both settings.
-    """
-    small = [site for site in config.sites if 0 < site.rank < config.adapter.rank]
-    rule = build("merging", config.merging.name, config.merging.settings)
-    if small and isinstance(rule, FactorMerging):
-        message = (
-            f"sites.rank = {small[0].rank} of site {small[0].name!r}: merging.name = "
-            f"{config.merging.name!r} has all sites share a factor, which has one rank; set "
-            "sites.rank = 0, or choose a rule that takes unequal ranks, such as 'core_svd'"
-        )
-        raise ConfigError(message)
 
 
 def _undone(config: RunConfig) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from fedwinnow.server.alignment import witnesses
 from fedwinnow.server.checks import fault
 from fedwinnow.server.clustering import begin, cluster_request, quota_request
 from fedwinnow.server.merge import frozen
-from fedwinnow.server.remarks import check_parts, remarks
+from fedwinnow.server.remarks import remarks
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 from fedwinnow.server.steps import STEPS
 
@@ -44,12 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def init(config: RunConfig, run: str) -> RunState:
-    """The state before the first message; ``run`` is our run id. Says what speaks against it.
-
-    Raises:
-        ConfigError: the sites of a simulation cannot do what the merging rule asks.
-    """
-    check_parts(config)
+    """The state before the first message; ``run`` is our run id. Says what speaks against it."""
     for remark in remarks(config):
         logger.warning("%s", remark)
     return RunState(run=run, config=canonical(config))

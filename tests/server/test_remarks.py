@@ -7,8 +7,8 @@ from fake_federation import make_config
 
 from fedwinnow.curation.config import AdapterSection, GuardsSection, PluginSection, SiteSection
 from fedwinnow.curation.errors import ConfigError
+from fedwinnow.server.plan import check_plan
 from fedwinnow.server.remarks import remarks, without_adapter
-from fedwinnow.server.rounds import init
 from fedwinnow.server.state import RoundRecord, SiteRound
 
 
@@ -50,5 +50,5 @@ def test_run_of_a_shared_factor_refuses_a_smaller_rank_at_once(rule):
     sites = (SiteSection(name="small", data="d.jsonl", rank=2),)
     config = make_config(sites=sites, adapter=adapter, merging=PluginSection(name=rule))
     with pytest.raises(ConfigError, match=rf"sites\.rank = 2 of site 'small'.*'{rule}'"):
-        init(config, "run")
-    assert init(replace(config, merging=PluginSection(name="core_svd")), "run").phase == "join"
+        check_plan(config)
+    check_plan(replace(config, merging=PluginSection(name="core_svd")))
