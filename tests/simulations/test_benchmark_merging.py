@@ -33,6 +33,7 @@ def test_benchmark_merging_has_a_row_for_every_rule():
     assert (rows["flora"]["change_rank"], rows["fedex"]["change_rank"]) == (6, 4)
 
 
+@pytest.mark.flower
 def test_benchmark_merging_measures_a_process_of_its_own():
     """Peak memory holds at least the adapters; their bytes are those of the shapes in bf16."""
     found = merging.bench_memory(3, rank=4, layers=1, narrow=8)

@@ -133,6 +133,7 @@ def test_cli_score_writes_one_row_per_sample(place, toy, fedwinnow):
     assert [row["row"] for row in rows] == list(range(len(rows)))
 
 
+@pytest.mark.flower
 def test_cli_score_writes_for_a_person_too(place, toy, fedwinnow):
     """Without --json: how many are kept, and where the table lies."""
     code, out, err = fedwinnow(

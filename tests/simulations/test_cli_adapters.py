@@ -410,7 +410,9 @@ def compared(layers: int, columns: int) -> Comparison:
     return Comparison(modules=modules, alone=(alone, {}), norms=(1.0, 1.0), angle=45.0)
 
 
-@pytest.mark.parametrize(("layers", "columns"), [(1, 1), (2, 2), (12, 4), (60, 4)])
+@pytest.mark.parametrize(
+    ("layers", "columns"), [(1, 1), (2, 2), (12, 4), pytest.param(60, 4, marks=pytest.mark.flower)]
+)
 def test_picture_keeps_every_label_inside_and_apart_from_the_title(layers, columns):
     """No text leaves the figure, no title or label overlaps another, whatever the size."""
     figure = drawn(compared(layers, columns), title="runs/one/adapter and runs/another/adapter")

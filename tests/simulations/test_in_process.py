@@ -302,7 +302,13 @@ def test_in_process_resumes_from_every_committed_state(finished, tmp_path, works
         assert outcome(run, finished[1]) == expected, number
 
 
-@pytest.mark.parametrize("phase", [pytest.param("measure", marks=pytest.mark.slow), "train"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param("measure", marks=pytest.mark.slow),
+        pytest.param("train", marks=pytest.mark.flower),
+    ],
+)
 def test_in_process_resumes_when_a_site_lost_its_replies(finished, tmp_path, workshop, phase):
     """Stored replies gone: what is asked again is computed again, to the same bits."""
     number = commit_of(finished, phase)
@@ -410,6 +416,7 @@ def test_in_process_truth_that_no_site_carries_is_found_at_once(scenario, tmp_pa
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.flower
 def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
     """Two seeds: JSON with a row per seed and scorer or arm, a page, a picture; no second run."""
 
