@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 WHOLE = 2**29
 """Logits of a batch up to which they are made at once (2 GiB in float32), else in eighths of it."""
+PADDED = 1.1
+"""Most tokens of a batch, padding included, over its own (the bar of ragged data)."""
 _CHUNK = 2**22
 """Numbers of a piece of logits whose entropy is taken at once: 16 MiB in float32."""
 
@@ -237,7 +239,8 @@ def plan_batches(
 ) -> tuple[Int[np.ndarray, " batch"], ...]:
     """Positions batch by batch: longest first, padding included within ``batch_tokens``.
 
-    A pure function of its arguments; a sample longer than the budget gets a batch of its own.
+    A pure function of its arguments; a sample longer than the budget gets a batch of its own. No
+    data, however ragged, runs more than ``PADDED`` times its tokens: see :func:`next_batch`.
 
     Args:
         lengths: Tokens of each sample.
@@ -263,6 +266,8 @@ def next_batch(
 ) -> Int[np.ndarray, " batch"]:
     """The positions from ``order[start]`` on that fit into a batch; at least one while any is left.
 
+    A batch ends before padding would make it more than ``PADDED`` times its tokens.
+
     Args:
         lengths: Tokens of each sample.
         order: Of :func:`longest_first`.
@@ -271,5 +276,7 @@ def next_batch(
     """
     if start >= len(order):
         return order[:0]
-    room = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
-    return order[start : start + room]
+    longest = max(int(lengths[order[start]]), 1)
+    near = order[start : start + max(1, batch_tokens // longest)]
+    padded = longest * np.arange(1, len(near) + 1) > PADDED * np.cumsum(lengths[near])
+    return near[: max(1, int(padded.argmax())) if padded.any() else len(near)]

@@ -1,12 +1,14 @@
 """Laws of sample losses: padding and neighbours change nothing, batches keep to their budget."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.losses import PADDED, collate, plan_batches, sample_losses
 from fedwinnow.curation.modeling import Encoding
 
 
@@ -54,6 +56,19 @@ def test_plan_batches_covers_all_within_the_budget(lengths, budget):
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * array[batch].max() <= budget
+
+
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=60), budget=st.integers(1, 4000))
+def test_plan_batches_pads_at_most_a_tenth(lengths, budget):
+    """However ragged the lengths and however large the budget; and a batch ends only for that."""
+    array = np.array(lengths, dtype=np.int64)
+    batches = plan_batches(array, budget)
+    for batch in batches:
+        assert len(batch) * array[batch].max() <= PADDED * array[batch].sum()
+    for batch, after in pairwise(batches):
+        more = [*batch, after[0]]
+        padded = len(more) * array[more].max()
+        assert padded > budget or padded > PADDED * array[more].sum()
 
 
 @pytest.mark.parametrize("budget", [1, 64, 10_000])
