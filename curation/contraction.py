@@ -14,7 +14,6 @@ References:
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -93,34 +92,32 @@ class Contraction:
     """Γ(G_k); empty leaves their dots out."""
     directions: Mapping[str, Float[Tensor, "k parameters"]] = field(default_factory=dict)
     """u_k of :class:`Influence`; empty leaves the influence out."""
-    dots: Any = 0.0
-    squares: Any = 0.0
-    adam_dots: Any = 0.0
-    adam_squares: Any = 0.0
-    adam_adam_dots: Any = 0.0
-    influences: Any = 0.0
+    dots: Tensor | None = None
+    norms: list[Tensor] = field(default_factory=list)
+    """Of each factor; the norm of these is the norm of all."""
+    adam_dots: Tensor | None = None
+    adam_norms: list[Tensor] = field(default_factory=list)
+    adam_adam_dots: Tensor | None = None
+    influences: Tensor | None = None
 
     def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
         """Contract one factor's gradients and let them go."""
         flat = gradients.flatten(1)
         references = self.references[name]
         if self.plain:
-            self.dots = self.dots + flat @ references.T
-            # Σ_p g_ip² as a batched product: no squared copy of the gradients.
-            self.squares = self.squares + torch.bmm(flat[:, None, :], flat[:, :, None])[:, 0, 0]
+            self.dots = _added(self.dots, flat, references)
+            self.norms.append(torch.linalg.vector_norm(flat, dim=1))
         if self.directions:
-            self.influences = self.influences + flat @ self.directions[name].T
+            self.influences = _added(self.influences, flat, self.directions[name])
         if self.moments is not None:
             direction = adam_direction(
                 flat, self.moments.first[name], self.moments.second[name], self.moments.count
             )
-            self.adam_dots = self.adam_dots + direction @ references.T
-            self.adam_squares = (
-                self.adam_squares + torch.bmm(direction[:, None, :], direction[:, :, None])[:, 0, 0]
-            )
+            self.adam_dots = _added(self.adam_dots, direction, references)
+            self.adam_norms.append(torch.linalg.vector_norm(direction, dim=1))
             if self.adam_references:
-                added = direction @ self.adam_references[name].T
-                self.adam_adam_dots = self.adam_adam_dots + added
+                adam = self.adam_references[name]
+                self.adam_adam_dots = _added(self.adam_adam_dots, direction, adam)
 
     def columns(self, wanted: Collection[str]) -> dict[str, Tensor]:
         """Those of the wanted columns that gradients give: name → (batch,) or (batch, k)."""
@@ -130,13 +127,22 @@ class Contraction:
             "adam_adam_dot": self.adam_adam_dots,
             "influence": self.influences,
         }
-        chosen = {name: values for name, values in found.items() if name in wanted}
-        for name, squares in (("norm", self.squares), ("adam_norm", self.adam_squares)):
-            if name in wanted:
-                chosen[name] = squares.sqrt()
-        return chosen
+        for name, norms in (("norm", self.norms), ("adam_norm", self.adam_norms)):
+            if norms:
+                found[name] = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        return {k: values for k, values in found.items() if k in wanted and values is not None}
 
     def reset(self) -> None:
         """Forget the batch."""
-        self.dots = self.squares = self.adam_dots = self.adam_squares = 0.0
-        self.adam_adam_dots = self.influences = 0.0
+        self.dots = self.adam_dots = self.adam_adam_dots = self.influences = None
+        self.norms.clear()
+        self.adam_norms.clear()
+
+
+def _added(
+    total: Float[Tensor, "batch k"] | None,
+    rows: Float[Tensor, "batch parameters"],
+    references: Float[Tensor, "k parameters"],
+) -> Float[Tensor, "batch k"]:
+    """Total + rows · referencesᵀ, in the place of the total where there is one."""
+    return rows @ references.T if total is None else total.addmm_(rows, references.T)
