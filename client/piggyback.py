@@ -1,9 +1,10 @@
 """Signals that training steps see on their way: no pass of their own.
 
-A step computes the losses ℓ_i of its batch and one backward pass of L(ℓ_1, …, ℓ_b). Probes
-(``curation/probe.py``) in the adapter's factors catch ∂L/∂ℓ_i · ∂ℓ_i/∂θ of every sample in that
-pass; divided by ∂L/∂ℓ_i, which autograd hands to a hook on the losses, it is the gradient that
-measuring takes, whatever objective, sample weights, accumulation or loss scale made L.
+A step computes the losses ℓ_i of its batch and one backward pass of L(ℓ_1, …, ℓ_b). Hooks on the
+adapter's factors (``curation/gradients.py``), or probes where a model ignores hooks
+(``curation/probe.py``), catch ∂L/∂ℓ_i · ∂ℓ_i/∂θ of every sample in that pass; divided by ∂L/∂ℓ_i,
+which autograd hands to a hook on the losses, it is the gradient that measuring takes, whatever
+objective, sample weights, accumulation or loss scale made L.
 
 What it is worth: a row speaks of the weights of ITS step, θ_0 for the first step of a round and
 others later, while everything else in a run is measured at one checkpoint, public rows included.
@@ -18,10 +19,11 @@ Reference:
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fedwinnow.client.drawing import Drawn
@@ -32,10 +34,12 @@ from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.columns import ENTROPY, GRADIENTS, KNOWN, OTHER_PROMPTS, REPRESENTATIONS
 from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.gradients import Consume, Firing, sample_gradients
 from fedwinnow.curation.losses import entropies, sample_losses, token_losses
 from fedwinnow.curation.modeling import LoadedModel, get_adapter
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.probe import Probe, probed
+from fedwinnow.curation.traits import unhookable
 
 GIVEN = KNOWN - OTHER_PROMPTS
 """Columns that a step sees: those of its own forward and backward pass."""
@@ -64,7 +68,6 @@ class Collector(Watcher):
     steps: Int64[np.ndarray, " samples"]
     """Step of this round in which a sample was visited last, from 0; −1 where none did."""
     contraction: Contraction | None
-    probe: Probe | None
     adapter: str
     """Hash of the adapter that step 0 ran with."""
     inexact: str = ""
@@ -72,6 +75,8 @@ class Collector(Watcher):
     references: References | None = None
     states: list[Tensor] | None = None
     """Last hidden states of the pass that is under way; None where nobody asks for them."""
+    source: Firing | Probe | None = None
+    """Of per-sample gradients; None where nobody asks for them."""
     _losses: Tensor | None = None
     _entropies: list[Tensor] = field(default_factory=list)
     _shares: list[Tensor] = field(default_factory=list)
@@ -86,14 +91,19 @@ class Collector(Watcher):
             def look(logits: Tensor) -> None:
                 self._entropies.append(entropies(logits))
 
-        if self.probe is not None:
-            self.probe.begin(len(drawn.places))
+        if isinstance(self.source, Probe):
+            self.source.begin(len(drawn.places))
         table = token_losses(loaded.model, batch, look=look)
         self._losses = table.detach()
         each = table.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
-        if self.probe is not None:
+        if self.source is not None:
             each.register_hook(self._shares.append)
         return each
+
+    def consume(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
+        """Contract ∂L/∂ℓ_i · ∂ℓ_i/∂θ of one factor, whose ∂L/∂ℓ_i are known by then."""
+        if self.contraction is not None:
+            self.contraction(name, gradients / self._shares[-1].to(gradients)[:, None, None])
 
     def passed(self, drawn: Drawn, step: int) -> None:
         """Put the rows of the samples that the step visited.
@@ -112,9 +122,12 @@ class Collector(Watcher):
         if self.states and self.references is not None:
             states = mean_states(self.states.pop(), drawn.batch, drawn.encodings)
             self.rows.put(rows, self.references.similarity(states))
-        if self.probe is not None and self.contraction is not None:
+        if self.source is not None and self.contraction is not None:
+            if isinstance(self.source, Probe):
+                self.source.end(self.consume)
+            else:
+                self.source.check()
             shares = self._shares.pop()
-            self.probe.end(self.contraction, shares)
             self.rows.put(rows, self.contraction.columns(self.rows.columns))
             self.contraction.reset()
             unseen = rows[(shares == 0).cpu().numpy()]
@@ -189,10 +202,8 @@ class Piggyback:
             message = f"signal columns {', '.join(sorted(needed))} need reference anchors"
             raise ModelError(message)
         with ExitStack() as stack:
-            probe, contraction, states = None, None, None
+            contraction = states = None
             if wanted & GRADIENTS and references is not None:
-                layers = loaded.layers_with(references.means)
-                probe = stack.enter_context(probed(loaded.model, layers, training=True))
                 contraction = references.contraction(wanted)
             if wanted & REPRESENTATIONS:
                 states = stack.enter_context(last_hidden(loaded))
@@ -201,11 +212,14 @@ class Piggyback:
                 rows=SignalRows.empty(len(self.samples), wanted, number),
                 steps=np.full(len(self.samples), -1, dtype=np.int64),
                 contraction=contraction,
-                probe=probe,
                 adapter=adapter_hash(get_adapter(loaded)),
                 references=references,
                 states=states,
             )
+            if contraction is not None and references is not None:
+                self.collector.source = stack.enter_context(
+                    _watched(loaded, loaded.layers_with(references.means), self.collector.consume)
+                )
             yield self.collector
 
     def visits(self) -> Visits:
@@ -226,6 +240,15 @@ class Piggyback:
             adapter=held.adapter,
             inexact=held.inexact,
         )
+
+
+def _watched(
+    loaded: LoadedModel, layers: Mapping[str, Any], consume: Consume
+) -> AbstractContextManager[Firing | Probe]:
+    """Hooks, or probes where the model would not let hooks see its layers."""
+    if unhookable(loaded.model):
+        return probed(loaded.model, layers, training=True)
+    return sample_gradients(loaded.model, layers, consume, training=True)
 
 
 def _refuse_dropout(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ References:
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def sample_gradients(
-    model: nn.Module, layers: Mapping[str, Any], consume: Consume
+    model: nn.Module, layers: Mapping[str, Any], consume: Consume, *, training: bool = False
 ) -> Iterator["Firing"]:
     """Watch the backward passes inside the block; the model is as before outside.
 
@@ -62,14 +62,17 @@ def sample_gradients(
         model: The model that is run.
         layers: Module name → PEFT LoRA layer.
         consume: Called as ``consume("NAME.A" or "NAME.B", gradients)``.
+        training: Leave mode and trainable parameters as they are, for signals of training steps:
+            autograd takes the weights' gradients as if nobody looked, and layers that a
+            checkpoint computes again may run forward twice.
 
     Raises:
         ModelError: an adapter that cannot be measured; see :func:`refuse`.
     """
     refuse(model, layers)
-    firing = Firing(expected=tuple(f"{name}.{f}" for name in layers for f in "AB"))
-    handles = []
-    with frozen(model):
+    expected = tuple(f"{name}.{f}" for name in layers for f in "AB")
+    firing, handles = Firing(expected=expected, recomputed=training), []
+    with nullcontext() if training else frozen(model):
         try:
             for name, layer in layers.items():
                 for letter, factor in zip("AB", factors_of(layer), strict=True):
@@ -100,18 +103,23 @@ class Firing:
     """Which factors were seen in the current batch."""
 
     expected: tuple[str, ...]
+    recomputed: bool = False
+    """Whether a layer may run forward again, as a checkpoint makes it in the backward pass."""
     forward: dict[str, int] = field(default_factory=dict)
     backward: dict[str, int] = field(default_factory=dict)
 
     def check(self) -> None:
         """Assert that every factor fired exactly once, forward and backward, then start anew.
 
+        Where layers are ``recomputed``, the forward pass may have come by more than once.
+
         Raises:
             RunError: a module was skipped or ran twice, so its numbers would be wrong.
         """
         for direction, counts in (("forward", self.forward), ("backward", self.backward)):
+            again = self.recomputed and direction == "forward"
             for name in self.expected:
-                if counts.get(name, 0) != 1:
+                if counts.get(name, 0) != 1 and not (again and name in counts):
                     message = (
                         f"module {name} fired {counts.get(name, 0)} times in the {direction} pass, "
                         "expected once; per-sample gradients need every adapted layer to run "
@@ -206,11 +214,17 @@ def factors_of(layer: Any) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's layers h
     return layer.lora_A[key], layer.lora_B[key]
 
 
-def _watch(name: str, firing: Firing, consume: Consume) -> Callable[..., None]:
-    def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _watch(name: str, firing: Firing, consume: Consume) -> Callable[..., Tensor | None]:
+    def took(gradient: Tensor, given: Tensor) -> None:
+        firing.backward[name] = firing.backward.get(name, 0) + 1
+        mixed = torch.is_autocast_enabled(gradient.device.type)
+        with torch.autocast(gradient.device.type, enabled=False) if mixed else nullcontext():
+            consume(name, _products(gradient, given))  # autograd records nothing in a backward pass
+
+    def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         firing.forward[name] = firing.forward.get(name, 0) + 1
         if not torch.is_grad_enabled():
-            return
+            return None
         if inputs[0].ndim != AXES:
             message = (
                 f"per-sample gradients: {name} runs on {inputs[0].ndim} axes, expected batch, "
@@ -219,17 +233,28 @@ def _watch(name: str, firing: Firing, consume: Consume) -> Callable[..., None]:
             raise ModelError(message)
         if not output.requires_grad:
             output.requires_grad_()  # nothing above requires a gradient: the graph begins here
-        held = [inputs[0].detach()]
-
-        def backward(gradient: Tensor) -> None:
-            firing.backward[name] = firing.backward.get(name, 0) + 1
-            if held:  # a second pass through the same graph is left to Firing.check
-                with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
-                    consume(name, _products(gradient, held.pop()))
-
-        output.register_hook(backward)
+        seen: Tensor = _Seen.apply(output, inputs[0].detach(), took)  # type: ignore[no-untyped-call]  # torch's
+        return seen
 
     return forward
+
+
+class _Seen(torch.autograd.Function):
+    """A factor's output as it is; in the backward pass its gradient and the factor's input go by.
+
+    The input is kept as autograd keeps any, so a checkpoint drops it and computes it again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, given: Tensor, took: Callable[..., None]) -> Tensor:  # noqa: ANN401 - torch's own object
+        ctx.save_for_backward(given)
+        ctx.took = took
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:  # noqa: ANN401 - torch's own form
+        ctx.took(gradients[0], *ctx.saved_tensors)
+        return gradients[0], None, None
 
 
 def _products(

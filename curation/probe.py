@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
@@ -83,13 +82,11 @@ class Probe:
         for factor in self.factors.values():
             factor.offset = None
 
-    def end(self, consume: Consume, shares: Float[Tensor, " batch"] | None = None) -> None:
+    def end(self, consume: Consume) -> None:
         """Hand on every factor's per-sample gradients after the backward pass, and let them go.
 
         Args:
             consume: Called as ``consume("NAME.A" or "NAME.B", gradients)``.
-            shares: ∂L/∂ℓ_i of what was differentiated; the gradients are divided by it. None where
-                L was the plain sum.
 
         Raises:
             RunError: a layer did not run, so its part would be missing.
@@ -102,11 +99,8 @@ class Probe:
                     "every adapted layer to run in each pass"
                 )
                 raise RunError(message)
-            found = offset.grad
-            if shares is not None:
-                found = found / shares.to(found)[:, None, None]
             with torch.no_grad():
-                consume(name, found)
+                consume(name, offset.grad)
 
 
 @contextmanager

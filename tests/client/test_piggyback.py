@@ -8,6 +8,7 @@ import pytest
 import torch
 from warmed import READ, apart, references_of, some, table_of, warmed
 
+from fedwinnow.client import piggyback
 from fedwinnow.client.piggyback import GIVEN, Piggyback
 from fedwinnow.client.references import reference_state
 from fedwinnow.client.training import train
@@ -49,8 +50,16 @@ def watched(model, samples, columns=GIVEN, **options):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_piggyback_equals_measuring_the_same_samples_at_the_same_weights(model, checkpointing):
-    """One step of two unequally weighted batches, a proximal term: ≤ 1e-5 of every column."""
+@pytest.mark.parametrize("hookable", [False, True])
+def test_piggyback_equals_measuring_the_same_samples_at_the_same_weights(
+    model, checkpointing, hookable, monkeypatch
+):
+    """One step of two unequally weighted batches, a proximal term: ≤ 1e-5 of every column.
+
+    By hooks and, as where a model ignores them, by probes.
+    """
+    if not hookable:
+        monkeypatch.setattr(piggyback, "unhookable", lambda _: "as if it were compiled")
     samples = some(6, "s")
     weights = np.array([1.0, 0.5, 2.0, 1.0, 0.1, 3.0])
     visits, references = watched(

@@ -113,18 +113,6 @@ def test_probe_sums_the_passes_of_a_layer_that_runs_twice(model):
     assert apart(found, {name: 3 * values for name, values in single.items()}) <= 1e-12
 
 
-def test_probe_divides_by_the_shares_of_what_was_differentiated(model):
-    """Gradients of Σ c_i ℓ_i, divided by c, are those of the samples."""
-    net, layers, batch = model.model, dict(model.layers()), batch_of(model)
-    expected, found = probe_gradients(net, layers, batch), {}
-    shares = torch.tensor([0.5, -2.0, 3.0, 1e-3], dtype=torch.float64)
-    with probed(net, layers) as probe:
-        probe.begin(len(batch.tokens))
-        (shares * sample_losses(net, batch)).sum().backward()
-        probe.end(found.__setitem__, shares)
-    assert apart(found, expected) <= 1e-6  # the model's norms compute in float32
-
-
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_probe_is_exact_in_checkpoint_wrappers_where_hooks_are_refused(model, reentrant):
     """Recomputed layers give the same gradients; hooks would fire twice and are refused."""
