@@ -35,7 +35,7 @@ def write_signals(path: Path, table: SignalTable) -> None:
             columns[name] = values
         else:
             for k, reference in enumerate(table.references):
-                columns[f"{name}.{reference}"] = np.ascontiguousarray(values[:, k])
+                columns[f"{name}.{reference}"] = values[:, k]
     extra = {
         "checkpoint": table.checkpoint,
         "references": list(table.references),
@@ -175,7 +175,7 @@ def write_trajectories(
     start: Float[np.ndarray, "clusters checkpoints"],
 ) -> None:
     """One row per sample: its standardised loss at each checkpoint; the start is noted too."""
-    columns = {f"z{t}": np.ascontiguousarray(column) for t, column in enumerate(points.T)}
+    columns = {f"z{t}": column for t, column in enumerate(points.T)}
     _write(path, {"id": ids, **columns}, {"start": start.tolist()})
 
 
@@ -232,11 +232,17 @@ def _write(path: Path, columns: Mapping[str, Any], extra: Mapping[str, Any]) -> 
     with replacing(path) as temporary, ExitStack() as stack:
         writer: Any = None
         for start in range(0, max(number, 1), _BLOCK):
-            part = {name: values[start : start + _BLOCK] for name, values in columns.items()}
+            part = {name: _part(values, start) for name, values in columns.items()}
             block = pa.table(part).replace_schema_metadata(words)
             if writer is None:
                 writer = stack.enter_context(pq.ParquetWriter(temporary, block.schema))
             writer.write_table(block)
+
+
+def _part(values: Any, start: int) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """A block of a column: a tuple, an array (of any strides) or one of Arrow's."""
+    part = values[start : start + _BLOCK]
+    return np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,7 +124,7 @@ def run_here(number: int, folder: Path) -> None:
     with stage("measure") as held:
         table = _measured(loaded, samples, open_few(data), folder)
         held["tokens"] = partial(_token_bytes, loaded, samples)
-        held["table"] = partial(size_of, table)
+        held["table"] = partial(size_of, table, samples.ids, samples.domains)
     signals, scores = folder / "signals.parquet", folder / "scores.parquet"
     with stage("store") as held:
         tables.write_signals(signals, table)

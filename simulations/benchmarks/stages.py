@@ -30,6 +30,8 @@ from fedwinnow.simulations.benchmarks.process_memory import (
 
 _EVERY = 0.005
 _LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
+_GRAIN = 16
+"""Python's allocator hands out multiples of so many bytes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,7 +121,10 @@ def stage(
 
 
 def size_of(*things: object) -> float:
-    """Bytes of arrays, tensors, numbers, texts, collections and nouns, with all that they hold."""
+    """Bytes of arrays, tensors, numbers, texts, collections and nouns, with all that they hold.
+
+    An object counts as much as the allocator takes for it: an id of 81 bytes takes 96.
+    """
     seen: set[int] = set()
     total, rest = 0, list(things)
     while rest:
@@ -127,7 +132,7 @@ def size_of(*things: object) -> float:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
-        total += sys.getsizeof(thing)
+        total += -(-sys.getsizeof(thing) // _GRAIN) * _GRAIN
         if type(thing) in _LEAVES:
             continue
         if isinstance(thing, torch.Tensor):
