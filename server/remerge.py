@@ -120,6 +120,12 @@ def _check_members(state: RunState, without: Collection[str]) -> None:
             f"{', '.join(state.sites)}"
         )
         raise ConfigError(message)
+    if set(state.sites) <= set(without):
+        message = (
+            f"--without {', '.join(without)}: names every site of run {state.run}, and nothing is "
+            "left to merge; leave a site in"
+        )
+        raise ConfigError(message)
 
 
 def write_remerged(found: Remerged, out: Path, config: RunConfig) -> None:

@@ -112,15 +112,7 @@ def remerge(
         write_remerged,
     )
     from fedwinnow.server.remerge import remerge as merge_anew  # noqa: PLC0415 - torch loads here
-    from fedwinnow.server.store import Store  # noqa: PLC0415 - torch loads here
 
-    state = Store(folder=run).load()
-    if state is not None and set(state.sites) <= set(without):
-        message = (
-            f"--without {', '.join(without)}: names every site of run {state.run}, and nothing is "
-            "left to merge; leave a site in"
-        )
-        raise ConfigError(message)
     found = merge_anew(run, without)
     target = out or run / ("adapter-without-" + "-".join(found.without))
     write_remerged(found, target, configuration_of(run))

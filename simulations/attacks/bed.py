@@ -11,7 +11,6 @@ from fedwinnow.client.data import open_samples
 from fedwinnow.curation.config import ColumnsSection, RunConfig, SiteSection
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.simulations.attacks.liar import Liar
-from fedwinnow.simulations.attacks.page import LIAR
 from fedwinnow.simulations.attacks.zoo import ATTACKS, TRIGGER
 from fedwinnow.simulations.base_model import BaseSection, base_model
 from fedwinnow.simulations.demo_data import KINDS, Silo, write_samples
@@ -20,6 +19,8 @@ from fedwinnow.simulations.skills import build_skills
 from fedwinnow.simulations.splits import BASES, FOLDER
 
 HONEST = tuple(f"site-{number}" for number in range(1, 8))
+LIAR = "site-8"
+"""Names of the sites that speak the truth, and of the one that lies."""
 SAMPLES, BAD, ANCHORS = 60, 0.3, 60
 """Samples of a site, share of them that is corrupted, public anchors of a domain."""
 RULES = ("target_recall", "keep_fraction")

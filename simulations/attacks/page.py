@@ -7,10 +7,9 @@ import numpy as np
 
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.statistics import paired_bootstrap
+from fedwinnow.simulations.attacks.bed import LIAR
 
 Tree = dict[str, Any]
-LIAR = "site-8"
-"""Name of the site that lies."""
 BOUND = 0.05
 """Largest rise of the honest loss, as a share of the loss without the liar."""
 

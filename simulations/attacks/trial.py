@@ -22,8 +22,8 @@ from fedwinnow.curation.modeling import generate, load_model, set_adapter
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import Progress
-from fedwinnow.simulations.attacks.bed import HONEST, Case, about, cases, configure, doors
-from fedwinnow.simulations.attacks.page import LIAR, compare, page
+from fedwinnow.simulations.attacks.bed import HONEST, LIAR, Case, about, cases, configure, doors
+from fedwinnow.simulations.attacks.page import compare, page
 from fedwinnow.simulations.attacks.zoo import ANSWER, ATTACKS, planted
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.study import commit, finished, machine

@@ -19,9 +19,9 @@ from fedwinnow.curation.files import write_json
 from fedwinnow.curation.nouns import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.simulations.attacks import trial
-from fedwinnow.simulations.attacks.bed import GUARDS, HONEST, RULES, Case, cases, doors
+from fedwinnow.simulations.attacks.bed import GUARDS, HONEST, LIAR, RULES, Case, cases, doors
 from fedwinnow.simulations.attacks.liar import Liar
-from fedwinnow.simulations.attacks.page import LIAR, compare, page
+from fedwinnow.simulations.attacks.page import compare, page
 from fedwinnow.simulations.attacks.trial import Plan, figures
 from fedwinnow.simulations.attacks.zoo import (
     ANSWER,
