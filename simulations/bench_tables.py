@@ -1,8 +1,9 @@
 """The tables of ``fedwinnow bench scoring`` and ``scale``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 TIME, TIME_HIGH, MEMORY, KEPT, RAGGED, GROWTH = 1.05, 1.10, 1.10, 100, 1.10, 1.10
@@ -22,7 +23,6 @@ WORDS = {
     "measure, no padding": "fedwinnow, no padding",
 }
 UNMEASURED = "not measured"
-SERVER, EACH = "server, processor s", "ms a silo"
 
 
 def scoring_table(found: Mapping[str, Any], *, peak: float = 0.0) -> Table:
@@ -72,42 +72,61 @@ def _bars(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"ragged over no padding {_interval(found['ragged_over_ideal'])}, bar ≤ {RAGGED}"
 
 
-def scale_table(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
-    """One row for each stage of each size.
+def scale_tables(rows: Sequence[Mapping[str, Any]], of: str) -> list[Table]:
+    """Memory, one row for each stage of each size; for silos the server's time in a second table.
 
     Args:
         rows: What ``bench_scale`` or ``bench_silos`` gave.
         of: What grows: "samples" or "silos".
     """
-    rows, few = list(rows), dict[str, float]()
-    timed = any("server" in stage["spent"] for row in rows for stage in row["stages"])
-    columns = ("seconds", "peak", "with mapped files", "held", "beyond", "growth")
-    table = Table(of, "stage", *columns, *((SERVER, EACH, "growth") if timed else ()))
+    timed = all("server" in stage["spent"] for row in rows for stage in row["stages"])
+    return [_memory(rows, of), *([_server(rows, of)] if timed else [])]
+
+
+def _memory(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
+    table = _narrow("Memory", of, "time", "peak", "and mapped", "held", "beyond", "growth")
     for row in rows:
         table.add_section()
         for stage in row["stages"]:
-            held = ", ".join(f"{name} {_size(size)}" for name, size in stage["held"].items())
             table.add_row(
                 f"{row[of]:,}",
                 stage["name"],
-                f"{stage['seconds']:.1f}",
+                f"{stage['seconds']:.1f} s",
                 _size(stage["peak_bytes"]),
                 _size(stage["resident_bytes"]),
-                held,
+                _size(sum(stage["held"].values())),
                 _size(stage["beyond_bytes"]),
                 f"{stage['growth']:.2f}",
-                *(_of_server(stage, row[of], few) if timed else ()),
             )
     table.caption = f"growth: beyond what is held, over the smallest; bar ≤ {GROWTH}"
     return table
 
 
-def _of_server(stage: Mapping[str, Any], number: int, few: dict[str, float]) -> list[str]:
+def _server(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
     """Processor seconds of the server, its milliseconds a silo, and these over the first size's."""
-    seconds = stage["spent"]["server"]
-    each = seconds / number
-    least = few.setdefault(stage["name"], each)
-    return [f"{seconds:.3f}", f"{1000 * each:.2f}", f"{each / least:.2f}" if least > 0 else ""]
+    table = _narrow("Processor time of the server", of, "server", "a silo", "growth")
+    few: dict[str, float] = {}
+    for row in rows:
+        table.add_section()
+        for stage in row["stages"]:
+            seconds = stage["spent"]["server"]
+            each = seconds / row[of]
+            least = few.setdefault(stage["name"], each)
+            growth = f"{each / least:.2f}" if least > 0 else ""
+            cells = (f"{seconds:.3f} s", f"{1000 * each:.2f} ms", growth)
+            table.add_row(f"{row[of]:,}", stage["name"], *cells)
+    table.caption = "growth: time a silo, over the smallest federation's; 1 is linear"
+    return table
+
+
+def _narrow(title: str, of: str, *columns: str) -> Table:
+    """A table that 80 columns of a terminal hold."""
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(of, justify="right", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def _interval(row: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations.bench_tables import scale_table, scoring_table
+from fedwinnow.simulations.bench_tables import scale_tables, scoring_table
 
 app = typer.Typer(no_args_is_help=True, help="Measure what a federation costs on this machine.")
 
@@ -189,16 +189,17 @@ def scale(
         message = f"bench scale reads memory from /proc, which {platform.system()} lacks; use Linux"
         raise ConfigError(message)
     found: dict[str, Any] = {"machine": _machine()}
+    tell = Console(stderr=True).print
     if samples:
-        found["samples"] = bench_scale(samples, first=first)
+        found["samples"] = bench_scale(samples, first=first, told=tell)
     if silos:
-        found["silos"] = bench_silos(silos)
+        found["silos"] = bench_silos(silos, told=tell)
     if as_json:
         print(json.dumps(found, indent=1))
         return
     for of in ("samples", "silos"):
-        if of in found:
-            Console().print(scale_table(found[of], of))
+        for table in scale_tables(found[of], of) if of in found else ():
+            Console().print(table)
 
 
 def _sizes(samples: int, batch_tokens: int, *, cuda: bool) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, load_m
 from fedwinnow.curation.nouns import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
 from fedwinnow.curation.selection import select
 from fedwinnow.curation.summary import edges_from_public, quantile, snap, summarise
-from fedwinnow.simulations.benchmarks.stages import Stage, size_of, stage, watch
+from fedwinnow.simulations.benchmarks.stages import Say, Stage, say, size_of, stage, watch
 from fedwinnow.simulations.tiny import write_tiny_model
 from fedwinnow.strategies.blocks import score_in_blocks
 from fedwinnow.strategies.registry import build
@@ -50,12 +50,15 @@ BATCH_TOKENS = 8192
 _WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty")
 
 
-def bench_scale(samples: int = 100_000, *, first: int = 10_000) -> list[dict[str, Any]]:
+def bench_scale(
+    samples: int = 100_000, *, first: int = 10_000, told: Say = lambda _: None
+) -> list[dict[str, Any]]:
     """Take silos of growing size through all stages.
 
     Args:
         samples: Of the largest silo.
         first: Of the smallest one; sizes between are ten times the one before.
+        told: Told of each stage that ends.
 
     Returns:
         One row a size: ``samples`` and ``stages`` (see :func:`stages_with_growth`).
@@ -63,7 +66,10 @@ def bench_scale(samples: int = 100_000, *, first: int = 10_000) -> list[dict[str
     Raises:
         RunError: a process ended with an error.
     """
-    found = [(size, watch(__spec__.name, str(size))) for size in ladder(first, samples)]
+    found = [
+        (size, watch(__spec__.name, str(size), told=partial(say, told, f"{size:,} samples")))
+        for size in ladder(first, samples)
+    ]
     return stages_with_growth(found, "samples")
 
 

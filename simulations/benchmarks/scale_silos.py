@@ -33,7 +33,7 @@ from fedwinnow.curation.summary import edges_from_public, summarise
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.benchmarks.scale import ladder, stages_with_growth
-from fedwinnow.simulations.benchmarks.stages import size_of, stage, watch
+from fedwinnow.simulations.benchmarks.stages import Say, say, size_of, stage, watch
 
 ROWS = 400
 """Public rows, every second one of them corrupted."""
@@ -46,12 +46,15 @@ Staged = Callable[[str, dict[str, float]], AbstractContextManager[dict[str, Call
 _COLUMNS = ("loss", "loss_q90", "unconditional_loss")
 
 
-def bench_silos(silos: int = 1000, *, first: int = 10) -> list[dict[str, Any]]:
+def bench_silos(
+    silos: int = 1000, *, first: int = 10, told: Say = lambda _: None
+) -> list[dict[str, Any]]:
     """Fold federations of growing size.
 
     Args:
         silos: Of the largest federation.
         first: Of the smallest one; numbers between are ten times the one before.
+        told: Told of each stage that ends.
 
     Returns:
         One row a number: ``silos`` and ``stages``; see
@@ -60,7 +63,10 @@ def bench_silos(silos: int = 1000, *, first: int = 10) -> list[dict[str, Any]]:
     Raises:
         RunError: a process ended with an error.
     """
-    found = [(number, watch(__spec__.name, str(number))) for number in ladder(first, silos)]
+    found = [
+        (number, watch(__spec__.name, str(number), told=partial(say, told, f"{number:,} silos")))
+        for number in ladder(first, silos)
+    ]
     return stages_with_growth(found, "silos")
 
 

@@ -28,6 +28,8 @@ from fedwinnow.simulations.benchmarks.process_memory import (
     reset_peak,
 )
 
+Say = Callable[[str], None]
+"""Told of what is done."""
 _EVERY = 0.005
 _LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
 _GRAIN = 16
@@ -56,8 +58,8 @@ class Stage:
         return self.peak_bytes - sum(self.held.values())
 
 
-def watch(module: str, *words: str) -> list[Stage]:
-    """Run ``python -m module words …`` and watch its stages.
+def watch(module: str, *words: str, told: Callable[[Stage], None] = lambda _: None) -> list[Stage]:
+    """Run ``python -m module words …`` and watch its stages; ``told`` hears of each at its end.
 
     Raises:
         RunError: the child ended with an error.
@@ -66,11 +68,19 @@ def watch(module: str, *words: str) -> list[Stage]:
     with subprocess.Popen(  # noqa: S603 - our own module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
     ) as child:
-        stages = list(_stages(child))
+        stages = []
+        for one in _stages(child):
+            told(one)
+            stages.append(one)
     if child.returncode:
         message = f"{module} {' '.join(words)}: ended with {child.returncode}; its error is above"
         raise RunError(message)
     return stages
+
+
+def say(told: Say, size: str, one: Stage) -> None:
+    """Tell of a stage that has ended."""
+    told(f"{size}: {one.name} took {one.seconds:.1f} s, at most {one.peak_bytes / 1e6:.0f} MB")
 
 
 def _stages(child: "subprocess.Popen[str]") -> Iterator[Stage]:

@@ -149,20 +149,34 @@ def test_scale_silos_refuse_what_they_do_not_answer():
 
 
 def test_scale_prints_tables_and_json(monkeypatch):
-    """``bench scale`` shows each stage of each size both ways, samples and silos apart."""
+    """``bench scale`` shows each stage of each size both ways, samples and silos apart.
+
+    On 80 columns nothing of a table is cut, and each stage is told of when it ends.
+    """
     one = stages.Stage(
-        name="load", seconds=1.0, peak_bytes=110, resident_bytes=0, held={"table": 10.0}
+        name="measure", seconds=1809.3, peak_bytes=664_100_000, resident_bytes=664_100_000,
+        held={"tokens": 140_000.0, "table": 265_000_000.0},
+    )  # fmt: skip
+
+    def watch(_module, _size, *, told):
+        folded = replace(one, spent={"silos": 1.0, "server": 0.25})
+        told(folded)
+        return [folded]
+
+    monkeypatch.setattr(
+        scale, "watch", lambda *words, told: [replace(*watch(*words, told=told), spent={})]
     )
-    monkeypatch.setattr(scale, "watch", lambda module, size: [one])
-    folded = replace(one, spent={"silos": 1.0, "server": 0.25})
-    monkeypatch.setattr(scale_silos, "watch", lambda module, size: [folded])
-    asked = ["scale", "--samples", "20000", "--silos", "10"]
-    shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli_bench.app, asked)
+    monkeypatch.setattr(scale_silos, "watch", watch)
+    asked = ["scale", "--samples", "1000000", "--silos", "10"]
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(cli_bench.app, asked)
     assert shown.exit_code == 0, shown.output
-    assert "20,000" in shown.stdout
-    assert "ms a silo" in shown.stdout
-    assert "1.00" in shown.stdout
+    assert "…" not in shown.stdout
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    sizes = ["664.1", "MB", "664.1", "MB", "265.1", "MB", "399.0", "MB", "1.00"]
+    assert ["1,000,000", "measure", "1809.3", "s", *sizes] in lines
+    assert ["10", "measure", "0.250", "s", "25.00", "ms", "1.00"] in lines
+    assert "100,000 samples: measure took 1809.3 s, at most 664 MB" in shown.stderr
     told = json.loads(CliRunner().invoke(cli_bench.app, [*asked, "--json"]).stdout)
-    assert [row["samples"] for row in told["samples"]] == [10_000, 20_000]
+    assert [row["samples"] for row in told["samples"]] == [10_000, 100_000, 1_000_000]
     assert [row["silos"] for row in told["silos"]] == [10]
-    assert told["samples"][0]["stages"][0]["beyond_bytes"] == 100.0
+    assert told["samples"][0]["stages"][0]["beyond_bytes"] == 664_100_000 - 265_140_000
