@@ -19,11 +19,12 @@ Reference:
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from fedwinnow.client.drawing import Drawn
@@ -79,7 +80,6 @@ class Collector(Watcher):
     """Of per-sample gradients; None where nobody asks for them."""
     _losses: Tensor | None = None
     _entropies: list[Tensor] = field(default_factory=list)
-    _shares: list[Tensor] = field(default_factory=list)
 
     def losses(self, loaded: LoadedModel, drawn: Drawn) -> Tensor:
         """As :meth:`Watcher.losses`, and keeps what the pass tells."""
@@ -96,14 +96,9 @@ class Collector(Watcher):
         table = token_losses(loaded.model, batch, look=look)
         self._losses = table.detach()
         each = table.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
-        if self.source is not None:
-            each.register_hook(self._shares.append)
-        return each
-
-    def consume(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
-        """Contract ∂L/∂ℓ_i · ∂ℓ_i/∂θ of one factor, whose ∂L/∂ℓ_i are known by then."""
         if self.contraction is not None:
-            self.contraction(name, gradients / self._shares[-1].to(gradients)[:, None, None])
+            each.register_hook(partial(setattr, self.contraction, "shares"))
+        return each
 
     def passed(self, drawn: Drawn, step: int) -> None:
         """Put the rows of the samples that the step visited.
@@ -124,16 +119,16 @@ class Collector(Watcher):
             self.rows.put(rows, self.references.similarity(states))
         if self.source is not None and self.contraction is not None:
             if isinstance(self.source, Probe):
-                self.source.end(self.consume)
+                self.source.end(self.contraction)
             else:
                 self.source.check()
-            shares = self._shares.pop()
             self.rows.put(rows, self.contraction.columns(self.rows.columns))
+            if self.contraction.shares is not None:
+                unseen = rows[(self.contraction.shares == 0).cpu().numpy()]
+                self.steps[unseen] = -1
+                for column in self.rows.columns.values():
+                    column[unseen] = np.nan
             self.contraction.reset()
-            unseen = rows[(shares == 0).cpu().numpy()]
-            self.steps[unseen] = -1
-            for column in self.rows.columns.values():
-                column[unseen] = np.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +213,7 @@ class Piggyback:
             )
             if contraction is not None and references is not None:
                 self.collector.source = stack.enter_context(
-                    _watched(loaded, loaded.layers_with(references.means), self.collector.consume)
+                    _watched(loaded, loaded.layers_with(references.means), contraction)
                 )
             yield self.collector
 

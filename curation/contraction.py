@@ -92,6 +92,8 @@ class Contraction:
     """Γ(G_k); empty leaves their dots out."""
     directions: Mapping[str, Float[Tensor, "k parameters"]] = field(default_factory=dict)
     """u_k of :class:`Influence`; empty leaves the influence out."""
+    shares: Float[Tensor, " batch"] | None = None
+    """∂L/∂ℓ_i of what was differentiated, by which gradients are divided; None: L is the sum."""
     dots: Tensor | None = None
     norms: list[Tensor] = field(default_factory=list)
     """Of each factor; the norm of these is the norm of all."""
@@ -110,8 +112,9 @@ class Contraction:
         if self.directions:
             self.influences = _added(self.influences, flat, self.directions[name])
         if self.moments is not None:
+            whole = flat if self.shares is None else flat / self.shares.to(flat)[:, None]
             direction = adam_direction(
-                flat, self.moments.first[name], self.moments.second[name], self.moments.count
+                whole, self.moments.first[name], self.moments.second[name], self.moments.count
             )
             self.adam_dots = _added(self.adam_dots, direction, references)
             self.adam_norms.append(torch.linalg.vector_norm(direction, dim=1))
@@ -122,19 +125,18 @@ class Contraction:
     def columns(self, wanted: Collection[str]) -> dict[str, Tensor]:
         """Those of the wanted columns that gradients give: name → (batch,) or (batch, k)."""
         found = {
-            "dot": self.dots,
+            "dot": _divided(self.dots, self.shares),
+            "influence": _divided(self.influences, self.shares),
+            "norm": _divided(_norm(self.norms), None if self.shares is None else self.shares.abs()),
             "adam_dot": self.adam_dots,
             "adam_adam_dot": self.adam_adam_dots,
-            "influence": self.influences,
+            "adam_norm": _norm(self.adam_norms),
         }
-        for name, norms in (("norm", self.norms), ("adam_norm", self.adam_norms)):
-            if norms:
-                found[name] = torch.linalg.vector_norm(torch.stack(norms), dim=0)
         return {k: values for k, values in found.items() if k in wanted and values is not None}
 
     def reset(self) -> None:
         """Forget the batch."""
-        self.dots = self.adam_dots = self.adam_adam_dots = self.influences = None
+        self.dots = self.adam_dots = self.adam_adam_dots = self.influences = self.shares = None
         self.norms.clear()
         self.adam_norms.clear()
 
@@ -146,3 +148,18 @@ def _added(
 ) -> Float[Tensor, "batch k"]:
     """Total + rows · referencesᵀ, in the place of the total where there is one."""
     return rows @ references.T if total is None else total.addmm_(rows, references.T)
+
+
+def _norm(parts: list[Tensor]) -> Float[Tensor, " batch"] | None:
+    """Norms of whole gradients from those of their factors; None of none."""
+    if not parts:
+        return None
+    found: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    return found
+
+
+def _divided(values: Tensor | None, shares: Float[Tensor, " batch"] | None) -> Tensor | None:
+    """Each sample's row by its share."""
+    if values is None or shares is None:
+        return values
+    return values / shares.to(values).reshape(-1, *[1] * (values.ndim - 1))
