@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,8 @@ BARS = (
 """Bars of merging: distance from the dense SVD, PEFT's time over ours, memory over adapters."""
 LARGE = "1b"
 """The shape that is left out on a CPU, unless it is named."""
+FEW = {"tiny": 128}
+"""Samples on a CPU, where a table of the shape takes minutes and not hours: batches are full."""
 
 
 @app.callback()
@@ -128,7 +131,9 @@ def scoring(  # noqa: PLR0913 - options of a command
         list[str] | None, typer.Option(help="Rows to run beside the baseline; repeat it.")
     ] = None,
     pairs: Annotated[int, typer.Option(help="Repetitions of every row.", min=1)] = 15,
-    samples: Annotated[int, typer.Option(help="Samples; 0: 32, on a GPU 256.", min=0)] = 0,
+    samples: Annotated[
+        int, typer.Option(help="Samples; 0: 128 of tiny, else 32, on a GPU 256.", min=0)
+    ] = 0,
     batch_tokens: Annotated[
         int, typer.Option(help="Tokens of a batch; 0: 2048, on a GPU 16384.", min=0)
     ] = 0,
@@ -155,12 +160,10 @@ def scoring(  # noqa: PLR0913 - options of a command
     usual = [name for name in SHAPES if cuda or name != LARGE]
     models, kinds = _chosen("model", model, SHAPES, usual), _chosen("data", data, DATA, DATA)
     only = _chosen("row", row, EVERY, ())
-    sizes = _sizes(samples, batch_tokens, cuda=cuda) | {"threads": threads}
-    plans = [Plan(model=shape, data=kind, **sizes) for shape in models for kind in kinds]
-    tell = Console(stderr=True).print
-    tables = [
-        bench_scoring(one, pairs, only=only, peers=peers, memory=memory, told=tell) for one in plans
-    ]
+    sizes = partial(_sizes, samples, batch_tokens, cuda=cuda)
+    plans = [Plan(model=m, data=d, threads=threads, **sizes(m)) for m in models for d in kinds]
+    run = partial(bench_scoring, pairs=pairs, only=only, peers=peers, memory=memory)
+    tables = [run(one, told=Console(stderr=True).print) for one in plans]
     if as_json:
         print(json.dumps({"machine": _machine(), "tables": tables}, indent=1))
         return
@@ -202,10 +205,10 @@ def scale(
             Console().print(table)
 
 
-def _sizes(samples: int, batch_tokens: int, *, cuda: bool) -> dict[str, Any]:
-    """What is asked for, or what suits the device where that is 0."""
+def _sizes(samples: int, batch_tokens: int, shape: str, *, cuda: bool) -> dict[str, Any]:
+    """What is asked for, or what suits the shape and the device where that is 0."""
     return {
-        "samples": samples or (256 if cuda else 32),
+        "samples": samples or (256 if cuda else FEW.get(shape, 32)),
         "batch_tokens": batch_tokens or (16_384 if cuda else 2048),
         "dtype": "bfloat16" if cuda else "float32",
     }

@@ -215,8 +215,12 @@ def test_benchmark_peak_memory_is_measured_in_a_child():
 
 
 def test_benchmark_scoring_prints_a_table_and_json(monkeypatch, found):
-    """``bench scoring`` gives the same figures both ways; a wrong name is refused by name."""
-    monkeypatch.setattr(scoring, "bench_scoring", lambda plan, pairs, **_: found)
+    """``bench scoring`` gives the same figures both ways; a wrong name is refused by name.
+
+    The tiny shape gets samples enough to fill its batches, unless a number is asked for.
+    """
+    plans: list[scoring.Plan] = []
+    monkeypatch.setattr(scoring, "bench_scoring", lambda plan, **_: plans.append(plan) or found)
     small = ["scoring", "--model", "tiny", "--data", "ragged", "--pairs", "2"]
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli_bench.app, small)
     assert shown.exit_code == 0, shown.output
@@ -225,6 +229,11 @@ def test_benchmark_scoring_prints_a_table_and_json(monkeypatch, found):
     assert "not measured" in shown.stdout
     told = json.loads(CliRunner().invoke(cli_bench.app, [*small, "--json"]).stdout)
     assert told["tables"] == [found]
+    CliRunner().invoke(cli_bench.app, [*small, "--model", "135m", "--samples", "3"])
+    CliRunner().invoke(cli_bench.app, [*small, "--model", "135m"])
+    asked = [(plan.model, plan.samples) for plan in plans[1:]]
+    few, many = scoring.Plan().samples, 4 * scoring.Plan().samples
+    assert asked == [("tiny", many), ("tiny", 3), ("135m", 3), ("tiny", many), ("135m", few)]
     assert told["machine"]["torch"] == torch.__version__
     wrong = CliRunner().invoke(cli_bench.app, ["scoring", "--model", "giant"])
     assert isinstance(wrong.exception, ConfigError)
