@@ -9,20 +9,21 @@ from rich.table import Table
 TIME, TIME_HIGH, MEMORY, KEPT, RAGGED, GROWTH = 1.05, 1.10, 1.10, 100, 1.10, 1.10
 """Bars of the design: ratios to the ordinary step, bytes, ratio to the unpadded ideal, growth."""
 WORDS = {
-    "plain": "plain LoRA forward + backward",
-    "measure": "fedwinnow (hooks)",
-    "last half": "… last half of the layers",
-    "probe": "… backend probe",
-    "forward": "… backend forward (dots alone)",
-    "train": "a round of training",
-    "piggyback": "… and backend piggyback",
-    "loop": "one sample a pass (CLUES, LESS)",
+    "plain": "plain pass",
+    "measure": "fedwinnow, hooks",
+    "last half": "… last half",
+    "probe": "… probe",
+    "forward": "… forward, dots only",
+    "train": "a training round",
+    "piggyback": "… and piggyback",
+    "loop": "one by one",
     "vmap": "torch.func.vmap",
     "bergson": "bergson",
     "dattri": "dattri",
-    "measure, no padding": "fedwinnow, no padding",
+    "measure, no padding": "fedwinnow, unpadded",
 }
-UNMEASURED = "not measured"
+UNMEASURED = "–"
+_SIZES = ("time", "peak", "and mapped", "held", "beyond", "growth")
 
 
 def scoring_table(found: Mapping[str, Any], *, peak: float = 0.0) -> Table:
@@ -38,19 +39,19 @@ def scoring_table(found: Mapping[str, Any], *, peak: float = 0.0) -> Table:
         f"tokens ({found['padded_tokens']} with padding), {plan['dtype']} on {found['device']}, "
         f"{found['clock']} time, {found['pairs']} repetitions"
     )
-    names = ("", "ratio (95 %)", "tokens/s", "peak memory", "ratio", "kept", "apart")
-    table = Table(*names, title=title)
+    columns = ("ratio", "95 %", "tokens/s", "memory", "ratio", "kept", "apart")
     share = peak > 0
-    if share:
-        table.add_column("of the peak")
+    table = _narrow(title, ("",), (*columns, *(["peak"] if share else [])))
+    missing = []
     for name, row in found["rows"].items():
         words = WORDS.get(name, name)
         if row["status"] != "ok":
-            table.add_row(words, row["status"])
+            missing.append(f"{words}: {row['status']}")
             continue
         cells = [
             words,
-            _interval(row),
+            f"{row['ratio']:.2f}",
+            f"{row['ratio_low']:.2f}–{row['ratio_high']:.2f}",
             f"{row['tokens_per_second']:,.0f}",
             UNMEASURED if row["peak_bytes"] is None else _size(row["peak_bytes"]),
             "" if row["peak_ratio"] is None else f"{row['peak_ratio']:.2f}",
@@ -58,13 +59,13 @@ def scoring_table(found: Mapping[str, Any], *, peak: float = 0.0) -> Table:
             "" if row["apart"] is None else f"{row['apart']:.0e}",
         ]
         table.add_row(*cells, *([f"{row['teraflops'] / peak:.1%}"] if share else []))
-    table.caption = "; ".join(_bars(found))
+    table.caption = "; ".join((*_bars(found), *missing))
     return table
 
 
 def _bars(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"bars of fedwinnow: ratio ≤ {TIME} (upper end ≤ {TIME_HIGH})"
-    yield f"memory ≤ {MEMORY}, kept ≤ {KEPT} B"
+    yield f"memory ≤ {MEMORY}, kept ≤ {KEPT} B; {UNMEASURED}: not measured"
     if "piggyback_over_training" in found:
         over = _interval(found["piggyback_over_training"])
         yield f"piggyback over training {over}, bar ≤ {TIME} (upper end ≤ {TIME_HIGH})"
@@ -84,7 +85,7 @@ def scale_tables(rows: Sequence[Mapping[str, Any]], of: str) -> list[Table]:
 
 
 def _memory(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
-    table = _narrow("Memory", of, "time", "peak", "and mapped", "held", "beyond", "growth")
+    table = _narrow("Memory", (of, "stage"), _SIZES)
     for row in rows:
         table.add_section()
         for stage in row["stages"]:
@@ -104,7 +105,7 @@ def _memory(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
 
 def _server(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
     """Processor seconds of the server, its milliseconds a silo, and these over the first size's."""
-    table = _narrow("Processor time of the server", of, "server", "a silo", "growth")
+    table = _narrow("Processor time of the server", (of, "stage"), ("server", "a silo", "growth"))
     few: dict[str, float] = {}
     for row in rows:
         table.add_section()
@@ -119,13 +120,11 @@ def _server(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
     return table
 
 
-def _narrow(title: str, of: str, *columns: str) -> Table:
-    """A table that 80 columns of a terminal hold."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(of, justify="right", no_wrap=True)
-    table.add_column("stage", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+def _narrow(title: str, words: Sequence[str], figures: Sequence[str]) -> Table:
+    """A table that 80 columns of a terminal hold: columns of words, then of figures."""
+    table = Table(*words, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in figures:
+        table.add_column(name, justify="right")
     return table
 
 

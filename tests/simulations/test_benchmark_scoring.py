@@ -222,7 +222,7 @@ def test_benchmark_scoring_prints_a_table_and_json(monkeypatch, found):
     plans: list[scoring.Plan] = []
     monkeypatch.setattr(scoring, "bench_scoring", lambda plan, **_: plans.append(plan) or found)
     small = ["scoring", "--model", "tiny", "--data", "ragged", "--pairs", "2"]
-    shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli_bench.app, small)
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(cli_bench.app, small)
     assert shown.exit_code == 0, shown.output
     assert "torch.func.vmap" in shown.stdout
     assert "piggyback over training" in shown.stdout
