@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedwinnow.curation.errors import RunError
+
 BETAS = (0.9, 0.999)
 """Decay rates of Adam's moments."""
 EPSILON = 1e-8
@@ -123,7 +125,11 @@ class Contraction:
                 self.adam_adam_dots = _added(self.adam_adam_dots, direction, adam)
 
     def columns(self, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Those of the wanted columns that gradients give: name → (batch,) or (batch, k)."""
+        """Those of the wanted columns that gradients give: name → (batch,) or (batch, k).
+
+        Raises:
+            RunError: a wanted column was not gathered.
+        """
         found = {
             "dot": _divided(self.dots, self.shares),
             "influence": _divided(self.influences, self.shares),
@@ -132,7 +138,14 @@ class Contraction:
             "adam_adam_dot": self.adam_adam_dots,
             "adam_norm": _norm(self.adam_norms),
         }
-        return {k: values for k, values in found.items() if k in wanted and values is not None}
+        chosen = {name: values for name, values in found.items() if name in wanted}
+        if lacking := sorted(name for name, values in chosen.items() if values is None):
+            message = (
+                f"signal columns {', '.join(lacking)}: no gradient was contracted for them; name "
+                "them before the pass (References.contraction)"
+            )
+            raise RunError(message)
+        return {name: values for name, values in chosen.items() if values is not None}
 
     def reset(self) -> None:
         """Forget the batch."""

@@ -278,5 +278,5 @@ def next_batch(
         return order[:0]
     longest = max(int(lengths[order[start]]), 1)
     near = order[start : start + max(1, batch_tokens // longest)]
-    padded = longest * np.arange(1, len(near) + 1) > PADDED * np.cumsum(lengths[near])
-    return near[: max(1, int(padded.argmax())) if padded.any() else len(near)]
+    over = longest * np.arange(1, len(near) + 1) > PADDED * np.cumsum(lengths[near])
+    return near[: max(1, int(over.argmax())) if over.any() else len(near)]

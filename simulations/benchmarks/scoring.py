@@ -33,6 +33,7 @@ from fedwinnow.simulations.benchmarks.process_memory import (
     reset_peak,
 )
 from fedwinnow.simulations.benchmarks.rows import ROWS, Outcome, Row, factors
+from fedwinnow.simulations.benchmarks.stages import Say
 from fedwinnow.simulations.benchmarks.timing import Clock, interleaved, ratio_of
 from fedwinnow.simulations.benchmarks.workload import (
     Bench,
@@ -50,7 +51,6 @@ TRAINING, PIGGYBACK, LAST = "train", "piggyback", "last half"
 """Rows that figures compare."""
 EVERY: Mapping[str, Row] = {**ROWS, **PEERS}
 """Name → row, other projects' included."""
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def bench_scoring(
     only: Collection[str] = (),
     peers: bool = True,
     memory: bool = True,
-    told: Told = lambda _: None,
+    told: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Compare all rows on one kind of data.
 
@@ -143,7 +143,7 @@ def _rows(
 
 
 def _timed(
-    plan: Plan, bench: Bench, rows: Mapping[str, Row], pairs: int, told: Told
+    plan: Plan, bench: Bench, rows: Mapping[str, Row], pairs: int, told: Say
 ) -> dict[str, Any]:
     """Every figure but memory."""
     lengths = draw_lengths(plan.data, plan.samples)

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from fedwinnow.curation.contraction import EPSILON, Contraction, WeightedSums, adam_direction
+from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.gradients import evaluating, refuse, sample_gradients
 from fedwinnow.curation.losses import collate, sample_losses, token_losses
@@ -147,40 +147,6 @@ def test_dots_are_additive_over_layers(model):
     parts = sum(dots({name: layer}) for name, layer in layers.items())
     whole = dots(layers)
     assert (whole - parts).abs().max() <= 1e-5 * whole.abs().max()
-
-
-def test_adam_direction_is_the_step_that_torch_takes():
-    """Γ(g) is torch.optim.Adam's step at learning rate 1 after the same gradients."""
-    draw = torch.Generator().manual_seed(0)
-    gradients = torch.randn(6, 40, generator=draw, dtype=torch.float64) * 1e-3
-    for count in (0, 1, 5):
-        weight = torch.nn.Parameter(torch.zeros(40, dtype=torch.float64))
-        optimizer = torch.optim.Adam([weight], lr=1.0, eps=EPSILON)
-        for gradient in gradients[: count + 1]:
-            before = weight.detach().clone()
-            weight.grad = gradient.clone()
-            optimizer.step()
-        sums = WeightedSums(
-            weights=0.1 * 0.9 ** torch.arange(count - 1, -1, -1, dtype=torch.float64)[None],
-            square_weights=0.001 * 0.999 ** torch.arange(count - 1, -1, -1, dtype=torch.float64),
-        )
-        sums("w", gradients[:count, None, :])
-        found = adam_direction(gradients[count][None], sums.sums["w"][0], sums.squares["w"], count)
-        assert torch.allclose(found[0], before - weight.detach(), rtol=1e-9, atol=0)
-
-
-def test_weighted_sums_of_batches_are_those_of_all():
-    """Adding batch by batch is one weighted sum over everything."""
-    draw = torch.Generator().manual_seed(0)
-    gradients = torch.randn(7, 3, 4, generator=draw, dtype=torch.float64)
-    weights = torch.randn(2, 7, generator=draw, dtype=torch.float64)
-    parts = WeightedSums(weights=weights[:, :4], square_weights=weights[0, :4])
-    parts("f", gradients[:4])
-    parts.weights, parts.square_weights = weights[:, 4:], weights[0, 4:]
-    parts("f", gradients[4:])
-    flat = gradients.flatten(1)
-    assert torch.allclose(parts.sums["f"], weights @ flat)
-    assert torch.allclose(parts.squares["f"], weights[0] @ flat**2)
 
 
 def test_modes_of_all_modules_are_restored(model):

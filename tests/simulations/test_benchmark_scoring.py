@@ -226,7 +226,9 @@ def test_benchmark_scoring_prints_a_table_and_json(monkeypatch, found):
     assert shown.exit_code == 0, shown.output
     assert "torch.func.vmap" in shown.stdout
     assert "piggyback over training" in shown.stdout
-    assert "not measured" in shown.stdout
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert any(line.startswith("fedwinnow, hooks ") and " – " in line for line in lines)
+    assert all(f"{name}: " in " ".join(lines) for name in peers.PEERS if peers.absent(name))
     told = json.loads(CliRunner().invoke(cli_bench.app, [*small, "--json"]).stdout)
     assert told["tables"] == [found]
     CliRunner().invoke(cli_bench.app, [*small, "--model", "135m", "--samples", "3"])
