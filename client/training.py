@@ -98,7 +98,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         max_length: Longest sample in tokens; longer ones are cut.
         system_prompt: System message before every sample.
         progress: Called with (steps done, steps) after each.
-        watch: Sees every forward pass (``client/piggyback.py``); changes nothing of the training.
+        watch: Sees every forward pass (``client/piggyback.py``); changes no more than rounding.
 
     Raises:
         ConfigError: the schedule is unknown, or the precision needs another device.

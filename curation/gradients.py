@@ -5,11 +5,11 @@ of which autograd hands to a hook on the factor's output,
 
     ∂ℓ_i/∂A = Σ_t v_it x_itᵀ      ∂ℓ_i/∂B = Σ_t δ_it u_itᵀ      (sample i of the batch)
 
-is one batched matrix product of rank-r size per factor. It replaces the weight gradient of a
-training step, so it costs no additional arithmetic, and yields dots with k references, norms and
-Adam-aware forms at once (``curation/contraction.py``). Padding contributes nothing: its δ and v are
-zero. The loss of a batch must be the SUM of its samples' losses, so that no sample's gradient
-depends on its neighbours.
+is one batched matrix product of rank-r size per factor. It takes the place of the weight gradient
+of a training step, which is its sum over i, so it costs no additional arithmetic, and yields dots
+with k references, norms and Adam-aware forms at once (``curation/contraction.py``). Padding
+contributes nothing: its δ and v are zero. The loss of a batch must be the SUM of its samples'
+losses, so that no sample's gradient depends on its neighbours.
 
 The graph begins where that of a training step begins: at the first output of a factor A.
 
@@ -19,8 +19,9 @@ References:
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,26 +63,29 @@ def sample_gradients(
         model: The model that is run.
         layers: Module name → PEFT LoRA layer.
         consume: Called as ``consume("NAME.A" or "NAME.B", gradients)``.
-        training: Leave mode and trainable parameters as they are, for signals of training steps:
-            autograd takes the weights' gradients as if nobody looked, and layers that a
-            checkpoint computes again may run forward twice.
+        training: Leave mode and trainable parameters as they are, for signals of training steps.
+            A factor's own gradient is then the sum of its samples', which differs from
+            autograd's by rounding. Layers that a checkpoint computes again may run forward twice.
 
     Raises:
         ModelError: an adapter that cannot be measured; see :func:`refuse`.
     """
     refuse(model, layers)
     expected = tuple(f"{name}.{f}" for name in layers for f in "AB")
-    firing, handles = Firing(expected=expected, recomputed=training), []
-    with nullcontext() if training else frozen(model):
-        try:
-            for name, layer in layers.items():
-                for letter, factor in zip("AB", factors_of(layer), strict=True):
-                    hook = _watch(f"{name}.{letter}", firing, consume)
-                    handles.append(factor.register_forward_hook(hook))
-            yield firing
-        finally:
-            for handle in handles:
-                handle.remove()
+    firing = Firing(expected=expected, recomputed=training)
+    with ExitStack() as stack:
+        if not training:
+            stack.enter_context(frozen(model))
+        for name, layer in layers.items():
+            for letter, factor in zip("AB", factors_of(layer), strict=True):
+                trained = factor.weight.requires_grad and _is_plain(factor)
+                if trained:  # one product a factor and pass, not two
+                    factor.forward = partial(_without_its_weight, factor)
+                    stack.callback(delattr, factor, "forward")
+                weight = factor.weight if trained else None
+                hook = _watch(f"{name}.{letter}", firing, consume, weight)
+                stack.callback(factor.register_forward_hook(hook).remove)
+        yield firing
 
 
 @contextmanager
@@ -214,12 +218,26 @@ def factors_of(layer: Any) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's layers h
     return layer.lora_A[key], layer.lora_B[key]
 
 
-def _watch(name: str, firing: Firing, consume: Consume) -> Callable[..., Tensor | None]:
-    def took(gradient: Tensor, given: Tensor) -> None:
+def _is_plain(factor: nn.Linear) -> bool:
+    """Whether the factor is run by the code of ``nn.Linear`` and by nobody's own."""
+    return type(factor) is nn.Linear and "forward" not in vars(factor)
+
+
+def _without_its_weight(factor: nn.Linear, given: Tensor) -> Tensor:
+    """The factor's output, from which no gradient comes to its weight; :class:`_Seen` gives it."""
+    return nn.functional.linear(given, factor.weight.detach())
+
+
+def _watch(
+    name: str, firing: Firing, consume: Consume, weight: Tensor | None
+) -> Callable[..., Tensor | None]:
+    def took(gradient: Tensor, given: Tensor) -> Tensor:
         firing.backward[name] = firing.backward.get(name, 0) + 1
         mixed = torch.is_autocast_enabled(gradient.device.type)
         with torch.autocast(gradient.device.type, enabled=False) if mixed else nullcontext():
-            consume(name, _products(gradient, given))  # autograd records nothing in a backward pass
+            products = _products(gradient, given)  # autograd records nothing in a backward pass
+            consume(name, products)
+        return products
 
     def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         firing.forward[name] = firing.forward.get(name, 0) + 1
@@ -231,9 +249,9 @@ def _watch(name: str, firing: Firing, consume: Consume) -> Callable[..., Tensor 
                 "tokens and features; leave routed experts out of adapter.targets"
             )
             raise ModelError(message)
-        if not output.requires_grad:
+        if weight is None and not output.requires_grad:
             output.requires_grad_()  # nothing above requires a gradient: the graph begins here
-        seen: Tensor = _Seen.apply(output, inputs[0].detach(), took)  # type: ignore[no-untyped-call]  # torch's
+        seen: Tensor = _Seen.apply(output, inputs[0].detach(), weight, took)  # type: ignore[no-untyped-call]  # torch's
         return seen
 
     return forward
@@ -242,24 +260,37 @@ def _watch(name: str, firing: Firing, consume: Consume) -> Callable[..., Tensor 
 class _Seen(torch.autograd.Function):
     """A factor's output as it is; in the backward pass its gradient and the factor's input go by.
 
-    The input is kept as autograd keeps any, so a checkpoint drops it and computes it again.
+    The input is kept as autograd keeps any, so a checkpoint drops it and computes it again. A
+    weight that is given gets the sum of its samples' gradients.
     """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, given: Tensor, took: Callable[..., None]) -> Tensor:  # noqa: ANN401 - torch's own object
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own object
+        output: Tensor,
+        given: Tensor,
+        weight: Tensor | None,
+        took: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
         ctx.save_for_backward(given)
-        ctx.took = took
+        ctx.took, ctx.kind = took, None if weight is None else weight.dtype
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:  # noqa: ANN401 - torch's own form
-        ctx.took(gradients[0], *ctx.saved_tensors)
-        return gradients[0], None, None
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, Tensor | None, None]:  # noqa: ANN401 - torch's own form
+        products = ctx.took(gradients[0], *ctx.saved_tensors)
+        own = None if ctx.kind is None else products.sum(dim=0).to(ctx.kind)
+        return gradients[0], None, own, None
 
 
 def _products(
     gradient: Float[Tensor, "batch tokens rows"], given: Float[Tensor, "batch tokens columns"]
 ) -> Float[Tensor, "batch rows columns"]:
-    """g[i, o, c] = Σ_t gradient[i, t, o] · given[i, t, c], accumulated in at least float32."""
+    """g[i, o, c] = Σ_t gradient[i, t, o] · given[i, t, c], accumulated in at least float32.
+
+    CUDA sums products of half precision in float32 by itself; elsewhere they are widened first.
+    """
     kind = torch.promote_types(gradient.dtype, torch.float32)
+    if gradient.is_cuda and torch.version.cuda and gradient.dtype == given.dtype != kind:
+        return torch.bmm(gradient.transpose(1, 2), given, out_dtype=kind)
     return torch.bmm(gradient.to(kind).transpose(1, 2), given.to(kind))

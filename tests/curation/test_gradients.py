@@ -2,6 +2,8 @@
 
 import copy
 import gc
+from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -12,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.gradients import evaluating, refuse, sample_gradients
+from fedwinnow.curation.gradients import _products, evaluating, refuse, sample_gradients
 from fedwinnow.curation.losses import collate, sample_losses, token_losses
 from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample
@@ -158,6 +160,56 @@ def test_modes_of_all_modules_are_restored(model):
     assert not quiet.training
     assert net.training
     assert sum(not module.training for module in net.modules()) == len(list(quiet.modules()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA has a kernel of its own for this")
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_products_of_half_precision_are_summed_in_fp32_on_a_gpu(kind):
+    """Within 1e-5 of the largest product in float64: no sum was rounded to half precision."""
+    gradient, given = (torch.randn(3, 4096, n, device="cuda").to(kind) for n in (4, 8))
+    found = _products(gradient, given)
+    expected = torch.einsum("ito,itc->ioc", gradient.double(), given.double())
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+class Halved(torch.nn.Linear):
+    """A factor with code of its own."""
+
+    def forward(self, given):
+        """Half of what a factor gives."""
+        return torch.nn.functional.linear(given, self.weight) / 2
+
+
+@pytest.mark.parametrize("own", ["", "class", "forward"])
+@pytest.mark.parametrize(("kind", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_trained_weights_get_the_gradients_of_autograd(model, kind, bound, own, monkeypatch):
+    """Two batches in training mode: each weight's gradient, also of factors with own code."""
+    net, layers = model.model.to(kind).train(), dict(model.layers())
+    for factor in [layer.lora_B["default"] for layer in layers.values()]:
+        if own == "class":
+            monkeypatch.setattr(factor, "__class__", Halved)
+        elif own == "forward":
+            monkeypatch.setattr(factor, "forward", partial(Halved.forward, factor))
+
+    def taken(watch):
+        net.zero_grad()
+        for number in (3, 5):
+            with watch():
+                sample_losses(net, batch_of(model, number)).sum().backward()
+        return {n: p.grad.clone() for n, p in net.named_parameters() if p.requires_grad}
+
+    expected = taken(nullcontext)
+    counted = Counter()
+    found = taken(
+        lambda: sample_gradients(net, layers, lambda n, _: counted.update([n]), training=True)
+    )
+    assert set(counted.values()) == {2}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert values.dtype == kind
+        assert (found[name] - values).abs().max() <= bound * values.abs().max(), name
+    assert all("forward" not in vars(layer.lora_A["default"]) for layer in layers.values())
 
 
 def test_inputs_are_let_go_in_the_backward_pass(model):
