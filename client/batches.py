@@ -1,7 +1,7 @@
 """Batches of a pass: as many tokens as are asked for, or as memory bears; every sample once.
 
-Longest samples first (``curation/losses.py``: ``plan_batches``), so that memory runs out early or
-never. Where it does run out, on any device and at any size,
+Longest samples first (``curation/buckets.py``), so that memory runs out early or never. Where it
+does run out, on any device and at any size,
 
     most ← ⌊tokens of the batch / 2⌋
 
@@ -38,10 +38,11 @@ from fedwinnow.client.memory import (
     out_of_memory,
     token_bytes,
 )
+from fedwinnow.curation.buckets import Buckets
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.loaded import Size
-from fedwinnow.curation.losses import Batch, collate, longest_first, next_batch
+from fedwinnow.curation.losses import Batch, collate
 from fedwinnow.curation.modeling import LoadedModel
 from fedwinnow.curation.sections import LEAST
 
@@ -94,16 +95,16 @@ def in_batches(
         ModelError: one sample alone is too much; names its tokens and what to change.
     """
     lengths = np.array([len(one.tokens) for one in encodings], dtype=np.int64)
-    order, start = longest_first(lengths), 0
+    buckets, start = Buckets(lengths), 0
     budget = _Budget.of(loaded, kind, batch_tokens, graph=graph)
     with ExitStack() as stack:
         pool = None
         if loaded.device.type == "cuda":
             pool = stack.enter_context(ThreadPoolExecutor(1, "fedwinnow-collate"))
         coming = Coming(encodings, pool, pin=pool is not None)
-        while start < len(order):
-            places = next_batch(lengths, order, start, budget.tokens)
-            after = next_batch(lengths, order, start + len(places), budget.tokens)
+        while start < len(lengths):
+            places = buckets.batch(start, budget.tokens)
+            after = buckets.batch(start + len(places), budget.tokens)
             padded = len(places) * int(lengths[places[0]])
             budget.begin()
             if _ran(run, coming, places, after, loaded.device):

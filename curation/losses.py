@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 WHOLE = 2**29
 """Logits of a batch up to which they are made at once (2 GiB in float32), else in eighths of it."""
-PADDED = 1.1
-"""Most tokens of a batch, padding included, over its own (the bar of ragged data)."""
 _CHUNK = 2**22
 """Numbers of a piece of logits whose entropy is taken at once: 16 MiB in float32."""
 
@@ -232,51 +230,3 @@ def _plain_head(model: torch.nn.Module) -> torch.nn.Linear | None:
 def sample_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
     """Mean token loss of every sample, nats, differentiable; see :func:`token_losses`."""
     return token_losses(model, batch).sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)
-
-
-def plan_batches(
-    lengths: Int[np.ndarray, " samples"], batch_tokens: int
-) -> tuple[Int[np.ndarray, " batch"], ...]:
-    """Positions batch by batch: longest first, padding included within ``batch_tokens``.
-
-    A pure function of its arguments; a sample longer than the budget gets a batch of its own. No
-    data, however ragged, runs more than ``PADDED`` times its tokens: see :func:`next_batch`.
-
-    Args:
-        lengths: Tokens of each sample.
-        batch_tokens: Tokens of a batch, padding included, at least 1.
-    """
-    order, batches, start = longest_first(lengths), [], 0
-    while start < len(order):
-        batches.append(next_batch(lengths, order, start, batch_tokens))
-        start += len(batches[-1])
-    return tuple(batches)
-
-
-def longest_first(lengths: Int[np.ndarray, " samples"]) -> Int[np.ndarray, " samples"]:
-    """Positions by falling length, equal lengths in their order."""
-    return np.argsort(-lengths, kind="stable")
-
-
-def next_batch(
-    lengths: Int[np.ndarray, " samples"],
-    order: Int[np.ndarray, " samples"],
-    start: int,
-    batch_tokens: int,
-) -> Int[np.ndarray, " batch"]:
-    """The positions from ``order[start]`` on that fit into a batch; at least one while any is left.
-
-    A batch ends before padding would make it more than ``PADDED`` times its tokens.
-
-    Args:
-        lengths: Tokens of each sample.
-        order: Of :func:`longest_first`.
-        start: How many are in earlier batches.
-        batch_tokens: Tokens of a batch, padding included, at least 1.
-    """
-    if start >= len(order):
-        return order[:0]
-    longest = max(int(lengths[order[start]]), 1)
-    near = order[start : start + max(1, batch_tokens // longest)]
-    over = longest * np.arange(1, len(near) + 1) > PADDED * np.cumsum(lengths[near])
-    return near[: max(1, int(over.argmax())) if over.any() else len(near)]

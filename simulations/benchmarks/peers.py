@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fedwinnow.curation.buckets import plan_batches
 from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.losses import plan_batches
 from fedwinnow.simulations.benchmarks.rows import (
     Outcome,
     Row,

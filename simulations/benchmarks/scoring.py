@@ -149,7 +149,7 @@ def _timed(
     lengths = draw_lengths(plan.data, plan.samples)
     sides = {name: (row, bench) for name, row in rows.items()}
     if len(set(lengths.tolist())) > 1:
-        ideal = replace(bench, samples=make_samples(unpadded(lengths), "ideal"))
+        ideal = replace(bench, samples=make_samples(unpadded(lengths, plan.batch_tokens), "ideal"))
         sides[IDEAL] = (ROWS[OURS], ideal)
     told(f"{plan.model}, {plan.data}: {len(sides)} rows, {pairs} times each")
     clock = Clock(cuda=bench.loaded.device.type == "cuda")

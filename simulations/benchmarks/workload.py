@@ -1,8 +1,9 @@
 """What scoring is timed on: random Llamas of three shapes, samples of even and of ragged lengths.
 
 Lengths of ``ragged`` are log-normal, as those of instruction data are: median 128 tokens, standard
-deviation of the logarithm 0.7, cut to 16 … 512. Their unpadded ideal has as many samples and
-tokens, but all are of the mean length; it is compared by the time of a token that is no padding.
+deviation of the logarithm 0.7, cut to 16 … 512. Their unpadded ideal is what packing would come to:
+full batches of like samples, each as long as the mean of its batch, so attention is as long, too.
+It is compared by the time of a token that is no padding.
 
 Adapter: rank 16 on all seven linears, B ≠ 0; eight references of two anchors each.
 """
@@ -17,9 +18,10 @@ import torch
 from jaxtyping import Int64
 
 from fedwinnow.client.references import References, reference_state
+from fedwinnow.curation.buckets import plan_batches
 from fedwinnow.curation.config import AdapterSection, ModelSection
 from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.losses import Batch, collate, plan_batches
+from fedwinnow.curation.losses import Batch, collate
 from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample
 from fedwinnow.simulations.tiny import write_tiny_model
@@ -146,9 +148,19 @@ def draw_lengths(data: str, number: int, *, seed: int = 0) -> Lengths:
     return np.clip(np.round(drawn), SHORTEST, LONGEST).astype(np.int64)
 
 
-def unpadded(lengths: Lengths) -> Lengths:
-    """The ideal: as many samples and (up to rounding) tokens, none of which needs padding."""
-    return np.full(len(lengths), round(float(lengths.mean())))
+def unpadded(lengths: Lengths, batch_tokens: int) -> Lengths:
+    """The ideal: as many samples and (up to rounding) tokens, in full batches without padding.
+
+    Longest first, as many samples as a batch holds get the mean of their lengths, rounded down.
+    """
+    order = np.sort(lengths)[::-1]
+    found, start = np.empty_like(order), 0
+    while start < len(order):
+        fit = int(np.searchsorted(np.cumsum(order[start:]), batch_tokens, side="right"))
+        end = start + max(1, fit)
+        found[start:end] = order[start:end].sum() // (end - start)
+        start = end
+    return found
 
 
 def padded_tokens(lengths: Lengths, batch_tokens: int) -> int:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from fedwinnow.client import batches
 from fedwinnow.client.batches import Coming, in_batches
 from fedwinnow.client.memory import available_bytes, out_of_memory, token_bytes
+from fedwinnow.curation.buckets import plan_batches
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.loaded import LoadedModel, Size
-from fedwinnow.curation.losses import collate, plan_batches, sample_losses
+from fedwinnow.curation.losses import collate, sample_losses
 
 CPU_WORDS = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
 ERRORS = (

@@ -1,14 +1,10 @@
-"""Laws of sample losses: padding and neighbours change nothing, batches keep to their budget."""
+"""Laws of sample losses: padding and neighbours change nothing."""
 
-from itertools import pairwise
 
 import numpy as np
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fedwinnow.curation.losses import PADDED, collate, plan_batches, sample_losses
+from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import Encoding
 
 
@@ -46,34 +42,3 @@ def test_collate_never_counts_the_first_token():
     ]
     assert batch.mask.sum(dim=1).tolist() == [4, 6]
     assert batch.first == 1
-
-
-@given(lengths=st.lists(st.integers(1, 50), max_size=40), budget=st.integers(1, 200))
-def test_plan_batches_covers_all_within_the_budget(lengths, budget):
-    """Every position once; count × longest stays within the budget unless one alone exceeds it."""
-    array = np.array(lengths, dtype=np.int64)
-    batches = plan_batches(array, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * array[batch].max() <= budget
-
-
-@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=60), budget=st.integers(1, 4000))
-def test_plan_batches_pads_at_most_a_tenth(lengths, budget):
-    """However ragged the lengths and however large the budget; and a batch ends only for that."""
-    array = np.array(lengths, dtype=np.int64)
-    batches = plan_batches(array, budget)
-    for batch in batches:
-        assert len(batch) * array[batch].max() <= PADDED * array[batch].sum()
-    for batch, after in pairwise(batches):
-        more = [*batch, after[0]]
-        padded = len(more) * array[more].max()
-        assert padded > budget or padded > PADDED * array[more].sum()
-
-
-@pytest.mark.parametrize("budget", [1, 64, 10_000])
-def test_plan_batches_is_longest_first(budget):
-    """The largest batch comes first, so that memory runs out at once or never."""
-    lengths = np.array([5, 30, 12, 30, 7])
-    flat = [int(i) for batch in plan_batches(lengths, budget) for i in batch]
-    assert flat == [1, 3, 2, 4, 0]
