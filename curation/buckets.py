@@ -21,6 +21,8 @@ PADDED = 1.1
 """Most tokens of a batch, padding included, over its own (the bar of ragged data)."""
 FULL = 32
 """A full batch over what a batch costs by itself, in tokens: a choice."""
+AHEAD = 4096
+"""Samples that are cut at once; those of a longer pass in turn, so a budget may change cheaply."""
 
 
 class Buckets:
@@ -30,7 +32,7 @@ class Buckets:
         """Sort the samples of a pass by their tokens, equal lengths in their order."""
         self._order = np.argsort(-lengths, kind="stable")
         self._falling = np.maximum(lengths[self._order], 1)
-        self._budget, self._sizes = 0, self._order[:0]
+        self._budget, self._first, self._sizes = 0, 0, self._order[:0]
 
     def batch(self, start: int, budget: int) -> Int[np.ndarray, " batch"]:
         """Positions of the batch that comes after ``start`` samples; empty after the last.
@@ -43,9 +45,10 @@ class Buckets:
         """
         if start >= len(self._order):
             return self._order[:0]
-        if budget != self._budget:
-            self._budget, self._sizes = budget, _cut(self._falling, budget)
-        return self._order[start : start + int(self._sizes[start])]
+        if budget != self._budget or not 0 <= start - self._first < len(self._sizes):
+            self._budget, self._first = budget, start
+            self._sizes = _cut(self._falling[start : start + AHEAD], budget)
+        return self._order[start : start + int(self._sizes[start - self._first])]
 
 
 def plan_batches(

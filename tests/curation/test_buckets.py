@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedwinnow.curation import buckets
 from fedwinnow.curation.buckets import FULL, PADDED, Buckets, plan_batches
 
 
@@ -70,13 +71,33 @@ def test_equal_lengths_fill_batches():
 def test_a_budget_that_changes_changes_what_comes_after(lengths, budgets):
     """Each next batch is the first of the plan of what is left, under the budget of that moment."""
     array = np.array(lengths, dtype=np.int64)
-    buckets, order, start = Buckets(array), np.argsort(-array, kind="stable"), 0
+    cut, order, start = Buckets(array), np.argsort(-array, kind="stable"), 0
     for turn in range(len(lengths)):
         budget = budgets[turn % len(budgets)]
         left = order[start:]
-        found = buckets.batch(start, budget)
+        found = cut.batch(start, budget)
         expected = left[plan_batches(array[left], budget)[0]] if len(left) else left
         assert found.tolist() == expected.tolist()
         start += len(found)
     assert start == len(lengths)
-    assert len(buckets.batch(start, 1)) == 0
+    assert len(cut.batch(start, 1)) == 0
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30), budget=st.integers(1, 400))
+def test_a_long_pass_is_cut_in_turn_and_may_begin_again(lengths, budget):
+    """Five samples at a time: the plans of the parts, one after the other, also a second time."""
+    array = np.array(lengths, dtype=np.int64)
+    falling = np.argsort(-array, kind="stable")
+    parts = [falling[start : start + 5] for start in range(0, len(falling), 5)]
+    expected = [
+        part[batch].tolist() for part in parts for batch in plan_batches(array[part], budget)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets, "AHEAD", 5)
+        cut = buckets.Buckets(array)
+        for _ in range(2):
+            found, start = [], 0
+            while start < len(lengths):
+                found.append(cut.batch(start, budget).tolist())
+                start += len(found[-1])
+            assert found == expected

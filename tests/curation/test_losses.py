@@ -1,6 +1,5 @@
 """Laws of sample losses: padding and neighbours change nothing."""
 
-
 import numpy as np
 import torch
 
