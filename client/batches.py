@@ -54,6 +54,8 @@ MOST_GPU = 65_536
 """Most tokens that are tried on a GPU: a choice, not yet measured on one."""
 MOST_CPU = 2048
 """Most tokens that are tried on a CPU: the setting's own default."""
+STEP = 256
+"""Sizes that memory sets on a GPU are multiples of so many tokens, so that they change seldom."""
 SHARE, SHARE_CPU = 0.8, 0.5
 """Of the free memory, what a batch may take: measured on a GPU, estimated on a CPU."""
 
@@ -192,7 +194,7 @@ class _Budget:
         if self.gauge is None or self.size.most or 2 * padded < self.tokens:
             return
         each = max(1.0, self.gauge.used() / padded)
-        bearable = int(SHARE * self.gauge.free() / each)
+        bearable = int(SHARE * self.gauge.free() / each) // STEP * STEP
         found = max(LEAST, min(2 * self.tokens, MOST_GPU, bearable))
         if found != self.tokens:
             logger.info("batches of a %s pass hold up to %d tokens from now on", self.kind, found)

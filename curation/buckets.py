@@ -6,8 +6,8 @@ times its own, the plan takes one of least
 
     Σ_batches (l_i (j − i) + budget / FULL)
 
-by dynamic programming from the end. The second term is what a batch costs by itself: weights and
-references that are read, kernels that are launched.
+by dynamic programming from the end, for ``AHEAD`` samples at a time. The second term is the price
+of one more batch: it keeps them about as large as the budget allows where padding is no reason.
 
 Reference:
     R. Bellman, On the approximation of curves by line segments using dynamic programming, CACM 4,
@@ -20,9 +20,9 @@ from jaxtyping import Int
 PADDED = 1.1
 """Most tokens of a batch, padding included, over its own (the bar of ragged data)."""
 FULL = 32
-"""A full batch over what a batch costs by itself, in tokens: a choice."""
+"""A full batch over the price of one more batch, in tokens: a choice."""
 AHEAD = 4096
-"""Samples that are cut at once; those of a longer pass in turn, so a budget may change cheaply."""
+"""Samples of a long pass that are cut at once, and again after half of them, budgets changing."""
 
 
 class Buckets:
@@ -45,7 +45,11 @@ class Buckets:
         """
         if start >= len(self._order):
             return self._order[:0]
-        if budget != self._budget or not 0 <= start - self._first < len(self._sizes):
+        done, left = start - self._first, len(self._order) - start
+        known = 0 <= done < len(self._sizes) and (
+            done <= AHEAD // 2 or len(self._sizes) - done == left
+        )
+        if budget != self._budget or not known:
             self._budget, self._first = budget, start
             self._sizes = _cut(self._falling[start : start + AHEAD], budget)
         return self._order[start : start + int(self._sizes[start - self._first])]

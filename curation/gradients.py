@@ -32,7 +32,7 @@ from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.traits import unhookable
 
 Consume = Callable[[str, Float[Tensor, "batch rows columns"]], None]
-"""Told of each factor's per-sample gradients, at least float32, during the backward pass."""
+"""Told of each factor's per-sample gradients, at least float32, going backward; reads only."""
 
 AXES = 3
 """Batch, tokens, features."""
@@ -82,8 +82,7 @@ def sample_gradients(
                 if trained:  # one product a factor and pass, not two
                     factor.forward = partial(_without_its_weight, factor)
                     stack.callback(delattr, factor, "forward")
-                weight = factor.weight if trained else None
-                hook = _watch(f"{name}.{letter}", firing, consume, weight)
+                hook = _watch(f"{name}.{letter}", firing, consume, trained=trained)
                 stack.callback(factor.register_forward_hook(hook).remove)
         yield firing
 
@@ -229,7 +228,7 @@ def _without_its_weight(factor: nn.Linear, given: Tensor) -> Tensor:
 
 
 def _watch(
-    name: str, firing: Firing, consume: Consume, weight: Tensor | None
+    name: str, firing: Firing, consume: Consume, *, trained: bool
 ) -> Callable[..., Tensor | None]:
     def took(gradient: Tensor, given: Tensor) -> Tensor:
         firing.backward[name] = firing.backward.get(name, 0) + 1
@@ -239,7 +238,7 @@ def _watch(
             consume(name, products)
         return products
 
-    def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def forward(factor: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         firing.forward[name] = firing.forward.get(name, 0) + 1
         if not torch.is_grad_enabled():
             return None
@@ -249,6 +248,7 @@ def _watch(
                 "tokens and features; leave routed experts out of adapter.targets"
             )
             raise ModelError(message)
+        weight = factor.get_parameter("weight") if trained else None
         if weight is None and not output.requires_grad:
             output.requires_grad_()  # nothing above requires a gradient: the graph begins here
         seen: Tensor = _Seen.apply(output, inputs[0].detach(), weight, took)  # type: ignore[no-untyped-call]  # torch's

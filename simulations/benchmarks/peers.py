@@ -41,6 +41,19 @@ from fedwinnow.simulations.benchmarks.rows import (
 from fedwinnow.simulations.benchmarks.workload import Bench
 
 
+@contextmanager
+def _logging_as_it_is() -> Iterator[None]:
+    """Whoever sets up logging for the whole process by an import does so inside only."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers.copy()
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+@_logging_as_it_is()
 def bergson(bench: Bench) -> Outcome:
     """Score by bergson's hooks."""
     import bergson as peer  # type: ignore[import-not-found]  # noqa: PLC0415 - optional
@@ -82,6 +95,7 @@ def bergson(bench: Bench) -> Outcome:
     return Outcome(dots=writer.scores.numpy(), norms=None, kept=writer.scores.nbytes, unit=True)
 
 
+@_logging_as_it_is()
 def dattri(bench: Bench) -> Outcome:
     """Score by dattri's per-sample gradients."""
     from dattri.task import (  # type: ignore[import-not-found]  # noqa: PLC0415 - optional
@@ -111,6 +125,7 @@ PEERS: Mapping[str, Row] = {"bergson": bergson, "dattri": dattri}
 """Name of the package → row."""
 
 
+@_logging_as_it_is()
 def absent(name: str) -> str:
     """Why a peer cannot be run; "" where it can."""
     if importlib.util.find_spec(name) is None:

@@ -214,22 +214,22 @@ def test_batches_that_find_their_size_stay_within_the_share(lengths, size, each)
 
 
 def test_batches_grow_by_doubling_up_to_what_memory_bears(monkeypatch):
-    """2048, 4096, … up to 80 % of the device; the next pass begins there; a failure ends it."""
+    """2048, 4096, … to 80 % of the device by 256; the next pass begins there; a failure ends it."""
     device, loaded = Device(80_000, 4), bare()
     monkeypatch.setattr(batches, "CudaGauge", lambda _device: device)
     monkeypatch.setattr(batches, "_gauged", lambda _device: True)
     monkeypatch.setattr(batches, "MOST_GPU", 20_000)
     some, found = encoded([32] * 2000), Passing(10**9)
     in_batches(loaded, some, device.run(found), batch_tokens=0, kind="loss")
-    assert found.tried[:4] == [2048, 4096, 8192, 16_000]
-    assert set(found.tried[3:-1]) == {16_000}
+    assert found.tried[:4] == [2048, 4096, 8192, 15_872]
+    assert set(found.tried[3:-1]) == {15_872}
     again = Passing(10**9)
     in_batches(loaded, some[:600], device.run(again), batch_tokens=0, kind="loss")
-    assert again.tried == [16_000, 3200]
+    assert again.tried == [15_872, 3328]
     device.size, last = 40_000, Passing(10**9)  # another process takes half of the device
     in_batches(loaded, some, device.run(last), batch_tokens=0, kind="loss")
-    assert loaded.sizes["loss"].most == 8000
-    assert max(last.tried) == 8000
+    assert loaded.sizes["loss"].most == 7936
+    assert max(last.tried) == 7936
     assert last.rows == list(range(2000))
 
 

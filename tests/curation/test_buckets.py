@@ -83,21 +83,24 @@ def test_a_budget_that_changes_changes_what_comes_after(lengths, budgets):
     assert len(cut.batch(start, 1)) == 0
 
 
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30), budget=st.integers(1, 400))
-def test_a_long_pass_is_cut_in_turn_and_may_begin_again(lengths, budget):
-    """Five samples at a time: the plans of the parts, one after the other, also a second time."""
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    budget=st.integers(1, 400),
+    ahead=st.integers(2, 50),
+)
+def test_a_long_pass_is_cut_in_turn_and_may_begin_again(lengths, budget, ahead):
+    """Some samples ahead: allowed batches, every sample once, and a second pass the same."""
     array = np.array(lengths, dtype=np.int64)
-    falling = np.argsort(-array, kind="stable")
-    parts = [falling[start : start + 5] for start in range(0, len(falling), 5)]
-    expected = [
-        part[batch].tolist() for part in parts for batch in plan_batches(array[part], budget)
-    ]
+    order = np.argsort(-array, kind="stable")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(buckets, "AHEAD", 5)
-        cut = buckets.Buckets(array)
+        patch.setattr(buckets, "AHEAD", ahead)
+        cut, passes = buckets.Buckets(array), []
         for _ in range(2):
-            found, start = [], 0
-            while start < len(lengths):
-                found.append(cut.batch(start, budget).tolist())
-                start += len(found[-1])
-            assert found == expected
+            passes.append([])
+            while (start := sum(map(len, passes[-1]))) < len(lengths):
+                passes[-1].append(cut.batch(start, budget).tolist())
+    assert passes[0] == passes[1]
+    assert [i for batch in passes[0] for i in batch] == order.tolist()
+    assert cost_of([array[batch].tolist() for batch in passes[0]], budget) is not None
+    if len(lengths) <= ahead:
+        assert passes[0] == [batch.tolist() for batch in plan_batches(array, budget)]

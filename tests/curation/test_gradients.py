@@ -195,7 +195,9 @@ def test_trained_weights_get_the_gradients_of_autograd(model, kind, bound, own, 
     def taken(watch):
         net.zero_grad()
         for number in (3, 5):
-            with watch():
+            with watch() as firing:
+                own = [layer.lora_A["default"] for layer in layers.values()]
+                assert all(("forward" in vars(factor)) == bool(firing) for factor in own)
                 sample_losses(net, batch_of(model, number)).sum().backward()
         return {n: p.grad.clone() for n, p in net.named_parameters() if p.requires_grad}
 
@@ -209,7 +211,6 @@ def test_trained_weights_get_the_gradients_of_autograd(model, kind, bound, own, 
     for name, values in expected.items():
         assert values.dtype == kind
         assert (found[name] - values).abs().max() <= bound * values.abs().max(), name
-    assert all("forward" not in vars(layer.lora_A["default"]) for layer in layers.values())
 
 
 def test_inputs_are_let_go_in_the_backward_pass(model):
@@ -241,18 +242,21 @@ def test_graph_begins_at_the_first_factor(model):
     assert needs == [False]
 
 
-def test_failure_inside_leaves_the_model_as_it_was(model):
-    """An error in the block removes hooks and restores flags and modes."""
+@pytest.mark.parametrize("training", [False, True])
+def test_failure_inside_leaves_the_model_as_it_was(model, training):
+    """An error in the block removes hooks and restores code, flags and modes."""
     net = model.model.train()
     flags = [p.requires_grad for p in net.parameters()]
 
     def fails(*_):
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), sample_gradients(net, dict(model.layers()), fails):
+    watch = sample_gradients(net, dict(model.layers()), fails, training=training)
+    with pytest.raises(ZeroDivisionError), watch:
         sample_losses(net, batch_of(model)).sum().backward()
     assert [p.requires_grad for p in net.parameters()] == flags
     assert net.training
+    assert not any("forward" in vars(part) for part in net.modules())
     refuse(net, dict(model.layers()))  # no hook is left
 
 

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import logging
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -141,6 +143,19 @@ def test_benchmark_memory_is_not_told_where_it_was_not_measured(found):
     for row in found["rows"].values():
         assert row.get("peak_bytes") is None
         assert row.get("peak_ratio") is None
+
+
+def test_benchmark_peer_that_sets_up_logging_does_so_for_itself(monkeypatch, tmp_path):
+    """A package whose import makes all information visible leaves ours as quiet as it was."""
+    text = "import logging\nroot = logging.getLogger()\nroot.setLevel(1)\n"
+    text += "root.addHandler(logging.StreamHandler())\n"
+    (tmp_path / "noisy_peer.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    root = logging.getLogger()
+    before = root.level, root.handlers.copy()
+    assert peers.absent("noisy_peer") == ""
+    assert "noisy_peer" in sys.modules
+    assert (root.level, root.handlers) == before
 
 
 def test_benchmark_absent_peer_is_a_row_that_says_so(monkeypatch, bench):
