@@ -22,7 +22,7 @@ PADDED = 1.1
 FULL = 32
 """A full batch over the price of one more batch, in tokens: a choice."""
 AHEAD = 4096
-"""Samples of a long pass that are cut at once, and again after half of them, budgets changing."""
+"""Samples that are planned at once, and anew after half of them, in a pass of more."""
 
 
 class Buckets:
