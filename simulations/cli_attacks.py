@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedwinnow.simulations.cli_options import Set, typed
+from fedwinnow.cli.options import Set, typed
 
 
 def attacks(
@@ -21,9 +21,9 @@ def attacks(
     settings: Set = None,
 ) -> None:
     """Try attacks of one site on generated skills and write a table; finished runs are kept."""
+    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.attacks import trial  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.attacks.zoo import ATTACKS  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
 
     plan = trial.Plan(
         attacks=tuple(attack or ATTACKS),

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedwinnow.simulations.cli_options import AsJson
+from fedwinnow.cli.options import AsJson
 
 if TYPE_CHECKING:
     from fedwinnow.simulations.mixtures import Mixture
@@ -28,10 +28,10 @@ def mixture(
     as_json: AsJson = False,
 ) -> None:
     """Fit a law of mixing to many merges of a run's kept adapters; nobody trains."""
+    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - likewise
     from fedwinnow.curation.files import write  # noqa: PLC0415 - torch loads with the rest
     from fedwinnow.simulations.mixtures import mixture as measured  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.mixtures import section_text  # noqa: PLC0415 - likewise
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - likewise
 
     found = measured(run, count=mixtures, number=training_round, told=Watch().work)
     if out is not None:

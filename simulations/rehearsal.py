@@ -173,7 +173,7 @@ def _party(root: Path, name: str, page: str, given: Mapping[str, str]) -> Party:
     programs = root / "bin"
     programs.mkdir(exist_ok=True)
     ours = programs / "fedwinnow"  # this checkout's, whether it is installed or not
-    ours.write_text(f'#!/bin/sh\nexec {sys.executable} -m fedwinnow.simulations.cli "$@"\n')
+    ours.write_text(f'#!/bin/sh\nexec {sys.executable} -m fedwinnow.cli.main "$@"\n')
     ours.chmod(0o755)
     own = {"PROGRAMS": str(Path(sys.executable).parent), "GROUP": "", **given}
     shipped = settings_of(f"{page}.env")

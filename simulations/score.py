@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedwinnow.cli.init import guess_columns
 from fedwinnow.client.data import Samples, columns_of, open_samples
 from fedwinnow.client.gate import overlapping
 from fedwinnow.client.rows import read_rows
@@ -29,7 +30,6 @@ from fedwinnow.server.driver import Progress
 from fedwinnow.server.state import given
 from fedwinnow.simulations.demo import local_model
 from fedwinnow.simulations.in_process import run_phases
-from fedwinnow.simulations.new_scenario import guess_columns
 
 SHOWN = 5
 """Overlapping samples that an error names at most."""

@@ -12,6 +12,7 @@ from fault_box import ALL, LONGEST, SETTINGS, Box, lives, quiet
 from fault_breaks import Break, install
 from fault_proxy import Proxy
 
+from fedwinnow.cli.site import serve
 from fedwinnow.client import ledger
 from fedwinnow.client.shim import agent_status
 from fedwinnow.curation.config import DeadlinesSection, QuorumSection, RunConfig, SiteConfig
@@ -21,7 +22,6 @@ from fedwinnow.curation.settings import to_toml
 from fedwinnow.server.driver import drive
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.store import Store
-from fedwinnow.simulations.cli_site import serve
 from fedwinnow.simulations.sockets import Door, SocketTransport
 from fedwinnow.simulations.toy import SITES
 from fedwinnow.simulations.toy_deployment import write_toy_deployment

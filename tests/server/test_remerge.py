@@ -7,6 +7,7 @@ import torch
 from fake_federation import SITES, FakeSites, FakeTransport, make_config
 from typer.testing import CliRunner
 
+from fedwinnow.cli.main import app
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import (
@@ -23,7 +24,6 @@ from fedwinnow.server.kept_adapters import kept_round
 from fedwinnow.server.remerge import moved, moved_factors, remerge, write_remerged
 from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store
-from fedwinnow.simulations.cli import app
 
 RULES = ("core_svd", "fedavg_factors", "stack", "ties", "freeze_a", "alternate", "fedsvd")
 RULES += ("flower:FedAdam", "flower:FedMedian")

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from fedwinnow.cli.bench import app
 from fedwinnow.simulations.benchmarks import merging
-from fedwinnow.simulations.cli_bench import app
 from fedwinnow.strategies.registry import BUILT_IN
 
 

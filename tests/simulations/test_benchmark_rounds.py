@@ -6,9 +6,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from fedwinnow.cli import bench
 from fedwinnow.curation.envelope import PrivateKey, sign, verified
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.simulations import cli_bench
 from fedwinnow.simulations.benchmarks import rounds, transfer
 
 
@@ -51,9 +51,9 @@ def test_benchmark_table_holds_every_figure(monkeypatch):
     monkeypatch.setattr(rounds, "bench_deployed", lambda pairs: over)
     monkeypatch.setattr(rounds, "bench_in_process", lambda pairs: {"seconds": 0.05})
     monkeypatch.setattr(transfer, "bench_transfer", lambda pairs, megabytes: hop)
-    shown = CliRunner().invoke(cli_bench.app, ["rounds"]).stdout
+    shown = CliRunner().invoke(bench.app, ["rounds"]).stdout
     assert all(part in shown for part in ("+1.00 s", "≤ 2 s", "1.25", "≤ 1.5", "0.050 s"))
-    found = json.loads(CliRunner().invoke(cli_bench.app, ["rounds", "--json"]).stdout)
+    found = json.loads(CliRunner().invoke(bench.app, ["rounds", "--json"]).stdout)
     assert found == {"in_process": {"seconds": 0.05}, "transfer": hop, "deployed": over}
 
 

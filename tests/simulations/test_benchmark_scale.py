@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fedwinnow.cli import bench
 from fedwinnow.curation.errors import RunError
 from fedwinnow.curation.messages import CloseRequest, Header
 from fedwinnow.server.state import RunState
-from fedwinnow.simulations import cli_bench
 from fedwinnow.simulations.benchmarks import scale, scale_silos, stages
 
 pytestmark = pytest.mark.flower  # long: with `make flower`, not with the default run
@@ -168,7 +168,7 @@ def test_scale_prints_tables_and_json(monkeypatch):
     )
     monkeypatch.setattr(scale_silos, "watch", watch)
     asked = ["scale", "--samples", "1000000", "--silos", "10"]
-    shown = CliRunner(env={"COLUMNS": "80"}).invoke(cli_bench.app, asked)
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(bench.app, asked)
     assert shown.exit_code == 0, shown.output
     assert "…" not in shown.stdout
     lines = [line.split() for line in shown.stdout.splitlines()]
@@ -176,7 +176,7 @@ def test_scale_prints_tables_and_json(monkeypatch):
     assert ["1,000,000", "measure", "1809.3", "s", *sizes] in lines
     assert ["10", "measure", "0.250", "s", "25.00", "ms", "1.00"] in lines
     assert "100,000 samples: measure took 1809.3 s, at most 664 MB" in shown.stderr
-    told = json.loads(CliRunner().invoke(cli_bench.app, [*asked, "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(bench.app, [*asked, "--json"]).stdout)
     assert [row["samples"] for row in told["samples"]] == [10_000, 100_000, 1_000_000]
     assert [row["silos"] for row in told["silos"]] == [10]
     assert told["samples"][0]["stages"][0]["beyond_bytes"] == 664_100_000 - 265_140_000

@@ -11,9 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from fedwinnow.cli import bench as cli_bench
 from fedwinnow.client import drawing
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations import cli_bench
 from fedwinnow.simulations.benchmarks import peers, process_memory, rows, scoring, timing, workload
 from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring
 

@@ -8,13 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from fedwinnow.cli import main
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.curation.settings import parse
 from fedwinnow.server import outcome, sections
-from fedwinnow.simulations import cli
 from fedwinnow.simulations.budgets import BudgetPlan, buckets, fit_budget
 from fedwinnow.simulations.holdout import holdout
 from fedwinnow.simulations.in_process import simulate
@@ -136,7 +136,7 @@ def test_budget_command_prints_a_table_and_repeats(scenario, found, tmp_path, mo
     words += [word for line in FAST for word in ("--set", line)]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        main.main()
     printed = capsys.readouterr().out
     assert not stop.value.code
     assert "utility b" in printed

@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from fedwinnow.cli import main
 from fedwinnow.curation.config import RunConfig, SiteConfig
 from fedwinnow.curation.settings import load
 from fedwinnow.server import outcome
-from fedwinnow.simulations import cli
 from fedwinnow.simulations.splits import names as studies
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies import registry
@@ -66,7 +66,7 @@ def fedwinnow(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["fedwinnow", *map(str, words)])
         code = 0
         try:
-            cli.main()
+            main.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capsys.readouterr()
@@ -494,7 +494,7 @@ def test_cli_a_failed_run_exits_with_1(place, fedwinnow):
 
 def test_cli_help_and_usage_have_their_exit_codes():
     """As a process of its own: --help gives 0 and names the commands, a wrong word gives 2."""
-    command = [sys.executable, "-m", "fedwinnow.simulations.cli"]
+    command = [sys.executable, "-m", "fedwinnow.cli.main"]
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for name in (

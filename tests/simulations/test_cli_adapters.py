@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from fedwinnow.cli.main import app
 from fedwinnow.curation import folders as adapter_folders
 from fedwinnow.curation.comparing import Comparison, Difference, place
 from fedwinnow.curation.errors import ConfigError, CurationError, InputError, ModelError
 from fedwinnow.curation.folders import load_adapter
 from fedwinnow.curation.stored import open_adapter
 from fedwinnow.simulations.adapter_picture import axes_of, drawn, heat_maps
-from fedwinnow.simulations.cli import app
 from fedwinnow.simulations.folder_checks import shares_of
 from fedwinnow.simulations.folder_merge import merge_folders
 

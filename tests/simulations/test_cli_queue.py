@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fedwinnow.cli.main import app
 from fedwinnow.client import tables
 from fedwinnow.client.data import open_samples
 from fedwinnow.curation.nouns import SignalTable
 from fedwinnow.curation.scenario import load_scenario, load_site
 from fedwinnow.curation.selection import select
 from fedwinnow.curation.settings import canonical
-from fedwinnow.simulations.cli import app
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
 RUN = "toy-0123456789ab"

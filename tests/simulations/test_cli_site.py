@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fedwinnow.cli import main
 from fedwinnow.client.boundary import Boundary, checked
 from fedwinnow.client.ledger import Ledger
 from fedwinnow.curation.config import RunConfig
@@ -22,7 +23,6 @@ from fedwinnow.curation.messages import Header, JoinRequest
 from fedwinnow.curation.scenario import load_run, load_site
 from fedwinnow.curation.settings import canonical
 from fedwinnow.server.sealing import Sealer
-from fedwinnow.simulations import cli
 from fedwinnow.simulations.site_check import check_site, exposed
 from fedwinnow.simulations.site_words import may_leave
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
@@ -51,7 +51,7 @@ def fedwinnow(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["fedwinnow", *map(str, words)])
         code = 0
         try:
-            cli.main()
+            main.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capsys.readouterr()
@@ -228,7 +228,7 @@ def test_site_serve_listens_tells_and_stops(deployment, fedwinnow, tmp_path):
     code, _, err = fedwinnow("site", "status", file)
     assert code == 1, err
     assert "start" in err
-    command = [sys.executable, "-m", "fedwinnow.simulations.cli", "site", "serve", str(file)]
+    command = [sys.executable, "-m", "fedwinnow.cli.main", "site", "serve", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("site north listens on ")
         code, out, err = fedwinnow("site", "status", file, "--json")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fedwinnow.cli.plugins import plugin_rows
 from fedwinnow.curation.scenario import load_scenario
-from fedwinnow.simulations.cli_plugins import plugin_rows
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies import registry

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fedwinnow.cli import main
 from fedwinnow.client.tables import read_scores
 from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
-from fedwinnow.simulations import cli
 from fedwinnow.simulations.flower import simulate_with_flower
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.superlink import bearers
@@ -72,7 +72,7 @@ def test_flower_run_fails_where_every_client_fails(scenario, tmp_path, mark, mon
     argv += [part for item in settings for part in ("--set", item)]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     said = "".join(capsys.readouterr())
     assert ended.value.code == 2, said
     assert "DataError" in said

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedwinnow.cli import main
 from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.server import outcome
-from fedwinnow.simulations import cli, recipes
+from fedwinnow.simulations import recipes
 from fedwinnow.simulations.recipes import at, compare, load_recipes
 from fedwinnow.simulations.toy import write_toy_scenario
 
@@ -145,7 +146,7 @@ def test_recipes_command_prints_rungs_choice_and_note(scenario, monkeypatch, cap
         words += [word for line in FAST for word in ("--set", line)]
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            main.main()
         assert not stop.value.code
         printed = capsys.readouterr().out
         if extra:

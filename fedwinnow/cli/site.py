@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedwinnow.cli.options import AsJson, Set
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.simulations.cli_options import AsJson, Set
 
 app = typer.Typer(
     no_args_is_help=True, help="Run a silo's own agent: check it, serve, look at what left."

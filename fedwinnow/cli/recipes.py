@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedwinnow.simulations.cli_options import AsJson, Set, typed
+from fedwinnow.cli.options import AsJson, Set, typed
 
 if TYPE_CHECKING:
     from fedwinnow.simulations.budgets import Budget, BudgetPlan
@@ -41,8 +41,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Find the best of several recipes by successive halving; finished runs are not run again."""
+    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations import recipes as recipes_of  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
 
     watch = Watch()
     found = recipes_of.compare(
@@ -74,12 +74,12 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
     as_json: AsJson = False,
 ) -> None:
     """Fit how much data a training budget is worth, in a local simulation; prints [threshold]."""
+    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.curation.files import write  # noqa: PLC0415 - likewise
     from fedwinnow.curation.scenario import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.budgets import BudgetPlan, fit_budget  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.demo import local_model  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
 
     config = load_scenario(scenario, settings or ())
     config = replace(config, model=local_model(config.model))

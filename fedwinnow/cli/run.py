@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedwinnow.simulations.cli_options import AsJson, Resume
+from fedwinnow.cli.options import AsJson, Resume
 
 
 def run(

@@ -16,20 +16,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from fedwinnow.cli import adapters, bench, plugins, recipes, score, site, studies
+from fedwinnow.cli import run as cli_run
+from fedwinnow.cli.options import AsJson, Resume, Set, typed
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import (
-    cli_adapters,
-    cli_attacks,
-    cli_bench,
-    cli_choose,
-    cli_mixture,
-    cli_plugins,
-    cli_run,
-    cli_score,
-    cli_site,
-    cli_study,
-)
-from fedwinnow.simulations.cli_options import AsJson, Resume, Set, typed
+from fedwinnow.simulations import cli_attacks, cli_mixture
 
 app = typer.Typer(
     name="fedwinnow",
@@ -39,21 +30,21 @@ app = typer.Typer(
     help="Federated curation for language models: one quality standard, no shared sample.",
 )
 
-app.add_typer(cli_bench.app, name="bench")
-app.add_typer(cli_choose.app, name="recipes")
-app.add_typer(cli_plugins.app, name="plugins")
-app.add_typer(cli_site.app, name="site")
-app.command()(cli_adapters.diff)
-app.command()(cli_adapters.merge)
-app.command()(cli_adapters.remerge)
+app.add_typer(bench.app, name="bench")
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(plugins.app, name="plugins")
+app.add_typer(site.app, name="site")
+app.command()(adapters.diff)
+app.command()(adapters.merge)
+app.command()(adapters.remerge)
 app.command()(cli_mixture.mixture)
-app.command()(cli_choose.budget)
-app.command()(cli_site.keys)
+app.command()(recipes.budget)
+app.command()(site.keys)
 app.command()(cli_run.run)
 app.command()(cli_run.status)
-app.command()(cli_score.score)
-app.command()(cli_study.study)
-app.command()(cli_study.base)
+app.command()(score.score)
+app.command()(studies.study)
+app.command()(studies.base)
 app.command()(cli_attacks.attacks)
 
 
@@ -162,7 +153,7 @@ def init(
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
 ) -> None:
     """Write a commented scenario.toml for your own data; site.toml and run.toml to deploy it."""
-    from fedwinnow.simulations.new_scenario import (  # noqa: PLC0415 - datasets loads here
+    from fedwinnow.cli.init import (  # noqa: PLC0415 - datasets loads here
         write_run,
         write_scenario,
     )
@@ -201,9 +192,9 @@ def report(
 
 
 def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:  # noqa: ANN401 - typed where torch may load
+    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.in_process import simulate as run  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
 
     watch = Watch(budget=budget)
     folder = run(

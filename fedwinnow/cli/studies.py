@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedwinnow.simulations.cli_options import Set, typed
+from fedwinnow.cli.options import Set, typed
 
 
 def study(
@@ -21,10 +21,10 @@ def study(
     ] = False,
 ) -> None:
     """Run a study over several seeds and write its evidence tables; without a name, list them."""
+    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations import study as studies  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.ablation import ablate  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.splits import load_study, names, plan  # noqa: PLC0415 - torch loads here
 
     if not name:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedwinnow.cli.options import AsJson
 from fedwinnow.curation.errors import PluginError, RunError
-from fedwinnow.simulations.cli_options import AsJson
 
 app = typer.Typer(help="List every plug-in; check one by its laws.")
 

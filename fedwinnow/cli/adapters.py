@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from fedwinnow.cli.options import AsJson
 from fedwinnow.curation.errors import ConfigError, IncompatibleAdapterError, ModelError
-from fedwinnow.simulations.cli_options import AsJson
 
 if TYPE_CHECKING:
     from fedwinnow.curation.comparing import Comparison

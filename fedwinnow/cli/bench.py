@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedwinnow.cli.bench_tables import scale_tables, scoring_table
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations.bench_tables import scale_tables, scoring_table
 
 app = typer.Typer(no_args_is_help=True, help="Measure what a federation costs on this machine.")
 

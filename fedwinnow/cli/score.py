@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fedwinnow.simulations.cli_options import AsJson, Set
+from fedwinnow.cli.options import AsJson, Set
 
 if TYPE_CHECKING:
     from fedwinnow.simulations.score import Scored
@@ -37,8 +37,8 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
     as_json: AsJson = False,
 ) -> None:
     """Score and filter one data set against public anchors; no federation, no server."""
+    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.score import score_config, score_data  # noqa: PLC0415 - torch loads here
 
     words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
