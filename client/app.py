@@ -14,7 +14,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwinnow.client.shim import carry
+from fedwinnow.client.agent.relay import carry
 from fedwinnow.curation.config import site_configs
 from fedwinnow.curation.errors import ConfigError, ProtocolError, TransportError
 from fedwinnow.curation.records import envelope_in, envelope_records

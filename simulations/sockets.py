@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedwinnow.client.shim import carry
+from fedwinnow.client.agent.relay import carry
 from fedwinnow.curation.envelope import Stamp, verified_stamp
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import Refusal, Request

@@ -33,8 +33,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check data, anchors, model, policy and socket, and say in plain words what may leave."""
+    from fedwinnow.client.agent.preflight import check_site  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.site_check import check_site  # noqa: PLC0415 - torch loads here
 
     found = check_site(load_site(file, settings or ()), load_model=model)
     if as_json:
@@ -57,10 +57,10 @@ def check(
 @app.command()
 def serve(file: File, settings: Set = None) -> None:
     """Listen on the Unix socket and answer the pinned coordinator, until Ctrl-C or SIGTERM."""
-    from fedwinnow.client.agent import Agent  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.agent.grpc_service import Agent  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.agent.preflight import check_settings  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.boundary import Boundary  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.site_check import check_settings  # noqa: PLC0415 - torch loads here
 
     logging.getLogger("fedwinnow").setLevel(logging.INFO)
     os.umask(0o077)  # scores and decisions by sample are the agent's alone
@@ -85,7 +85,7 @@ def serve(file: File, settings: Set = None) -> None:
 @app.command()
 def status(file: File, *, as_json: AsJson = False) -> None:
     """Show what the agent is doing: run, phase, progress, queue."""
-    from fedwinnow.client.shim import agent_status  # noqa: PLC0415 - gRPC loads here
+    from fedwinnow.client.agent.relay import agent_status  # noqa: PLC0415 - gRPC loads here
     from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
 
     agent = load_site(file).agent

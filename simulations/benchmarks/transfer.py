@@ -1,7 +1,7 @@
 """What the hop to a site's agent costs: a payload up and down through shim and agent, beside gRPC.
 
 Both servers stand in one process of their own, on sockets of one kind, and give back what came.
-One side is :func:`fedwinnow.client.shim.carry` to an agent: signature and SHA-256 checked, one
+One side is :func:`fedwinnow.client.agent.relay.carry` to an agent: signature and SHA-256 checked, one
 queue, a signed reply. The other is a gRPC stream of the same bytes in chunks of the same size, with
 nothing else. Pairs are interleaved in alternating order; the figure is the median of their ratios.
 Encryption is not part of the hop; it is measured beside it.
@@ -22,9 +22,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from fedwinnow.client.agent import Agent
-from fedwinnow.client.frames import OPTIONS, address, chunks
-from fedwinnow.client.shim import carry
+from fedwinnow.client.agent.frames import OPTIONS, address, chunks
+from fedwinnow.client.agent.grpc_service import Agent
+from fedwinnow.client.agent.relay import carry
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import AgentSection
 from fedwinnow.curation.envelope import Draft, PrivateKey, Stamp, seal, sign, unseal

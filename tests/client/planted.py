@@ -10,9 +10,9 @@ from needles import Needles
 from transformers import AutoTokenizer
 
 from fedwinnow.client import tables
+from fedwinnow.client.agent.frames import words
 from fedwinnow.client.boundary import Boundary, checked
 from fedwinnow.client.data import open_samples
-from fedwinnow.client.frames import words
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig

@@ -16,11 +16,12 @@ from pathlib import Path
 import grpc
 import pytest
 
-from fedwinnow.client import answers, ledger, listening
-from fedwinnow.client.agent import Activity, Agent
+from fedwinnow.client import answers, ledger
+from fedwinnow.client.agent import listener
+from fedwinnow.client.agent.frames import CHUNK, HANDLE, OPTIONS, STATUS, TOKEN, address, words
+from fedwinnow.client.agent.grpc_service import Activity, Agent
+from fedwinnow.client.agent.relay import agent_status, carry
 from fedwinnow.client.boundary import Boundary
-from fedwinnow.client.frames import CHUNK, HANDLE, OPTIONS, STATUS, TOKEN, address, words
-from fedwinnow.client.shim import agent_status, carry
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import AgentSection, RunConfig, SiteConfig
@@ -514,7 +515,7 @@ def test_listening_leaves_a_folder_alone_that_others_use(section, mode):
     (folder / "other").touch()
     folder.chmod(mode)
     with pytest.raises(ConfigError, match="in a folder of its own"):
-        listening.prepare(section)
+        listener.prepare(section)
     assert stat.S_IMODE(folder.stat().st_mode) == mode
     assert [entry.name for entry in folder.iterdir()] == ["other"]
 
@@ -523,11 +524,11 @@ def test_listening_takes_a_folder_of_its_own(section):
     """A folder that only the agent enters may hold more; an open one that is empty is closed."""
     folder = folder_of(section)
     folder.chmod(0o777)
-    token = listening.prepare(section)
+    token = listener.prepare(section)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o750
     (folder / "other").touch()
     folder.chmod(0o700)
-    assert listening.prepare(section) == token
+    assert listener.prepare(section) == token
 
 
 @pytest.mark.parametrize("text", ["", "short", "x" * 31, "x" * 20 + "\n" + "x" * 20, "é" * 40])
@@ -536,7 +537,7 @@ def test_listening_takes_no_token_that_is_no_secret(section, text):
     file = folder_of(section) / "token"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"at least 32 printable") as caught:
-        listening.prepare(section)
+        listener.prepare(section)
     assert not text or text not in str(caught.value)
     assert file.read_text(encoding="utf-8") == text
 
@@ -545,8 +546,8 @@ def test_listening_makes_a_token_nobody_guesses(section):
     """Each folder gets another token of 256 bits, and keeps it."""
     tokens = set()
     for _ in range(4):
-        tokens.add(listening.prepare(section))
-        assert listening.prepare(section) in tokens
+        tokens.add(listener.prepare(section))
+        assert listener.prepare(section) in tokens
         Path(section.token).unlink()
     assert len(tokens) == 4
     assert all(len(token) == 43 for token in tokens)
@@ -554,24 +555,24 @@ def test_listening_makes_a_token_nobody_guesses(section):
 
 def test_listening_replaces_a_socket_that_nobody_answers(section):
     """A stale socket goes; the token beside it stays."""
-    token, path = listening.prepare(section), Path(section.socket)
+    token, path = listener.prepare(section), Path(section.socket)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(section.socket)
     assert path.exists()
-    assert listening.prepare(section) == token
+    assert listener.prepare(section) == token
     assert not path.exists()
 
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_listening_ends_no_living_agents_socket(section, busy):
     """Somebody listens there, or listens but has no time to accept: refused, and it stays."""
-    listening.prepare(section)
+    listener.prepare(section)
     with socket.socket(socket.AF_UNIX) as alive:
         alive.bind(section.socket)
         alive.listen(0)
         callers = crowd(section.socket) if busy else []
         with pytest.raises(OutputError, match="another agent answers there"):
-            listening.prepare(section)
+            listener.prepare(section)
         assert stat.S_ISSOCK(Path(section.socket).stat().st_mode)
         for caller in callers:
             caller.close()
@@ -597,14 +598,14 @@ def test_listening_removes_nothing_that_is_no_socket(section, kind):
     path = folder_of(section) / "a"
     path.mkdir() if kind == "folder" else path.write_text("mine")
     with pytest.raises(OutputError, match="no socket stands there"):
-        listening.prepare(section)
+        listener.prepare(section)
     assert path.is_dir() if kind == "folder" else path.read_text() == "mine"
 
 
 def test_listening_knows_its_group(section):
     """A group that does not exist is refused by name, before anything is made."""
     with pytest.raises(ConfigError, match=r"agent\.group 'no-such-group' does not exist"):
-        listening.prepare(replace(section, group="no-such-group"))
+        listener.prepare(replace(section, group="no-such-group"))
     assert not Path(section.socket).parent.exists()
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client import frames
-from fedwinnow.client.frames import (
+from fedwinnow.client.agent import frames
+from fedwinnow.client.agent.frames import (
     LONGEST_PATH,
     address,
     chunks,

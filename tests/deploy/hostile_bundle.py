@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedwinnow.client.shim import agent_status, carry
+from fedwinnow.client.agent.relay import agent_status, carry
 from fedwinnow.curation.envelope import Envelope, PrivateKey, PublicKey, seal, sign, unseal
 from fedwinnow.curation.errors import CurationError
 

@@ -33,13 +33,13 @@ def become(uid: int, gid: int, group: int) -> None:
 def agent(file: str, run: str, *who: int) -> None:
     """Serve a site, after answering a join in a folder that is thrown away: that loads all."""
     from fedwinnow.cli.site import serve
-    from fedwinnow.client.agent import Agent  # noqa: F401 - to be loaded before
+    from fedwinnow.client.agent.grpc_service import Agent  # noqa: F401 - to be loaded before
+    from fedwinnow.client.agent.preflight import check_settings  # noqa: F401 - likewise
     from fedwinnow.client.boundary import Boundary, checked
     from fedwinnow.curation import messages, wire
     from fedwinnow.curation.envelope import PrivateKey, sign
     from fedwinnow.curation.scenario import load_run, load_site
     from fedwinnow.curation.settings import canonical
-    from fedwinnow.simulations.site_check import check_settings  # noqa: F401 - likewise
 
     config, terms, key = load_site(Path(file)), load_run(Path(run)).terms(), PrivateKey.new()
     with tempfile.TemporaryDirectory() as scratch:

@@ -17,10 +17,10 @@ import hostile_bundle as hostile
 import pytest
 
 from fedwinnow.client import ledger
-from fedwinnow.client.agent import Agent
+from fedwinnow.client.agent.frames import read_words
+from fedwinnow.client.agent.grpc_service import Agent
+from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary import Boundary
-from fedwinnow.client.frames import read_words
-from fedwinnow.client.shim import agent_status
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import SiteConfig
 from fedwinnow.curation.envelope import Envelope, Stamp, unseal

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.cli import main
+from fedwinnow.client.agent.preflight import check_site, exposed
 from fedwinnow.client.boundary import Boundary, checked
 from fedwinnow.client.ledger import Ledger
 from fedwinnow.curation.config import RunConfig
@@ -23,7 +24,6 @@ from fedwinnow.curation.messages import Header, JoinRequest
 from fedwinnow.curation.scenario import load_run, load_site
 from fedwinnow.curation.settings import canonical
 from fedwinnow.server.sealing import Sealer
-from fedwinnow.simulations.site_check import check_site, exposed
 from fedwinnow.simulations.site_words import may_leave
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 

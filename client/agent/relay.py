@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from fedwinnow.client.frames import (
+from fedwinnow.client.agent.frames import (
     HANDLE,
     OPTIONS,
     STATUS,

@@ -19,9 +19,8 @@ from typing import Any, NoReturn
 
 import grpc
 
-from fedwinnow.client import listening
-from fedwinnow.client.boundary import Boundary
-from fedwinnow.client.frames import (
+from fedwinnow.client.agent import listener
+from fedwinnow.client.agent.frames import (
     HANDLE,
     OPTIONS,
     STATUS,
@@ -31,6 +30,7 @@ from fedwinnow.client.frames import (
     read_words,
     reply_frames,
 )
+from fedwinnow.client.boundary import Boundary
 from fedwinnow.curation.config import AgentSection
 from fedwinnow.curation.envelope import Draft, Stamp
 from fedwinnow.curation.errors import (
@@ -109,7 +109,7 @@ class Agent:
         """
         self.boundary.site.workshop.progress = self.activity.told
         where = address(self.section.socket)
-        self._token = listening.prepare(self.section)
+        self._token = listener.prepare(self.section)
         server = grpc.server(ThreadPoolExecutor(CALLERS), options=OPTIONS)
         server.add_generic_rpc_handlers((_Handlers(self),))
         previous = os.umask(0o117)
@@ -124,7 +124,7 @@ class Agent:
             raise OutputError(message) from error
         finally:
             os.umask(previous)
-        listening.share(self.section)
+        listener.share(self.section)
         self._server = server
         logger.info("site %s listens on %s", self.boundary.site.name, self.section.socket)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedwinnow.client.agent.frames import address
+from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.agreed import PHASES
 from fedwinnow.client.boundary import site_key
 from fedwinnow.client.data import data_hash, open_samples
-from fedwinnow.client.frames import address
 from fedwinnow.client.gate import gate
 from fedwinnow.client.ledger import file_of, verify
-from fedwinnow.client.shim import agent_status
 from fedwinnow.client.workers import Model, Workers
 from fedwinnow.curation.config import AdapterSection, SiteConfig
 from fedwinnow.curation.envelope import PrivateKey, PublicKey
