@@ -6,7 +6,7 @@ What tests and rehearsals start agents from; its policies allow small groups, as
 from dataclasses import replace
 from pathlib import Path
 
-from fedwinnow.client.boundary import site_key
+from fedwinnow.client.boundary.guarded_site import site_key
 from fedwinnow.curation.config import (
     AgentSection,
     CoordinatorSection,

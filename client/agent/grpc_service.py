@@ -30,7 +30,7 @@ from fedwinnow.client.agent.frames import (
     read_words,
     reply_frames,
 )
-from fedwinnow.client.boundary import Boundary
+from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.curation.config import AgentSection
 from fedwinnow.curation.envelope import Draft, Stamp
 from fedwinnow.curation.errors import (

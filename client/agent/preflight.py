@@ -12,10 +12,11 @@ from typing import Any
 from fedwinnow.client.agent.frames import address
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.agreed import PHASES
-from fedwinnow.client.boundary import site_key
+from fedwinnow.client.boundary.disclosure import STAYS, may_leave, refused_altogether
+from fedwinnow.client.boundary.guarded_site import site_key
+from fedwinnow.client.boundary.ledger import file_of, verify
 from fedwinnow.client.data import data_hash, open_samples
 from fedwinnow.client.gate import gate
-from fedwinnow.client.ledger import file_of, verify
 from fedwinnow.client.workers import Model, Workers
 from fedwinnow.curation.config import AdapterSection, SiteConfig
 from fedwinnow.curation.envelope import PrivateKey, PublicKey
@@ -23,7 +24,6 @@ from fedwinnow.curation.errors import ConfigError, DataError, OutputError, Trans
 from fedwinnow.curation.modeling import load_model as load_base
 from fedwinnow.curation.modeling import load_teacher
 from fedwinnow.curation.phases import Phase
-from fedwinnow.simulations.site_words import STAYS, may_leave, refused_altogether
 from fedwinnow.strategies.registry import KINDS, names
 
 

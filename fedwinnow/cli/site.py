@@ -59,7 +59,7 @@ def serve(file: File, settings: Set = None) -> None:
     """Listen on the Unix socket and answer the pinned coordinator, until Ctrl-C or SIGTERM."""
     from fedwinnow.client.agent.grpc_service import Agent  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.agent.preflight import check_settings  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.boundary import Boundary  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.guarded_site import Boundary  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
 
     logging.getLogger("fedwinnow").setLevel(logging.INFO)
@@ -147,8 +147,8 @@ def egress(
     as_json: AsJson = False,
 ) -> None:
     """Print the ledger of everything that left, or verify that nobody changed it."""
-    from fedwinnow.client.ledger import file_of, read  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.ledger import verify as findings_of  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.ledger import file_of, read  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.ledger import verify as findings_of  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
 
     folder = Path(load_site(file).work)

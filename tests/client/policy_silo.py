@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fedwinnow.client import tables
-from fedwinnow.client.known_data import KnownData
-from fedwinnow.client.ledger import Entry, Ledger
-from fedwinnow.client.policy import Policy
+from fedwinnow.client.boundary.ledger import Entry, Ledger
+from fedwinnow.client.boundary.policy import Policy
+from fedwinnow.client.boundary.released_datasets import KnownData
 from fedwinnow.client.work import Work
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire

@@ -16,12 +16,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from fedwinnow.client import answers, ledger
+from fedwinnow.client import answers
 from fedwinnow.client.agent import listener
 from fedwinnow.client.agent.frames import CHUNK, HANDLE, OPTIONS, STATUS, TOKEN, address, words
 from fedwinnow.client.agent.grpc_service import Activity, Agent
 from fedwinnow.client.agent.relay import agent_status, carry
-from fedwinnow.client.boundary import Boundary
+from fedwinnow.client.boundary import ledger
+from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import AgentSection, RunConfig, SiteConfig

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.client import chain
-from fedwinnow.client.ledger import Entry, Ledger, file_of, read, verify
+from fedwinnow.client.boundary import ledger_chain
+from fedwinnow.client.boundary.ledger import Entry, Ledger, file_of, read, verify
 from fedwinnow.curation import wire
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.messages import Header, KeptReply, Receipt, Refusal
@@ -79,8 +79,8 @@ def added(line, number):
     tree, made = json.loads(line), []
     for _ in range(number):
         tree["previous"] = tree["hash"]
-        tree["hash"] = chain.hash_of(tree)
-        made.append(chain.line_of(tree).decode())
+        tree["hash"] = ledger_chain.hash_of(tree)
+        made.append(ledger_chain.line_of(tree).decode())
     return made
 
 
@@ -88,8 +88,8 @@ def other(line):
     """A line whose own hash is right, but which follows another one."""
     tree = json.loads(line)
     tree["previous"] = "0" * 64
-    tree["hash"] = chain.hash_of(tree)
-    return chain.line_of(tree).decode()
+    tree["hash"] = ledger_chain.hash_of(tree)
+    return ledger_chain.line_of(tree).decode()
 
 
 @pytest.mark.parametrize("change", changes())
@@ -144,7 +144,7 @@ def test_ledger_goes_on_after_a_crash_before_the_head(tmp_path):
 def test_ledger_shows_a_head_that_was_changed_or_deleted(tmp_path):
     """Without its head a cut at the end would not show, so a missing head is a finding."""
     filled(tmp_path, 1)
-    head = chain.head_of(tmp_path)
+    head = ledger_chain.head_of(tmp_path)
     told = head.read_bytes()
     head.unlink()
     assert "missing" in verify(tmp_path)[0]
@@ -166,7 +166,7 @@ def test_ledger_rolls_back_where_the_head_cannot_be_written(tmp_path, monkeypatc
         raise OutputError(message)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedwinnow.client.ledger._write_head", full)
+        patch.setattr("fedwinnow.client.boundary.ledger._write_head", full)
         for _ in range(2):
             with pytest.raises(OutputError, match="nothing leaves"):
                 ledger.append(entry())
@@ -181,7 +181,7 @@ def test_ledger_verifies_while_the_agent_writes(tmp_path, monkeypatch):
     """Lines that are added between the reading of the head and of the lines are no finding."""
     ledger = Ledger.open(tmp_path)
     ledger.append(entry())
-    plain = chain.read
+    plain = ledger_chain.read
 
     def meanwhile(folder):
         yield from plain(folder)
@@ -193,7 +193,7 @@ def test_ledger_verifies_while_the_agent_writes(tmp_path, monkeypatch):
         yield from plain(folder)
 
     for reading in (meanwhile, before):
-        monkeypatch.setattr(chain, "read", reading)
+        monkeypatch.setattr(ledger_chain, "read", reading)
         assert verify(tmp_path) == []
     ledger.close()
 

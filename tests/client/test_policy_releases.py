@@ -20,8 +20,8 @@ from policy_silo import (
     write_kept,
 )
 
-from fedwinnow.client.ledger import Ledger
-from fedwinnow.client.policy import pooled
+from fedwinnow.client.boundary.ledger import Ledger
+from fedwinnow.client.boundary.policy import pooled
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.nouns import Metrics, SignalTable
 

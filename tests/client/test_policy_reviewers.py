@@ -3,8 +3,8 @@
 import pytest
 from policy_silo import Silo, adapter_of, head, join, refused
 
+from fedwinnow.client.boundary.disclosure import may_leave
 from fedwinnow.curation import messages as m
-from fedwinnow.simulations.site_words import may_leave
 
 COMMITTEE = {"scorer": {"name": "committee"}}
 

@@ -23,8 +23,9 @@ from planted import (
     run_over,
 )
 
-from fedwinnow.client import answers, ledger, tables
-from fedwinnow.client.boundary import Boundary, checked
+from fedwinnow.client import answers, tables
+from fedwinnow.client.boundary import ledger
+from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.work import Work
 from fedwinnow.curation import wire
 from fedwinnow.curation.envelope import Envelope, PrivateKey, sign

@@ -35,7 +35,7 @@ def agent(file: str, run: str, *who: int) -> None:
     from fedwinnow.cli.site import serve
     from fedwinnow.client.agent.grpc_service import Agent  # noqa: F401 - to be loaded before
     from fedwinnow.client.agent.preflight import check_settings  # noqa: F401 - likewise
-    from fedwinnow.client.boundary import Boundary, checked
+    from fedwinnow.client.boundary.guarded_site import Boundary, checked
     from fedwinnow.curation import messages, wire
     from fedwinnow.curation.envelope import PrivateKey, sign
     from fedwinnow.curation.scenario import load_run, load_site

@@ -16,11 +16,11 @@ from typing import Any
 import hostile_bundle as hostile
 import pytest
 
-from fedwinnow.client import ledger
 from fedwinnow.client.agent.frames import read_words
 from fedwinnow.client.agent.grpc_service import Agent
 from fedwinnow.client.agent.relay import agent_status
-from fedwinnow.client.boundary import Boundary
+from fedwinnow.client.boundary import ledger
+from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import SiteConfig
 from fedwinnow.curation.envelope import Envelope, Stamp, unseal

@@ -13,8 +13,8 @@ from fault_breaks import Break, install
 from fault_proxy import Proxy
 
 from fedwinnow.cli.site import serve
-from fedwinnow.client import ledger
 from fedwinnow.client.agent.relay import agent_status
+from fedwinnow.client.boundary import ledger
 from fedwinnow.curation.config import DeadlinesSection, QuorumSection, RunConfig, SiteConfig
 from fedwinnow.curation.errors import CurationError, TransportError
 from fedwinnow.curation.scenario import load_run, load_site, run_id

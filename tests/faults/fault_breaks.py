@@ -14,8 +14,8 @@ from pathlib import Path
 
 from fedwinnow.client import site as client_site
 from fedwinnow.client.agent.relay import agent_status
-from fedwinnow.client.boundary import Boundary
-from fedwinnow.client.ledger import Ledger, file_of
+from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.boundary.ledger import Ledger, file_of
 from fedwinnow.client.site import Site
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.envelope import verified_stamp

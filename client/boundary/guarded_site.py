@@ -14,9 +14,9 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwinnow.client.known_data import KnownData
-from fedwinnow.client.ledger import Entry, Ledger
-from fedwinnow.client.policy import Policy
+from fedwinnow.client.boundary.ledger import Entry, Ledger
+from fedwinnow.client.boundary.policy import Policy
+from fedwinnow.client.boundary.released_datasets import KnownData
 from fedwinnow.client.site import OWN, Site
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages, wire

@@ -1,6 +1,6 @@
 """The egress ledger: every message that left the site, in a chain that shows any change.
 
-``egress.jsonl`` holds one JSON object a line, chained and checked by :mod:`fedwinnow.client.chain`;
+``egress.jsonl`` holds one JSON object a line, chained and checked by :mod:`fedwinnow.client.boundary.ledger_chain`;
 ``egress.head`` the number of lines and the last hash. The head also travels in the stamp of every
 reply: whoever changes both files is contradicted by the coordinator's copy. A stamp is no secret,
 so each line holds a random salt: a guess at a message cannot be tried against the head.
@@ -18,7 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from fedwinnow.client.chain import START, file_of, hash_of, head_of, line_of, read, verify
+from fedwinnow.client.boundary.ledger_chain import (
+    START,
+    file_of,
+    hash_of,
+    head_of,
+    line_of,
+    read,
+    verify,
+)
 from fedwinnow.curation import wire
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.files import write_json

@@ -22,9 +22,9 @@ from fedwinnow.client.agreed import (
     steps,
     warm_up_rounds,
 )
-from fedwinnow.client.clauses import ask, check_brought, check_size
-from fedwinnow.client.known_data import KnownData, division_of
-from fedwinnow.client.ledger import Ledger
+from fedwinnow.client.boundary.clauses import ask, check_brought, check_size
+from fedwinnow.client.boundary.ledger import Ledger
+from fedwinnow.client.boundary.released_datasets import KnownData, division_of
 from fedwinnow.client.lessons import behind
 from fedwinnow.client.work import Work, parse_terms
 from fedwinnow.curation.config import PolicySection, RunTerms
