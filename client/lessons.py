@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from fedwinnow.client import tables
 from fedwinnow.client.agreed import warm_up_rounds
-from fedwinnow.client.pool import warm_up_samples
+from fedwinnow.client.data.site_data import warm_up_samples
 from fedwinnow.client.stages import Places, Stage, choose, score_now, stage_of
 from fedwinnow.client.work import Work, rows_of
 from fedwinnow.curation.errors import PluginError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedwinnow.client import tables
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.decide import QUEUE
 from fedwinnow.client.work import parse_terms
 from fedwinnow.curation.config import SiteConfig

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client.anchors import calibration_rows
 from fedwinnow.client.backends import reference_way
+from fedwinnow.client.data.anchors import calibration_rows
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.references import References, reference_state
 from fedwinnow.client.shards import SHARD, Crew, in_shards

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.pool import Pool
+from fedwinnow.client.data.site_data import Pool
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.adapters import adapter_hash, check_adapter
 from fedwinnow.curation.changed_base import changed_base

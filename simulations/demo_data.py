@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedwinnow.client.data import content_id
+from fedwinnow.client.data.samples import content_id
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.files import write
 from fedwinnow.curation.nouns import Sample

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedwinnow.client.anchors import split_of
+from fedwinnow.client.data.anchors import split_of
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.modeling import encode_sample, load_tokenizer

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fedwinnow.client import tables
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.features import take

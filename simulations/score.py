@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedwinnow.cli.init import guess_columns
-from fedwinnow.client.data import Samples, columns_of, open_samples
-from fedwinnow.client.gate import overlapping
-from fedwinnow.client.rows import read_rows
+from fedwinnow.client.data.gate import overlapping
+from fedwinnow.client.data.readers import read_rows
+from fedwinnow.client.data.samples import Samples, columns_of, open_samples
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import DataError, OutputError

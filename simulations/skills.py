@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from fedwinnow.client.data import content_id
+from fedwinnow.client.data.samples import content_id
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed

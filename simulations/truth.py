@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.ranking import auroc

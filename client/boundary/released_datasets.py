@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwinnow.client.pool import Pool
+from fedwinnow.client.data.site_data import Pool
 from fedwinnow.client.work import Work
 from fedwinnow.curation.files import write
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
-from fedwinnow.client.data import columns_of
+from fedwinnow.client.data.samples import columns_of
 from fedwinnow.curation import config as words
 from fedwinnow.curation import sections, server_sections, site_sections
 from fedwinnow.curation.config import (

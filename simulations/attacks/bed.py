@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config import ColumnsSection, RunConfig, SiteSection
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.simulations.attacks.liar import Liar

@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from fedwinnow.client.data import content_id
+from fedwinnow.client.data.samples import content_id
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.combining import between

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from fedwinnow.client import tables
-from fedwinnow.client.data import Samples, open_samples
+from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.measuring import measure
 from fedwinnow.client.reading import Told
 from fedwinnow.client.references import reference_state

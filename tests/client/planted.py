@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from fedwinnow.client import tables
 from fedwinnow.client.agent.frames import words
 from fedwinnow.client.boundary.guarded_site import Boundary, checked
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig

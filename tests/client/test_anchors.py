@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.client.anchors import calibration_rows, split_anchors
+from fedwinnow.client.data.anchors import calibration_rows, split_anchors
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.nouns import Sample
 

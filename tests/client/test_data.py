@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.client import data as data_module
-from fedwinnow.client.data import columns_of, content_id, data_hash, open_samples
+from fedwinnow.client.data import samples as data_module
+from fedwinnow.client.data.samples import columns_of, content_id, data_hash, open_samples
 from fedwinnow.curation.config import ColumnsSection
 from fedwinnow.curation.errors import DataError, OutputError
 
@@ -256,7 +256,7 @@ def test_local_files_touch_no_shared_cache(tmp_path):
     home.mkdir()
     sources = [write(tmp_path / name, ROWS) for name, write in FORMATS]
     code = (
-        "import sys; from fedwinnow.client.data import open_samples;"
+        "import sys; from fedwinnow.client.data.samples import open_samples;"
         "from fedwinnow.curation.config import ColumnsSection as C;"
         "[list(open_samples(s, C())) for s in sys.argv[1:]]"
     )

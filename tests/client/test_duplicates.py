@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.duplicates import (
+from fedwinnow.client.data.minhash import (
     HASHES,
     MISSED,
     Index,

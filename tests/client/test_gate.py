@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedwinnow.client.data import content_id, open_samples
-from fedwinnow.client.gate import gate, near_duplicates, overlapping
+from fedwinnow.client.data.corruption import corrupt
+from fedwinnow.client.data.gate import gate, near_duplicates, overlapping
+from fedwinnow.client.data.samples import content_id, open_samples
 from fedwinnow.curation.config import ColumnsSection, GateSection
-from fedwinnow.curation.corruption import corrupt
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 

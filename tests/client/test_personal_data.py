@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.gate import gate
-from fedwinnow.client.personal_data import finder
+from fedwinnow.client.data.gate import gate
+from fedwinnow.client.data.personal_data import finder
 from fedwinnow.curation.config import GateSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Sample

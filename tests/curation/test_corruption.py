@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.curation.corruption import KINDS, corrupt
+from fedwinnow.client.data.corruption import KINDS, corrupt
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.nouns import Sample
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fedwinnow.cli.main import app
 from fedwinnow.client import tables
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.nouns import SignalTable
 from fedwinnow.curation.scenario import load_scenario, load_site
 from fedwinnow.curation.selection import select

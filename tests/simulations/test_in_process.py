@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.tables import read_signals
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import wire

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.client.data import open_samples
-from fedwinnow.curation import corruption
+from fedwinnow.client.data import corruption
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config import ColumnsSection
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError
 from fedwinnow.curation.nouns import Sample

@@ -7,9 +7,9 @@ nothing and every site gets the same parts. Corrupted copies follow their parent
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedwinnow.client.data import open_samples
+from fedwinnow.client.data.corruption import corrupt
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config import AnchorsSection
-from fedwinnow.curation.corruption import corrupt
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed

@@ -21,7 +21,7 @@ from typing import Any, overload
 import datasets
 import pyarrow as pa
 
-from fedwinnow.client.rows import read_rows
+from fedwinnow.client.data.readers import read_rows
 from fedwinnow.curation.config import ColumnsSection
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.nouns import Sample

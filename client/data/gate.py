@@ -15,7 +15,7 @@ would tell what a silo holds.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedwinnow.client.duplicates import (
+from fedwinnow.client.data.minhash import (
     Index,
     Shingles,
     numbered,
@@ -25,7 +25,7 @@ from fedwinnow.client.duplicates import (
     similarity,
     words,
 )
-from fedwinnow.client.personal_data import Finder, finder
+from fedwinnow.client.data.personal_data import Finder, finder
 from fedwinnow.curation.config import GateSection
 from fedwinnow.curation.nouns import Sample
 

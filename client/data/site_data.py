@@ -8,9 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from fedwinnow.client.anchors import AnchorSplit, CalibrationRows, calibration_rows, split_anchors
-from fedwinnow.client.data import Samples, data_hash, open_samples
-from fedwinnow.client.gate import gate
+from fedwinnow.client.data.anchors import (
+    AnchorSplit,
+    CalibrationRows,
+    calibration_rows,
+    split_anchors,
+)
+from fedwinnow.client.data.gate import gate
+from fedwinnow.client.data.samples import Samples, data_hash, open_samples
 from fedwinnow.curation.config import RunTerms, SiteConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.nouns import Sample

@@ -1,0 +1,1 @@
+"""From a file to gated samples, and public anchors with their corruptions."""
