@@ -10,14 +10,14 @@ import numpy as np
 from fedwinnow.client import tables
 from fedwinnow.client.anchor_gradient import anchor_gradient
 from fedwinnow.client.beside import Beside, beside
-from fedwinnow.client.evaluation import evaluate
 from fedwinnow.client.lessons import arm_lesson, warm_up_lesson
+from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.own_part import check_own_part, check_shared, own_part, untrained
 from fedwinnow.client.reviewing import check_reviewers, reviewed
 from fedwinnow.client.shards import forget
 from fedwinnow.client.signals import measuring, public_rows
 from fedwinnow.client.teaching import taught, teacher_fingerprint
-from fedwinnow.client.tokens import FOLDER
 from fedwinnow.client.training import train
 from fedwinnow.client.work import Work, columns_at, hold, public_key, spread
 from fedwinnow.curation.adapters import adapter_hash, check_compatible

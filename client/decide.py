@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedwinnow.client import clustering, tables
-from fedwinnow.client.tokens import forget_tokens
+from fedwinnow.client.measuring.token_cache import forget_tokens
 from fedwinnow.client.work import Work
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from fedwinnow.client.drawing import Drawn
 from fedwinnow.client.hidden import last_hidden, mean_states
-from fedwinnow.client.references import References
-from fedwinnow.client.signal_rows import SignalRows
+from fedwinnow.client.measuring.references import References
+from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.columns import ENTROPY, GRADIENTS, KNOWN, OTHER_PROMPTS, REPRESENTATIONS
 from fedwinnow.curation.contraction import Contraction

@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from fedwinnow.client.beside import Beside
-from fedwinnow.client.measuring import measure
-from fedwinnow.client.tokens import FOLDER
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.work import Work, public_key
 from fedwinnow.curation.adapters import adapter_hash, check_compatible
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client.backends import reference_way
 from fedwinnow.client.data.anchors import calibration_rows
-from fedwinnow.client.measuring import measure
-from fedwinnow.client.references import References, reference_state
+from fedwinnow.client.measuring.backends import reference_way
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.references import References, reference_state
+from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.shards import SHARD, Crew, in_shards
-from fedwinnow.client.tokens import FOLDER
 from fedwinnow.client.work import Work, public_key, rows_of
 from fedwinnow.client.workers import Model, Task, Workers
 from fedwinnow.curation.modeling import get_adapter

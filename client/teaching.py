@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.beside import Beside
-from fedwinnow.client.reading import Count, Reading, Told
-from fedwinnow.client.tokens import FOLDER, encoded
+from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.pass_options import Count, Reading, Told
+from fedwinnow.client.measuring.token_cache import FOLDER, encoded
 from fedwinnow.client.work import Work, public_key
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.files import write

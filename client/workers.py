@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fedwinnow.client.measuring import measure
+from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.workshop import deterministic
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import AdapterSection, ComputeSection, ModelSection

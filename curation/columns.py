@@ -56,7 +56,7 @@ BACKENDS = {
     "forward": frozenset({"dot", "influence"}),
     "piggyback": GRADIENTS,
 }
-"""Ways to measure (``client/backends.py``), and which of the gradient columns each gives.
+"""Ways to measure (``client/measuring/backends.py``), and which of the gradient columns each gives.
 
 Every way gives all other columns. A forward-only one gives derivatives along fixed directions, so
 neither norms nor Adam's step, which is no linear function of a gradient.

@@ -49,7 +49,7 @@ class LoadedModel:
     """SHA-256 over the base's names, shapes, number formats and bytes."""
     device: torch.device
     sizes: dict[str, Size] = field(default_factory=dict)
-    """Kind of pass → what its batches may hold (``client/batches.py``)."""
+    """Kind of pass → what its batches may hold (``client/measuring/batching.py``)."""
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:

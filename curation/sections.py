@@ -157,7 +157,7 @@ class AnchorsSection:
 
 
 Backend: TypeAlias = Literal["auto", "hooks", "probe", "forward", "piggyback"]
-"""Ways to measure; see ``client/backends.py``."""
+"""Ways to measure; see ``client/measuring/backends.py``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedwinnow.client.data.anchors import split_of
-from fedwinnow.client.evaluation import evaluate
+from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ConfigError

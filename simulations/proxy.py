@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedwinnow.client.evaluation import evaluate
+from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.training import train
 from fedwinnow.curation.config import TrainingSection
 from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError

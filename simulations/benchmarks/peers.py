@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fedwinnow.curation.buckets import plan_batches
+from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.simulations.benchmarks.rows import (
     Outcome,

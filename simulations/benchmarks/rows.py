@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fedwinnow.client.measuring import measure
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.references import References
 from fedwinnow.client.piggyback import Piggyback, Watch
-from fedwinnow.client.references import References
 from fedwinnow.client.training import train
 from fedwinnow.curation.config import TrainingSection
 from fedwinnow.curation.losses import collate, sample_losses

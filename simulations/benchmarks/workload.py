@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from fedwinnow.client.references import References, reference_state
-from fedwinnow.curation.buckets import plan_batches
+from fedwinnow.client.measuring.length_buckets import plan_batches
+from fedwinnow.client.measuring.references import References, reference_state
 from fedwinnow.curation.config import AdapterSection, ModelSection
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.losses import Batch, collate

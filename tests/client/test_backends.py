@@ -9,7 +9,7 @@ import pytest
 import torch
 from warmed import apart, references_of, some, table_of, warmed
 
-from fedwinnow.client.backends import choose, reference_way
+from fedwinnow.client.measuring.backends import choose, reference_way
 from fedwinnow.client.signals import measuring
 from fedwinnow.client.work import check_terms
 from fedwinnow.client.workshop import Workshop
@@ -151,7 +151,7 @@ def test_scorers_that_a_backend_cannot_serve_are_refused_by_name(name):
 def test_auto_takes_hooks_and_says_why(model, caplog):
     """The choice and its reason are one line in the log; an explicit choice names the setting."""
     references = references_of(model, {"dot"})
-    with caplog.at_level(logging.INFO, "fedwinnow.client.backends"):
+    with caplog.at_level(logging.INFO, "fedwinnow.client.measuring.backends"):
         auto = table_of(model, some(3, "s"), references, {"dot"})
     assert "measuring with hooks: exact" in caplog.text
     hooks = table_of(model, some(3, "s"), references, {"dot"}, backend="hooks")

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client import batches
-from fedwinnow.client.batches import Coming, in_batches
-from fedwinnow.client.memory import available_bytes, out_of_memory, token_bytes
-from fedwinnow.curation.buckets import plan_batches
+from fedwinnow.client.measuring import batching
+from fedwinnow.client.measuring.batching import Coming, in_batches
+from fedwinnow.client.measuring.length_buckets import plan_batches
+from fedwinnow.client.measuring.memory import available_bytes, out_of_memory, token_bytes
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.loaded import LoadedModel, Size
@@ -33,7 +33,7 @@ LENGTHS = st.lists(st.integers(2, 30), max_size=30)
 def quick():
     """Collecting garbage takes a second in a process of tests, and hypothesis fails often."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "give_back", lambda: None)
+        patch.setattr(batching, "give_back", lambda: None)
         yield
 
 
@@ -204,21 +204,21 @@ def test_batches_that_find_their_size_stay_within_the_share(lengths, size, each)
     """From 2048 tokens on, no batch takes more than its share; every row is there once."""
     device, found, loaded = Device(size, each), Passing(10**9), bare()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "CudaGauge", lambda _device: device)
-        patch.setattr(batches, "_gauged", lambda _device: True)
+        patch.setattr(batching, "CudaGauge", lambda _device: device)
+        patch.setattr(batching, "_gauged", lambda _device: True)
         in_batches(loaded, encoded(lengths), device.run(found), batch_tokens=0, kind="loss")
     assert found.rows == list(range(len(lengths)))
     assert not loaded.sizes["loss"].most
-    grown = [tokens for tokens in found.tried if tokens > batches.BEGIN]
-    assert all(tokens * each <= batches.SHARE * size for tokens in grown)
+    grown = [tokens for tokens in found.tried if tokens > batching.BEGIN]
+    assert all(tokens * each <= batching.SHARE * size for tokens in grown)
 
 
 def test_batches_grow_by_doubling_up_to_what_memory_bears(monkeypatch):
     """2048, 4096, … to 80 % of the device by 256; the next pass begins there; a failure ends it."""
     device, loaded = Device(80_000, 4), bare()
-    monkeypatch.setattr(batches, "CudaGauge", lambda _device: device)
-    monkeypatch.setattr(batches, "_gauged", lambda _device: True)
-    monkeypatch.setattr(batches, "MOST_GPU", 20_000)
+    monkeypatch.setattr(batching, "CudaGauge", lambda _device: device)
+    monkeypatch.setattr(batching, "_gauged", lambda _device: True)
+    monkeypatch.setattr(batching, "MOST_GPU", 20_000)
     some, found = encoded([32] * 2000), Passing(10**9)
     in_batches(loaded, some, device.run(found), batch_tokens=0, kind="loss")
     assert found.tried[:4] == [2048, 4096, 8192, 15_872]
@@ -238,9 +238,9 @@ def test_batches_on_a_cpu_keep_to_what_is_available(monkeypatch):
     loaded = bare()
     loaded.model = torch.nn.Linear(4, 100)
     each = token_bytes(loaded.model, graph=False)
-    for there, expected in ((each * 201, 100), (10**15, batches.MOST_CPU), (0, 8), (None, 2048)):
+    for there, expected in ((each * 201, 100), (10**15, batching.MOST_CPU), (0, 8), (None, 2048)):
         loaded.sizes.clear()
-        monkeypatch.setattr(batches, "available_bytes", lambda there=there: there)
+        monkeypatch.setattr(batching, "available_bytes", lambda there=there: there)
         found = Passing(10**9)
         in_batches(loaded, encoded([4] * 600), found.run, batch_tokens=0, kind="loss")
         assert max(found.tried) == expected
@@ -309,7 +309,7 @@ def test_batches_made_ahead_that_fail_are_failures_of_their_batch(monkeypatch):
             raise ERRORS[3]
         return collate(some)
 
-    monkeypatch.setattr(batches, "collate", failing)
+    monkeypatch.setattr(batching, "collate", failing)
     with ThreadPoolExecutor(1) as pool:
         coming = Coming(encoded([4] * 3), pool)
         assert coming.take(np.array([0]), np.array([1, 2])).tokens.shape == (1, 4)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client.contrast import Prompts
-from fedwinnow.client.measuring import measure
-from fedwinnow.client.reading import Reading
-from fedwinnow.client.references import reference_state
+from fedwinnow.client.measuring.contrastive_losses import Prompts
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.work import columns_at
 from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.curation.errors import NonFiniteError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client.evaluation import evaluate
+from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.curation.config import AdapterSection, ModelSection
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.modeling import encode, get_adapter, load_model, set_adapter

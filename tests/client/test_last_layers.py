@@ -7,8 +7,8 @@ import pytest
 import torch
 from warmed import READ, apart, references_of, some, table_of, warmed
 
+from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.piggyback import Piggyback
-from fedwinnow.client.references import reference_state
 from fedwinnow.client.signals import measuring
 from fedwinnow.client.site import Site
 from fedwinnow.client.training import train

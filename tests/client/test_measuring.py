@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from warmed import warmed
 
-from fedwinnow.client.measuring import measure
-from fedwinnow.client.references import reference_state
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.columns import GRADIENTS, KNOWN, LOSSES, REPRESENTATIONS
 from fedwinnow.curation.contraction import BETAS, EPSILON, Contraction
 from fedwinnow.curation.errors import DataError, ModelError, RunError

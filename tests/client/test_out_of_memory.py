@@ -9,12 +9,12 @@ import pytest
 import torch
 from warmed import READ, apart, references_of, some, table_of, warmed
 
-from fedwinnow.client import batches, influence
 from fedwinnow.client.anchor_gradient import anchor_gradient
-from fedwinnow.client.evaluation import evaluate
-from fedwinnow.client.measuring import measure
-from fedwinnow.client.reading import Reading
-from fedwinnow.client.references import reference_state
+from fedwinnow.client.measuring import batching, datainf
+from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.teaching import confidences
 from fedwinnow.curation.columns import GRADIENTS, GUESTS, KNOWN
 from fedwinnow.curation.config import MeasuringSection, ModelSection, RunTerms
@@ -32,7 +32,7 @@ EVERY = KNOWN - GUESTS
 def failing(tiny_model, monkeypatch):
     """A warmed model whose forward pass fails on more tokens than memory bears."""
     warmed(tiny_model)
-    monkeypatch.setattr(batches, "give_back", lambda: None)
+    monkeypatch.setattr(batching, "give_back", lambda: None)
     failed = []
 
     def refuse(_module, _inputs, given):
@@ -102,7 +102,7 @@ def test_references_are_the_same_when_memory_runs_out_in_a_backward_pass(failing
 
         monkeypatch.setattr(cls, "__call__", call)
 
-    for cls in (WeightedSums, influence._Products, influence._Sums):
+    for cls in (WeightedSums, datainf._Products, datainf._Sums):
         breaking(cls)
     columns = GRADIENTS | {"representation"}
     plain, found = both(failing, lambda: batches_of(loaded, anchors, columns, way), "backward")

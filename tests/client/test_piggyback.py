@@ -9,8 +9,8 @@ import torch
 from warmed import READ, apart, references_of, some, table_of, warmed
 
 from fedwinnow.client import piggyback
+from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.piggyback import GIVEN, Piggyback
-from fedwinnow.client.references import reference_state
 from fedwinnow.client.training import train
 from fedwinnow.curation.columns import GRADIENTS
 from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
@@ -98,7 +98,7 @@ def test_samples_that_no_step_visited_are_measured_and_said_so(model, caplog):
     samples = [*some(9, "s"), Sample(id="none", prompt="p", response="", domain="x")]
     visits, references = watched(model, samples, {"loss", "dot", "norm"})
     told = []
-    with caplog.at_level(logging.WARNING, "fedwinnow.client.measuring"):
+    with caplog.at_level(logging.WARNING, "fedwinnow.client.measuring.measuring_pass"):
         found = table_of(
             model, samples, references, {"loss", "dot", "norm"}, backend="piggyback",
             visits=visits, progress=lambda *count: told.append(count),

@@ -11,7 +11,7 @@ import torch
 
 from fedwinnow.client import signals
 from fedwinnow.client import site as door
-from fedwinnow.client.measuring import measure
+from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.site import Site
 from fedwinnow.client.tables import read_signals
 from fedwinnow.client.work import rows_of

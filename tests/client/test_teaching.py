@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fedwinnow.client import teaching, workshop
-from fedwinnow.client.measuring import measure
-from fedwinnow.client.reading import Reading
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.site import Site
 from fedwinnow.client.teaching import confidences
 from fedwinnow.client.workshop import Workshop

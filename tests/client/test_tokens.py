@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from warmed import READ, some, table_of, warmed
 
-from fedwinnow.client import tokens
 from fedwinnow.client.decide import close
-from fedwinnow.client.reading import Reading
-from fedwinnow.client.tokens import encoded, forget_tokens
+from fedwinnow.client.measuring import token_cache
+from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
 from fedwinnow.curation import encoding
 from fedwinnow.curation.encoding import encode_sample, encode_samples
 from fedwinnow.curation.errors import ModelError
@@ -57,7 +57,7 @@ def same(found, expected):
 def small_blocks(monkeypatch):
     """Blocks of three samples."""
     monkeypatch.setattr(encoding, "BLOCK", 3)
-    monkeypatch.setattr(tokens, "BLOCK", 3)
+    monkeypatch.setattr(token_cache, "BLOCK", 3)
 
 
 @QUIET
@@ -101,13 +101,13 @@ def test_tokens_from_the_disk_are_those_of_the_texts(
 def counted(monkeypatch):
     """Sizes of the blocks that are tokenised."""
     sizes = []
-    plain = tokens.encode_all
+    plain = token_cache.encode_all
 
     def count(loaded, block, **options):
         sizes.append(len(block))
         return plain(loaded, block, **options)
 
-    monkeypatch.setattr(tokens, "encode_all", count)
+    monkeypatch.setattr(token_cache, "encode_all", count)
     return sizes
 
 
@@ -183,7 +183,7 @@ def test_tokens_that_are_not_whole_are_made_anew(tiny_model, tmp_path, caplog, c
 
 def test_tokens_are_for_the_owner_alone_and_go(tiny_model, tmp_path):
     """Folder 0700, files 0600, nothing half-written; forgetting removes them, twice as well."""
-    folder = tmp_path / "run" / tokens.FOLDER
+    folder = tmp_path / "run" / token_cache.FOLDER
     reading = Reading(batch_tokens=8, max_length=60, tokens=folder)
     encoded(tiny_model, some(3, "s"), reading)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -196,8 +196,8 @@ def test_tokens_are_for_the_owner_alone_and_go(tiny_model, tmp_path):
 
 def test_tokens_go_when_the_run_closes(tmp_path):
     """The close phase leaves tables and no tokens."""
-    (tmp_path / tokens.FOLDER).mkdir()
-    (tmp_path / tokens.FOLDER / "x.tokens").write_bytes(b"private")
+    (tmp_path / token_cache.FOLDER).mkdir()
+    (tmp_path / token_cache.FOLDER / "x.tokens").write_bytes(b"private")
     (tmp_path / "scores.parquet").write_bytes(b"scores")
     header = Header(run="r", phase="close")
     close(SimpleNamespace(folder=tmp_path, site="a"), CloseRequest(header=header))
@@ -210,11 +210,11 @@ def test_tokens_that_cannot_be_removed_are_told_of(tmp_path, monkeypatch, caplog
     def refuse(_path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tokens.shutil, "rmtree", refuse)
+    monkeypatch.setattr(token_cache.shutil, "rmtree", refuse)
     with caplog.at_level(logging.WARNING):
         forget_tokens(tmp_path)
     assert "Permission denied" in caplog.text
-    assert str(tmp_path / tokens.FOLDER) in caplog.text
+    assert str(tmp_path / token_cache.FOLDER) in caplog.text
 
 
 def test_tokens_that_no_template_takes_leave_no_file(tiny_model, tmp_path):

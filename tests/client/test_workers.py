@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from warmed import READ, some, warmed
 
-from fedwinnow.client.measuring import measure
-from fedwinnow.client.references import reference_state
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.shards import in_shards
 from fedwinnow.client.workers import Model, Task, Workers
 from fedwinnow.curation.columns import ADAM, KNOWN, REVIEWS, TEACHER

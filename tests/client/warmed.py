@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from fedwinnow.client.measuring import measure
-from fedwinnow.client.references import reference_state
+from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.modeling import get_adapter, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample
 

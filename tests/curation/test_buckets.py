@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation import buckets
-from fedwinnow.curation.buckets import FULL, PADDED, Buckets, plan_batches
+from fedwinnow.client.measuring import length_buckets
+from fedwinnow.client.measuring.length_buckets import FULL, PADDED, Buckets, plan_batches
 
 
 def cost_of(cut, budget):
@@ -93,8 +93,8 @@ def test_a_long_pass_is_cut_in_turn_and_may_begin_again(lengths, budget, ahead):
     array = np.array(lengths, dtype=np.int64)
     order = np.argsort(-array, kind="stable")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(buckets, "AHEAD", ahead)
-        cut, passes = buckets.Buckets(array), []
+        patch.setattr(length_buckets, "AHEAD", ahead)
+        cut, passes = length_buckets.Buckets(array), []
         for _ in range(2):
             passes.append([])
             while (start := sum(map(len, passes[-1]))) < len(lengths):

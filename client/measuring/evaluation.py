@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from fedwinnow.client.batches import Places, in_batches
-from fedwinnow.client.reading import Reading
-from fedwinnow.client.tokens import encoded
+from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel
@@ -38,7 +38,7 @@ def evaluate(
             changes results by rounding only.
         max_length: Longest sample in tokens; longer ones are cut.
         system_prompt: System message before every sample.
-        tokens: Folder that keeps the samples' tokens (``client/tokens.py``); None: none does.
+        tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None: none does.
 
     Returns:
         float64; NaN exactly where a sample has no response token: leave such samples out of sums

@@ -18,7 +18,7 @@ class Reading:
     """Longest sample in tokens."""
     system_prompt: str = ""
     tokens: Path | None = None
-    """Folder that keeps tokens (``client/tokens.py``); None: none does."""
+    """Folder that keeps tokens (``client/measuring/token_cache.py``); None: none does."""
 
 
 @dataclass(slots=True, kw_only=True)

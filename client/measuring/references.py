@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwinnow.client.batches import Places, in_batches
 from fedwinnow.client.hidden import last_hidden, mean_states
-from fedwinnow.client.influence import influence_directions
+from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.datainf import influence_directions
+from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.per_sample import Way, per_sample
-from fedwinnow.client.reading import Reading
 from fedwinnow.curation.columns import ADAM, GRADIENTS, REPRESENTATIONS
 from fedwinnow.curation.contraction import (
     BETAS,

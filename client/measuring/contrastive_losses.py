@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32
 
-from fedwinnow.client.batches import Places, in_batches
-from fedwinnow.client.reading import Count, Reading
+from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.pass_options import Count, Reading
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.gradients import evaluating

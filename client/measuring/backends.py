@@ -27,8 +27,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fedwinnow.client.measuring.references import References
 from fedwinnow.client.per_sample import Way, best_way, per_sample
-from fedwinnow.client.references import References
 from fedwinnow.curation.chunked import Look
 from fedwinnow.curation.columns import BACKENDS, GRADIENTS, REPRESENTATIONS
 from fedwinnow.curation.differences import Differences

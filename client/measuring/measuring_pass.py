@@ -2,7 +2,7 @@
 
 One forward pass gives the losses, their spread, the end-of-turn loss and the representation; where
 gradient columns are asked for, the same pass is followed by one backward pass that contracts the
-per-sample LoRA gradients (or by what else the chosen backend does: ``client/backends.py``).
+per-sample LoRA gradients (or by what else the chosen backend does: ``client/measuring/backends.py``).
 Unconditional and contrastive losses are forward passes of the SAME body tokens under another
 prompt. Only the asked columns are computed.
 
@@ -19,15 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwinnow.client.backends import Choice, check_columns, choose, running
-from fedwinnow.client.batches import Places, in_batches
-from fedwinnow.client.contrast import Prompts, contrast_losses, unconditional_losses
 from fedwinnow.client.hidden import last_hidden, mean_states
+from fedwinnow.client.measuring.backends import Choice, check_columns, choose, running
+from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.contrastive_losses import (
+    Prompts,
+    contrast_losses,
+    unconditional_losses,
+)
+from fedwinnow.client.measuring.pass_options import Count, Reading, Told
+from fedwinnow.client.measuring.references import References
+from fedwinnow.client.measuring.table_builder import SignalRows
+from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.client.piggyback import Visits
-from fedwinnow.client.reading import Count, Reading, Told
-from fedwinnow.client.references import References
-from fedwinnow.client.signal_rows import SignalRows
-from fedwinnow.client.tokens import encoded
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.columns import (
     CONTRASTS,
@@ -81,10 +85,10 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         system_prompt: System message before every sample.
         learning_rate: Noted in the table.
         progress: Called with (samples done, samples of all passes).
-        backend: How gradient columns are taken (``client/backends.py``).
+        backend: How gradient columns are taken (``client/measuring/backends.py``).
         visits: What training steps saw, for ``piggyback``; samples that no step visited at these
             weights are measured by ``auto``, and a warning says how many.
-        tokens: Folder that keeps the samples' tokens (``client/tokens.py``); None: none does.
+        tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None: none does.
 
     Returns:
         Rows in the samples' order, float32; NaN in every column of a row whose status is not OK.

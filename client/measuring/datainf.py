@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedwinnow.client.batches import Places, in_batches
+from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.per_sample import Way, per_sample
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.losses import Batch, sample_losses

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.reading import Reading
+from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.curation.encoding import BLOCK, Encoding, prompt_tokens
 from fedwinnow.curation.files import write_private
 from fedwinnow.curation.modeling import LoadedModel, encode_all

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwinnow.client.references import References
+from fedwinnow.client.measuring.references import References
 from fedwinnow.curation.columns import WIDE
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.losses import Batch

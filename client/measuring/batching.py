@@ -1,6 +1,6 @@
 """Batches of a pass: as many tokens as are asked for, or as memory bears; every sample once.
 
-Longest samples first (``curation/buckets.py``), so that memory runs out early or never. Where it
+Longest samples first (``client/measuring/length_buckets.py``), so that memory runs out early or never. Where it
 does run out, on any device and at any size,
 
     most ← ⌊tokens of the batch / 2⌋
@@ -13,7 +13,7 @@ twice as many after each full batch, up to ``MOST_GPU``, as long as
 
     bytes a token (peak of the last batch) · tokens  ≤  SHARE · free bytes.
 
-A CPU takes ``MOST_CPU`` tokens, or fewer where the estimate of ``client/memory.py`` says that they
+A CPU takes ``MOST_CPU`` tokens, or fewer where the estimate of ``client/measuring/memory.py`` says that they
 would take more than ``SHARE_CPU`` of what is available. Sizes change a result by rounding only.
 
 While a GPU works on a batch, a thread of the host makes the next one, in page-locked memory.
@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from fedwinnow.client.memory import (
+from fedwinnow.client.measuring.length_buckets import Buckets
+from fedwinnow.client.measuring.memory import (
     CudaGauge,
     Gauge,
     available_bytes,
@@ -38,7 +39,6 @@ from fedwinnow.client.memory import (
     out_of_memory,
     token_bytes,
 )
-from fedwinnow.curation.buckets import Buckets
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.loaded import Size
