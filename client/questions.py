@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedwinnow.client import tables
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.client.decide import QUEUE
+from fedwinnow.client.phases.score import QUEUE
 from fedwinnow.client.work import parse_terms
 from fedwinnow.curation.config import SiteConfig
 from fedwinnow.curation.errors import DataError

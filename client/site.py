@@ -11,8 +11,8 @@ import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedwinnow.client.answers import answer
 from fedwinnow.client.data.site_data import open_pool
+from fedwinnow.client.phases.table import answer
 from fedwinnow.client.work import Work, check_teacher, check_terms, parse_terms
 from fedwinnow.client.workshop import Workshop, deterministic
 from fedwinnow.curation import wire

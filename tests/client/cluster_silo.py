@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fedwinnow.client import clustering, tables
+from fedwinnow.client import tables
+from fedwinnow.client.phases import cluster
 from fedwinnow.client.work import Work
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.config import PolicySection, RunTerms, SiteConfig, SiteSection
@@ -60,7 +61,7 @@ def silo(folder, losses, scores, *, site="north", terms=None, policy=None, **sec
         pool=SimpleNamespace(samples=()), model=None, workshop=None,
     )  # fmt: skip
     tables.write_scores(folder / "scores.parquet", private[-1], {"perplexity": scores}, EDGES)
-    clustering.prepare(work, public(), private)
+    cluster.prepare(work, public(), private)
     return work
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from fedwinnow.client import answers
 from fedwinnow.client.agent import listener
 from fedwinnow.client.agent.frames import CHUNK, HANDLE, OPTIONS, STATUS, TOKEN, address, words
 from fedwinnow.client.agent.grpc_service import Activity, Agent
 from fedwinnow.client.agent.relay import agent_status, carry
 from fedwinnow.client.boundary import ledger
 from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.phases import table
 from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import AgentSection, RunConfig, SiteConfig
@@ -359,7 +359,7 @@ def test_agent_has_two_methods(silo):
 
 def test_agent_goes_on_for_a_caller_that_vanished(silo, monkeypatch):
     """Its work is finished and kept: the same question under a new number computes nothing."""
-    began, go, computed, honest = threading.Event(), threading.Event(), [], answers._ANSWERS
+    began, go, computed, honest = threading.Event(), threading.Event(), [], table._ANSWERS
 
     def slow(work, request):
         began.set()

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from cluster_silo import ask, points_of, quotas, silo, terms_of
 
-from fedwinnow.client import decide
-from fedwinnow.client.clustering import smallest
+from fedwinnow.client.phases import score as decide
+from fedwinnow.client.phases.cluster import smallest
 from fedwinnow.curation import clusters
 from fedwinnow.curation.config import PolicySection
 from fedwinnow.curation.errors import ProtocolError, RefusalError

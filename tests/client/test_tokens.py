@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from warmed import READ, some, table_of, warmed
 
-from fedwinnow.client.decide import close
 from fedwinnow.client.measuring import token_cache
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
+from fedwinnow.client.phases.score import close
 from fedwinnow.curation import encoding
 from fedwinnow.curation.encoding import encode_sample, encode_samples
 from fedwinnow.curation.errors import ModelError

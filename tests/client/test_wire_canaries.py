@@ -23,9 +23,10 @@ from planted import (
     run_over,
 )
 
-from fedwinnow.client import answers, tables
+from fedwinnow.client import tables
 from fedwinnow.client.boundary import ledger
 from fedwinnow.client.boundary.guarded_site import Boundary, checked
+from fedwinnow.client.phases import table as answers
 from fedwinnow.client.work import Work
 from fedwinnow.curation import wire
 from fedwinnow.curation.envelope import Envelope, PrivateKey, sign

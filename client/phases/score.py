@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from fedwinnow.client import clustering, tables
+from fedwinnow.client import tables
 from fedwinnow.client.measuring.token_cache import forget_tokens
+from fedwinnow.client.phases import cluster
 from fedwinnow.client.work import Work
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
@@ -56,7 +57,7 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     if queue is not None:
         tables.write_queue(work.folder / QUEUE, private[-1].ids, queue)
     if work.terms.clusters.count:
-        clustering.prepare(work, request.tables, private)
+        cluster.prepare(work, request.tables, private)
     smallest = max(work.terms.summary.smallest_cell, work.config.site.smallest_cell)
     return SummaryReply(
         header=request.header,
@@ -99,14 +100,14 @@ def _check_rows(work: Work, request: ScoreRequest) -> None:
 def cluster(work: Work, request: ClusterRequest) -> Reply:
     """Tell which clusters the samples that pass the threshold belong to, in counts and sums."""
     passing, _, _ = _passing(work, request)
-    return clustering.exchange(work, request, passing)
+    return cluster.exchange(work, request, passing)
 
 
 def select_samples(work: Work, request: SelectRequest | QuotaRequest) -> Reply:
     """Apply the threshold, and write down why each sample was dropped."""
     curated, status, scores = _passing(work, request)
     if isinstance(request, QuotaRequest):
-        curated = clustering.within_quotas(work, request, curated, scores)
+        curated = cluster.within_quotas(work, request, curated, scores)
     chosen: dict[str, Selection] = {}
     for arm in work.terms.study.arms:
         chosen[arm] = _arm(work, arm, curated, curated.ids, status)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedwinnow.client import compute, decide
+from fedwinnow.client.phases import measure, score
 from fedwinnow.client.work import Work
 from fedwinnow.curation.messages import (
     CloseRequest,
@@ -22,17 +22,17 @@ from fedwinnow.curation.messages import (
 )
 
 _ANSWERS: Mapping[type, Callable[[Work, Any], Reply]] = {
-    JoinRequest: compute.join,
-    ProbeRequest: compute.probe,
-    MeasureRequest: compute.measure_checkpoint,
-    TrainRequest: compute.train_round,
-    ScoreRequest: decide.score,
-    ClusterRequest: decide.cluster,
-    SelectRequest: decide.select_samples,
-    QuotaRequest: decide.select_samples,
-    EvaluateRequest: compute.evaluate_adapter,
-    JudgeRequest: compute.judge_adapters,
-    CloseRequest: decide.close,
+    JoinRequest: measure.join,
+    ProbeRequest: measure.probe,
+    MeasureRequest: measure.measure_checkpoint,
+    TrainRequest: measure.train_round,
+    ScoreRequest: score.score,
+    ClusterRequest: score.cluster,
+    SelectRequest: score.select_samples,
+    QuotaRequest: score.select_samples,
+    EvaluateRequest: measure.evaluate_adapter,
+    JudgeRequest: measure.judge_adapters,
+    CloseRequest: score.close,
 }
 
 

@@ -1,0 +1,1 @@
+"""One file a phase: what a site answers to each request."""
