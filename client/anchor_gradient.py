@@ -7,7 +7,7 @@ adapter and public anchors alone, so any member may tell it.
 import torch
 
 from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.client.work import Work
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import encode_all, factor_gradients

@@ -22,8 +22,8 @@ from fedwinnow.curation.run_config import overrides, scenario_file
 from fedwinnow.curation.scenario import load_scenario, sites_folder
 
 if typing.TYPE_CHECKING:  # Flower starts a process for each message: a shim loads no torch
+    from fedwinnow.client.runs.process_cache import Workshop
     from fedwinnow.client.site import Site
-    from fedwinnow.client.workshop import Workshop
     from fedwinnow.curation.messages import Request
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _simulated(scenario: Path, overriding: tuple[str, ...], index: int) -> "Site
 
 @cache
 def _workshop() -> "Workshop":
-    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
 
     return Workshop()
 

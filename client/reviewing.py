@@ -32,7 +32,7 @@ from jaxtyping import Float64
 from fedwinnow.client.beside import Beside
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.token_cache import FOLDER
-from fedwinnow.client.work import Work, public_key
+from fedwinnow.client.runs.site_run import Work, public_key
 from fedwinnow.curation.adapters import adapter_hash, check_compatible
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
 from fedwinnow.curation.modeling import set_adapter

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fedwinnow.client.measuring.pass_options import Told
-from fedwinnow.client.tables import read_signals, write_signals
+from fedwinnow.client.runs.tables import read_signals, write_signals
 from fedwinnow.curation.nouns import Sample, SignalTable
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fedwinnow.client.data.site_data import open_pool
 from fedwinnow.client.phases.table import answer
-from fedwinnow.client.work import Work, check_teacher, check_terms, parse_terms
-from fedwinnow.client.workshop import Workshop, deterministic
+from fedwinnow.client.runs.process_cache import Workshop, deterministic
+from fedwinnow.client.runs.site_run import Work, check_teacher, check_terms, parse_terms
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunTerms, SiteConfig
 from fedwinnow.curation.errors import (

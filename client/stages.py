@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from fedwinnow.client import tables
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.site_run import Work, unmeasured
 from fedwinnow.client.shards import forget
 from fedwinnow.client.signals import measuring, public_rows
-from fedwinnow.client.work import Work, unmeasured
 from fedwinnow.curation.columns import GRADIENTS
 from fedwinnow.curation.nouns import Scores
 from fedwinnow.curation.protocols import Scorer

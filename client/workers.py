@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.workshop import deterministic
+from fedwinnow.client.runs.process_cache import deterministic
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import AdapterSection, ComputeSection, ModelSection
 from fedwinnow.curation.errors import ConfigError, CurationError, ModelError

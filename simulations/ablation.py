@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.site_run import hold
 from fedwinnow.client.signals import measuring
 from fedwinnow.client.site import Site
-from fedwinnow.client.work import hold
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.columns import GRADIENTS, ONCE
 from fedwinnow.curation.config import RunConfig, site_configs

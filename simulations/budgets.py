@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client import tables
 from fedwinnow.client.data.samples import Samples, open_samples
-from fedwinnow.client.workshop import Workshop, deterministic
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.process_cache import Workshop, deterministic
 from fedwinnow.curation.config import PluginSection, RunConfig, StudySection
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.modeling import initial_adapter

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.site_run import check_teacher, check_terms
 from fedwinnow.client.site import Site
-from fedwinnow.client.work import check_teacher, check_terms
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig, site_configs
 from fedwinnow.curation.errors import ConfigError, InputError

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from fedwinnow.client import tables
 from fedwinnow.client.data.samples import open_samples
+from fedwinnow.client.runs import tables
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.features import take

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config import PluginSection, RunConfig, StudySection, TrainingSection
 from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder

@@ -20,7 +20,7 @@ from fedwinnow.cli.init import guess_columns
 from fedwinnow.client.data.gate import overlapping
 from fedwinnow.client.data.readers import read_rows
 from fedwinnow.client.data.samples import Samples, columns_of, open_samples
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.files import replacing

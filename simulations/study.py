@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.files import write, write_json

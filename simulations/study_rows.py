@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client import tables
 from fedwinnow.client.data.anchors import split_of
+from fedwinnow.client.runs import tables
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.server.statistics import paired_bootstrap

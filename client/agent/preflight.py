@@ -11,12 +11,12 @@ from typing import Any
 
 from fedwinnow.client.agent.frames import address
 from fedwinnow.client.agent.relay import agent_status
-from fedwinnow.client.agreed import PHASES
 from fedwinnow.client.boundary.disclosure import STAYS, may_leave, refused_altogether
 from fedwinnow.client.boundary.guarded_site import site_key
 from fedwinnow.client.boundary.ledger import file_of, verify
 from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.samples import data_hash, open_samples
+from fedwinnow.client.runs.agreed_terms import PHASES
 from fedwinnow.client.workers import Model, Workers
 from fedwinnow.curation.config import AdapterSection, SiteConfig
 from fedwinnow.curation.envelope import PrivateKey, PublicKey

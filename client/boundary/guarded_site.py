@@ -17,8 +17,8 @@ from pathlib import Path
 from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
 from fedwinnow.client.boundary.released_datasets import KnownData
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import OWN, Site
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import SiteConfig
 from fedwinnow.curation.envelope import (

@@ -12,7 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from fedwinnow.client.agreed import (
+from fedwinnow.client.boundary.clauses import ask, check_brought, check_size
+from fedwinnow.client.boundary.ledger import Ledger
+from fedwinnow.client.boundary.released_datasets import KnownData, division_of
+from fedwinnow.client.lessons import behind
+from fedwinnow.client.runs.agreed_terms import (
     PHASES,
     check_place,
     exchanges,
@@ -22,11 +26,7 @@ from fedwinnow.client.agreed import (
     steps,
     warm_up_rounds,
 )
-from fedwinnow.client.boundary.clauses import ask, check_brought, check_size
-from fedwinnow.client.boundary.ledger import Ledger
-from fedwinnow.client.boundary.released_datasets import KnownData, division_of
-from fedwinnow.client.lessons import behind
-from fedwinnow.client.work import Work, parse_terms
+from fedwinnow.client.runs.site_run import Work, parse_terms
 from fedwinnow.curation.config import PolicySection, RunTerms
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedwinnow.client.data.site_data import Pool
-from fedwinnow.client.work import Work
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.files import write
 
 

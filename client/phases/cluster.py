@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client import tables
-from fedwinnow.client.work import Work
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import clusters
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.messages import ClusterReply, ClusterRequest, QuotaRequest

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from fedwinnow.client import tables
 from fedwinnow.client.measuring.token_cache import forget_tokens
 from fedwinnow.client.phases import cluster
-from fedwinnow.client.work import Work
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
 from fedwinnow.curation.messages import (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedwinnow.client.phases import measure, score
-from fedwinnow.client.work import Work
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.messages import (
     CloseRequest,
     ClusterRequest,

@@ -193,7 +193,7 @@ def report(
 
 def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:  # noqa: ANN401 - typed where torch may load
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.in_process import simulate as run  # noqa: PLC0415 - torch loads here
 
     watch = Watch(budget=budget)

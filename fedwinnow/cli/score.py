@@ -38,7 +38,7 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
 ) -> None:
     """Score and filter one data set against public anchors; no federation, no server."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.score import score_config, score_data  # noqa: PLC0415 - torch loads here
 
     words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")

@@ -112,7 +112,7 @@ def queue(
 
     They are not trained on. The list is for the silo's own operator, and leaves with no message.
     """
-    from fedwinnow.client.questions import questions  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.review_queue import questions  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
 
     found = questions(load_site(file), run)

@@ -22,7 +22,7 @@ def study(
 ) -> None:
     """Run a study over several seeds and write its evidence tables; without a name, list them."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.workshop import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations import study as studies  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.ablation import ablate  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.splits import load_study, names, plan  # noqa: PLC0415 - torch loads here

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import site_configs
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.curation.scenario import load_run, load_scenario, run_id, sites_folder

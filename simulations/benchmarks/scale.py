@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from fedwinnow.client import tables
 from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import Told
 from fedwinnow.client.measuring.references import reference_state
+from fedwinnow.client.runs import tables
 from fedwinnow.client.shards import SHARD, forget, in_shards
 from fedwinnow.curation.config import AdapterSection, ColumnsSection, ModelSection
 from fedwinnow.curation.edges import Edges

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fedwinnow.client import tables
 from fedwinnow.client.phases import cluster
-from fedwinnow.client.work import Work
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.config import PolicySection, RunTerms, SiteConfig, SiteSection
 from fedwinnow.curation.nouns import SignalTable, Status

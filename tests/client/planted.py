@@ -9,11 +9,11 @@ import numpy as np
 from needles import Needles
 from transformers import AutoTokenizer
 
-from fedwinnow.client import tables
 from fedwinnow.client.agent.frames import words
 from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.envelope import unseal

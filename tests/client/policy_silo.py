@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client import tables
 from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
 from fedwinnow.client.boundary.released_datasets import KnownData
-from fedwinnow.client.work import Work
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import PolicySection, RunTerms, SiteConfig, SiteSection

@@ -23,7 +23,7 @@ from fedwinnow.client.agent.relay import agent_status, carry
 from fedwinnow.client.boundary import ledger
 from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.phases import table
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config import AgentSection, RunConfig, SiteConfig
 from fedwinnow.curation.envelope import (

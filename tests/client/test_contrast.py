@@ -8,7 +8,7 @@ from fedwinnow.client.measuring.contrastive_losses import Prompts
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.client.work import columns_at
+from fedwinnow.client.runs.site_run import columns_at
 from fedwinnow.curation.columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.modeling import get_adapter, set_adapter

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client import reviewing, tables
-from fedwinnow.client.questions import questions
+from fedwinnow.client import reviewing
 from fedwinnow.client.reviewing import check_reviewers
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.review_queue import questions
 from fedwinnow.client.site import Site
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig, site_configs

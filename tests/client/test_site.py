@@ -12,10 +12,10 @@ import torch
 from fedwinnow.client import signals
 from fedwinnow.client import site as door
 from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.site_run import rows_of
+from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.client.site import Site
-from fedwinnow.client.tables import read_signals
-from fedwinnow.client.work import rows_of
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters import adapter_hash

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.client import lessons, stages, tables
-from fedwinnow.client.agreed import plugins
+from fedwinnow.client import lessons, stages
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.agreed_terms import plugins
+from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.site_run import check_terms, hold
 from fedwinnow.client.site import Site
 from fedwinnow.client.stages import choose, stage_of
-from fedwinnow.client.work import check_terms, hold
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import site_configs

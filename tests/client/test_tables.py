@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fedwinnow.client import tables
+from fedwinnow.client.runs import tables
 from fedwinnow.curation.errors import OutputError, ProtocolError
 from fedwinnow.curation.nouns import Selection, SignalTable
 from fedwinnow.curation.selection import select

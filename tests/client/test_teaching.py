@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client import teaching, workshop
+from fedwinnow.client import teaching
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.runs import process_cache
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
 from fedwinnow.client.teaching import confidences
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation import losses
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.config import ModelSection, RunConfig, TeacherSection, site_configs
@@ -182,7 +183,7 @@ def test_teacher_and_student_are_never_in_memory_together(folder, tmp_path, monk
 
         return loading
 
-    monkeypatch.setattr(workshop, "load_model", counted(workshop.load_model))
+    monkeypatch.setattr(process_cache, "load_model", counted(process_cache.load_model))
     monkeypatch.setattr(teaching, "load_teacher", counted(teaching.load_teacher))
     walk(site_of(config_of(folder), tmp_path), config_of(folder))
     assert most == [1] * 4  # teacher and base at join; teacher and base again at probe
@@ -228,7 +229,7 @@ def test_teacher_that_says_nan_marks_the_sample(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(teaching, "confidences", broken)
     state = walk(site, config)
     assert len(state.tables[0].ids) == len(site.work("toy-run").pool.rows.samples) - 1
-    from fedwinnow.client import tables
+    from fedwinnow.client.runs import tables
 
     kept = tables.read_signals(site.work("toy-run").folder / "signals-0.parquet")
     assert kept.status[0] == Status.NON_FINITE

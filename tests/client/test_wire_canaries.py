@@ -23,11 +23,11 @@ from planted import (
     run_over,
 )
 
-from fedwinnow.client import tables
 from fedwinnow.client.boundary import ledger
 from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.phases import table as answers
-from fedwinnow.client.work import Work
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import wire
 from fedwinnow.curation.envelope import Envelope, PrivateKey, sign
 from fedwinnow.curation.errors import CurationError

@@ -16,8 +16,8 @@ from fedwinnow.client import site as client_site
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.boundary.ledger import Ledger, file_of
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.envelope import verified_stamp
 from fedwinnow.curation.messages import Header
 from fedwinnow.server.driver import Delivery

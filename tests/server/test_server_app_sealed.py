@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedwinnow.client.boundary.guarded_site import Boundary, checked
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.records import envelope_in, envelope_records
 from fedwinnow.curation.scenario import load_run, load_scenario, load_site
 from fedwinnow.server import app as server

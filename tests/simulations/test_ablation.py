@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.columns import GRADIENTS
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.nouns import PublicRows

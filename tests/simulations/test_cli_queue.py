@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedwinnow.cli.main import app
-from fedwinnow.client import tables
 from fedwinnow.client.data.samples import open_samples
+from fedwinnow.client.runs import tables
 from fedwinnow.curation.nouns import SignalTable
 from fedwinnow.curation.scenario import load_scenario, load_site
 from fedwinnow.curation.selection import select
@@ -77,7 +77,7 @@ def test_queue_knows_samples_that_left_the_data_and_none_at_all(site):
 
 def test_queue_of_another_run_is_an_error_that_lists_the_runs(site):
     """Exit 2 with the runs of this site."""
-    from fedwinnow.client.questions import questions
+    from fedwinnow.client.runs.review_queue import questions
     from fedwinnow.curation.errors import DataError
 
     with pytest.raises(DataError, match=f"choose one of {RUN}"):

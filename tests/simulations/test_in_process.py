@@ -16,8 +16,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.client.tables import read_signals
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig

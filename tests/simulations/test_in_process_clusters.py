@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fedwinnow.client import tables
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation import clusters, messages, wire
 from fedwinnow.curation.scenario import load_scenario, run_id
 from fedwinnow.server import outcome

@@ -5,7 +5,7 @@ import tomllib
 import numpy as np
 import pytest
 
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config import PluginSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.scenario import load_scenario

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
-from fedwinnow.client.workshop import Workshop
 from fedwinnow.curation.config import site_configs
 from fedwinnow.curation.scenario import load_scenario, sites_folder
 from fedwinnow.server.driver import Delivery, drive

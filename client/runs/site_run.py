@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedwinnow.client.data.site_data import Pool
-from fedwinnow.client.workshop import Workshop
+from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.adapters import adapter_hash, check_adapter
 from fedwinnow.curation.changed_base import changed_base
 from fedwinnow.curation.columns import (
