@@ -19,8 +19,8 @@ from jaxtyping import Int
 
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work, unmeasured
-from fedwinnow.client.shards import forget
-from fedwinnow.client.signals import measuring, public_rows
+from fedwinnow.client.signals.collect import measuring, public_rows
+from fedwinnow.client.signals.shards import forget
 from fedwinnow.curation.columns import GRADIENTS
 from fedwinnow.curation.nouns import Scores
 from fedwinnow.curation.protocols import Scorer

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import hold
-from fedwinnow.client.signals import measuring
+from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.columns import GRADIENTS, ONCE

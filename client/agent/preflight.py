@@ -17,7 +17,7 @@ from fedwinnow.client.boundary.ledger import file_of, verify
 from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.samples import data_hash, open_samples
 from fedwinnow.client.runs.agreed_terms import PHASES
-from fedwinnow.client.workers import Model, Workers
+from fedwinnow.client.signals.workers import Model, Workers
 from fedwinnow.curation.config import AdapterSection, SiteConfig
 from fedwinnow.curation.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError

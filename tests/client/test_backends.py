@@ -12,7 +12,7 @@ from warmed import apart, references_of, some, table_of, warmed
 from fedwinnow.client.measuring.backends import choose, reference_way
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import check_terms
-from fedwinnow.client.signals import measuring
+from fedwinnow.client.signals.collect import measuring
 from fedwinnow.curation.columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS
 from fedwinnow.curation.config import (
     MeasuringSection,

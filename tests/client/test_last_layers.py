@@ -10,7 +10,7 @@ from warmed import READ, apart, references_of, some, table_of, warmed
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.piggyback import Piggyback
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.signals import measuring
+from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
 from fedwinnow.client.training import train
 from fedwinnow.curation.columns import GRADIENTS, LOSSES

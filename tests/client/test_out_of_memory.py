@@ -15,7 +15,7 @@ from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.client.teaching import confidences
+from fedwinnow.client.signals.teacher import confidences
 from fedwinnow.curation.columns import GRADIENTS, GUESTS, KNOWN
 from fedwinnow.curation.config import MeasuringSection, ModelSection, RunTerms
 from fedwinnow.curation.contraction import Contraction, WeightedSums

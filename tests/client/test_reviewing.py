@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client import reviewing
-from fedwinnow.client.reviewing import check_reviewers
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.review_queue import questions
+from fedwinnow.client.signals import reviewers as reviewing
+from fedwinnow.client.signals.reviewers import check_reviewers
 from fedwinnow.client.site import Site
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.adapters import adapter_hash

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.shards import FOLDER, forget, in_shards
+from fedwinnow.client.signals.shards import FOLDER, forget, in_shards
 from fedwinnow.curation.nouns import Sample, SignalTable
 
 

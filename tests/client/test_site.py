@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client import signals
 from fedwinnow.client import site as door
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import rows_of
 from fedwinnow.client.runs.tables import read_signals
+from fedwinnow.client.signals import collect
 from fedwinnow.client.site import Site
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
@@ -504,7 +504,7 @@ def test_site_default_configuration_is_no_simulation():
 
 def test_site_measures_in_shards_what_it_measures_whole(heard, workshop, tmp_path, monkeypatch):
     """Shards of three samples: the numbers of the whole but for rounding, and no shard stays."""
-    monkeypatch.setattr(signals, "SHARD", 3)
+    monkeypatch.setattr(collect, "SHARD", 3)
     site = make_site(heard[1], tmp_path, workshop)
     site.answer(of(heard, m.JoinRequest))
     site.answer(of(heard, m.ProbeRequest))
@@ -518,7 +518,7 @@ def test_site_measures_in_shards_what_it_measures_whole(heard, workshop, tmp_pat
 
 def test_site_goes_on_after_a_kill_in_a_measuring_pass(heard, workshop, tmp_path, monkeypatch):
     """Killed at its third shard, a site measures only what is missing when it is asked again."""
-    monkeypatch.setattr(signals, "SHARD", 3)
+    monkeypatch.setattr(collect, "SHARD", 3)
     site, seen = make_site(heard[1], tmp_path, workshop), []
     site.answer(of(heard, m.JoinRequest))
 
@@ -528,7 +528,7 @@ def test_site_goes_on_after_a_kill_in_a_measuring_pass(heard, workshop, tmp_path
             raise KeyboardInterrupt
         return measure(loaded, samples, **arguments)
 
-    monkeypatch.setattr(signals, "measure", counted)
+    monkeypatch.setattr(collect, "measure", counted)
     with pytest.raises(KeyboardInterrupt):
         site.answer(of(heard, m.ProbeRequest))
     site.answer(of(heard, m.ProbeRequest))

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client import teaching
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.runs import process_cache
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.signals import teacher as teaching
+from fedwinnow.client.signals.teacher import confidences
 from fedwinnow.client.site import Site
-from fedwinnow.client.teaching import confidences
 from fedwinnow.curation import losses
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.config import ModelSection, RunConfig, TeacherSection, site_configs

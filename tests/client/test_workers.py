@@ -11,8 +11,8 @@ from warmed import READ, some, warmed
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.client.shards import in_shards
-from fedwinnow.client.workers import Model, Task, Workers
+from fedwinnow.client.signals.shards import in_shards
+from fedwinnow.client.signals.workers import Model, Task, Workers
 from fedwinnow.curation.columns import ADAM, KNOWN, REVIEWS, TEACHER
 from fedwinnow.curation.config import AdapterSection, ComputeSection, ModelSection
 from fedwinnow.curation.errors import ConfigError, DataError

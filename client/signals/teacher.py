@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from fedwinnow.client.beside import Beside
 from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.pass_options import Count, Reading, Told
 from fedwinnow.client.measuring.token_cache import FOLDER, encoded
 from fedwinnow.client.runs.site_run import Work, public_key
+from fedwinnow.client.signals.extra_columns import Beside
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.files import write
 from fedwinnow.curation.gradients import evaluating

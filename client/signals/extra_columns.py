@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float32
 
-from fedwinnow.client.signals import Measuring
+from fedwinnow.client.signals.collect import Measuring
 from fedwinnow.curation.nouns import Sample, SignalTable, Status
 
 Columns = Mapping[str, Float32[np.ndarray, " samples"]]

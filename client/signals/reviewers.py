@@ -29,10 +29,10 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float64
 
-from fedwinnow.client.beside import Beside
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.runs.site_run import Work, public_key
+from fedwinnow.client.signals.extra_columns import Beside
 from fedwinnow.curation.adapters import adapter_hash, check_compatible
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
 from fedwinnow.curation.modeling import set_adapter

@@ -1,0 +1,1 @@
+"""The signals of a run: shards, workers, teacher, reviewers."""
