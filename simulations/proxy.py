@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedwinnow.client.measuring.evaluation import evaluate
-from fedwinnow.client.training import train
+from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config import TrainingSection
 from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError
 from fedwinnow.curation.modeling import LoadedModel

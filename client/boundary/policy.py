@@ -15,7 +15,6 @@ from typing import Any
 from fedwinnow.client.boundary.clauses import ask, check_brought, check_size
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.client.boundary.released_datasets import KnownData, division_of
-from fedwinnow.client.lessons import behind
 from fedwinnow.client.runs.agreed_terms import (
     PHASES,
     check_place,
@@ -27,6 +26,7 @@ from fedwinnow.client.runs.agreed_terms import (
     warm_up_rounds,
 )
 from fedwinnow.client.runs.site_run import Work, parse_terms
+from fedwinnow.client.training.round_plan import behind
 from fedwinnow.curation.config import PolicySection, RunTerms
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import (

@@ -7,11 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from fedwinnow.client.anchor_gradient import anchor_gradient
-from fedwinnow.client.lessons import arm_lesson, warm_up_lesson
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.measuring.token_cache import FOLDER
-from fedwinnow.client.own_part import check_own_part, check_shared, own_part, untrained
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work, columns_at, hold, public_key, spread
 from fedwinnow.client.signals.collect import measuring, public_rows
@@ -19,7 +16,10 @@ from fedwinnow.client.signals.extra_columns import Beside, beside
 from fedwinnow.client.signals.reviewers import check_reviewers, reviewed
 from fedwinnow.client.signals.shards import forget
 from fedwinnow.client.signals.teacher import taught, teacher_fingerprint
-from fedwinnow.client.training import train
+from fedwinnow.client.training.anchor_gradient import anchor_gradient
+from fedwinnow.client.training.local_training import train
+from fedwinnow.client.training.round_plan import arm_lesson, warm_up_lesson
+from fedwinnow.client.training.site_adapter import check_own_part, check_shared, own_part, untrained
 from fedwinnow.curation.adapters import adapter_hash, check_compatible
 from fedwinnow.curation.changed_base import changed, changed_base
 from fedwinnow.curation.columns import GUESTS, REVIEWS, TEACHER

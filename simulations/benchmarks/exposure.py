@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from fedwinnow.client.measuring.evaluation import evaluate
-from fedwinnow.client.training import train
+from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.modeling import LoadedModel, initial_adapter, load_model, set_adapter
 from fedwinnow.curation.nouns import Adapter, Sample

@@ -5,7 +5,7 @@
     last half  the same, of the last half of the transformer layers
     probe      the same as ``measure``, by a probe in the forward pass
     forward    dots alone, by two forward passes for each reference
-    train      one round of training on all samples, optimizer and all (``client/training.py``)
+    train      one round of training on all samples, optimizer and all (``client/training/local_training.py``)
     piggyback  the same round, collecting the signals of ``measure`` on its way
     loop       one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS
     vmap       ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
@@ -36,7 +36,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.piggyback import Piggyback, Watch
-from fedwinnow.client.training import train
+from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config import TrainingSection
 from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import NAME, set_adapter

@@ -3,7 +3,7 @@
 K stages over the rounds; each trains on the best remaining 1/K of the kept samples, in chance's
 order. What a sample's prompt explains of its response (IRA) grows as the model learns, so the
 ranking is made anew and not once. The scores, the ranking and the stages stay at the site
-(``client/stages.py``). With a hint of the decaying rate that the paper uses.
+(``client/training/curriculum_stages.py``). With a hint of the decaying rate that the paper uses.
 
 Reference:
     Y. Du et al., Data Quality Control in Federated Instruction-tuning of Large Language Models

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client.anchor_gradient import anchor_gradient
 from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.curation.config import MeasuringSection, ModelSection
 from fedwinnow.curation.errors import DataError, IncompatibleAdapterError
 from fedwinnow.curation.modeling import get_adapter, set_adapter

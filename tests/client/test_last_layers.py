@@ -12,7 +12,7 @@ from fedwinnow.client.piggyback import Piggyback
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
-from fedwinnow.client.training import train
+from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.columns import GRADIENTS, LOSSES
 from fedwinnow.curation.config import (
     AdapterSection,

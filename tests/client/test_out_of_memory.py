@@ -9,13 +9,13 @@ import pytest
 import torch
 from warmed import READ, apart, references_of, some, table_of, warmed
 
-from fedwinnow.client.anchor_gradient import anchor_gradient
 from fedwinnow.client.measuring import batching, datainf
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.signals.teacher import confidences
+from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.curation.columns import GRADIENTS, GUESTS, KNOWN
 from fedwinnow.curation.config import MeasuringSection, ModelSection, RunTerms
 from fedwinnow.curation.contraction import Contraction, WeightedSums

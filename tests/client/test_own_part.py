@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.own_part import check_own_part, check_shared, own_part, untrained
+from fedwinnow.client.training.site_adapter import check_own_part, check_shared, own_part, untrained
 from fedwinnow.curation.config import AdapterSection, SiteSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.nouns import Adapter

@@ -11,7 +11,7 @@ from warmed import READ, apart, references_of, some, table_of, warmed
 from fedwinnow.client import piggyback
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.piggyback import GIVEN, Piggyback
-from fedwinnow.client.training import train
+from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.columns import GRADIENTS
 from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.errors import ModelError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.plan import check_order, draws
+from fedwinnow.client.training.sample_stream import check_order, draws
 from fedwinnow.curation.errors import EmptySelectionError, PluginError
 from fedwinnow.curation.protocols import Order
 

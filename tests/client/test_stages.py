@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.client import lessons, stages
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.agreed_terms import plugins
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import check_terms, hold
 from fedwinnow.client.site import Site
-from fedwinnow.client.stages import choose, stage_of
+from fedwinnow.client.training import curriculum_stages, round_plan
+from fedwinnow.client.training.curriculum_stages import choose, stage_of
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import site_configs
@@ -129,7 +129,7 @@ def test_stages_of_a_run_are_a_partition_of_what_is_kept(unbroken):
     files = sorted(work.folder.glob("stage-*.parquet"))
     assert [file.name for file in files] == ["stage-curated-0.parquet", "stage-curated-1.parquet"]
     taken = np.concatenate([tables.read_stage(file)[0] for file in files])
-    kept, _ = lessons.kept_by(work, "curated")
+    kept, _ = round_plan.kept_by(work, "curated")
     assert sorted(taken.tolist()) == kept.tolist()
     said = {r.samples for _, r in heard if isinstance(r, m.TrainedAdapter) and r.header.arm}
     assert said == {len(kept)}
@@ -145,7 +145,7 @@ def test_stages_rank_with_the_adapter_of_the_round(unbroken):
     """Oracle: the scores of stage 1 are those of the adapter that its first round sends."""
     heard, work = unbroken
     requests = [q for q, _ in heard if isinstance(q, m.TrainRequest) and q.header.arm]
-    kept, _ = lessons.kept_by(work, "curated")
+    kept, _ = round_plan.kept_by(work, "curated")
     opened = stage_of(3, rounds=3, stages=2, samples=len(kept))
     assert (opened.number, opened.first_round) == (1, 3)
     places, scores = tables.read_stage(opened.file(work.folder, "curated"))
@@ -153,7 +153,7 @@ def test_stages_rank_with_the_adapter_of_the_round(unbroken):
     for number in (1, 3):
         request = requests[number - 1]
         adapter = hold(work, request.header, request.adapter)
-        said[number] = stages.score_now(work, adapter, "ira")(places)
+        said[number] = curriculum_stages.score_now(work, adapter, "ira")(places)
     assert said[3].tolist() == scores.tolist()
     assert said[1].tolist() != scores.tolist()
 
@@ -162,9 +162,9 @@ def test_policy_counts_a_stage_and_effective_samples(unbroken):
     """An adapter stands on its stage's samples, and on fewer where weights differ."""
     heard, work = unbroken
     header = next(q.header for q, _ in heard if isinstance(q, m.TrainRequest) and q.header.arm)
-    kept, _ = lessons.kept_by(work, "curated")
+    kept, _ = round_plan.kept_by(work, "curated")
     size = stage_of(1, rounds=3, stages=2, samples=len(kept)).size(len(kept))
-    assert 0 < lessons.behind(work, header) <= size
+    assert 0 < round_plan.behind(work, header) <= size
     assert size < len(kept)
 
 
@@ -195,8 +195,8 @@ def test_terms_that_a_site_could_not_fulfil_are_refused_at_join(toy, section, se
 def test_weights_are_of_the_curated_arm_alone(unbroken):
     """Control arms count every sample the same; the curated arm's weights have mean 1."""
     _, work = unbroken
-    kept, scores = lessons.kept_by(work, "curated")
-    weights = lessons.weights_of(work, "curated", kept, scores)
+    kept, scores = round_plan.kept_by(work, "curated")
+    weights = round_plan.weights_of(work, "curated", kept, scores)
     assert weights.mean() == pytest.approx(1.0)
     assert weights.std() > 0
-    assert lessons.weights_of(work, "random", kept, scores) is None
+    assert round_plan.weights_of(work, "random", kept, scores) is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client.training import train
+from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.errors import (
@@ -238,7 +238,7 @@ def test_train_warns_once_of_a_rate_that_undoes_the_order(
     """Best last under a rate that ends low: a warning in the first round and no other."""
     order = replace(in_order(), best_last=best_last)
     plan = {"steps": 1, "total_steps": 12, "step_offset": offset, "schedule": schedule}
-    with caplog.at_level(logging.WARNING, logger="fedwinnow.client.training"):
+    with caplog.at_level(logging.WARNING, logger="fedwinnow.client.training.local_training"):
         run(tiny_model, get_adapter(tiny_model), order=order, **plan)
     assert len(caplog.records) == warned
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client.training import train
+from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config import TrainingSection
 from fedwinnow.curation.errors import ConfigError, DataError, EmptySelectionError, NonFiniteError
 from fedwinnow.curation.modeling import initial_adapter

@@ -11,7 +11,7 @@ from fedwinnow.client.data.site_data import warm_up_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.agreed_terms import warm_up_rounds
 from fedwinnow.client.runs.site_run import Work, rows_of
-from fedwinnow.client.stages import Places, Stage, choose, score_now, stage_of
+from fedwinnow.client.training.curriculum_stages import Places, Stage, choose, score_now, stage_of
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.messages import Header, TrainRequest
 from fedwinnow.curation.nouns import Sample, Scores

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from fedwinnow.client.drawing import Drawn, batches
 from fedwinnow.client.piggyback import Watch, Watcher
-from fedwinnow.client.plan import check_order, draws
+from fedwinnow.client.training.sample_stream import check_order, draws
 from fedwinnow.curation.config import TrainingSection
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
 from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, set_adapter

@@ -1,0 +1,1 @@
+"""Local training: round plan, curriculum stages, optimizer steps."""
