@@ -32,14 +32,20 @@ from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.curation.adapters import adapter_hash
-from fedwinnow.curation.columns import ENTROPY, GRADIENTS, KNOWN, OTHER_PROMPTS, REPRESENTATIONS
 from fedwinnow.curation.contraction import Contraction
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients import Consume, Firing, sample_gradients
 from fedwinnow.curation.losses import entropies, sample_losses, token_losses
 from fedwinnow.curation.modeling import LoadedModel, get_adapter
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.probe import Probe, probed
+from fedwinnow.curation.signal_columns import (
+    ENTROPY,
+    GRADIENTS,
+    KNOWN,
+    OTHER_PROMPTS,
+    REPRESENTATIONS,
+)
 from fedwinnow.curation.traits import unhookable
 
 GIVEN = KNOWN - OTHER_PROMPTS

@@ -16,6 +16,7 @@ from fedwinnow.client.phases.table import answer
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
 from fedwinnow.client.runs.site_run import Work, check_teacher, check_terms, parse_terms
 from fedwinnow.curation import wire
+from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config import RunTerms, SiteConfig
 from fedwinnow.curation.errors import (
     CurationError,
@@ -25,7 +26,6 @@ from fedwinnow.curation.errors import (
     ProtocolError,
     RefusalError,
 )
-from fedwinnow.curation.files import write
 from fedwinnow.curation.messages import PROTOCOL, Header, JoinRequest, Refusal, Reply, Request
 from fedwinnow.curation.settings import canonical
 

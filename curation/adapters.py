@@ -21,13 +21,13 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     EmptySelectionError,
     IncompatibleAdapterError,
     NonFiniteError,
     ProtocolError,
 )
-from fedwinnow.curation.nouns import Adapter
 
 TOLERANCE = 2.0**-23
 """Directions with a singular value of at most this share of the largest count as zero: they are

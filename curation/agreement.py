@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from fedwinnow.curation.nouns import SignalTable
+from fedwinnow.curation.datatypes import SignalTable
 
 TOLERANCE = 1e-3
 """Largest difference between two parties' public numbers, as a share of the largest agreed one."""

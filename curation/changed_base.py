@@ -22,9 +22,9 @@ from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.combining import balanced
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.loaded import LoadedModel
-from fedwinnow.curation.nouns import Adapter
 
 
 def changed_base(base: str, change: Adapter | None) -> str:

@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fedwinnow.curation.nouns import Trajectory
+from fedwinnow.curation.datatypes import Trajectory
 
 BOUND = 8.0
 """Largest standardised loss, in spreads of the public rows: what one sample adds to a sum."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.datatypes import Adapter
 
 
 def combined(parts: Sequence[tuple[float, Adapter]], like: Adapter) -> Adapter:

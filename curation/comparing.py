@@ -31,8 +31,8 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.nouns import Adapter
 
 TOLERANCE = 2.0**-23
 """Directions below this share of a product's largest are rounding of its float32 factors."""

@@ -22,8 +22,8 @@ Reference:
 import numpy as np
 from jaxtyping import Float
 
+from fedwinnow.curation.datatypes import Scores
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError
-from fedwinnow.curation.nouns import Scores
 
 PARTS = 16
 """Grid points of a threshold in each cell."""

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int32
 from jinja2 import TemplateError
 
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.nouns import Sample
 
 _MARK = "fedwinnow-response"
 BLOCK = 1024

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.errors import ConfigError, ProtocolError
-from fedwinnow.curation.files import write_private
 
 _PUBLIC, _PRIVATE = "fedwinnow-key-1:", "fedwinnow-private-1:"
 _SEED = 32

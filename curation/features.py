@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fedwinnow.curation.nouns import SignalTable, Status, Trajectory
+from fedwinnow.curation.datatypes import SignalTable, Status, Trajectory
 
 _TINY = 1e-12
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, OutputError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.stored import PREFIX, open_adapter
 
 

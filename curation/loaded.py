@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.encoding import end_tokens
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, ProtocolError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.seeds import derive_seed
 
 NAME = "default"

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.cluster_messages import ClusterReply, ClusterRequest, QuotaRequest
+from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
 from fedwinnow.curation.header import PROTOCOL, UNSENT, Header
-from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, SignalTable
 
 __all__ = ["PROTOCOL", "UNSENT", "ClusterReply", "ClusterRequest", "Header", "QuotaRequest"]
 

@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 
 from fedwinnow.curation.config import AdapterSection, ModelSection, TeacherSection
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import Encoding, encode_sample, encode_samples, prompt_tokens
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients import evaluating
@@ -30,7 +31,6 @@ from fedwinnow.curation.loaded import (
     initial_adapter,
     set_adapter,
 )
-from fedwinnow.curation.nouns import Sample
 
 __all__ = [
     "NAME",

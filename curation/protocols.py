@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedwinnow.curation.nouns import (
+from fedwinnow.curation.datatypes import (
     Adapter,
     Fitted,
     PublicRows,

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Int8
 
+from fedwinnow.curation.datatypes import Scores, Selection, Status
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.nouns import Scores, Selection, Status
 
 QUEUED = "for a person to decide"
 """Reason of a sample that passes the threshold and on which its reviewers disagree."""

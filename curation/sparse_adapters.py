@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError
-from fedwinnow.curation.nouns import Adapter, SparseAdapter
 
 
 def check_sparse(adapter: SparseAdapter | Adapter, *, site: str = "") -> SparseAdapter:

@@ -16,8 +16,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.nouns import Adapter
 
 PREFIX = "base_model.model."
 INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")

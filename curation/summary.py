@@ -20,9 +20,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fedwinnow.curation.datatypes import Scores, ScoreSummary
 from fedwinnow.curation.edges import Edges, edges_from_public, grid, logit, on_grid, snap
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
-from fedwinnow.curation.nouns import Scores, ScoreSummary
 
 __all__ = [
     "edges_from_public",

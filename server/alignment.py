@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.weighing import AligningWeighting
 from fedwinnow.strategies.registry import build
 

@@ -12,6 +12,7 @@ import numpy as np
 from fedwinnow.curation.adapters import check_adapter, check_compatible
 from fedwinnow.curation.clusters import BOUND
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import (
     ClusterReply,
@@ -25,7 +26,6 @@ from fedwinnow.curation.messages import (
     SummaryReply,
     TrainedAdapter,
 )
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.state import RunState, given
 

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from fedwinnow.curation.config import GuardsSection
+from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.messages import SiteCard
-from fedwinnow.curation.nouns import ScoreSummary
 
 
 def middle_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, ScoreSummary]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.nouns import Adapter
 
 Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>[AB])(\.[^.]+)?\.weight$")

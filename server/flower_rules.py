@@ -34,12 +34,12 @@ from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     IncompatibleAdapterError,
     PluginError,
     RunError,
 )
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.curation.records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory

@@ -16,8 +16,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedwinnow.curation import messages
+from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
-from fedwinnow.curation.files import write_json
 from fedwinnow.curation.records import size_of
 from fedwinnow.server.codec import Plain, Sealed
 from fedwinnow.server.driver import Delivery, Earlier

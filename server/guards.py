@@ -23,8 +23,8 @@ from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.combining import balanced, between
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.weighing import Effect
 from fedwinnow.strategies.weighting.samples_kept import capped
 

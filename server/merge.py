@@ -14,8 +14,8 @@ from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.combining import balanced
 from fedwinnow.curation.config import GuardsSection, RunConfig
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, PluginError, ProtocolError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import (
     FactorMerging,
     Merged,

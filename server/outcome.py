@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.files import write_json
 from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed

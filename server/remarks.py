@@ -11,9 +11,9 @@ import numpy as np
 
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.learning_rate import chosen, undone
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Ordering
-from fedwinnow.curation.schedule import chosen, undone
 from fedwinnow.server.state import RoundRecord
 from fedwinnow.strategies.registry import build
 

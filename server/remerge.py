@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.combining import combined
 from fedwinnow.curation.config import PluginSection, RunConfig
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, OutputError
-from fedwinnow.curation.files import write_json
 from fedwinnow.curation.folders import export_adapter
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.count_guards import guarded_counts

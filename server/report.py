@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from fedwinnow.curation.files import write
+from fedwinnow.curation.atomic_files import write
 from fedwinnow.server.blocks import number, own_thresholds, threshold_of
 from fedwinnow.server.sections import SECTIONS
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.changed_base import effective
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.messages import (
     CloseRequest,
@@ -29,7 +30,6 @@ from fedwinnow.curation.messages import (
     SelectRequest,
     TrainRequest,
 )
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.settings import canonical
 from fedwinnow.server.alignment import witnesses

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedwinnow.curation import messages, wire
+from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.envelope import (
     Envelope,
@@ -25,7 +26,6 @@ from fedwinnow.curation.envelope import (
     verified_stamp,
 )
 from fedwinnow.curation.errors import ConfigError, ProtocolError
-from fedwinnow.curation.files import write
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.files import write_json
 from fedwinnow.curation.messages import Header, Refusal
 
 if TYPE_CHECKING:

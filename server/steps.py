@@ -14,6 +14,7 @@ import numpy as np
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import PublicScores, SignalTable
 from fedwinnow.curation.messages import (
     Joined,
     KeptReply,
@@ -22,7 +23,6 @@ from fedwinnow.curation.messages import (
     Reply,
     SummaryReply,
 )
-from fedwinnow.curation.nouns import PublicScores, SignalTable
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.server.clustering import cluster

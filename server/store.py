@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedwinnow.curation import wire
+from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
-from fedwinnow.curation.files import write
 from fedwinnow.curation.scenario import identity
 from fedwinnow.curation.settings import canonical, to_toml
 from fedwinnow.server.rounds import init

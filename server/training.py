@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.messages import JudgedAdapters, Reply, TrainedAdapter
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.alignment import alignments
 from fedwinnow.server.count_guards import guarded_counts

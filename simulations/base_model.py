@@ -20,10 +20,10 @@ import torch
 import transformers
 from torch.utils.data import IterableDataset
 
+from fedwinnow.curation.atomic_files import write_json
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import encode_sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
-from fedwinnow.curation.files import write_json
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.skills import SKILLS, Manner, pair
 from fedwinnow.simulations.tiny import byte_pair_tokenizer, small_llama

@@ -29,7 +29,7 @@ def mixture(
 ) -> None:
     """Fit a law of mixing to many merges of a run's kept adapters; nobody trains."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - likewise
-    from fedwinnow.curation.files import write  # noqa: PLC0415 - torch loads with the rest
+    from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - torch loads with the rest
     from fedwinnow.simulations.mixtures import mixture as measured  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.mixtures import section_text  # noqa: PLC0415 - likewise
 

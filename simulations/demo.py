@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedwinnow.curation.config import ModelSection, RunConfig
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.modeling import encode_sample, load_tokenizer
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.simulations.demo_data import ANCHORS, DEMO, KINDS, DemoData, Silo, build
 

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedwinnow.client.data.samples import content_id
+from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.files import write
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.settings import check
 from fedwinnow.simulations.noise import plant

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError, RunError
 from fedwinnow.curation.folders import export_adapter
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.curation.stored import Lazy, StoredAdapter, check_finite, open_adapter
 from fedwinnow.simulations.folder_checks import (

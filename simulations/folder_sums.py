@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from fedwinnow.curation import sparse_adapters as sparse
+from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.nouns import SparseAdapter
 from fedwinnow.curation.protocols import SparseMerging
 from fedwinnow.curation.stored_sparse import (
     StoredEntries,

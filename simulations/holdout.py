@@ -11,9 +11,9 @@ import numpy as np
 
 from fedwinnow.client.data.anchors import split_of
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.modeling import encode_sample, load_tokenizer
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
 

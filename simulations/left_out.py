@@ -14,9 +14,9 @@ from jaxtyping import Shaped
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.features import take
-from fedwinnow.curation.nouns import PublicRows, Trajectory
 from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import run_id, sites_folder

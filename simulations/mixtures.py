@@ -17,10 +17,10 @@ from fedwinnow.client.data.anchors import split_of
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.curation.modeling import set_adapter
-from fedwinnow.curation.nouns import Adapter, Sample
 from fedwinnow.curation.protocols import Merging
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.kept_adapters import kept_round

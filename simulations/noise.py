@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
 _ATTEMPTS = 100

@@ -5,8 +5,8 @@ A split is a function of seed and ids alone: the order of the list changes nothi
 
 from collections.abc import Mapping, Sequence
 
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.noise import plant
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fedwinnow.client.data.samples import content_id
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.demo_data import DemoData, Silo, write_samples
 from fedwinnow.simulations.noise import plant

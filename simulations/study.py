@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.curation.atomic_files import write, write_json
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.files import write, write_json
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import Progress
 from fedwinnow.simulations.in_process import simulate

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedwinnow.curation.nouns import Fitted, Scores, SignalTable, Trajectory
+from fedwinnow.curation.datatypes import Fitted, Scores, SignalTable, Trajectory
 from fedwinnow.curation.protocols import Scorer
 
 BLOCK = 65_536

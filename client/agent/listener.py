@@ -8,9 +8,9 @@ import socket
 import stat
 from pathlib import Path
 
+from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.config import AgentSection
 from fedwinnow.curation.errors import ConfigError, OutputError
-from fedwinnow.curation.files import write_private
 
 _FEWEST = 32
 """Characters of a token at least."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.adapters import size_of
 from fedwinnow.curation.config import PolicySection
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.messages import JudgeRequest, MeasureRequest, Request
-from fedwinnow.curation.nouns import Adapter
 
 _MEGABYTE = 1_000_000
 

@@ -20,6 +20,7 @@ from fedwinnow.client.boundary.released_datasets import KnownData
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import OWN, Site
 from fedwinnow.curation import messages, wire
+from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config import SiteConfig
 from fedwinnow.curation.envelope import (
     Draft,
@@ -37,7 +38,6 @@ from fedwinnow.curation.errors import (
     RefusalError,
     UnauthorisedError,
 )
-from fedwinnow.curation.files import write
 from fedwinnow.curation.messages import Refusal, Reply, Request
 from fedwinnow.curation.phases import Phase
 from fedwinnow.strategies.asked import reviewing

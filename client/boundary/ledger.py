@@ -28,8 +28,8 @@ from fedwinnow.client.boundary.ledger_chain import (
     verify,
 )
 from fedwinnow.curation import wire
+from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.files import write_json
 from fedwinnow.curation.messages import Refusal, Reply
 
 __all__ = ["Entry", "Ledger", "file_of", "read", "verify"]

@@ -28,6 +28,7 @@ from fedwinnow.client.runs.agreed_terms import (
 from fedwinnow.client.runs.site_run import Work, parse_terms
 from fedwinnow.client.training.round_plan import behind
 from fedwinnow.curation.config import PolicySection, RunTerms
+from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import (
     CloseRequest,
@@ -46,7 +47,6 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.nouns import Metrics
 from fedwinnow.curation.phases import Phase
 
 _REPLY: Mapping[type, str] = {

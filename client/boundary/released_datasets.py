@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedwinnow.client.data.site_data import Pool
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.files import write
+from fedwinnow.curation.atomic_files import write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

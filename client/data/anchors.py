@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fedwinnow.client.data.corruption import corrupt
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config import AnchorsSection
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
 

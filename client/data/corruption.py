@@ -27,8 +27,8 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.nouns import Sample
 
 _ATTEMPTS = 20
 

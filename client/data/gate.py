@@ -27,7 +27,7 @@ from fedwinnow.client.data.minhash import (
 )
 from fedwinnow.client.data.personal_data import Finder, finder
 from fedwinnow.curation.config import GateSection
-from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.datatypes import Sample
 
 LONG_RESPONSE = 8
 """Words from which a response alone counts against the anchors."""

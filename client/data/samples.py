@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from fedwinnow.client.data.readers import read_rows
 from fedwinnow.curation.config import ColumnsSection
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.nouns import Sample
 
 _BATCH = 1000
 _TEXTS = pa.list_(pa.large_string())

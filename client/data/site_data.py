@@ -17,8 +17,8 @@ from fedwinnow.client.data.anchors import (
 from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.samples import Samples, data_hash, open_samples
 from fedwinnow.curation.config import RunTerms, SiteConfig
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
 logger = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ from jaxtyping import Float32, Int32
 
 from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.pass_options import Count, Reading
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel, encode_all
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.seeds import derive_seed
 
 

@@ -14,10 +14,10 @@ from jaxtyping import Float64
 from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.token_cache import encoded
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel
-from fedwinnow.curation.nouns import Sample
 
 
 def evaluate(

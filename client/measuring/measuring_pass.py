@@ -33,7 +33,13 @@ from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.client.piggyback import Visits
 from fedwinnow.curation.adapters import adapter_hash
-from fedwinnow.curation.columns import (
+from fedwinnow.curation.datatypes import Sample, SignalTable
+from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.losses import Batch, entropies
+from fedwinnow.curation.modeling import LoadedModel, get_adapter
+from fedwinnow.curation.sections import Backend
+from fedwinnow.curation.signal_columns import (
     CONTRASTS,
     ENTROPY,
     GRADIENTS,
@@ -41,12 +47,6 @@ from fedwinnow.curation.columns import (
     OTHER_PROMPTS,
     REPRESENTATIONS,
 )
-from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.losses import Batch, entropies
-from fedwinnow.curation.modeling import LoadedModel, get_adapter
-from fedwinnow.curation.nouns import Sample, SignalTable
-from fedwinnow.curation.sections import Backend
 
 logger = logging.getLogger(__name__)
 

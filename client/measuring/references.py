@@ -27,7 +27,6 @@ from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.datainf import influence_directions
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.per_sample import Way, per_sample
-from fedwinnow.curation.columns import ADAM, GRADIENTS, REPRESENTATIONS
 from fedwinnow.curation.contraction import (
     BETAS,
     Contraction,
@@ -35,12 +34,13 @@ from fedwinnow.curation.contraction import (
     WeightedSums,
     adam_direction,
 )
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError, NonFiniteError
 from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel, encode_all
-from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.signal_columns import ADAM, GRADIENTS, REPRESENTATIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fedwinnow.client.measuring.references import References
-from fedwinnow.curation.columns import WIDE
+from fedwinnow.curation.datatypes import Sample, SignalTable, Status
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.losses import Batch
-from fedwinnow.curation.nouns import Sample, SignalTable, Status
+from fedwinnow.curation.signal_columns import WIDE
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,9 +14,9 @@ import numpy as np
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import clusters
+from fedwinnow.curation.datatypes import Scores, Selection, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.messages import ClusterReply, ClusterRequest, QuotaRequest
-from fedwinnow.curation.nouns import Scores, Selection, Trajectory
 from fedwinnow.curation.seeds import derive_seed
 
 START_TOLERANCE = 1e-6

@@ -21,9 +21,9 @@ from fedwinnow.client.training.local_training import train
 from fedwinnow.client.training.round_plan import arm_lesson, warm_up_lesson
 from fedwinnow.client.training.site_adapter import check_own_part, check_shared, own_part, untrained
 from fedwinnow.curation.adapters import adapter_hash, check_compatible
+from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.changed_base import changed, changed_base
-from fedwinnow.curation.columns import GUESTS, REVIEWS, TEACHER
-from fedwinnow.curation.files import write_json
+from fedwinnow.curation.datatypes import Adapter, Metrics, Sample
 from fedwinnow.curation.messages import (
     EvaluateRequest,
     Header,
@@ -41,9 +41,9 @@ from fedwinnow.curation.messages import (
     TrainRequest,
 )
 from fedwinnow.curation.modeling import encode_all, fixed, generate, initial_adapter, set_adapter
-from fedwinnow.curation.nouns import Adapter, Metrics, Sample
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.signal_columns import GUESTS, REVIEWS, TEACHER
 from fedwinnow.curation.versions import versions
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.agreement import disagreement
+from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Selection, Trajectory
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
 from fedwinnow.curation.messages import (
     CloseRequest,
@@ -19,7 +20,6 @@ from fedwinnow.curation.messages import (
     SelectRequest,
     SummaryReply,
 )
-from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Selection, Trajectory
 from fedwinnow.curation.protocols import QueueingScorer
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.selection import keep_all, oracle, random_like, select

@@ -11,7 +11,7 @@ from fedwinnow.client.data.site_data import Pool
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.adapters import adapter_hash, check_adapter
 from fedwinnow.curation.changed_base import changed_base
-from fedwinnow.curation.columns import (
+from fedwinnow.curation.signal_columns import (
     BACKENDS,
     CONTRASTS,
     GRADIENTS,
@@ -24,7 +24,7 @@ from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig, Teache
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.messages import Header
 from fedwinnow.curation.modeling import LoadedModel, set_adapter
-from fedwinnow.curation.nouns import Adapter, Sample, SignalTable
+from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.protocols import StagedOrdering
 from fedwinnow.curation.settings import canonical, parse
 from fedwinnow.strategies.asked import readers, scorers, weighing

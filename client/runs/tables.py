@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.files import replacing
-from fedwinnow.curation.nouns import Scores, Selection, SignalTable
+from fedwinnow.curation.atomic_files import replacing
+from fedwinnow.curation.datatypes import Scores, Selection, SignalTable
 
 _BLOCK = 65_536
 """Rows that are written at once."""

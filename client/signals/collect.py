@@ -14,8 +14,8 @@ from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.runs.site_run import Work, public_key, rows_of
 from fedwinnow.client.signals.shards import SHARD, Crew, in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
+from fedwinnow.curation.datatypes import PublicRows, Sample, SignalTable, Status
 from fedwinnow.curation.modeling import get_adapter
-from fedwinnow.curation.nouns import PublicRows, Sample, SignalTable, Status
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.settings import canonical
 

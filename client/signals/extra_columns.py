@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fedwinnow.client.signals.collect import Measuring
-from fedwinnow.curation.nouns import Sample, SignalTable, Status
+from fedwinnow.curation.datatypes import Sample, SignalTable, Status
 
 Columns = Mapping[str, Float32[np.ndarray, " samples"]]
 

@@ -34,9 +34,9 @@ from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.runs.site_run import Work, public_key
 from fedwinnow.client.signals.extra_columns import Beside
 from fedwinnow.curation.adapters import adapter_hash, check_compatible
+from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
 from fedwinnow.curation.modeling import set_adapter
-from fedwinnow.curation.nouns import Adapter, Sample
 from fedwinnow.strategies.asked import FEWEST
 
 Losses = Float64[np.ndarray, " samples"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedwinnow.client.measuring.pass_options import Told
 from fedwinnow.client.runs.tables import read_signals, write_signals
-from fedwinnow.curation.nouns import Sample, SignalTable
+from fedwinnow.curation.datatypes import Sample, SignalTable
 
 logger = logging.getLogger(__name__)
 

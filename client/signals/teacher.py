@@ -26,12 +26,12 @@ from fedwinnow.client.measuring.pass_options import Count, Reading, Told
 from fedwinnow.client.measuring.token_cache import FOLDER, encoded
 from fedwinnow.client.runs.site_run import Work, public_key
 from fedwinnow.client.signals.extra_columns import Beside
+from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.files import write
 from fedwinnow.curation.gradients import evaluating
 from fedwinnow.curation.losses import Batch, token_losses
 from fedwinnow.curation.modeling import LoadedModel, load_teacher
-from fedwinnow.curation.nouns import Sample
 
 _FILE = "teacher.sha256"
 _COLUMN = "teacher_confidence"

@@ -21,9 +21,9 @@ from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work, unmeasured
 from fedwinnow.client.signals.collect import measuring, public_rows
 from fedwinnow.client.signals.shards import forget
-from fedwinnow.curation.columns import GRADIENTS
-from fedwinnow.curation.nouns import Scores
+from fedwinnow.curation.datatypes import Scores
 from fedwinnow.curation.protocols import Scorer
+from fedwinnow.curation.signal_columns import GRADIENTS
 from fedwinnow.strategies.registry import build
 
 Places = Int[np.ndarray, " samples"]

@@ -12,9 +12,10 @@ from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.agreed_terms import warm_up_rounds
 from fedwinnow.client.runs.site_run import Work, rows_of
 from fedwinnow.client.training.curriculum_stages import Places, Stage, choose, score_now, stage_of
+from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.learning_rate import chosen
 from fedwinnow.curation.messages import Header, TrainRequest
-from fedwinnow.curation.nouns import Sample, Scores
 from fedwinnow.curation.protocols import (
     Objective,
     Order,
@@ -22,7 +23,6 @@ from fedwinnow.curation.protocols import (
     StagedOrdering,
     WeighingObjective,
 )
-from fedwinnow.curation.schedule import chosen
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.registry import build
 

@@ -1,7 +1,7 @@
 """What a site trains on at each step: a stream of passes over its samples that spans the rounds.
 
 R rounds of S steps follow one plan of R · S steps, as the learning rate does
-(``curation/schedule.py``).
+(``curation/learning_rate.py``).
 """
 
 from collections.abc import Iterator

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.config import AdapterSection, SiteSection
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.strategies.merging.factors import cut
 
 

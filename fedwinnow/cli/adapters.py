@@ -85,7 +85,7 @@ def diff(
         message = f"{folders[0]} and {folders[1]}: {error}"
         raise ModelError(message) from error
     if picture is not None:
-        from fedwinnow.curation.files import write  # noqa: PLC0415 - with the picture
+        from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - with the picture
         from fedwinnow.simulations.adapter_picture import heat_maps  # noqa: PLC0415 - matplotlib loads here
 
         write(picture, heat_maps(found, title=f"{folders[0]} and {folders[1]}").encode())

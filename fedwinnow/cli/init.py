@@ -10,6 +10,7 @@ from pathlib import Path
 from fedwinnow.client.data.samples import columns_of
 from fedwinnow.curation import config as words
 from fedwinnow.curation import sections, server_sections, site_sections
+from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config import (
     AnchorsSection,
     ColumnsSection,
@@ -23,7 +24,6 @@ from fedwinnow.curation.config import (
     WarmUpSection,
 )
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.files import write
 from fedwinnow.curation.settings import to_toml
 
 PROMPTS = ("prompt", "instruction", "question", "input")

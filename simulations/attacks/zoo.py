@@ -35,7 +35,7 @@ from fedwinnow.client.data.samples import content_id
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.combining import between
-from fedwinnow.curation.nouns import Adapter, Sample, ScoreSummary
+from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.seeds import derive_seed
 
 TIMES = 10

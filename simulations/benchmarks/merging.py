@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.nouns import Adapter, SparseAdapter
+from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.simulations.benchmarks.process_memory import (
     PEAK,

@@ -28,7 +28,7 @@ from fedwinnow.curation.config import (
     StudySection,
     TrainingSection,
 )
-from fedwinnow.curation.nouns import Adapter, SignalTable
+from fedwinnow.curation.datatypes import Adapter, SignalTable
 from fedwinnow.curation.summary import edges_from_public, summarise
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState

@@ -20,10 +20,10 @@ from jaxtyping import Int64
 from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.client.measuring.references import References, reference_state
 from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.losses import Batch, collate
 from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, load_model, set_adapter
-from fedwinnow.curation.nouns import Adapter, Sample
 from fedwinnow.simulations.tiny import write_tiny_model
 
 COLUMNS = frozenset({"dot", "norm"})

@@ -12,8 +12,8 @@ import torch
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import FactorMerging, Merged
 from fedwinnow.strategies.laws.law import Law, Make, raises
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fedwinnow.curation.nouns import Sample, Scores
+from fedwinnow.curation.datatypes import Sample, Scores
+from fedwinnow.curation.learning_rate import SCHEDULES
 from fedwinnow.curation.protocols import Order, StagedOrdering
-from fedwinnow.curation.schedule import SCHEDULES
 from fedwinnow.strategies.laws.law import Law, Make
 
 SIZES = (0, 1, 2, 17)

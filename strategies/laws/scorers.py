@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedwinnow.curation.columns import GRADIENTS, GUESTS, KNOWN, ONCE, REVIEWS, WIDE
-from fedwinnow.curation.nouns import Fitted, PublicRows, SignalTable, Status, Trajectory
+from fedwinnow.curation.datatypes import Fitted, PublicRows, SignalTable, Status, Trajectory
+from fedwinnow.curation.signal_columns import GRADIENTS, GUESTS, KNOWN, ONCE, REVIEWS, WIDE
 from fedwinnow.strategies.laws.law import Law, Make, same_arrays
 
 PARENTS, DOMAINS, CHECKPOINTS, SIZE = 20, ("law", "medicine"), 3, 24

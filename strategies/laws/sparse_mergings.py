@@ -2,8 +2,8 @@
 
 import torch
 
+from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
-from fedwinnow.curation.nouns import SparseAdapter
 from fedwinnow.curation.protocols import SparseMerged
 from fedwinnow.strategies.laws.law import Law, Make, raises
 

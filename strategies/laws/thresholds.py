@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.summary import edges_from_public, empty, merge, on_grid, summarise
 from fedwinnow.strategies.laws.law import Law, Make, raises
 

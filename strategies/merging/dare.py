@@ -22,7 +22,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from fedwinnow.curation.adapters import adapter_hash
-from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.merging.bending import bent, check_density, check_scale

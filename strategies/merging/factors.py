@@ -24,8 +24,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.protocols import Merged
 from fedwinnow.curation.seeds import derive_seed
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import FactorMerging, Merged
 from fedwinnow.strategies.merging import factors
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.strategies.merging import factors
 

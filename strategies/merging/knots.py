@@ -23,7 +23,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.strategies.merging.bending import Updates, bent, check_density, check_scale
 from fedwinnow.strategies.merging.entries import elected, trimmed

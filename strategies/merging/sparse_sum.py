@@ -22,8 +22,8 @@ import torch
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation import sparse_adapters as sparse
+from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.nouns import Adapter, SparseAdapter
 from fedwinnow.curation.protocols import SparseMerged, SparseMerging
 from fedwinnow.strategies.merging.bending import check_density, check_scale
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from jaxtyping import Float64
 from torch import Tensor
 
-from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.strategies.merging.bending import bent, check_density, check_scale
 from fedwinnow.strategies.merging.core_space import in_core_space

@@ -16,7 +16,7 @@ Reference:
 
 import numpy as np
 
-from fedwinnow.curation.nouns import Scores, Trajectory
+from fedwinnow.curation.datatypes import Scores, Trajectory
 from fedwinnow.curation.protocols import WeighingObjective
 from fedwinnow.strategies.objectives.soft import SoftMean, Weights, filled, mean_one
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from fedwinnow.curation.datatypes import Scores, Trajectory
 from fedwinnow.curation.errors import EmptySelectionError
-from fedwinnow.curation.nouns import Scores, Trajectory
 
 Weights = Float[np.ndarray, " samples"]
 

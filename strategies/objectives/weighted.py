@@ -10,8 +10,8 @@ Reference:
     Differs from the paper: no inner step of gradients; the weight is a calibrated probability.
 """
 
+from fedwinnow.curation.datatypes import Scores, Trajectory
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.nouns import Scores, Trajectory
 from fedwinnow.curation.protocols import WeighingObjective
 from fedwinnow.strategies.objectives.soft import SoftMean, Weights, filled, mean_one
 

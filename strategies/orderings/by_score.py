@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.nouns import Sample, Scores
 from fedwinnow.curation.protocols import Order, Ordering
 
 

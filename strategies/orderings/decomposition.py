@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.expressions import operators
-from fedwinnow.curation.nouns import Sample, Scores
 from fedwinnow.curation.protocols import Order, Ordering
 
 

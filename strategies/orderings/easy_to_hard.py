@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedwinnow.curation.nouns import Sample, Scores
+from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.protocols import Order, StagedOrdering
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedwinnow.curation.nouns import Sample, Scores
+from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.protocols import Order, Ordering
 
 

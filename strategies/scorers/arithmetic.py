@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.nouns import (
+from fedwinnow.curation.datatypes import (
     Fitted,
     PublicRows,
     Scores,
@@ -15,6 +14,7 @@ from fedwinnow.curation.nouns import (
     Status,
     Trajectory,
 )
+from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.ranking import auroc
 
 Formula = Callable[[Trajectory], Float[np.ndarray, " samples"]]

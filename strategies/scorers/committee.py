@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
+from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
 from fedwinnow.curation.standard import POOL, fit_standard, standard_of
 from fedwinnow.strategies.scorers.arithmetic import clean_rows, column, forecast
 

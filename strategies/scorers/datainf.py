@@ -13,7 +13,7 @@ Reference:
 import numpy as np
 from jaxtyping import Float
 
-from fedwinnow.curation.nouns import Trajectory
+from fedwinnow.curation.datatypes import Trajectory
 from fedwinnow.strategies.scorers.arithmetic import Arithmetic, column, later
 
 

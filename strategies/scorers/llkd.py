@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
+from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
 from fedwinnow.strategies.scorers.arithmetic import clean_rows, column, forecast
 
 SIGNALS = ("teacher_confidence", "student_entropy")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.features import features, nearest_domains, scored, take
-from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.standard import (
     fit_standard,
     folds_of,

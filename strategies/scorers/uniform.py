@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from fedwinnow.curation.nouns import Trajectory
+from fedwinnow.curation.datatypes import Trajectory
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.scorers.arithmetic import Arithmetic
 

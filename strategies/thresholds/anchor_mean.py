@@ -9,7 +9,7 @@ Reference:
 
 from collections.abc import Mapping
 
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.strategies.thresholds.deciding import clean_scores, decide
 

@@ -15,7 +15,7 @@ Reference:
 
 from collections.abc import Mapping, Sequence
 
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.scaling import Law, expected_losses, most_worth
 from fedwinnow.curation.summary import quantile

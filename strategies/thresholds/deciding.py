@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import EmptySummaryError
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.summary import merge, rank_error_bound, share_above, snap
 
 Summaries = Mapping[str, ScoreSummary]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.strategies.thresholds.deciding import decide
 

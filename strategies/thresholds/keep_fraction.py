@@ -8,7 +8,7 @@ Reference:
 
 from collections.abc import Mapping
 
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.summary import quantile
 from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled

@@ -6,8 +6,8 @@ with good data: what a global threshold is meant to beat.
 
 from collections.abc import Mapping
 
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.summary import quantile, snap
 from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled

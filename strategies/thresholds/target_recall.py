@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import beta
 
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.ranking import auroc, standard_error
 from fedwinnow.curation.summary import share_above

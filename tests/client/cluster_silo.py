@@ -9,7 +9,7 @@ from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.config import PolicySection, RunTerms, SiteConfig, SiteSection
-from fedwinnow.curation.nouns import SignalTable, Status
+from fedwinnow.curation.datatypes import SignalTable, Status
 from fedwinnow.curation.settings import parse
 
 CHECKPOINTS = 2

@@ -14,8 +14,8 @@ from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.config import PolicySection, RunTerms, SiteConfig, SiteSection
+from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, Selection
 from fedwinnow.curation.errors import RefusalError
-from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, Selection
 from fedwinnow.curation.settings import canonical, parse
 
 OPEN = {"allow_unsealed_adapters": True, "smallest_group": 8, "min_change": 5}

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.client.data.anchors import calibration_rows, split_anchors
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.nouns import Sample
 
 DOMAINS = ("finance", "law", "medicine")
 KINDS = ("swap", "cut", "delete", "substitute", "noise")

@@ -7,8 +7,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedwinnow.client import app as rim
 from fedwinnow.curation import messages, wire
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.nouns import Adapter
 
 HEADER = messages.Header(run="r", phase="train", round=1, adapter="abc")
 ADAPTER = Adapter(

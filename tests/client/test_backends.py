@@ -13,7 +13,6 @@ from fedwinnow.client.measuring.backends import choose, reference_way
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import check_terms
 from fedwinnow.client.signals.collect import measuring
-from fedwinnow.curation.columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS
 from fedwinnow.curation.config import (
     MeasuringSection,
     ModelSection,
@@ -26,6 +25,7 @@ from fedwinnow.curation.errors import ModelError, PluginError
 from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import encode, get_adapter
 from fedwinnow.curation.settings import canonical
+from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS
 
 OWN = KNOWN - OTHER_PROMPTS
 

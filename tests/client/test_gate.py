@@ -9,7 +9,7 @@ from fedwinnow.client.data.corruption import corrupt
 from fedwinnow.client.data.gate import gate, near_duplicates, overlapping
 from fedwinnow.client.data.samples import content_id, open_samples
 from fedwinnow.curation.config import ColumnsSection, GateSection
-from fedwinnow.curation.nouns import Sample
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.seeds import derive_seed
 
 VOCABULARY = [f"word{number}" for number in range(2000)]

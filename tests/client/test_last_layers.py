@@ -13,7 +13,6 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.columns import GRADIENTS, LOSSES
 from fedwinnow.curation.config import (
     AdapterSection,
     ComputeSection,
@@ -31,6 +30,7 @@ from fedwinnow.curation.modeling import encode, get_adapter, load_model, set_ada
 from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.curation.settings import canonical
+from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
 from fedwinnow.server.rounds import init, next_request
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies.registry import build

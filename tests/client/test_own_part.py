@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fedwinnow.client.training.site_adapter import check_own_part, check_shared, own_part, untrained
 from fedwinnow.curation.config import AdapterSection, SiteSection
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.server.merge import completed
 
 SHAPES = {"h.0.q_proj": (9, 8), "h.0.v_proj": (7, 10)}

@@ -23,7 +23,7 @@ from policy_silo import (
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.client.boundary.policy import pooled
 from fedwinnow.curation import messages as m
-from fedwinnow.curation.nouns import Metrics, SignalTable
+from fedwinnow.curation.datatypes import Metrics, SignalTable
 
 
 @pytest.fixture

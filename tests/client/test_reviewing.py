@@ -17,6 +17,7 @@ from fedwinnow.client.site import Site
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig, site_configs
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     DataError,
     IncompatibleAdapterError,
@@ -26,7 +27,6 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.losses import collate
 from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.curation.seeds import derive_seed

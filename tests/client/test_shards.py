@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.client.signals.shards import FOLDER, forget, in_shards
-from fedwinnow.curation.nouns import Sample, SignalTable
+from fedwinnow.curation.datatypes import Sample, SignalTable
 
 
 def samples_of(number: int) -> list[Sample]:

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedwinnow.client.runs import tables
+from fedwinnow.curation.datatypes import Selection, SignalTable
 from fedwinnow.curation.errors import OutputError, ProtocolError
-from fedwinnow.curation.nouns import Selection, SignalTable
 from fedwinnow.curation.selection import select
 
 NAN = np.nan

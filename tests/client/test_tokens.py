@@ -16,11 +16,11 @@ from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
 from fedwinnow.client.phases.score import close
 from fedwinnow.curation import encoding
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import encode_sample, encode_samples
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.messages import CloseRequest, Header
 from fedwinnow.curation.modeling import encode
-from fedwinnow.curation.nouns import Sample
 
 TEXTS = st.text(max_size=20)
 SAMPLES = st.lists(

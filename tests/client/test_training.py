@@ -11,6 +11,7 @@ import torch
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import (
     ConfigError,
     EmptySelectionError,
@@ -20,7 +21,6 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import encode, get_adapter, load_model, set_adapter
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.protocols import Order
 from fedwinnow.strategies.merging.stack import stack
 from fedwinnow.strategies.objectives.proximal import proximal

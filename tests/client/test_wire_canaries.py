@@ -29,6 +29,7 @@ from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import wire
+from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.envelope import Envelope, PrivateKey, sign
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import (
@@ -48,7 +49,6 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.nouns import Metrics
 from fedwinnow.curation.scenario import load_run, load_site, run_id
 from fedwinnow.curation.settings import canonical
 from fedwinnow.simulations.toy import SITES

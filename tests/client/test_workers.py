@@ -13,10 +13,10 @@ from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.signals.shards import in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
-from fedwinnow.curation.columns import ADAM, KNOWN, REVIEWS, TEACHER
 from fedwinnow.curation.config import AdapterSection, ComputeSection, ModelSection
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.modeling import get_adapter, load_model
+from fedwinnow.curation.signal_columns import ADAM, KNOWN, REVIEWS, TEACHER
 from tests.client.test_shards import same
 
 pytestmark = [  # Ray takes seconds to start, and does not wait for its own processes

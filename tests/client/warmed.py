@@ -5,8 +5,8 @@ import torch
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
+from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.modeling import get_adapter, set_adapter
-from fedwinnow.curation.nouns import Adapter, Sample
 
 READ = {"batch_tokens": 300, "max_length": 96}
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     EmptySelectionError,
     IncompatibleAdapterError,
     NonFiniteError,
     ProtocolError,
 )
-from fedwinnow.curation.nouns import Adapter
 
 BASE = "base"
 

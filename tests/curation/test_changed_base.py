@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.changed_base import add_change, changed, changed_base, effective
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ProtocolError
 from fedwinnow.curation.modeling import fixed, get_adapter, set_adapter
-from fedwinnow.curation.nouns import Adapter
 
 TOKENS = torch.tensor([[1, 5, 9, 2, 7]])
 

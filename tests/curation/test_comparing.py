@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation.comparing import compare
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError
-from fedwinnow.curation.nouns import Adapter
 
 SHAPES = {"layers.0.q": (6, 5), "layers.1.v": (4, 7)}
 

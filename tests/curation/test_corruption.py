@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.client.data.corruption import KINDS, corrupt
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.nouns import Sample
 
 
 def sample(number, response, domain="law"):

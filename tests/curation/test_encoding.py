@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import encode_sample, end_tokens, prompt_tokens
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.nouns import Sample
 
 
 @pytest.fixture(scope="module")

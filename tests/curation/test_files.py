@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fedwinnow.curation.atomic_files import replacing, write, write_json
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.files import replacing, write, write_json
 
 
 def entries(folder):

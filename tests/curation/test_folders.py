@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from fedwinnow.curation import folders
 from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, OutputError
 from fedwinnow.curation.folders import export_adapter, load_adapter
 from fedwinnow.curation.modeling import get_adapter, set_adapter
-from fedwinnow.curation.nouns import Adapter
 
 TARGETS = ("q_proj", "v_proj")
 

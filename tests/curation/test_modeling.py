@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
 from fedwinnow.curation.modeling import (
     fingerprint,
@@ -19,7 +20,6 @@ from fedwinnow.curation.modeling import (
     load_tokenizer,
     set_adapter,
 )
-from fedwinnow.curation.nouns import Adapter, Sample
 from fedwinnow.simulations.tiny import write_tiny_model
 
 ADAPTER = AdapterSection(rank=4, alpha=8.0, targets=("q_proj", "v_proj"))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation.config import PluginSection, RunConfig, TrainingSection
 from fedwinnow.curation.errors import ConfigError, ProtocolError
+from fedwinnow.curation.learning_rate import SCHEDULES, chosen, final_share, learning_rate, undone
 from fedwinnow.curation.protocols import Order
-from fedwinnow.curation.schedule import SCHEDULES, chosen, final_share, learning_rate, undone
 from fedwinnow.server.remarks import remarks
 from fedwinnow.server.rounds import init
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from fedwinnow.curation.datatypes import Status
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.nouns import Status
 from fedwinnow.curation.selection import keep_all, oracle, random_like, select
 
 IDS = ("a", "b", "c", "d")

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from fedwinnow.curation import stored
 from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.folders import export_adapter, load_adapter
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.stored import Lazy, open_adapter
 
 MODULES = {"layers.0.q": (6, 2, 5), "layers.1.v": (4, 3, 7)}

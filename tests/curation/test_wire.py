@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
+from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
 from fedwinnow.curation.errors import CurationError, NonFiniteError, ProtocolError
-from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, SignalTable
 
 HEADER = m.Header(run="run-1", phase="train", round=2, arm="curated", adapter="ab" * 32)
 

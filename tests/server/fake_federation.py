@@ -19,7 +19,7 @@ from fedwinnow.curation.config import (
     TrainingSection,
     WarmUpSection,
 )
-from fedwinnow.curation.nouns import Adapter, Metrics, ScoreSummary, SignalTable
+from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.driver import Delivery
 from fedwinnow.server.rounds import absorb, init, next_request

@@ -12,8 +12,8 @@ from safetensors.numpy import save
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
+from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.envelope import Envelope, PrivateKey, PublicKey, seal, sign
-from fedwinnow.curation.nouns import ScoreSummary
 
 KEYS = {name: PrivateKey.new() for name in ("coordinator", "stranger", *SITES)}
 BAD = "beta"

@@ -21,8 +21,8 @@ from malformed_clusters import CLUSTERS
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
+from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.envelope import Envelope
-from fedwinnow.curation.nouns import Metrics
 
 Kinds = Mapping[str, tuple[str, Callable[[Bench], Envelope], str]]
 

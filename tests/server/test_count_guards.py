@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation.config import GuardsSection, PluginSection
+from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.nouns import ScoreSummary
 from fedwinnow.curation.summary import merge, quantile
 from fedwinnow.server.count_guards import bound_counts, middle_summaries
 from fedwinnow.server.rounds import absorb, next_request

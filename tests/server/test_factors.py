@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
 
 

@@ -12,6 +12,7 @@ from scipy.stats import trim_mean
 
 from fedwinnow.curation.adapters import adapter_hash, delta, norm, target, total
 from fedwinnow.curation.config import PluginSection
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     ConfigError,
     IncompatibleAdapterError,
@@ -19,7 +20,6 @@ from fedwinnow.curation.errors import (
     PluginError,
     RunError,
 )
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.curation.wire import dump, restore
 from fedwinnow.server.flower_rules import FlowerRule, flower_names
 from fedwinnow.server.rounds import absorb, init, next_request

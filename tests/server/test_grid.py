@@ -6,8 +6,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedwinnow.curation import messages, wire
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.server.grid import GridTransport, reachable
 
 

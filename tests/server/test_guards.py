@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation import adapters as maths
 from fedwinnow.curation.combining import between
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.server.guards import (
     against_anchors,
     bound_norms,

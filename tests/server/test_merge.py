@@ -24,8 +24,8 @@ from fedwinnow.curation.config import (
     ScorerSection,
     TrainingSection,
 )
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, PluginError
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.server.merge import Seen, check_merging, frozen, merge_round
 from fedwinnow.server.plan import check_plan
 from fedwinnow.server.rounds import absorb, next_request

@@ -24,8 +24,8 @@ from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunSection, RunTerms, StudySection, TrainingSection
+from fedwinnow.curation.datatypes import Metrics, ScoreSummary
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
-from fedwinnow.curation.nouns import Metrics, ScoreSummary
 from fedwinnow.curation.settings import canonical, parse
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.columns import GRADIENTS
+from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, OutputError
-from fedwinnow.curation.nouns import PublicRows
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.signal_columns import GRADIENTS
 from fedwinnow.simulations import ablation as module
 from fedwinnow.simulations.ablation import COLUMNS, GROUPS, ablate, ablation
 from fedwinnow.simulations.in_process import simulate

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters import check_compatible
+from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config import RunConfig, RunSection
+from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.files import write_json
-from fedwinnow.curation.nouns import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.simulations.attacks import trial
 from fedwinnow.simulations.attacks.bed import GUARDS, HONEST, LIAR, RULES, Case, cases, doors

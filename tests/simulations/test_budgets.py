@@ -10,8 +10,8 @@ import pytest
 
 from fedwinnow.cli import main
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.curation.settings import parse
 from fedwinnow.server import outcome, sections

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from fedwinnow.cli.main import app
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
-from fedwinnow.curation.nouns import SignalTable
+from fedwinnow.curation.datatypes import SignalTable
 from fedwinnow.curation.scenario import load_scenario, load_site
 from fedwinnow.curation.selection import select
 from fedwinnow.curation.settings import canonical

@@ -21,8 +21,8 @@ from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters import adapter_hash
 from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, OutputError
-from fedwinnow.curation.nouns import PublicRows
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
 from fedwinnow.curation.settings import parse

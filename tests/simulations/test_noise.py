@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fedwinnow.client.data import corruption
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config import ColumnsSection
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.simulations import noise
 from fedwinnow.simulations.demo_data import write_samples
 from fedwinnow.simulations.noise import EVERYDAY, KINDS, plant

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.simulations.partitions import by_domain, iid, unequal_quality
 
 

@@ -6,9 +6,9 @@ import torch
 
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config import TrainingSection
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError, EmptySelectionError, NonFiniteError
 from fedwinnow.curation.modeling import initial_adapter
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.simulations import proxy
 from fedwinnow.simulations.proxy import ProxyPlan, proxy_ranking
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from hypothesis import strategies as st
 
-from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged
 
 SHAPES = {"h.0.q_proj": (11, 9), "h.0.v_proj": (5, 12)}

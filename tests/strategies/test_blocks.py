@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from fedwinnow.curation.nouns import Fitted, Trajectory
+from fedwinnow.curation.datatypes import Fitted, Trajectory
 from fedwinnow.strategies import blocks
 from fedwinnow.strategies.laws.scorers import made_up, public_rows
 from fedwinnow.strategies.registry import BUILT_IN, build

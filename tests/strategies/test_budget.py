@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from fedwinnow.curation.datatypes import PublicScores
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.nouns import PublicScores
 from fedwinnow.curation.scaling import Law, expected_losses, most_worth
 from fedwinnow.curation.summary import edges_from_public, merge, rank_error_bound, summarise
 from fedwinnow.strategies.registry import build

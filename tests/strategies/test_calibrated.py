@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.features import features, nearest_domains
-from fedwinnow.curation.nouns import PublicRows, SignalTable, Status
 from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.strategies.scorers.calibrated import PAYING, SIGNALS, calibrated

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.nouns import PublicRows, SignalTable, Status
 from fedwinnow.curation.protocols import QueueingScorer
 from fedwinnow.curation.selection import QUEUED, select
 from fedwinnow.strategies.scorers.committee import committee

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedwinnow.curation.datatypes import Fitted, ThresholdDecision
 from fedwinnow.curation.errors import EmptySelectionError
-from fedwinnow.curation.nouns import Fitted, ThresholdDecision
 from fedwinnow.curation.protocols import Merged, Order
 from fedwinnow.strategies.conformance import LAWS, assert_lawful, examine, lawful
 from fedwinnow.strategies.laws.mergings import before

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.nouns import PublicRows, SignalTable, Status
 from fedwinnow.strategies.scorers.llkd import llkd
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from merging_cases import SHAPES, apart, best, dense, federations, goal, make, whole
 
 from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     EmptySelectionError,
     IncompatibleAdapterError,
     NonFiniteError,
 )
-from fedwinnow.curation.nouns import Adapter
 from fedwinnow.strategies.merging.core_svd import core_svd
 from fedwinnow.strategies.merging.dare import dare
 from fedwinnow.strategies.merging.dare_ties import dare_ties

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fedwinnow.curation.datatypes import SignalTable
 from fedwinnow.curation.errors import EmptySelectionError, PluginError
-from fedwinnow.curation.nouns import SignalTable
 from fedwinnow.strategies.objectives.adapt import adapt
 from fedwinnow.strategies.objectives.proximal import proximal
 from fedwinnow.strategies.objectives.sft import sft

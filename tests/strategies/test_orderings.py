@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.nouns import Sample
 from fedwinnow.strategies.orderings.by_score import by_score
 from fedwinnow.strategies.orderings.decomposition import bucket_of, decomposition
 from fedwinnow.strategies.orderings.easy_to_hard import easy_to_hard

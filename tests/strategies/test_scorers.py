@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.nouns import PublicRows, SignalTable, Status
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.strategies.registry import build
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merging_cases import make
 
+from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import EmptySelectionError, IncompatibleAdapterError, NonFiniteError
-from fedwinnow.curation.nouns import SparseAdapter
 from fedwinnow.curation.protocols import FactorMerging, SparseMerging
 from fedwinnow.strategies.merging.sparse_sum import sparse_sum
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 
 from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.nouns import Adapter
+from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 
 

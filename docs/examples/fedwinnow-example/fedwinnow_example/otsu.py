@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from fedwinnow.curation.nouns import PublicScores, ScoreSummary, ThresholdDecision
+from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.thresholds.deciding import decide, pooled
 
 

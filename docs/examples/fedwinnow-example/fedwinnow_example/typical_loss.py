@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedwinnow.curation.nouns import Fitted, PublicRows, Scores, Status, Trajectory
+from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Status, Trajectory
 from fedwinnow.strategies.scorers.arithmetic import clean_rows, column, forecast
 
 

@@ -10,7 +10,7 @@ from fedwinnow_example.tempered import tempered
 from fedwinnow_example.trimmed import trimmed
 from fedwinnow_example.typical_loss import typical_loss
 
-from fedwinnow.curation.nouns import PublicScores, Sample, ScoreSummary
+from fedwinnow.curation.datatypes import PublicScores, Sample, ScoreSummary
 from fedwinnow.strategies.conformance import assert_lawful
 from fedwinnow.strategies.laws.mergings import adapter, before
 
