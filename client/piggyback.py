@@ -31,7 +31,7 @@ from fedwinnow.client.drawing import Drawn
 from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError

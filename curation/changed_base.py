@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.combining import balanced
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from fedwinnow.curation.adapters import check_adapter, check_compatible
+from fedwinnow.curation.adapters.algebra import check_adapter, check_compatible
 from fedwinnow.curation.clusters import BOUND
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.datatypes import Adapter

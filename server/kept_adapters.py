@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.folders import export_adapter, load_adapter
 from fedwinnow.curation.messages import Reply, TrainedAdapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.state import RunState, configuration

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.combining import balanced
 from fedwinnow.curation.config import GuardsSection, RunConfig

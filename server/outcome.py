@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.settings import plain

@@ -27,13 +27,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.combining import combined
 from fedwinnow.curation.config import PluginSection, RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, OutputError
-from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.count_guards import guarded_counts

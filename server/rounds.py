@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.changed_base import effective
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.datatypes import Adapter

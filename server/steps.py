@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.datatypes import PublicScores, SignalTable

@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedwinnow.curation.adapters.peft_names import adapter_of, arrays_of, state_dict_of
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
 from fedwinnow.curation.records import arrays_in, record_of
@@ -22,7 +23,6 @@ from fedwinnow.curation.remembering import Memory
 from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.codec import codec_of
 from fedwinnow.server.driver import DEADLINE, Progress, drive
-from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
 from fedwinnow.server.grid import GridTransport, reachable
 from fedwinnow.server.merge import merge_plain
 from fedwinnow.server.plan import check_merge, check_plan

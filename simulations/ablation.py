@@ -18,7 +18,7 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import hold
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.atomic_files import write, write_json
 from fedwinnow.curation.config import RunConfig, site_configs
 from fedwinnow.curation.datatypes import PublicRows, Trajectory

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from fedwinnow.curation.comparing import Comparison, by_layer, place
+from fedwinnow.curation.adapters.comparison import Comparison, by_layer, place
 from fedwinnow.server.charts import INK, MUTED, svg
 
 _STYLE: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 8.5}

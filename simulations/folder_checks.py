@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from fedwinnow.curation.adapters.peft_reader import StoredAdapter
 from fedwinnow.curation.errors import ConfigError, ModelError, OutputError, RunError
-from fedwinnow.curation.stored import StoredAdapter
 
 ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
 """Keys of PEFT's configuration that must be the same in all folders, as the result has one."""

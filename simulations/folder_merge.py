@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters.peft_folder import export_adapter
+from fedwinnow.curation.adapters.peft_reader import Lazy, StoredAdapter, check_finite, open_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError, RunError
-from fedwinnow.curation.folders import export_adapter
 from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
-from fedwinnow.curation.stored import Lazy, StoredAdapter, check_finite, open_adapter
 from fedwinnow.simulations.folder_checks import (
     ALIKE,
     base_name,

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from fedwinnow.curation import sparse_adapters as sparse
-from fedwinnow.curation.datatypes import SparseAdapter
-from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.protocols import SparseMerging
-from fedwinnow.curation.stored_sparse import (
+from fedwinnow.curation.adapters import sparse
+from fedwinnow.curation.adapters.shira_folder import (
     StoredEntries,
     export_sparse,
     open_entries,
     shapes_of,
     sparse_adapter,
 )
+from fedwinnow.curation.datatypes import SparseAdapter
+from fedwinnow.curation.errors import ModelError, RunError
+from fedwinnow.curation.protocols import SparseMerging
 from fedwinnow.simulations.folder_checks import base_name, refused
 from fedwinnow.simulations.folder_result import FolderMerge, Part
 

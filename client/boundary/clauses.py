@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedwinnow.curation.adapters import size_of
+from fedwinnow.curation.adapters.algebra import size_of
 from fedwinnow.curation.config import PolicySection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import RefusalError

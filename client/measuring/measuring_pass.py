@@ -32,7 +32,7 @@ from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.client.piggyback import Visits
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.datatypes import Sample, SignalTable
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError

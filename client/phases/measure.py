@@ -20,7 +20,7 @@ from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.client.training.local_training import train
 from fedwinnow.client.training.round_plan import arm_lesson, warm_up_lesson
 from fedwinnow.client.training.site_adapter import check_own_part, check_shared, own_part, untrained
-from fedwinnow.curation.adapters import adapter_hash, check_compatible
+from fedwinnow.curation.adapters.algebra import adapter_hash, check_compatible
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.changed_base import changed, changed_base
 from fedwinnow.curation.datatypes import Adapter, Metrics, Sample

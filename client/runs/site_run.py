@@ -9,7 +9,7 @@ import numpy as np
 
 from fedwinnow.client.data.site_data import Pool
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.adapters import adapter_hash, check_adapter
+from fedwinnow.curation.adapters.algebra import adapter_hash, check_adapter
 from fedwinnow.curation.changed_base import changed_base
 from fedwinnow.curation.signal_columns import (
     BACKENDS,

@@ -11,7 +11,7 @@ Reference:
 
 from dataclasses import replace
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.config import AdapterSection, SiteSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError

@@ -15,8 +15,8 @@ from fedwinnow.cli.options import AsJson
 from fedwinnow.curation.errors import ConfigError, IncompatibleAdapterError, ModelError
 
 if TYPE_CHECKING:
-    from fedwinnow.curation.comparing import Comparison
-    from fedwinnow.curation.stored import StoredAdapter
+    from fedwinnow.curation.adapters.comparison import Comparison
+    from fedwinnow.curation.adapters.peft_reader import StoredAdapter
     from fedwinnow.simulations.folder_result import FolderMerge
 
 Folders = Annotated[list[Path], typer.Argument(help="PEFT adapter folders of one base model.")]
@@ -66,8 +66,8 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two PEFT adapters: norms, angles, and the energy outside a common rank, by layer."""
-    from fedwinnow.curation.comparing import compare  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.stored import check_finite, open_adapter  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.adapters.comparison import compare  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.adapters.peft_reader import check_finite, open_adapter  # noqa: PLC0415 - torch loads here
 
     if len(folders) != 2:  # noqa: PLR2004 - a difference has two sides
         message = f"diff: expected two adapter folders, got {len(folders)}; give A and B"
@@ -160,7 +160,7 @@ def _show_merge(found: "FolderMerge") -> None:
 
 
 def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
-    from fedwinnow.curation.comparing import by_layer, place  # noqa: PLC0415 - loaded before
+    from fedwinnow.curation.adapters.comparison import by_layer, place  # noqa: PLC0415 - loaded before
 
     head = ("A", "B", "angle", "outputs", "inputs", "outside", "discarded")
     table = Table(

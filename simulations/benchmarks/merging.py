@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.simulations.benchmarks.process_memory import (

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
 from fedwinnow.curation.protocols import FactorMerging, Merged

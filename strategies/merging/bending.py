@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged
 from fedwinnow.strategies.merging import factors

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.strategies.merging.bending import Bend, Updates
 
 Rule: TypeAlias = Callable[

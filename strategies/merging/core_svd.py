@@ -16,7 +16,7 @@ Reference:
 
 from collections.abc import Mapping
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.strategies.merging import factors

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from jaxtyping import Float64
 from torch import Tensor
 
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.curation.seeds import derive_seed

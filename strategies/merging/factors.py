@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.protocols import Merged

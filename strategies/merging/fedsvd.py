@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import FactorMerging, Merged
 from fedwinnow.strategies.merging import factors

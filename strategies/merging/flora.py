@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import torch
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.strategies.merging import factors

@@ -15,7 +15,7 @@ Reference:
 
 from collections.abc import Mapping
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.strategies.merging.bending import Updates, bent, check_scale

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedwinnow.curation import adapters as maths
-from fedwinnow.curation import sparse_adapters as sparse
+from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import sparse
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.protocols import SparseMerged, SparseMerging

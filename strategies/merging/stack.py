@@ -13,7 +13,7 @@ Reference:
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.strategies.merging import factors

@@ -15,7 +15,7 @@ from fedwinnow.client.signals import reviewers as reviewing
 from fedwinnow.client.signals.reviewers import check_reviewers
 from fedwinnow.client.site import Site
 from fedwinnow.curation import messages as m
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config import RunConfig, site_configs
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (

@@ -18,7 +18,7 @@ from fedwinnow.client.signals import collect
 from fedwinnow.client.site import Site
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config import RunConfig, SiteConfig, site_configs
 from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.server.rounds import absorb, init, next_request

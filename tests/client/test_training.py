@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import (

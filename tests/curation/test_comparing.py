@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.comparing import compare
+from fedwinnow.curation.adapters.comparison import compare
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError
 

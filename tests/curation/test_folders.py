@@ -7,11 +7,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from fedwinnow.curation import folders
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters import peft_folder
+from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, OutputError
-from fedwinnow.curation.folders import export_adapter, load_adapter
 from fedwinnow.curation.modeling import get_adapter, set_adapter
 
 TARGETS = ("q_proj", "v_proj")
@@ -104,7 +104,7 @@ def test_failed_export_leaves_the_older_folder(tiny_model, tmp_path, monkeypatch
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "save_file", full)
+    monkeypatch.setattr(peft_folder, "save_file", full)
     with pytest.raises(OutputError, match="No space left"):
         export_adapter(mixed(tiny_model), folder, base_name="b", target_modules=TARGETS)
     assert adapter_hash(load_adapter(folder, base=adapter.base)) == adapter_hash(adapter)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedwinnow.curation import stored
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters import peft_reader
+from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
+from fedwinnow.curation.adapters.peft_reader import Lazy, open_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.folders import export_adapter, load_adapter
-from fedwinnow.curation.stored import Lazy, open_adapter
 
 MODULES = {"layers.0.q": (6, 2, 5), "layers.1.v": (4, 3, 7)}
 
@@ -43,7 +43,7 @@ def test_opened_factor_is_read_when_it_is_asked_for(tmp_path, monkeypatch):
     """Each request reads the one factor that it names, and nothing is kept from earlier ones."""
     export_adapter(adapter(), tmp_path / "a", base_name="base", target_modules=("q", "v"))
     asked = []
-    real = stored.safe_open
+    real = peft_reader.safe_open
 
     class Counting:
         def __init__(self, *words, **named) -> None:
@@ -56,7 +56,7 @@ def test_opened_factor_is_read_when_it_is_asked_for(tmp_path, monkeypatch):
             asked.append(key)
             return self.file.get_tensor(key)
 
-    monkeypatch.setattr(stored, "safe_open", Counting)
+    monkeypatch.setattr(peft_reader, "safe_open", Counting)
     opened = open_adapter(tmp_path / "a").adapter
     asked.clear()  # tests check shapes where an adapter is made, which looks at its factors
     for _ in range(2):

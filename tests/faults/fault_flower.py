@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fault_box import ALL, EXCHANGES
 
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config import DeadlinesSection
 from fedwinnow.curation.scenario import load_run
 from fedwinnow.curation.settings import to_toml

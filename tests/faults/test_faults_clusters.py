@@ -7,7 +7,7 @@ from fault_agents import Deployment, SocketBox
 from fault_box import KILLED, Box, result
 from fault_laws import goes_on_without, two
 
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config import ClustersSection
 
 pytestmark = pytest.mark.faults

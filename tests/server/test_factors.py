@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedwinnow.curation.adapters.peft_names import adapter_of, arrays_of, state_dict_of
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.server.factors import adapter_of, arrays_of, state_dict_of
 
 
 def arrays(tail=".weight", dtype=np.float32):

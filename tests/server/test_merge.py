@@ -14,8 +14,8 @@ from fake_federation import (
     run_until,
 )
 
-from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.changed_base import changed_base, effective
 from fedwinnow.curation.config import (
     GuardsSection,

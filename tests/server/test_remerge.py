@@ -8,8 +8,9 @@ from fake_federation import SITES, FakeSites, FakeTransport, make_config
 from typer.testing import CliRunner
 
 from fedwinnow.cli.main import app
-from fedwinnow.curation import adapters as maths
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.peft_folder import load_adapter
 from fedwinnow.curation.config import (
     GuardsSection,
     KeepSection,
@@ -18,7 +19,6 @@ from fedwinnow.curation.config import (
     TrainingSection,
 )
 from fedwinnow.curation.errors import ConfigError, OutputError
-from fedwinnow.curation.folders import load_adapter
 from fedwinnow.server.driver import drive
 from fedwinnow.server.kept_adapters import kept_round
 from fedwinnow.server.remerge import moved, moved_factors, remerge, write_remerged

@@ -22,7 +22,7 @@ from fake_federation import (
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config import RunSection, RunTerms, StudySection, TrainingSection
 from fedwinnow.curation.datatypes import Metrics, ScoreSummary
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
-from fedwinnow.curation.adapters import check_compatible
+from fedwinnow.curation.adapters.algebra import check_compatible
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config import RunConfig, RunSection
 from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary

@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from fedwinnow.cli.main import app
-from fedwinnow.curation import folders as adapter_folders
-from fedwinnow.curation.comparing import Comparison, Difference, place
+from fedwinnow.curation.adapters import peft_folder as adapter_folders
+from fedwinnow.curation.adapters.comparison import Comparison, Difference, place
+from fedwinnow.curation.adapters.peft_folder import load_adapter
+from fedwinnow.curation.adapters.peft_reader import open_adapter
 from fedwinnow.curation.errors import ConfigError, CurationError, InputError, ModelError
-from fedwinnow.curation.folders import load_adapter
-from fedwinnow.curation.stored import open_adapter
 from fedwinnow.simulations.adapter_picture import axes_of, drawn, heat_maps
 from fedwinnow.simulations.folder_checks import shares_of
 from fedwinnow.simulations.folder_merge import merge_folders

@@ -9,8 +9,8 @@ from peft import PeftModel, ShiraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from fedwinnow.curation.adapters.shira_folder import open_entries, shapes_of
 from fedwinnow.curation.errors import CurationError, ModelError
-from fedwinnow.curation.stored_sparse import open_entries, shapes_of
 from fedwinnow.simulations.folder_merge import merge_folders
 
 DENSE = {"density": 1.0}

@@ -19,7 +19,7 @@ from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.curation import wire
-from fedwinnow.curation.adapters import adapter_hash
+from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config import RunConfig
 from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, OutputError

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from merging_cases import SHAPES, apart, best, dense, federations, goal, make
 
-from fedwinnow.curation.adapters import adapter_hash, delta
+from fedwinnow.curation.adapters.algebra import adapter_hash, delta
 from fedwinnow.strategies.merging.bending import start
 from fedwinnow.strategies.merging.core_space import core_space
 from fedwinnow.strategies.merging.core_svd import core_svd

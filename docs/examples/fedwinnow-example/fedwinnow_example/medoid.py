@@ -12,7 +12,7 @@ Reference:
 import math
 from collections.abc import Mapping
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocols import Merged, Merging
 

@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fedwinnow.curation.adapters.peft_folder import write_folder
+from fedwinnow.curation.adapters.peft_reader import PREFIX, config_of, unreadable
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
-from fedwinnow.curation.folders import write_folder
-from fedwinnow.curation.stored import PREFIX, config_of, unreadable
 
 READ = frozenset(
     {

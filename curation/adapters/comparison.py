@@ -8,7 +8,7 @@ For ΔW_1 and ΔW_2 of a module, with u_i = ΔW_i / ‖ΔW_i‖ (Frobenius):
               rank r can hold, in [0, 1),
     discarded = the same for (ΔW_1 + ΔW_2) / 2: what a merge to rank r with equal weights loses.
 
-All norms come from cores of stacked factors (see :mod:`fedwinnow.curation.adapters`), in float64.
+All norms come from cores of stacked factors (see :mod:`fedwinnow.curation.adapters.algebra`), in float64.
 
 Reference:
     W. Kahan, How Futile are Mindless Assessments of Roundoff in Floating-Point Computation?, 2006,
@@ -30,7 +30,7 @@ from jaxtyping import Float64
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
-from fedwinnow.curation import adapters as maths
+from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 

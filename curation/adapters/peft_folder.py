@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedwinnow.curation.adapters.peft_reader import PREFIX, open_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, OutputError
-from fedwinnow.curation.stored import PREFIX, open_adapter
 
 
 def export_adapter(

@@ -1,0 +1,1 @@
+"""LoRA and sparse adapters: exact algebra, checks, comparison, folders on disk."""
