@@ -15,11 +15,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedwinnow.client.agent.relay import carry
-from fedwinnow.curation.config import site_configs
+from fedwinnow.curation.config.flower_overrides import overrides, scenario_file
+from fedwinnow.curation.config.load_files import load_scenario, sites_folder
+from fedwinnow.curation.config.run import site_configs
 from fedwinnow.curation.errors import ConfigError, ProtocolError, TransportError
 from fedwinnow.curation.records import envelope_in, envelope_records
-from fedwinnow.curation.run_config import overrides, scenario_file
-from fedwinnow.curation.scenario import load_scenario, sites_folder
 
 if typing.TYPE_CHECKING:  # Flower starts a process for each message: a shim loads no torch
     from fedwinnow.client.runs.process_cache import Workshop

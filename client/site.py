@@ -17,7 +17,8 @@ from fedwinnow.client.runs.process_cache import Workshop, deterministic
 from fedwinnow.client.runs.site_run import Work, check_teacher, check_terms, parse_terms
 from fedwinnow.curation import wire
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config import RunTerms, SiteConfig
+from fedwinnow.curation.config.run import RunTerms, SiteConfig
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.errors import (
     CurationError,
     DataError,
@@ -27,7 +28,6 @@ from fedwinnow.curation.errors import (
     RefusalError,
 )
 from fedwinnow.curation.messages import PROTOCOL, Header, JoinRequest, Refusal, Reply, Request
-from fedwinnow.curation.settings import canonical
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ __all__ = ["PROTOCOL", "UNSENT", "ClusterReply", "ClusterRequest", "Header", "Qu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRequest:
-    """Terms of the run, as canonical JSON text of :class:`fedwinnow.curation.config.RunTerms`."""
+    """Terms of the run, as canonical JSON text of :class:`fedwinnow.curation.config.run.RunTerms`."""
 
     header: Header
     terms: str

@@ -16,7 +16,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 
-from fedwinnow.curation.config import AdapterSection, ModelSection, TeacherSection
+from fedwinnow.curation.config.run import AdapterSection, ModelSection, TeacherSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import Encoding, encode_sample, encode_samples, prompt_tokens
 from fedwinnow.curation.errors import ModelError

@@ -10,7 +10,7 @@ import shlex
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedwinnow.curation.run_config import run_config_scenario
+from fedwinnow.curation.config.flower_overrides import run_config_scenario
 from fedwinnow.server.strategy import CurationStrategy
 
 app = ServerApp()

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedwinnow.curation.adapters.algebra import check_adapter, check_compatible
 from fedwinnow.curation.clusters import BOUND
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.messages import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedwinnow.curation import clusters
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.messages import (
     ClusterReply,
     ClusterRequest,

@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, RecordDict
 
 from fedwinnow.curation import messages
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.envelope import Stamp
 from fedwinnow.curation.errors import ProtocolError, TransportError
 from fedwinnow.curation.message_records import message_in, message_records

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Float64
 
-from fedwinnow.curation.config import GuardsSection
+from fedwinnow.curation.config.run import GuardsSection
 from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.messages import SiteCard
 

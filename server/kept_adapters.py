@@ -13,7 +13,7 @@ from pathlib import Path
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
 from fedwinnow.curation.atomic_files import write_json
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.messages import Reply, TrainedAdapter

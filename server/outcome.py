@@ -13,11 +13,11 @@ import numpy as np
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.atomic_files import write_json
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import plain
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.settings import plain
 from fedwinnow.curation.versions import versions
 from fedwinnow.server.remarks import remarks, without_adapter
 from fedwinnow.server.report import write_report

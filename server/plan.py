@@ -6,7 +6,7 @@ So a wrong setting costs nothing: no site is asked, nothing is trained.
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocols import FactorMerging
 from fedwinnow.server.merge import check_merging

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sized
 from typing import TypeVar
 
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ProtocolError
 
 K = TypeVar("K", bound=Hashable)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.learning_rate import chosen, undone
 from fedwinnow.curation.phases import Phase

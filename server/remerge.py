@@ -31,7 +31,7 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.combining import combined
-from fedwinnow.curation.config import PluginSection, RunConfig
+from fedwinnow.curation.config.run import PluginSection, RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.phases import Phase

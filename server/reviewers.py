@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.strategies.asked import FEWEST, reviewing
 

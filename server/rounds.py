@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.changed_base import effective
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.messages import (
@@ -31,7 +32,6 @@ from fedwinnow.curation.messages import (
     TrainRequest,
 )
 from fedwinnow.curation.phases import Phase
-from fedwinnow.curation.settings import canonical
 from fedwinnow.server.alignment import witnesses
 from fedwinnow.server.checks import fault
 from fedwinnow.server.clustering import begin, cluster_request, quota_request

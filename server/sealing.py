@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.envelope import (
     Envelope,
     PrivateKey,

@@ -9,12 +9,12 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import Adapter, ScoreSummary, SignalTable, ThresholdDecision
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import UNSENT, SiteCard
 from fedwinnow.curation.phases import Phase
-from fedwinnow.curation.settings import parse
 from fedwinnow.curation.weighing import Effect
 
 V = TypeVar("V")

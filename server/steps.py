@@ -13,7 +13,7 @@ import numpy as np
 
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.agreement import disagreement
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import PublicScores, SignalTable
 from fedwinnow.curation.messages import (
     Joined,

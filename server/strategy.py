@@ -16,11 +16,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedwinnow.curation.adapters.peft_names import adapter_of, arrays_of, state_dict_of
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import run_id
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
 from fedwinnow.curation.records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory
-from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.codec import codec_of
 from fedwinnow.server.driver import DEADLINE, Progress, drive
 from fedwinnow.server.grid import GridTransport, reachable

@@ -20,12 +20,12 @@ from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.atomic_files import write, write_json
-from fedwinnow.curation.config import RunConfig, site_configs
+from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.run import RunConfig, site_configs
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.messages import Header
 from fedwinnow.curation.ranking import auroc
-from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.curation.signal_columns import GRADIENTS, ONCE
 from fedwinnow.simulations.left_out import Measured, aurocs_without, measured_by
 from fedwinnow.simulations.splits import Plan

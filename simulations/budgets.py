@@ -16,14 +16,14 @@ import numpy as np
 from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
-from fedwinnow.curation.config import PluginSection, RunConfig, StudySection
+from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.run import PluginSection, RunConfig, StudySection
+from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.modeling import initial_adapter
 from fedwinnow.curation.scaling import HALF_LIVES, LawFit, expected_losses, fit_law, most_worth
-from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.settings import to_toml
 from fedwinnow.server.driver import Progress
 from fedwinnow.simulations.holdout import holdout
 from fedwinnow.simulations.in_process import run_phases

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedwinnow.curation.config import ModelSection, RunConfig
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import ModelSection, RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.modeling import encode_sample, load_tokenizer
-from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.simulations.demo_data import ANCHORS, DEMO, KINDS, DemoData, Silo, build
 
 SCENARIO = Path(__file__).parent / "scenarios" / "demo.toml"

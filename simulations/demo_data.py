@@ -30,10 +30,10 @@ from pathlib import Path
 
 from fedwinnow.client.data.samples import content_id
 from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.config.strict_toml import check
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.settings import check
 from fedwinnow.simulations.noise import plant
 from fedwinnow.simulations.passages import best_pair, rarity_of, sentences
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from fedwinnow.curation import errors
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import InputError, RunError, TransportError
-from fedwinnow.curation.scenario import run_id, sites_folder
-from fedwinnow.curation.settings import to_toml
 from fedwinnow.server.outcome import finish
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import check_config

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedwinnow.client.data.anchors import split_of
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.modeling import encode_sample, load_tokenizer

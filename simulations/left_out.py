@@ -13,13 +13,13 @@ from jaxtyping import Shaped
 
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.features import take
 from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.ranking import auroc
-from fedwinnow.curation.scenario import run_id, sites_folder
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.strategies.registry import build

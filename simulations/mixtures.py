@@ -16,7 +16,7 @@ import numpy as np
 from fedwinnow.client.data.anchors import split_of
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law

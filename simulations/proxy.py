@@ -19,7 +19,7 @@ import numpy as np
 
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config import TrainingSection
+from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError
 from fedwinnow.curation.modeling import LoadedModel

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config import PluginSection, RunConfig, StudySection, TrainingSection
+from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
+from fedwinnow.curation.config.run import PluginSection, RunConfig, StudySection, TrainingSection
+from fedwinnow.curation.config.strict_toml import canonical, plain
 from fedwinnow.curation.errors import ConfigError, RunError
-from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.settings import canonical, plain
 from fedwinnow.server.driver import Progress
 from fedwinnow.server.statistics import crossed_bootstrap
 from fedwinnow.simulations.demo import local_model

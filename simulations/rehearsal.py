@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedwinnow
-from fedwinnow.curation.config import MemberSection, RunConfig
+from fedwinnow.curation.config.run import MemberSection, RunConfig
+from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.settings import to_toml
 from fedwinnow.simulations.pages import DEPLOY, Party, settings_of, until
 from fedwinnow.simulations.superlink import bearers
 from fedwinnow.simulations.toy_deployment import deployed, site_config

@@ -22,10 +22,10 @@ from fedwinnow.client.data.readers import read_rows
 from fedwinnow.client.data.samples import Samples, columns_of, open_samples
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.atomic_files import replacing
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import parse, plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.scenario import run_id, sites_folder
-from fedwinnow.curation.settings import parse, plain, with_overrides
 from fedwinnow.server.driver import Progress
 from fedwinnow.server.state import given
 from fedwinnow.simulations.demo import local_model

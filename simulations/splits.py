@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from fedwinnow.curation.config import ColumnsSection, RunConfig, SiteSection
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import ColumnsSection, RunConfig, SiteSection
+from fedwinnow.curation.config.strict_toml import check, load
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.scenario import load_scenario
-from fedwinnow.curation.settings import check, load
 from fedwinnow.simulations.base_model import BaseSection, base_model
 from fedwinnow.simulations.demo import demo_config, local_model, write_texts
 from fedwinnow.simulations.demo_data import ANCHORS, KINDS, Silo

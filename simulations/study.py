@@ -16,9 +16,9 @@ import torch
 
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.atomic_files import write, write_json
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import run_id
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import Progress
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.splits import Plan

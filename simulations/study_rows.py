@@ -9,8 +9,8 @@ import numpy as np
 
 from fedwinnow.client.data.anchors import split_of
 from fedwinnow.client.runs import tables
-from fedwinnow.curation.config import RunConfig
-from fedwinnow.curation.scenario import run_id, sites_folder
+from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.simulations.left_out import left_out
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation import errors
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.envelope import PublicKey
 from fedwinnow.curation.errors import (
     ConfigError,
@@ -126,7 +126,7 @@ def supervise(file: Path, config: RunConfig, *, resume: bool = False) -> Path:
 
     Args:
         file: The ``run.toml``; the ServerApp reads it again on this machine.
-        config: What :func:`fedwinnow.curation.scenario.load_run` read from it.
+        config: What :func:`fedwinnow.curation.config.load_files.load_run` read from it.
         resume: Go on from the last committed state of the run folder.
 
     Raises:

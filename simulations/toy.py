@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.run import (
     AdapterSection,
     AnchorsSection,
     ColumnsSection,
@@ -24,8 +24,8 @@ from fedwinnow.curation.config import (
     TrainingSection,
     WarmUpSection,
 )
+from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.settings import to_toml
 from fedwinnow.simulations.tiny import write_tiny_model
 
 SITES = ("north", "south", "west")

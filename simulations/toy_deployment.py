@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedwinnow.client.boundary.guarded_site import site_key
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import (
     AgentSection,
     CoordinatorSection,
     MemberSection,
@@ -17,9 +18,8 @@ from fedwinnow.curation.config import (
     SiteSection,
     StudySection,
 )
+from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.envelope import PrivateKey
-from fedwinnow.curation.scenario import load_scenario
-from fedwinnow.curation.settings import to_toml
 from fedwinnow.simulations.toy import write_toy_scenario
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.ranking import auroc
 

@@ -3,8 +3,8 @@
 The server asks too, as columns of other members' opinions need its help: it carries the reviewers.
 """
 
+from fedwinnow.curation.config.scoring import PluginSection, ScorerSection
 from fedwinnow.curation.protocols import Scorer, WeighingObjective
-from fedwinnow.curation.sections import PluginSection, ScorerSection
 from fedwinnow.curation.signal_columns import REVIEWS
 from fedwinnow.strategies.registry import build
 

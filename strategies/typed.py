@@ -13,8 +13,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fedwinnow.curation.config.strict_toml import WORDS
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.settings import WORDS
 
 _UNIONS = (typing.Union, types.UnionType)
 _LISTS = (list, tuple, Sequence)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.flower_overrides import overrides
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.protocols import Scorer
-from fedwinnow.curation.run_config import overrides
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("curation", "strategies", "client", "server", "simulations")

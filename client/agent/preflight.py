@@ -18,7 +18,7 @@ from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.samples import data_hash, open_samples
 from fedwinnow.client.runs.agreed_terms import PHASES
 from fedwinnow.client.signals.workers import Model, Workers
-from fedwinnow.curation.config import AdapterSection, SiteConfig
+from fedwinnow.curation.config.run import AdapterSection, SiteConfig
 from fedwinnow.curation.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
 from fedwinnow.curation.modeling import load_model as load_base

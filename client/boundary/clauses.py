@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fedwinnow.curation.adapters.algebra import size_of
-from fedwinnow.curation.config import PolicySection
+from fedwinnow.curation.config.run import PolicySection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.messages import JudgeRequest, MeasureRequest, Request

@@ -1,6 +1,6 @@
 """What a site's policy lets out, phase by phase, in plain words."""
 
-from fedwinnow.curation.config import PolicySection, SiteConfig, SiteSection
+from fedwinnow.curation.config.run import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.phases import Phase
 
 STAYS = (

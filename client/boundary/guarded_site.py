@@ -21,7 +21,7 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import OWN, Site
 from fedwinnow.curation import messages, wire
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config import SiteConfig
+from fedwinnow.curation.config.run import SiteConfig
 from fedwinnow.curation.envelope import (
     Draft,
     Envelope,

@@ -27,7 +27,7 @@ from fedwinnow.client.runs.agreed_terms import (
 )
 from fedwinnow.client.runs.site_run import Work, parse_terms
 from fedwinnow.client.training.round_plan import behind
-from fedwinnow.curation.config import PolicySection, RunTerms
+from fedwinnow.curation.config.run import PolicySection, RunTerms
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.messages import (

@@ -30,12 +30,12 @@ from torch import Tensor
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.per_sample import Way, best_way, per_sample
 from fedwinnow.curation.chunked import Look
+from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.differences import Differences
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients import evaluating, factors_of, frozen, unfit
 from fedwinnow.curation.losses import Batch, token_losses
 from fedwinnow.curation.modeling import LoadedModel
-from fedwinnow.curation.sections import Backend
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, REPRESENTATIONS
 from fedwinnow.curation.traits import compiled, unhookable
 

@@ -39,12 +39,12 @@ from fedwinnow.client.measuring.memory import (
     out_of_memory,
     token_bytes,
 )
+from fedwinnow.curation.config.scoring import LEAST
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.loaded import Size
 from fedwinnow.curation.losses import Batch, collate
 from fedwinnow.curation.modeling import LoadedModel
-from fedwinnow.curation.sections import LEAST
 
 logger = logging.getLogger(__name__)
 

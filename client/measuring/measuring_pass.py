@@ -33,12 +33,12 @@ from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.client.piggyback import Visits
 from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.datatypes import Sample, SignalTable
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.losses import Batch, entropies
 from fedwinnow.curation.modeling import LoadedModel, get_adapter
-from fedwinnow.curation.sections import Backend
 from fedwinnow.curation.signal_columns import (
     CONTRASTS,
     ENTROPY,

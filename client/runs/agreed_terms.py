@@ -7,7 +7,7 @@ that list, or one kind of request under another's phase, is none that the site a
 import inspect
 from collections.abc import Iterator, Mapping
 
-from fedwinnow.curation.config import RunTerms
+from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.messages import (
     CloseRequest,

@@ -12,10 +12,10 @@ from typing import TypeVar, cast
 
 import torch
 
-from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.config.run import AdapterSection, ModelSection
 from fedwinnow.curation.loaded import Size
 from fedwinnow.curation.modeling import LoadedModel, load_model
-from fedwinnow.curation.settings import canonical
+from fedwinnow.curation.config.strict_toml import canonical
 
 G = TypeVar("G")
 T = TypeVar("T")

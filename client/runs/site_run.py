@@ -20,13 +20,13 @@ from fedwinnow.curation.signal_columns import (
     REVIEWS,
     TEACHER,
 )
-from fedwinnow.curation.config import ModelSection, RunTerms, SiteConfig, TeacherSection
+from fedwinnow.curation.config.run import ModelSection, RunTerms, SiteConfig, TeacherSection
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.messages import Header
 from fedwinnow.curation.modeling import LoadedModel, set_adapter
 from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.protocols import StagedOrdering
-from fedwinnow.curation.settings import canonical, parse
+from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.strategies.asked import readers, scorers, weighing
 from fedwinnow.strategies.registry import build
 

@@ -14,10 +14,10 @@ from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.runs.site_run import Work, public_key, rows_of
 from fedwinnow.client.signals.shards import SHARD, Crew, in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import PublicRows, Sample, SignalTable, Status
 from fedwinnow.curation.modeling import get_adapter
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.settings import canonical
 
 Measuring = Callable[[Sequence[Sample], str], SignalTable]
 """Measures samples; the words say to who watches whose they are."""

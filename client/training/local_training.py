@@ -25,7 +25,7 @@ from jaxtyping import Float
 from fedwinnow.client.drawing import Drawn, batches
 from fedwinnow.client.piggyback import Watch, Watcher
 from fedwinnow.client.training.sample_stream import check_order, draws
-from fedwinnow.curation.config import TrainingSection
+from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
 from fedwinnow.curation.learning_rate import learning_rate as planned_rate

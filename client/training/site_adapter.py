@@ -12,7 +12,7 @@ Reference:
 from dataclasses import replace
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.config import AdapterSection, SiteSection
+from fedwinnow.curation.config.run import AdapterSection, SiteSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.strategies.merging.factors import cut

@@ -43,7 +43,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge PEFT adapters of any rank and scale into one that PEFT loads; nothing is trained."""
-    from fedwinnow.curation.settings import with_overrides  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.curation.config.strict_toml import with_overrides  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.simulations.folder_merge import merge_folders  # noqa: PLC0415 - torch loads here
 
     given = with_overrides({}, settings or (), form="key=value")

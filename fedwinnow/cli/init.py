@@ -8,10 +8,11 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from fedwinnow.client.data.samples import columns_of
-from fedwinnow.curation import config as words
-from fedwinnow.curation import sections, server_sections, site_sections
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config import coordinator, scoring
+from fedwinnow.curation.config import run as words
+from fedwinnow.curation.config import site as site_sections
+from fedwinnow.curation.config.run import (
     AnchorsSection,
     ColumnsSection,
     CoordinatorSection,
@@ -23,8 +24,8 @@ from fedwinnow.curation.config import (
     SiteSection,
     WarmUpSection,
 )
+from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.settings import to_toml
 
 PROMPTS = ("prompt", "instruction", "question", "input")
 RESPONSES = ("response", "output", "answer", "completion")
@@ -163,7 +164,7 @@ def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:
 
 
 def comments(cls: type) -> Mapping[str, str]:
-    """Dotted key → the line of documentation that follows the field in ``curation/config.py``."""
+    """Dotted key → the line of documentation that follows the field in ``curation/config/run.py``."""
     documented = _documentation()
     found: dict[str, str] = {}
 
@@ -186,7 +187,7 @@ def _documentation() -> Mapping[tuple[str, str], str]:
     found = {}
     nodes = [
         node
-        for module in (sections, site_sections, server_sections, words)
+        for module in (scoring, site_sections, coordinator, words)
         for node in ast.parse(inspect.getsource(module)).body
     ]
     for node in nodes:

@@ -119,8 +119,8 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Run a whole federation on this machine."""
+    from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.curation.scenario import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.demo import local_model  # noqa: PLC0415 - torch loads here
 
     if runtime not in {"in-process", "flower"}:

@@ -50,7 +50,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a plug-in against its Protocol's laws on made-up inputs; exit code 1 if one fails."""
-    from fedwinnow.curation.settings import with_overrides  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.curation.config.strict_toml import with_overrides  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.strategies.conformance import examine  # noqa: PLC0415 - torch loads here
 
     given = with_overrides({}, settings or ())

@@ -76,8 +76,8 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
     """Fit how much data a training budget is worth, in a local simulation; prints [threshold]."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - likewise
+    from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.curation.scenario import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.budgets import BudgetPlan, fit_budget  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.demo import local_model  # noqa: PLC0415 - torch loads here
 

@@ -20,7 +20,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run over many sites through Flower; submitted again whenever Flower ends it too early."""
-    from fedwinnow.curation.scenario import load_run  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.supervise import supervise  # noqa: PLC0415 - Flower loads here
     from fedwinnow.simulations.tables import show_run  # noqa: PLC0415 - rich only where it prints
 
@@ -39,7 +39,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a run's phase, deadline, members, who answered, who is missing and why, and bytes."""
-    from fedwinnow.curation.scenario import load_run  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
     from fedwinnow.server.status import read_status  # noqa: PLC0415 - with the rest of this command
 
     folder = run

@@ -34,7 +34,7 @@ def check(
 ) -> None:
     """Check data, anchors, model, policy and socket, and say in plain words what may leave."""
     from fedwinnow.client.agent.preflight import check_site  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     found = check_site(load_site(file, settings or ()), load_model=model)
     if as_json:
@@ -60,7 +60,7 @@ def serve(file: File, settings: Set = None) -> None:
     from fedwinnow.client.agent.grpc_service import Agent  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.agent.preflight import check_settings  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.boundary.guarded_site import Boundary  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     logging.getLogger("fedwinnow").setLevel(logging.INFO)
     os.umask(0o077)  # scores and decisions by sample are the agent's alone
@@ -86,7 +86,7 @@ def serve(file: File, settings: Set = None) -> None:
 def status(file: File, *, as_json: AsJson = False) -> None:
     """Show what the agent is doing: run, phase, progress, queue."""
     from fedwinnow.client.agent.relay import agent_status  # noqa: PLC0415 - gRPC loads here
-    from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     agent = load_site(file).agent
     tree = agent_status(agent.socket, agent.token)
@@ -113,7 +113,7 @@ def queue(
     They are not trained on. The list is for the silo's own operator, and leaves with no message.
     """
     from fedwinnow.client.runs.review_queue import questions  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     found = questions(load_site(file), run)
     if as_json:
@@ -149,7 +149,7 @@ def egress(
     """Print the ledger of everything that left, or verify that nobody changed it."""
     from fedwinnow.client.boundary.ledger import file_of, read  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.boundary.ledger import verify as findings_of  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.scenario import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     folder = Path(load_site(file).work)
     if not folder.is_dir():

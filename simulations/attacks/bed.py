@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.curation.config import ColumnsSection, RunConfig, SiteSection
-from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import ColumnsSection, RunConfig, SiteSection
 from fedwinnow.simulations.attacks.liar import Liar
 from fedwinnow.simulations.attacks.zoo import ATTACKS, TRIGGER
 from fedwinnow.simulations.base_model import BaseSection, base_model

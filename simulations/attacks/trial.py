@@ -16,11 +16,11 @@ from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.adapters.peft_folder import load_adapter
 from fedwinnow.curation.atomic_files import write, write_json
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import run_id
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.modeling import generate, load_model, set_adapter
-from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.driver import Progress
 from fedwinnow.simulations.attacks.bed import HONEST, LIAR, Case, about, cases, configure, doors
 from fedwinnow.simulations.attacks.page import compare, page

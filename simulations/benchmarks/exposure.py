@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
+from fedwinnow.curation.config.run import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.modeling import LoadedModel, initial_adapter, load_model, set_adapter
 from fedwinnow.curation.protocols import Merging, Objective, Ordering

@@ -17,9 +17,9 @@ from typing import Any
 
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
-from fedwinnow.curation.config import site_configs
+from fedwinnow.curation.config.load_files import load_run, load_scenario, run_id, sites_folder
+from fedwinnow.curation.config.run import site_configs
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.scenario import load_run, load_scenario, run_id, sites_folder
 from fedwinnow.server.rounds import init
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.store import Store

@@ -37,11 +37,11 @@ from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.piggyback import Piggyback, Watch
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config import TrainingSection
+from fedwinnow.curation.config.run import TrainingSection
+from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import NAME, set_adapter
 from fedwinnow.curation.protocols import Order
-from fedwinnow.curation.sections import Backend
 from fedwinnow.simulations.benchmarks.workload import COLUMNS, LONGEST, Bench
 from fedwinnow.strategies.registry import build
 

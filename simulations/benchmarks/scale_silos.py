@@ -21,7 +21,7 @@ import torch
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.run import (
     PluginSection,
     RunConfig,
     RunSection,

@@ -26,7 +26,7 @@ from fedwinnow.client.agent.frames import OPTIONS, address, chunks
 from fedwinnow.client.agent.grpc_service import Agent
 from fedwinnow.client.agent.relay import carry
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config import AgentSection
+from fedwinnow.curation.config.run import AgentSection
 from fedwinnow.curation.envelope import Draft, PrivateKey, Stamp, seal, sign, unseal
 from fedwinnow.curation.envelope import verified_stamp as verify
 from fedwinnow.curation.errors import TransportError

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 
 from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.client.measuring.references import References, reference_state
-from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.config.run import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.losses import Batch, collate

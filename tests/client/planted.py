@@ -15,14 +15,14 @@ from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation import wire
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import load_site, run_id
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import load, to_toml
 from fedwinnow.curation.envelope import unseal
 from fedwinnow.curation.messages import (
     Reply,
     Request,
 )
-from fedwinnow.curation.scenario import load_site, run_id
-from fedwinnow.curation.settings import load, to_toml
 from fedwinnow.server.driver import Delivery, drive
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.state import RunState

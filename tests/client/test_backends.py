@@ -13,18 +13,18 @@ from fedwinnow.client.measuring.backends import choose, reference_way
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import check_terms
 from fedwinnow.client.signals.collect import measuring
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.run import (
     MeasuringSection,
     ModelSection,
     RunSection,
     RunTerms,
     ScorerSection,
 )
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.differences import Differences
 from fedwinnow.curation.errors import ModelError, PluginError
 from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import encode, get_adapter
-from fedwinnow.curation.settings import canonical
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS
 
 OWN = KNOWN - OTHER_PROMPTS

@@ -5,7 +5,7 @@ import pytest
 from policy_silo import Silo, head, join, kept, refused, score, select, summary
 
 from fedwinnow.curation import messages as m
-from fedwinnow.curation.config import PolicySection
+from fedwinnow.curation.config.run import PolicySection
 from fedwinnow.curation.errors import ConfigError
 
 TERMS = {"clusters": {"count": 4, "iterations": 3}}

@@ -10,7 +10,7 @@ from cluster_silo import ask, points_of, quotas, silo, terms_of
 from fedwinnow.client.phases import score as decide
 from fedwinnow.client.phases.cluster import smallest
 from fedwinnow.curation import clusters
-from fedwinnow.curation.config import PolicySection
+from fedwinnow.curation.config.run import PolicySection
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 
 

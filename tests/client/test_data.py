@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fedwinnow.client.data import samples as data_module
 from fedwinnow.client.data.samples import columns_of, content_id, data_hash, open_samples
-from fedwinnow.curation.config import ColumnsSection
+from fedwinnow.curation.config.run import ColumnsSection
 from fedwinnow.curation.errors import DataError, OutputError
 
 PLAIN = ColumnsSection()
@@ -257,7 +257,7 @@ def test_local_files_touch_no_shared_cache(tmp_path):
     sources = [write(tmp_path / name, ROWS) for name, write in FORMATS]
     code = (
         "import sys; from fedwinnow.client.data.samples import open_samples;"
-        "from fedwinnow.curation.config import ColumnsSection as C;"
+        "from fedwinnow.curation.config.run import ColumnsSection as C;"
         "[list(open_samples(s, C())) for s in sys.argv[1:]]"
     )
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}

@@ -13,7 +13,8 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import (
     AdapterSection,
     ComputeSection,
     MeasuringSection,
@@ -22,14 +23,13 @@ from fedwinnow.curation.config import (
     TrainingSection,
     site_configs,
 )
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.errors import ConfigError, ModelError
 from fedwinnow.curation.loaded import LoadedModel
 from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.messages import Refusal
 from fedwinnow.curation.modeling import encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.protocols import Order
-from fedwinnow.curation.scenario import load_scenario
-from fedwinnow.curation.settings import canonical
 from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
 from fedwinnow.server.rounds import init, next_request
 from fedwinnow.simulations.toy import write_toy_scenario

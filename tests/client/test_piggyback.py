@@ -12,7 +12,7 @@ from fedwinnow.client import piggyback
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.piggyback import GIVEN, Piggyback
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
+from fedwinnow.curation.config.run import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.modeling import get_adapter, load_model, set_adapter

@@ -16,7 +16,8 @@ from fedwinnow.client.signals.reviewers import check_reviewers
 from fedwinnow.client.site import Site
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config import RunConfig, site_configs
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import RunConfig, site_configs
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     DataError,
@@ -28,7 +29,6 @@ from fedwinnow.curation.errors import (
 from fedwinnow.curation.losses import collate
 from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
 from fedwinnow.curation.ranking import auroc
-from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.selection import QUEUED
 from fedwinnow.server.rounds import absorb, init, next_request

@@ -19,8 +19,8 @@ from fedwinnow.client.site import Site
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config import RunConfig, SiteConfig, site_configs
-from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import RunConfig, SiteConfig, site_configs
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.simulations.toy import write_toy_scenario
 

@@ -18,9 +18,9 @@ from fedwinnow.client.training import curriculum_stages, round_plan
 from fedwinnow.client.training.curriculum_stages import choose, stage_of
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
-from fedwinnow.curation.config import site_configs
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import site_configs
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.simulations.toy import write_toy_scenario
 

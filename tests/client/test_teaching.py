@@ -20,12 +20,12 @@ from fedwinnow.client.signals.teacher import confidences
 from fedwinnow.client.site import Site
 from fedwinnow.curation import losses
 from fedwinnow.curation import messages as m
-from fedwinnow.curation.config import ModelSection, RunConfig, TeacherSection, site_configs
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import ModelSection, RunConfig, TeacherSection, site_configs
 from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import ModelError, PluginError
 from fedwinnow.curation.losses import collate, entropies
 from fedwinnow.curation.modeling import encode, load_teacher
-from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.tiny import write_tiny_model

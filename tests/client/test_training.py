@@ -10,7 +10,7 @@ import torch
 
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config import AdapterSection, ModelSection, TrainingSection
+from fedwinnow.curation.config.run import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import (
     ConfigError,

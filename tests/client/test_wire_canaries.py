@@ -29,6 +29,8 @@ from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import wire
+from fedwinnow.curation.config.load_files import load_run, load_site, run_id
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.envelope import Envelope, PrivateKey, sign
 from fedwinnow.curation.errors import CurationError
@@ -49,8 +51,6 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.scenario import load_run, load_site, run_id
-from fedwinnow.curation.settings import canonical
 from fedwinnow.simulations.toy import SITES
 
 pytestmark = pytest.mark.flower  # agents' boundaries, and half a minute for one run over them

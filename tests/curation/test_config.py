@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fedwinnow.curation import config as words
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config import run as words
+from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
+from fedwinnow.curation.config.run import (
     AnchorsSection,
     ColumnsSection,
     ModelSection,
@@ -22,9 +23,8 @@ from fedwinnow.curation.config import (
     StudySection,
     site_configs,
 )
+from fedwinnow.curation.config.strict_toml import canonical, load, parse, to_toml
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
-from fedwinnow.curation.settings import canonical, load, parse, to_toml
 
 SECRET = "/secret/place"  # noqa: S105 - a path, not a password
 

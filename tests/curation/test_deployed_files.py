@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.envelope import PrivateKey
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.scenario import load_run, load_site
 
 KEYS = [PrivateKey.new().public.text for _ in range(3)]
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from fedwinnow.curation import settings
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config import strict_toml
+from fedwinnow.curation.config.flower_overrides import OWN_KEYS, overrides, run_config_scenario
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.run_config import OWN_KEYS, overrides, run_config_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def app_config():
 
 def test_run_config_keys_are_scalars_of_the_configuration():
     """Every key of pyproject's run config is one of RunConfig, and unset there."""
-    known = flat(settings.plain(RunConfig()))
+    known = flat(strict_toml.plain(RunConfig()))
     for key, value in app_config().items():
         if key not in OWN_KEYS:
             assert key in known, key

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.config import PluginSection, RunConfig, TrainingSection
+from fedwinnow.curation.config.run import PluginSection, RunConfig, TrainingSection
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.learning_rate import SCHEDULES, chosen, final_share, learning_rate, undone
 from fedwinnow.curation.protocols import Order

@@ -12,8 +12,15 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
+from fedwinnow.curation.config.strict_toml import (
+    canonical,
+    check,
+    load,
+    parse,
+    to_toml,
+    with_overrides,
+)
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.settings import canonical, check, load, parse, to_toml, with_overrides
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.pages import steps
 from fedwinnow.simulations.rehearsal import furnish, rehearsal

@@ -7,7 +7,7 @@ from fault_box import SETTINGS, Box, children
 from fault_breaks import Break
 from fault_evidence import Evidence
 
-from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.toy import write_toy_scenario
 
 

@@ -15,10 +15,10 @@ from fault_proxy import Proxy
 from fedwinnow.cli.site import serve
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary import ledger
-from fedwinnow.curation.config import DeadlinesSection, QuorumSection, RunConfig, SiteConfig
+from fedwinnow.curation.config.load_files import load_run, load_site, run_id
+from fedwinnow.curation.config.run import DeadlinesSection, QuorumSection, RunConfig, SiteConfig
+from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import CurationError, TransportError
-from fedwinnow.curation.scenario import load_run, load_site, run_id
-from fedwinnow.curation.settings import to_toml
 from fedwinnow.server.driver import drive
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.store import Store

@@ -10,7 +10,7 @@ from pathlib import Path
 from fault_breaks import Break, install
 
 from fedwinnow.curation import wire
-from fedwinnow.curation.config import QuorumSection, RunConfig
+from fedwinnow.curation.config.run import QuorumSection, RunConfig
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store

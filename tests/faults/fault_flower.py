@@ -15,9 +15,9 @@ import pytest
 from fault_box import ALL, EXCHANGES
 
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config import DeadlinesSection
-from fedwinnow.curation.scenario import load_run
-from fedwinnow.curation.settings import to_toml
+from fedwinnow.curation.config.load_files import load_run
+from fedwinnow.curation.config.run import DeadlinesSection
+from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.server.store import Store
 
 LONGEST = 400.0

@@ -12,7 +12,7 @@ from fault_box import SETTINGS
 from fault_flower import FULL, LONGEST, PAIRS, Run, name_of, survive
 
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.rehearsal import furnish, rehearsal
 from fedwinnow.simulations.toy import SITES, write_toy_scenario
 

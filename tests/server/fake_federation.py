@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fedwinnow.curation import messages as m
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.run import (
     ClustersSection,
     EvaluationSection,
     PluginSection,

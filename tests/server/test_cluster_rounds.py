@@ -19,11 +19,11 @@ from fake_federation import (
 
 from fedwinnow.curation import clusters, wire
 from fedwinnow.curation import messages as m
-from fedwinnow.curation.config import ClustersSection, RunSection, RunTerms, TrainingSection
+from fedwinnow.curation.config.load_files import identity
+from fedwinnow.curation.config.run import ClustersSection, RunSection, RunTerms, TrainingSection
+from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.errors import ConfigError, ProtocolError
-from fedwinnow.curation.scenario import identity
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.settings import canonical, parse
 from fedwinnow.server.driver import drive
 from fedwinnow.server.outcome import _clusters as recorded
 from fedwinnow.server.returning import requests

@@ -7,7 +7,7 @@ import pytest
 from fake_federation import SITES, FakeSites, FakeTransport, make_config
 
 from fedwinnow.curation import wire
-from fedwinnow.curation.config import StudySection, TrainingSection, WarmUpSection
+from fedwinnow.curation.config.run import StudySection, TrainingSection, WarmUpSection
 from fedwinnow.curation.errors import EmptySelectionError, OutputError, ProtocolError
 from fedwinnow.curation.messages import Refusal
 from fedwinnow.server.driver import Delivery, drive

@@ -11,7 +11,7 @@ from flwr.serverapp import strategy as flower_strategies
 from scipy.stats import trim_mean
 
 from fedwinnow.curation.adapters.algebra import adapter_hash, delta, norm, target, total
-from fedwinnow.curation.config import PluginSection
+from fedwinnow.curation.config.run import PluginSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     ConfigError,

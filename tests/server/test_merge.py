@@ -17,7 +17,7 @@ from fake_federation import (
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.changed_base import changed_base, effective
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.run import (
     GuardsSection,
     MemberSection,
     PluginSection,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fake_federation import make_config
 
-from fedwinnow.curation.config import AdapterSection, GuardsSection, PluginSection, SiteSection
+from fedwinnow.curation.config.run import AdapterSection, GuardsSection, PluginSection, SiteSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server.plan import check_plan
 from fedwinnow.server.remarks import remarks, without_adapter

@@ -11,7 +11,7 @@ from fedwinnow.cli.main import app
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import load_adapter
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.run import (
     GuardsSection,
     KeepSection,
     PluginSection,

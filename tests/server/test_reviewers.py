@@ -8,7 +8,7 @@ from fake_federation import SITES, FakeSites, at, make_config, nudged, replies_t
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config import ScorerSection
+from fedwinnow.curation.config.run import ScorerSection
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.server.returning import requests
 from fedwinnow.server.rounds import absorb, init, next_request

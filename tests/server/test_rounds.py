@@ -23,10 +23,10 @@ from fake_federation import (
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config import RunSection, RunTerms, StudySection, TrainingSection
+from fedwinnow.curation.config.run import RunSection, RunTerms, StudySection, TrainingSection
+from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.datatypes import Metrics, ScoreSummary
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
-from fedwinnow.curation.settings import canonical, parse
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState
 

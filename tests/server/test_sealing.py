@@ -4,7 +4,7 @@ import pytest
 
 from fedwinnow.curation import messages as m
 from fedwinnow.curation import wire
-from fedwinnow.curation.config import CoordinatorSection, MemberSection, RunConfig
+from fedwinnow.curation.config.run import CoordinatorSection, MemberSection, RunConfig
 from fedwinnow.curation.envelope import PrivateKey, seal, sign, verified
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.server.sealing import Sealer

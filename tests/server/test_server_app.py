@@ -4,8 +4,8 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from fedwinnow.client import app as client
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.server import app as server
 from fedwinnow.server.strategy import CurationStrategy
 from fedwinnow.simulations.in_process import simulate

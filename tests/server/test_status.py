@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from fake_federation import SITES, FakeSites, FakeTransport, make_config
 
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.run import (
     CoordinatorSection,
     DeadlinesSection,
     QuorumSection,

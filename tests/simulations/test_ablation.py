@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.ranking import auroc
-from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.curation.signal_columns import GRADIENTS
 from fedwinnow.simulations import ablation as module
 from fedwinnow.simulations.ablation import COLUMNS, GROUPS, ablate, ablation

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fedwinnow.curation.config import AdapterSection, ModelSection
+from fedwinnow.curation.config.run import AdapterSection, ModelSection
 from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
 from fedwinnow.curation.modeling import load_model
 from fedwinnow.simulations.base_model import BaseSection, base_model, write_base_model

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fedwinnow.cli import main
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.scenario import load_scenario
-from fedwinnow.curation.settings import parse
 from fedwinnow.server import outcome, sections
 from fedwinnow.simulations.budgets import BudgetPlan, buckets, fit_budget
 from fedwinnow.simulations.holdout import holdout

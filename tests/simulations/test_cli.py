@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedwinnow.cli import main
-from fedwinnow.curation.config import RunConfig, SiteConfig
-from fedwinnow.curation.settings import load
+from fedwinnow.curation.config.run import RunConfig, SiteConfig
+from fedwinnow.curation.config.strict_toml import load
 from fedwinnow.server import outcome
 from fedwinnow.simulations.splits import names as studies
 from fedwinnow.simulations.toy import write_toy_scenario

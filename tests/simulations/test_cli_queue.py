@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from fedwinnow.cli.main import app
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
+from fedwinnow.curation.config.load_files import load_scenario, load_site
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import SignalTable
-from fedwinnow.curation.scenario import load_scenario, load_site
 from fedwinnow.curation.selection import select
-from fedwinnow.curation.settings import canonical
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
 RUN = "toy-0123456789ab"

@@ -19,11 +19,11 @@ from fedwinnow.client.agent.preflight import check_site, exposed
 from fedwinnow.client.boundary.disclosure import may_leave
 from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.boundary.ledger import Ledger
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import load_run, load_site
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.envelope import PrivateKey
 from fedwinnow.curation.messages import Header, JoinRequest
-from fedwinnow.curation.scenario import load_run, load_site
-from fedwinnow.curation.settings import canonical
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.cli.plugins import plugin_rows
-from fedwinnow.curation.scenario import load_scenario
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies import registry

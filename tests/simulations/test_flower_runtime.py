@@ -8,7 +8,7 @@ import pytest
 
 from fedwinnow.cli import main
 from fedwinnow.client.runs.tables import read_scores
-from fedwinnow.curation.scenario import load_scenario, run_id, sites_folder
+from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
 from fedwinnow.simulations.flower import simulate_with_flower
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.superlink import bearers

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config import PluginSection
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import PluginSection
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.scenario import load_scenario
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.mixtures import mixture, section_text
 from fedwinnow.simulations.toy import write_toy_scenario

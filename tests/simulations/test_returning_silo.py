@@ -6,8 +6,8 @@ import pytest
 
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
-from fedwinnow.curation.config import site_configs
-from fedwinnow.curation.scenario import load_scenario, sites_folder
+from fedwinnow.curation.config.load_files import load_scenario, sites_folder
+from fedwinnow.curation.config.run import site_configs
 from fedwinnow.server.driver import Delivery, drive
 from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.curation import errors
-from fedwinnow.curation.config import CoordinatorSection, MemberSection, RunConfig, RunSection
+from fedwinnow.curation.config.load_files import run_id
+from fedwinnow.curation.config.run import CoordinatorSection, MemberSection, RunConfig, RunSection
 from fedwinnow.curation.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.phases import Phase
-from fedwinnow.curation.scenario import run_id
 from fedwinnow.server.state import RunState
 from fedwinnow.server.status import status_file
 from fedwinnow.server.store import Store

@@ -1,15 +1,23 @@
 """The configuration of a run and of a site, as frozen dataclasses; the words of ``scenario.toml``.
 
 Each field is followed by one line with its unit and range, which ``fedwinnow init`` copies into the
-file that it writes. Sections up to the score: ``curation/sections.py``. Parsing, strictness and
-messages: ``curation/settings.py``. Functions below the rim take plain arguments: configuration
+file that it writes. Sections up to the score: ``curation/config/scoring.py``. Parsing, strictness and
+messages: ``curation/config/strict_toml.py``. Functions below the rim take plain arguments: configuration
 stops at the door.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedwinnow.curation.sections import (
+from fedwinnow.curation.config.coordinator import (
+    CoordinatorSection,
+    DeadlinesSection,
+    GuardsSection,
+    KeepSection,
+    MemberSection,
+    QuorumSection,
+)
+from fedwinnow.curation.config.scoring import (
     LEAST,
     AdapterSection,
     AnchorsSection,
@@ -24,22 +32,14 @@ from fedwinnow.curation.sections import (
     SummarySection,
     TeacherSection,
 )
-from fedwinnow.curation.server_sections import (
-    CoordinatorSection,
-    DeadlinesSection,
-    GuardsSection,
-    KeepSection,
-    MemberSection,
-    QuorumSection,
-)
-from fedwinnow.curation.settings import QUIET, check
-from fedwinnow.curation.site_sections import (
+from fedwinnow.curation.config.site import (
     AgentSection,
     ComputeSection,
     GateSection,
     PolicySection,
     SiteSection,
 )
+from fedwinnow.curation.config.strict_toml import QUIET, check
 
 __all__ = [
     "LEAST",

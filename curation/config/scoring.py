@@ -1,12 +1,12 @@
 """Sections of a configuration up to the score: run, model, adapter, data, measuring, scoring.
 
-Each field is followed by one line with its unit and range, as in ``curation/config.py``.
+Each field is followed by one line with its unit and range, as in ``curation/config/run.py``.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from fedwinnow.curation.settings import QUIET, check
+from fedwinnow.curation.config.strict_toml import QUIET, check
 
 LEAST = 8
 """Fewest tokens of a sample or batch that still hold a prompt and a response."""

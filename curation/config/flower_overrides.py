@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedwinnow.curation.config import RunConfig
+from fedwinnow.curation.config.load_files import load_run, load_scenario
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import load
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.scenario import load_run, load_scenario
-from fedwinnow.curation.settings import load
 
 OWN_KEYS = frozenset({"scenario", "overrides", "resume"})
 """Keys that are not overrides of the scenario."""

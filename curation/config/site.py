@@ -1,13 +1,13 @@
 """Sections of ``site.toml``: the silo's own word, which outranks any request.
 
-Each field is followed by one line with its unit and range, as in ``curation/config.py``.
+Each field is followed by one line with its unit and range, as in ``curation/config/run.py``.
 """
 
 import math
 from dataclasses import dataclass, field
 
-from fedwinnow.curation.sections import ColumnsSection
-from fedwinnow.curation.settings import check
+from fedwinnow.curation.config.scoring import ColumnsSection
+from fedwinnow.curation.config.strict_toml import check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

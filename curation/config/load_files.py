@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from fedwinnow.curation.config import (
+from fedwinnow.curation.config.run import (
     CoordinatorSection,
     DeadlinesSection,
     QuorumSection,
     RunConfig,
     SiteConfig,
 )
+from fedwinnow.curation.config.strict_toml import canonical, check, load
 from fedwinnow.curation.envelope import PublicKey
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.phases import Phase
-from fedwinnow.curation.settings import canonical, check, load
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -1,12 +1,12 @@
 """Sections of ``run.toml`` that the server alone decides: deadlines, quorum, keys and members.
 
-Each field is followed by one line with its unit and range, as in ``curation/config.py``.
+Each field is followed by one line with its unit and range, as in ``curation/config/run.py``.
 """
 
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from fedwinnow.curation.settings import QUIET, check
+from fedwinnow.curation.config.strict_toml import QUIET, check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""The configuration files: strict TOML read into frozen dataclasses."""
