@@ -1,8 +1,8 @@
 """Signals that training steps see on their way: no pass of their own.
 
 A step computes the losses ℓ_i of its batch and one backward pass of L(ℓ_1, …, ℓ_b). Hooks on the
-adapter's factors (``curation/gradients.py``), or probes where a model ignores hooks
-(``curation/probe.py``), catch ∂L/∂ℓ_i · ∂ℓ_i/∂θ of every sample in that pass; divided by ∂L/∂ℓ_i,
+adapter's factors (``curation/gradients/hooks.py``), or probes where a model ignores hooks
+(``curation/gradients/probes.py``), catch ∂L/∂ℓ_i · ∂ℓ_i/∂θ of every sample in that pass; divided by ∂L/∂ℓ_i,
 which autograd hands to a hook on the losses, it is the gradient that measuring takes, whatever
 objective, sample weights, accumulation or loss scale made L.
 
@@ -32,13 +32,13 @@ from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.gradients import Consume, Firing, sample_gradients
+from fedwinnow.curation.gradients.contraction import Contraction
+from fedwinnow.curation.gradients.hooks import Consume, Firing, sample_gradients
+from fedwinnow.curation.gradients.probes import Probe, probed
 from fedwinnow.curation.losses import entropies, sample_losses, token_losses
 from fedwinnow.curation.modeling import LoadedModel, get_adapter
-from fedwinnow.curation.probe import Probe, probed
 from fedwinnow.curation.signal_columns import (
     ENTROPY,
     GRADIENTS,

@@ -20,7 +20,7 @@ from fedwinnow.curation.config.run import AdapterSection, ModelSection, TeacherS
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import Encoding, encode_sample, encode_samples, prompt_tokens
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.gradients import evaluating
+from fedwinnow.curation.gradients.hooks import evaluating
 from fedwinnow.curation.loaded import (
     NAME,
     LoadedModel,

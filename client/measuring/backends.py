@@ -6,10 +6,10 @@ backend    how                                                  gradient columns
 hooks      one backward pass; hooks contract each layer's       all, exact
            per-sample gradients and let them go
 probe      one backward pass into zero matrices that are part   all, exact
-           of the forward pass (``curation/probe.py``); needs
+           of the forward pass (``curation/gradients/probes.py``); needs
            no hook
 forward    two forward passes a reference, at θ ± hG            dot and influence, to rounding and
-           (``curation/differences.py``)                        truncation (docs/measuring.md)
+           (``curation/gradients/finite_differences.py``)                        truncation (docs/measuring.md)
 piggyback  what training steps saw on their way                 all, of the samples that a step
            (``client/piggyback.py``)                            visited at the same weights
 =========  ===================================================  ==================================
@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from fedwinnow.client.measuring.references import References
-from fedwinnow.client.per_sample import Way, best_way, per_sample
 from fedwinnow.curation.chunked import Look
 from fedwinnow.curation.config.scoring import Backend
-from fedwinnow.curation.differences import Differences
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.gradients import evaluating, factors_of, frozen, unfit
+from fedwinnow.curation.gradients.finite_differences import Differences
+from fedwinnow.curation.gradients.hooks import evaluating, factors_of, frozen, unfit
+from fedwinnow.curation.gradients.per_sample import Way, best_way, per_sample
 from fedwinnow.curation.losses import Batch, token_losses
 from fedwinnow.curation.modeling import LoadedModel
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, REPRESENTATIONS

@@ -18,7 +18,7 @@ from fedwinnow.client.measuring.pass_options import Count, Reading
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.gradients import evaluating
+from fedwinnow.curation.gradients.hooks import evaluating
 from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel, encode_all
 from fedwinnow.curation.seeds import derive_seed

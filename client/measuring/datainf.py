@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.client.per_sample import Way, per_sample
 from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.gradients.per_sample import Way, per_sample
 from fedwinnow.curation.losses import Batch, sample_losses
 from fedwinnow.curation.modeling import LoadedModel
 

@@ -29,7 +29,7 @@ from fedwinnow.client.signals.extra_columns import Beside
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.gradients import evaluating
+from fedwinnow.curation.gradients.hooks import evaluating
 from fedwinnow.curation.losses import Batch, token_losses
 from fedwinnow.curation.modeling import LoadedModel, load_teacher
 

@@ -21,8 +21,8 @@ from fedwinnow.curation.config.run import (
     ScorerSection,
 )
 from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.differences import Differences
 from fedwinnow.curation.errors import ModelError, PluginError
+from fedwinnow.curation.gradients.finite_differences import Differences
 from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import encode, get_adapter
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS

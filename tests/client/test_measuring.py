@@ -11,10 +11,10 @@ from warmed import warmed
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.curation.contraction import BETAS, EPSILON, Contraction
 from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import DataError, ModelError, RunError
-from fedwinnow.curation.gradients import sample_gradients
+from fedwinnow.curation.gradients.contraction import BETAS, EPSILON, Contraction
+from fedwinnow.curation.gradients.hooks import sample_gradients
 from fedwinnow.curation.losses import collate, sample_losses, token_losses
 from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
 from fedwinnow.curation.signal_columns import GRADIENTS, KNOWN, LOSSES, REPRESENTATIONS

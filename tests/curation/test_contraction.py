@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from fedwinnow.curation.contraction import (
+from fedwinnow.curation.errors import RunError
+from fedwinnow.curation.gradients.contraction import (
     EPSILON,
     Contraction,
     Moments,
     WeightedSums,
     adam_direction,
 )
-from fedwinnow.curation.errors import RunError
 
 COLUMNS = ("dot", "norm", "influence", "adam_dot", "adam_norm", "adam_adam_dot")
 

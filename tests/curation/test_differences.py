@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.differences import Differences, predicted_change
+from fedwinnow.curation.gradients.finite_differences import Differences, predicted_change
 
 KIND = torch.float64
 

@@ -12,10 +12,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from fedwinnow.curation.contraction import Contraction
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.gradients import _products, evaluating, refuse, sample_gradients
+from fedwinnow.curation.gradients.contraction import Contraction
+from fedwinnow.curation.gradients.hooks import _products, evaluating, refuse, sample_gradients
 from fedwinnow.curation.losses import collate, sample_losses, token_losses
 from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
 

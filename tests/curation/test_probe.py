@@ -11,10 +11,10 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.gradients import evaluating, sample_gradients
+from fedwinnow.curation.gradients.hooks import evaluating, sample_gradients
+from fedwinnow.curation.gradients.probes import Probed, probed
 from fedwinnow.curation.losses import collate, sample_losses
 from fedwinnow.curation.modeling import encode
-from fedwinnow.curation.probe import Probed, probed
 from fedwinnow.curation.traits import unhookable
 from tests.client.warmed import warmed
 

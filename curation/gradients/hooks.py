@@ -7,7 +7,7 @@ of which autograd hands to a hook on the factor's output,
 
 is one batched matrix product of rank-r size per factor. It takes the place of the weight gradient
 of a training step, which is its sum over i, so it costs no additional arithmetic, and yields dots
-with k references, norms and Adam-aware forms at once (``curation/contraction.py``). Padding
+with k references, norms and Adam-aware forms at once (``curation/gradients/contraction.py``). Padding
 contributes nothing: its δ and v are zero. The loss of a batch must be the SUM of its samples'
 losses, so that no sample's gradient depends on its neighbours.
 

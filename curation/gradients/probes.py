@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.gradients import AXES, Consume, factors_of, frozen, unfit
+from fedwinnow.curation.gradients.hooks import AXES, Consume, factors_of, frozen, unfit
 
 
 class Probed(nn.Linear):

@@ -7,9 +7,9 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from fedwinnow.curation.gradients import Consume, Firing, sample_gradients
+from fedwinnow.curation.gradients.hooks import Consume, Firing, sample_gradients
+from fedwinnow.curation.gradients.probes import Probe, probed
 from fedwinnow.curation.modeling import LoadedModel
-from fedwinnow.curation.probe import Probe, probed
 from fedwinnow.curation.traits import unhookable
 
 Way = Literal["hooks", "probe"]

@@ -1,0 +1,1 @@
+"""Per-sample gradients of LoRA factors: hooks, probes, finite differences, contraction."""
