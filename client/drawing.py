@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import EmptySelectionError
-from fedwinnow.curation.losses import Batch, collate
+from fedwinnow.curation.model.token_losses import Batch, collate
+from fedwinnow.curation.model.tokenization import Encoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

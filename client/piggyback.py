@@ -28,7 +28,6 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from fedwinnow.client.drawing import Drawn
-from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.curation.adapters.algebra import adapter_hash
@@ -37,8 +36,10 @@ from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction
 from fedwinnow.curation.gradients.hooks import Consume, Firing, sample_gradients
 from fedwinnow.curation.gradients.probes import Probe, probed
-from fedwinnow.curation.losses import entropies, sample_losses, token_losses
-from fedwinnow.curation.modeling import LoadedModel, get_adapter
+from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
+from fedwinnow.curation.model.hook_support import unhookable
+from fedwinnow.curation.model.pretrained import LoadedModel, get_adapter
+from fedwinnow.curation.model.token_losses import entropies, sample_losses, token_losses
 from fedwinnow.curation.signal_columns import (
     ENTROPY,
     GRADIENTS,
@@ -46,7 +47,6 @@ from fedwinnow.curation.signal_columns import (
     OTHER_PROMPTS,
     REPRESENTATIONS,
 )
-from fedwinnow.curation.traits import unhookable
 
 GIVEN = KNOWN - OTHER_PROMPTS
 """Columns that a step sees: those of its own forward and backward pass."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.changed_base import add_change, changed_base
 from fedwinnow.curation.combining import balanced
 from fedwinnow.curation.config.run import GuardsSection, RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, PluginError, ProtocolError
+from fedwinnow.curation.model.base_change import add_change, changed_base
 from fedwinnow.curation.protocols import (
     FactorMerging,
     Merged,

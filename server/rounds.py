@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.changed_base import effective
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import Adapter
@@ -31,6 +30,7 @@ from fedwinnow.curation.messages import (
     SelectRequest,
     TrainRequest,
 )
+from fedwinnow.curation.model.base_change import effective
 from fedwinnow.curation.phases import Phase
 from fedwinnow.server.alignment import witnesses
 from fedwinnow.server.checks import fault

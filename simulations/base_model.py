@@ -22,8 +22,8 @@ from torch.utils.data import IterableDataset
 
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.encoding import encode_sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
+from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.skills import SKILLS, Manner, pair
 from fedwinnow.simulations.tiny import byte_pair_tokenizer, small_llama

@@ -21,7 +21,7 @@ from fedwinnow.curation.config.run import PluginSection, RunConfig, StudySection
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.modeling import initial_adapter
+from fedwinnow.curation.model.pretrained import initial_adapter
 from fedwinnow.curation.scaling import HALF_LIVES, LawFit, expected_losses, fit_law, most_worth
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.driver import Progress

@@ -9,7 +9,7 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import ModelSection, RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.modeling import encode_sample, load_tokenizer
+from fedwinnow.curation.model.pretrained import encode_sample, load_tokenizer
 from fedwinnow.simulations.demo_data import ANCHORS, DEMO, KINDS, DemoData, Silo, build
 
 SCENARIO = Path(__file__).parent / "scenarios" / "demo.toml"

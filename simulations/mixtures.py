@@ -20,7 +20,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
-from fedwinnow.curation.modeling import set_adapter
+from fedwinnow.curation.model.pretrained import set_adapter
 from fedwinnow.curation.protocols import Merging
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.kept_adapters import kept_round

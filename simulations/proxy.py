@@ -22,7 +22,7 @@ from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError
-from fedwinnow.curation.modeling import LoadedModel
+from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.protocols import Ordering
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.curves import Placed, ends, hopeless, late, rank, shape_of

@@ -11,7 +11,7 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fedwinnow.curation.config.run import AdapterSection, ModelSection
-from fedwinnow.curation.modeling import LoadedModel, load_model
+from fedwinnow.curation.model.pretrained import LoadedModel, load_model
 
 # No test depends on how busy a machine is; --hypothesis-profile=thorough looks further.
 settings.register_profile("thorough", deadline=None, max_examples=500)

@@ -28,16 +28,16 @@ import torch
 from torch import Tensor
 
 from fedwinnow.client.measuring.references import References
-from fedwinnow.curation.chunked import Look
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.finite_differences import Differences
 from fedwinnow.curation.gradients.hooks import evaluating, factors_of, frozen, unfit
 from fedwinnow.curation.gradients.per_sample import Way, best_way, per_sample
-from fedwinnow.curation.losses import Batch, token_losses
-from fedwinnow.curation.modeling import LoadedModel
+from fedwinnow.curation.model.chunked_cross_entropy import Look
+from fedwinnow.curation.model.hook_support import compiled, unhookable
+from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.token_losses import Batch, token_losses
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, REPRESENTATIONS
-from fedwinnow.curation.traits import compiled, unhookable
 
 logger = logging.getLogger(__name__)
 

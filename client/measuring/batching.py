@@ -40,11 +40,11 @@ from fedwinnow.client.measuring.memory import (
     token_bytes,
 )
 from fedwinnow.curation.config.scoring import LEAST
-from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.loaded import Size
-from fedwinnow.curation.losses import Batch, collate
-from fedwinnow.curation.modeling import LoadedModel
+from fedwinnow.curation.model.lora_model import Size
+from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.token_losses import Batch, collate
+from fedwinnow.curation.model.tokenization import Encoding
 
 logger = logging.getLogger(__name__)
 

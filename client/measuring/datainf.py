@@ -24,10 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.gradients.per_sample import Way, per_sample
-from fedwinnow.curation.losses import Batch, sample_losses
-from fedwinnow.curation.modeling import LoadedModel
+from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.token_losses import Batch, sample_losses
+from fedwinnow.curation.model.tokenization import Encoding
 
 DAMPING = 0.1
 """λ as a share of a factor's mean squared gradient entry (section 3 of the paper)."""

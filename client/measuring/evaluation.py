@@ -1,7 +1,7 @@
 """Evaluation of the loaded adapter: one mean token loss per sample.
 
 ℓ_i = (1 / T_i) Σ_t −log p(y_t | x, y_<t) in nats, over body and end-of-turn token
-(:mod:`fedwinnow.curation.losses`). Sums and counts travel, never means of means.
+(:mod:`fedwinnow.curation.model.token_losses`). Sums and counts travel, never means of means.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.losses import Batch, sample_losses
-from fedwinnow.curation.modeling import LoadedModel
+from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.token_losses import Batch, sample_losses
 
 
 def evaluate(

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.measuring.backends import Choice, check_columns, choose, running
 from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.contrastive_losses import (
@@ -35,10 +34,11 @@ from fedwinnow.client.piggyback import Visits
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.datatypes import Sample, SignalTable
-from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.losses import Batch, entropies
-from fedwinnow.curation.modeling import LoadedModel, get_adapter
+from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
+from fedwinnow.curation.model.pretrained import LoadedModel, get_adapter
+from fedwinnow.curation.model.token_losses import Batch, entropies
+from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import (
     CONTRASTS,
     ENTROPY,

@@ -22,12 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwinnow.client.hidden import last_hidden, mean_states
 from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.datainf import influence_directions
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import DataError, NonFiniteError
 from fedwinnow.curation.gradients.contraction import (
     BETAS,
@@ -38,8 +36,10 @@ from fedwinnow.curation.gradients.contraction import (
 )
 from fedwinnow.curation.gradients.hooks import evaluating
 from fedwinnow.curation.gradients.per_sample import Way, per_sample
-from fedwinnow.curation.losses import Batch, sample_losses
-from fedwinnow.curation.modeling import LoadedModel, encode_all
+from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
+from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
+from fedwinnow.curation.model.token_losses import Batch, sample_losses
+from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import ADAM, GRADIENTS, REPRESENTATIONS
 
 

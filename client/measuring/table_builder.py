@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fedwinnow.client.measuring.references import References
 from fedwinnow.curation.datatypes import Sample, SignalTable, Status
-from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.losses import Batch
+from fedwinnow.curation.model.token_losses import Batch
+from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import WIDE
 
 

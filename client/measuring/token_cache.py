@@ -24,8 +24,8 @@ import numpy as np
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.encoding import BLOCK, Encoding, prompt_tokens
-from fedwinnow.curation.modeling import LoadedModel, encode_all
+from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
+from fedwinnow.curation.model.tokenization import BLOCK, Encoding, prompt_tokens
 from fedwinnow.curation.versions import versions
 
 logger = logging.getLogger(__name__)

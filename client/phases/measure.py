@@ -22,7 +22,6 @@ from fedwinnow.client.training.round_plan import arm_lesson, warm_up_lesson
 from fedwinnow.client.training.site_adapter import check_own_part, check_shared, own_part, untrained
 from fedwinnow.curation.adapters.algebra import adapter_hash, check_compatible
 from fedwinnow.curation.atomic_files import write_json
-from fedwinnow.curation.changed_base import changed, changed_base
 from fedwinnow.curation.datatypes import Adapter, Metrics, Sample
 from fedwinnow.curation.messages import (
     EvaluateRequest,
@@ -40,7 +39,14 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.modeling import encode_all, fixed, generate, initial_adapter, set_adapter
+from fedwinnow.curation.model.base_change import changed, changed_base
+from fedwinnow.curation.model.pretrained import (
+    encode_all,
+    fixed,
+    generate,
+    initial_adapter,
+    set_adapter,
+)
 from fedwinnow.curation.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.signal_columns import GUESTS, REVIEWS, TEACHER

@@ -13,8 +13,8 @@ from typing import TypeVar, cast
 import torch
 
 from fedwinnow.curation.config.run import AdapterSection, ModelSection
-from fedwinnow.curation.loaded import Size
-from fedwinnow.curation.modeling import LoadedModel, load_model
+from fedwinnow.curation.model.lora_model import Size
+from fedwinnow.curation.model.pretrained import LoadedModel, load_model
 from fedwinnow.curation.config.strict_toml import canonical
 
 G = TypeVar("G")

@@ -10,7 +10,7 @@ import numpy as np
 from fedwinnow.client.data.site_data import Pool
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.adapters.algebra import adapter_hash, check_adapter
-from fedwinnow.curation.changed_base import changed_base
+from fedwinnow.curation.model.base_change import changed_base
 from fedwinnow.curation.signal_columns import (
     BACKENDS,
     CONTRASTS,
@@ -23,7 +23,7 @@ from fedwinnow.curation.signal_columns import (
 from fedwinnow.curation.config.run import ModelSection, RunTerms, SiteConfig, TeacherSection
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.messages import Header
-from fedwinnow.curation.modeling import LoadedModel, set_adapter
+from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
 from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.protocols import StagedOrdering
 from fedwinnow.curation.config.strict_toml import canonical, parse

@@ -30,8 +30,8 @@ from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.hooks import evaluating
-from fedwinnow.curation.losses import Batch, token_losses
-from fedwinnow.curation.modeling import LoadedModel, load_teacher
+from fedwinnow.curation.model.pretrained import LoadedModel, load_teacher
+from fedwinnow.curation.model.token_losses import Batch, token_losses
 
 _FILE = "teacher.sha256"
 _COLUMN = "teacher_confidence"

@@ -19,7 +19,7 @@ from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config.run import AdapterSection, ComputeSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.errors import ConfigError, CurationError, ModelError
-from fedwinnow.curation.modeling import LoadedModel, load_model, set_adapter
+from fedwinnow.curation.model.pretrained import LoadedModel, load_model, set_adapter
 
 logger = logging.getLogger(__name__)
 

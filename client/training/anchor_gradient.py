@@ -10,8 +10,8 @@ from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.losses import Batch, sample_losses
-from fedwinnow.curation.modeling import encode_all, factor_gradients
+from fedwinnow.curation.model.pretrained import encode_all, factor_gradients
+from fedwinnow.curation.model.token_losses import Batch, sample_losses
 
 
 def anchor_gradient(work: Work) -> Adapter:

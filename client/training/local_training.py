@@ -30,7 +30,7 @@ from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
 from fedwinnow.curation.learning_rate import learning_rate as planned_rate
 from fedwinnow.curation.learning_rate import undone
-from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import LoadedModel, encode, get_adapter, set_adapter
 from fedwinnow.curation.protocols import Objective, Order
 from fedwinnow.curation.seeds import derive_seed
 

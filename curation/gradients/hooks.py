@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.traits import unhookable
+from fedwinnow.curation.model.hook_support import unhookable
 
 Consume = Callable[[str, Float[Tensor, "batch rows columns"]], None]
 """Told of each factor's per-sample gradients, at least float32, going backward; reads only."""

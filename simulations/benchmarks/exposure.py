@@ -25,7 +25,12 @@ from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.run import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
-from fedwinnow.curation.modeling import LoadedModel, initial_adapter, load_model, set_adapter
+from fedwinnow.curation.model.pretrained import (
+    LoadedModel,
+    initial_adapter,
+    load_model,
+    set_adapter,
+)
 from fedwinnow.curation.protocols import Merging, Objective, Ordering
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.tiny import write_tiny_model

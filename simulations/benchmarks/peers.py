@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwinnow.client.measuring.length_buckets import plan_batches
-from fedwinnow.curation.encoding import Encoding
+from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.simulations.benchmarks.rows import (
     Outcome,
     Row,

@@ -39,8 +39,8 @@ from fedwinnow.client.piggyback import Piggyback, Watch
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.config.scoring import Backend
-from fedwinnow.curation.losses import collate, sample_losses
-from fedwinnow.curation.modeling import NAME, set_adapter
+from fedwinnow.curation.model.pretrained import NAME, set_adapter
+from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.protocols import Order
 from fedwinnow.simulations.benchmarks.workload import COLUMNS, LONGEST, Bench
 from fedwinnow.strategies.registry import build

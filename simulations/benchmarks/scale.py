@@ -34,7 +34,13 @@ from fedwinnow.client.signals.shards import SHARD, forget, in_shards
 from fedwinnow.curation.config.run import AdapterSection, ColumnsSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
 from fedwinnow.curation.edges import Edges
-from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.pretrained import (
+    LoadedModel,
+    encode,
+    get_adapter,
+    load_model,
+    set_adapter,
+)
 from fedwinnow.curation.selection import select
 from fedwinnow.curation.summary import edges_from_public, quantile, snap, summarise
 from fedwinnow.simulations.benchmarks.stages import Say, Stage, say, size_of, stage, watch

@@ -21,9 +21,15 @@ from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.client.measuring.references import References, reference_state
 from fedwinnow.curation.config.run import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
-from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.losses import Batch, collate
-from fedwinnow.curation.modeling import LoadedModel, encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.pretrained import (
+    LoadedModel,
+    encode,
+    get_adapter,
+    load_model,
+    set_adapter,
+)
+from fedwinnow.curation.model.token_losses import Batch, collate
+from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.simulations.tiny import write_tiny_model
 
 COLUMNS = frozenset({"dot", "norm"})

@@ -6,7 +6,7 @@ With weights p_i, the previous scale s and B_i brought to it (B_i ← (s_i / s) 
 
 The change is sent as factors of the smallest rank: for n sites of rank r at most (n − 1) r. The
 base changes, so every site must apply the same change; in a run it stays factors beside the weights
-(``curation/changed_base.py``), so that a base of few bits takes it up exactly.
+(``curation/model/base_change.py``), so that a base of few bits takes it up exactly.
 
 Reference:
     R. Singhal, K. Ponkshe, P. Vepakomma, FedEx-LoRA: Exact Aggregation for Federated and Efficient

@@ -5,7 +5,7 @@ With weights p_i and scales s_i, stacked and brought to the smallest rank by its
     change = Σ p_i s_i B_i A_i = U Σ Vᵀ;   adapter: A as it was sent, B = 0.
 
 The base changes, so every site must apply the same change; in a run it stays factors beside the
-weights (``curation/changed_base.py``), so that a base of few bits takes it up exactly.
+weights (``curation/model/base_change.py``), so that a base of few bits takes it up exactly.
 
 Reference:
     Z. Wang et al., FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank

@@ -12,7 +12,7 @@ from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.curation.config.run import MeasuringSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import DataError, IncompatibleAdapterError
-from fedwinnow.curation.modeling import get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
 from fedwinnow.server.alignment import alignments
 
 ANCHORS = tuple(

@@ -14,10 +14,10 @@ from fedwinnow.client.measuring import batching
 from fedwinnow.client.measuring.batching import Coming, in_batches
 from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.client.measuring.memory import available_bytes, out_of_memory, token_bytes
-from fedwinnow.curation.encoding import Encoding
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.loaded import LoadedModel, Size
-from fedwinnow.curation.losses import collate, sample_losses
+from fedwinnow.curation.model.lora_model import LoadedModel, Size
+from fedwinnow.curation.model.token_losses import collate, sample_losses
+from fedwinnow.curation.model.tokenization import Encoding
 
 CPU_WORDS = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
 ERRORS = (

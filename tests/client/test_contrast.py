@@ -12,7 +12,7 @@ from fedwinnow.client.runs.site_run import columns_at
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.modeling import get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
 from fedwinnow.curation.signal_columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.toy import write_toy_scenario

@@ -8,7 +8,7 @@ from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.curation.config.run import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.modeling import encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
 
 SAMPLES = tuple(
     Sample(id=str(i), prompt=f"question {i}" * (1 + i % 2), response="answer " * (1 + i % 4))

@@ -15,8 +15,8 @@ from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import DataError, ModelError, RunError
 from fedwinnow.curation.gradients.contraction import BETAS, EPSILON, Contraction
 from fedwinnow.curation.gradients.hooks import sample_gradients
-from fedwinnow.curation.losses import collate, sample_losses, token_losses
-from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode, get_adapter, set_adapter
+from fedwinnow.curation.model.token_losses import collate, sample_losses, token_losses
 from fedwinnow.curation.signal_columns import GRADIENTS, KNOWN, LOSSES, REPRESENTATIONS
 
 READ = {"batch_tokens": 300, "max_length": 96}
@@ -365,7 +365,7 @@ def test_unknown_column_and_missing_reference_are_refused(model):
 def test_trap_dropout_is_off_while_measuring_and_mode_is_restored(tiny_model_folder):
     """Scores do not change between two passes though the adapter has dropout."""
     from fedwinnow.curation.config.run import AdapterSection, ModelSection
-    from fedwinnow.curation.modeling import load_model
+    from fedwinnow.curation.model.pretrained import load_model
 
     section = ModelSection(name=str(tiny_model_folder))
     loaded = load_model(section, AdapterSection(rank=2, dropout=0.5), seed=0)

@@ -15,7 +15,7 @@ from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.run import AdapterSection, ModelSection, TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.modeling import get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.pretrained import get_adapter, load_model, set_adapter
 from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.signal_columns import GRADIENTS
 from fedwinnow.strategies.registry import build

@@ -26,8 +26,8 @@ from fedwinnow.curation.errors import (
     PluginError,
     ProtocolError,
 )
-from fedwinnow.curation.losses import collate
-from fedwinnow.curation.modeling import encode, get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode, get_adapter, set_adapter
+from fedwinnow.curation.model.token_losses import collate
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.selection import QUEUED

@@ -18,14 +18,14 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.signals import teacher as teaching
 from fedwinnow.client.signals.teacher import confidences
 from fedwinnow.client.site import Site
-from fedwinnow.curation import losses
 from fedwinnow.curation import messages as m
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import ModelSection, RunConfig, TeacherSection, site_configs
 from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import ModelError, PluginError
-from fedwinnow.curation.losses import collate, entropies
-from fedwinnow.curation.modeling import encode, load_teacher
+from fedwinnow.curation.model import token_losses
+from fedwinnow.curation.model.pretrained import encode, load_teacher
+from fedwinnow.curation.model.token_losses import collate, entropies
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.tiny import write_tiny_model
@@ -162,7 +162,7 @@ def test_entropies_know_their_bounds(monkeypatch):
     assert bool(found[3].isnan())
     logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float16)
     whole = entropies(logits)
-    monkeypatch.setattr(losses, "_CHUNK", 60)
+    monkeypatch.setattr(token_losses, "_CHUNK", 60)
     assert torch.equal(entropies(logits), whole)
     assert whole.dtype == torch.float32
     assert entropies(logits[:0]).shape == (0,)

@@ -15,12 +15,12 @@ from fedwinnow.client.measuring import token_cache
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
 from fedwinnow.client.phases.score import close
-from fedwinnow.curation import encoding
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.encoding import encode_sample, encode_samples
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.messages import CloseRequest, Header
-from fedwinnow.curation.modeling import encode
+from fedwinnow.curation.model import tokenization
+from fedwinnow.curation.model.pretrained import encode
+from fedwinnow.curation.model.tokenization import encode_sample, encode_samples
 
 TEXTS = st.text(max_size=20)
 SAMPLES = st.lists(
@@ -56,7 +56,7 @@ def same(found, expected):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of three samples."""
-    monkeypatch.setattr(encoding, "BLOCK", 3)
+    monkeypatch.setattr(tokenization, "BLOCK", 3)
     monkeypatch.setattr(token_cache, "BLOCK", 3)
 
 

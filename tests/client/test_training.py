@@ -19,8 +19,8 @@ from fedwinnow.curation.errors import (
     PluginError,
     ProtocolError,
 )
-from fedwinnow.curation.losses import collate, sample_losses
-from fedwinnow.curation.modeling import encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.protocols import Order
 from fedwinnow.strategies.merging.stack import stack
 from fedwinnow.strategies.objectives.proximal import proximal

@@ -15,7 +15,7 @@ from fedwinnow.client.signals.shards import in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
 from fedwinnow.curation.config.run import AdapterSection, ComputeSection, ModelSection
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.modeling import get_adapter, load_model
+from fedwinnow.curation.model.pretrained import get_adapter, load_model
 from fedwinnow.curation.signal_columns import ADAM, KNOWN, REVIEWS, TEACHER
 from tests.client.test_shards import same
 

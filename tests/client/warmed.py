@@ -6,7 +6,7 @@ import torch
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.datatypes import Adapter, Sample
-from fedwinnow.curation.modeling import get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
 
 READ = {"batch_tokens": 300, "max_length": 96}
 

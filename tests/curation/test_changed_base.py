@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.changed_base import add_change, changed, changed_base, effective
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ProtocolError
-from fedwinnow.curation.modeling import fixed, get_adapter, set_adapter
+from fedwinnow.curation.model.base_change import add_change, changed, changed_base, effective
+from fedwinnow.curation.model.pretrained import fixed, get_adapter, set_adapter
 
 TOKENS = torch.tensor([[1, 5, 9, 2, 7]])
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation import losses
-from fedwinnow.curation.chunked import chunked_losses
-from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.losses import collate, entropies, sample_losses, token_losses
+from fedwinnow.curation.model import token_losses as losses
+from fedwinnow.curation.model.chunked_cross_entropy import chunked_losses
+from fedwinnow.curation.model.token_losses import collate, entropies, sample_losses, token_losses
+from fedwinnow.curation.model.tokenization import Encoding
 
 
 def plain(hidden, head, wanted):
@@ -105,7 +105,7 @@ def test_a_model_that_scales_its_logits_is_run_at_once_and_said_so(tiny_model, c
 
     monkeypatch.setattr(base, "forward", capped)
     expected = token_losses(net, batch)
-    with caplog.at_level(logging.WARNING, "fedwinnow.curation.losses"):
+    with caplog.at_level(logging.WARNING, "fedwinnow.curation.model.token_losses"):
         found = token_losses(net, batch, whole=400)
     assert torch.equal(found, expected)
     assert "changes the logits behind its head" in caplog.text

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.encoding import encode_sample, end_tokens, prompt_tokens
 from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.model.tokenization import encode_sample, end_tokens, prompt_tokens
 
 
 @pytest.fixture(scope="module")

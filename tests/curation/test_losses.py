@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from fedwinnow.curation.losses import collate, sample_losses
-from fedwinnow.curation.modeling import Encoding
+from fedwinnow.curation.model.pretrained import Encoding
+from fedwinnow.curation.model.token_losses import collate, sample_losses
 
 
 def encoding(size: int, start: int, seed: int) -> Encoding:

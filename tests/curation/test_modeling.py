@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from fedwinnow.curation.config.run import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
-from fedwinnow.curation.modeling import (
+from fedwinnow.curation.model.pretrained import (
     fingerprint,
     generate,
     get_adapter,

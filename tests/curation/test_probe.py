@@ -13,9 +13,9 @@ from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.gradients.hooks import evaluating, sample_gradients
 from fedwinnow.curation.gradients.probes import Probed, probed
-from fedwinnow.curation.losses import collate, sample_losses
-from fedwinnow.curation.modeling import encode
-from fedwinnow.curation.traits import unhookable
+from fedwinnow.curation.model.hook_support import unhookable
+from fedwinnow.curation.model.pretrained import encode
+from fedwinnow.curation.model.token_losses import collate, sample_losses
 from tests.client.warmed import warmed
 
 

@@ -16,7 +16,6 @@ from fake_federation import (
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.changed_base import changed_base, effective
 from fedwinnow.curation.config.run import (
     GuardsSection,
     MemberSection,
@@ -26,6 +25,7 @@ from fedwinnow.curation.config.run import (
 )
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, PluginError
+from fedwinnow.curation.model.base_change import changed_base, effective
 from fedwinnow.server.merge import Seen, check_merging, frozen, merge_round
 from fedwinnow.server.plan import check_plan
 from fedwinnow.server.rounds import absorb, next_request

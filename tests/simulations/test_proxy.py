@@ -8,7 +8,7 @@ from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError, EmptySelectionError, NonFiniteError
-from fedwinnow.curation.modeling import initial_adapter
+from fedwinnow.curation.model.pretrained import initial_adapter
 from fedwinnow.simulations import proxy
 from fedwinnow.simulations.proxy import ProxyPlan, proxy_ranking
 

@@ -24,7 +24,7 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.combining import balanced
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.loaded import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 
 
 def changed_base(base: str, change: Adapter | None) -> str:

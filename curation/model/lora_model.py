@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.encoding import end_tokens
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, ProtocolError
+from fedwinnow.curation.model.tokenization import end_tokens
 from fedwinnow.curation.seeds import derive_seed
 
 NAME = "default"

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.losses import Batch
-from fedwinnow.curation.modeling import LoadedModel
+from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.token_losses import Batch
+from fedwinnow.curation.model.tokenization import Encoding
 
 
 @contextmanager

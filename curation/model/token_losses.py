@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedwinnow.curation.chunked import Look, chunked_losses
-from fedwinnow.curation.encoding import Encoding
-from fedwinnow.curation.traits import compiled
+from fedwinnow.curation.model.chunked_cross_entropy import Look, chunked_losses
+from fedwinnow.curation.model.hook_support import compiled
+from fedwinnow.curation.model.tokenization import Encoding
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def token_losses(
 
     The vocabulary-sized head runs on the hidden states that predict a target and on no other: the
     rest of prompt and padding costs neither its time nor its memory. Where even those give more
-    than ``whole`` logits, they are made piece by piece (``curation/chunked.py``).
+    than ``whole`` logits, they are made piece by piece (``curation/model/chunked_cross_entropy.py``).
 
     Args:
         model: A causal language model of transformers, PEFT's wrapper included.

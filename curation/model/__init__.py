@@ -1,0 +1,1 @@
+"""A frozen base model with one LoRA adapter: loading, tokens, losses, hidden states."""
