@@ -19,12 +19,12 @@ from fedwinnow.curation.config.flower_overrides import overrides, scenario_file
 from fedwinnow.curation.config.load_files import load_scenario, sites_folder
 from fedwinnow.curation.config.run import site_configs
 from fedwinnow.curation.errors import ConfigError, ProtocolError, TransportError
-from fedwinnow.curation.records import envelope_in, envelope_records
+from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
 
 if typing.TYPE_CHECKING:  # Flower starts a process for each message: a shim loads no torch
     from fedwinnow.client.runs.process_cache import Workshop
     from fedwinnow.client.site import Site
-    from fedwinnow.curation.messages import Request
+    from fedwinnow.curation.protocol.messages import Request
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ def _told(error: TransportError) -> str:
 
 def _computed(message: Message, context: Context) -> RecordDict:
     """Answer as a simulated site."""
-    from fedwinnow.curation import messages  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.message_records import message_records  # noqa: PLC0415 - likewise
+    from fedwinnow.curation.protocol import messages  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.protocol.flower_messages import message_records  # noqa: PLC0415 - likewise
 
     header, name = messages.Header(run="", phase=""), ""
     try:
@@ -138,8 +138,8 @@ def _workshop() -> "Workshop":
 
 
 def _request(content: RecordDict) -> "Request":
-    from fedwinnow.curation import messages  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.message_records import message_in  # noqa: PLC0415 - likewise
+    from fedwinnow.curation.protocol import messages  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.protocol.flower_messages import message_in  # noqa: PLC0415 - likewise
 
     message = message_in(content)
     if not isinstance(message, typing.get_args(messages.Request)):

@@ -15,7 +15,6 @@ from fedwinnow.client.data.site_data import open_pool
 from fedwinnow.client.phases.table import answer
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
 from fedwinnow.client.runs.site_run import Work, check_teacher, check_terms, parse_terms
-from fedwinnow.curation import wire
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config.run import RunTerms, SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical
@@ -27,7 +26,15 @@ from fedwinnow.curation.errors import (
     ProtocolError,
     RefusalError,
 )
-from fedwinnow.curation.messages import PROTOCOL, Header, JoinRequest, Refusal, Reply, Request
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.messages import (
+    PROTOCOL,
+    Header,
+    JoinRequest,
+    Refusal,
+    Reply,
+    Request,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fedwinnow.curation.header import Header
+from fedwinnow.curation.protocol.header import Header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from fedwinnow.curation.clusters import BOUND
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol.messages import (
     ClusterReply,
     Joined,
     JudgedAdapters,
@@ -26,7 +26,7 @@ from fedwinnow.curation.messages import (
     SummaryReply,
     TrainedAdapter,
 )
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.state import RunState, given
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedwinnow.curation import clusters
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol.messages import (
     ClusterReply,
     ClusterRequest,
     Header,

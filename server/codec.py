@@ -10,12 +10,12 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
 
-from fedwinnow.curation import messages
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.envelope import Stamp
 from fedwinnow.curation.errors import ProtocolError, TransportError
-from fedwinnow.curation.message_records import message_in, message_records
-from fedwinnow.curation.records import envelope_in, envelope_records, payload_record
+from fedwinnow.curation.protocol import messages
+from fedwinnow.curation.protocol.envelope import Stamp
+from fedwinnow.curation.protocol.flower_messages import message_in, message_records
+from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records, payload_record
 from fedwinnow.server.sealing import Sealer
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from fedwinnow.curation.config.run import GuardsSection
 from fedwinnow.curation.datatypes import ScoreSummary
-from fedwinnow.curation.messages import SiteCard
+from fedwinnow.curation.protocol.messages import SiteCard
 
 
 def middle_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, ScoreSummary]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.messages import Reply, Request
+from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.server.kept_adapters import keep
 from fedwinnow.server.returning import readmit, requests
 from fedwinnow.server.rounds import absorb, next_request

@@ -40,8 +40,8 @@ from fedwinnow.curation.errors import (
     PluginError,
     RunError,
 )
+from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 from fedwinnow.curation.protocols import Merged, Merging
-from fedwinnow.curation.records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.flower_ranges import check_ranges, check_sites, fewest_sites
 from fedwinnow.server.flower_state import ROUNDS, Arrays, restore, state_of

@@ -15,10 +15,10 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedwinnow.curation import messages
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
-from fedwinnow.curation.records import size_of
+from fedwinnow.curation.protocol import messages
+from fedwinnow.curation.protocol.flower_records import size_of
 from fedwinnow.server.codec import Plain, Sealed
 from fedwinnow.server.driver import Delivery, Earlier
 

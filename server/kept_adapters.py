@@ -16,8 +16,8 @@ from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.messages import Reply, TrainedAdapter
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.messages import Reply, TrainedAdapter
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.state import RunState, configuration
 
 FOLDER = "kept"

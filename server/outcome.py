@@ -16,7 +16,7 @@ from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import plain
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.versions import versions
 from fedwinnow.server.remarks import remarks, without_adapter

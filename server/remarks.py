@@ -12,7 +12,7 @@ import numpy as np
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.learning_rate import chosen, undone
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocols import Ordering
 from fedwinnow.server.state import RoundRecord
 from fedwinnow.strategies.registry import build

@@ -34,7 +34,7 @@ from fedwinnow.curation.combining import combined
 from fedwinnow.curation.config.run import PluginSection, RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, OutputError
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.count_guards import guarded_counts
 from fedwinnow.server.kept_adapters import kept_round

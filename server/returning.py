@@ -13,15 +13,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedwinnow.curation.agreement import disagreement
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol.agreement import disagreement
+from fedwinnow.curation.protocol.messages import (
     KeptReply,
     PublicSignals,
     Reply,
     Request,
     SummaryReply,
 )
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.rounds import header_of, next_request, sift
 from fedwinnow.server.state import RunState, configuration
 from fedwinnow.server.steps import SCORE_TOLERANCE, layout

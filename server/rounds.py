@@ -15,7 +15,8 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.model.base_change import effective
+from fedwinnow.curation.protocol.messages import (
     CloseRequest,
     EvaluateRequest,
     Header,
@@ -30,8 +31,7 @@ from fedwinnow.curation.messages import (
     SelectRequest,
     TrainRequest,
 )
-from fedwinnow.curation.model.base_change import effective
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.alignment import witnesses
 from fedwinnow.server.checks import fault
 from fedwinnow.server.clustering import begin, cluster_request, quota_request

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwinnow.curation import messages, wire
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.envelope import (
+from fedwinnow.curation.errors import ConfigError, ProtocolError
+from fedwinnow.curation.protocol import messages, wire
+from fedwinnow.curation.protocol.envelope import (
     Envelope,
     PrivateKey,
     PublicKey,
@@ -25,7 +26,6 @@ from fedwinnow.curation.envelope import (
     verified,
     verified_stamp,
 )
-from fedwinnow.curation.errors import ConfigError, ProtocolError
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import Adapter, ScoreSummary, SignalTable, ThresholdDecision
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.messages import UNSENT, SiteCard
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.messages import UNSENT, SiteCard
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.weighing import Effect
 
 V = TypeVar("V")

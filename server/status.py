@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.messages import Header, Refusal
+from fedwinnow.curation.protocol.messages import Header, Refusal
 
 if TYPE_CHECKING:
     from fedwinnow.server.driver import Delivery

@@ -12,10 +12,10 @@ from typing import TypeVar
 import numpy as np
 
 from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import PublicScores, SignalTable
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol.agreement import disagreement
+from fedwinnow.curation.protocol.messages import (
     Joined,
     KeptReply,
     MetricsReply,
@@ -23,7 +23,7 @@ from fedwinnow.curation.messages import (
     Reply,
     SummaryReply,
 )
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.server.clustering import cluster
 from fedwinnow.server.count_guards import middle_summaries

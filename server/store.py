@@ -8,12 +8,12 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedwinnow.curation import wire
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config.load_files import identity
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical, to_toml
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
+from fedwinnow.curation.protocol import wire
 from fedwinnow.server.rounds import init
 from fedwinnow.server.state import RunState, configuration
 

@@ -19,7 +19,7 @@ from fedwinnow.curation.adapters.peft_names import adapter_of, arrays_of, state_
 from fedwinnow.curation.config.load_files import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
-from fedwinnow.curation.records import arrays_in, record_of
+from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.codec import codec_of
 from fedwinnow.server.driver import DEADLINE, Progress, drive

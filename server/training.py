@@ -8,8 +8,8 @@ import numpy as np
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.messages import JudgedAdapters, Reply, TrainedAdapter
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.messages import JudgedAdapters, Reply, TrainedAdapter
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.alignment import alignments
 from fedwinnow.server.count_guards import guarded_counts
 from fedwinnow.server.guards import against_anchors, effects_on_anchors

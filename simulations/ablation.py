@@ -24,7 +24,7 @@ from fedwinnow.curation.config.load_files import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig, site_configs
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.messages import Header
+from fedwinnow.curation.protocol.messages import Header
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS, ONCE
 from fedwinnow.simulations.left_out import Measured, aurocs_without, measured_by

@@ -9,11 +9,11 @@ from typing import Protocol, TypeAlias
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import check_teacher, check_terms
 from fedwinnow.client.site import Site
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.load_files import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig, site_configs
 from fedwinnow.curation.errors import ConfigError, InputError
-from fedwinnow.curation.messages import JoinRequest, Refusal, Reply, Request
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.messages import JoinRequest, Refusal, Reply, Request
 from fedwinnow.server.driver import Delivery, Earlier, Progress, drive
 from fedwinnow.server.outcome import finish
 from fedwinnow.server.plan import check_plan

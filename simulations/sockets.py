@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedwinnow.client.agent.relay import carry
-from fedwinnow.curation.envelope import Stamp, verified_stamp
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.messages import Refusal, Request
+from fedwinnow.curation.protocol.envelope import Stamp, verified_stamp
+from fedwinnow.curation.protocol.messages import Refusal, Request
 from fedwinnow.server.driver import Delivery, Earlier
 from fedwinnow.server.sealing import Sealer
 

@@ -22,7 +22,6 @@ from typing import Any
 
 from fedwinnow.curation import errors
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.envelope import PublicKey
 from fedwinnow.curation.errors import (
     ConfigError,
     InputError,
@@ -30,7 +29,8 @@ from fedwinnow.curation.errors import (
     RunError,
     TransportError,
 )
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.envelope import PublicKey
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.status import read_status, status_file
 from fedwinnow.server.store import Store

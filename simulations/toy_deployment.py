@@ -19,7 +19,7 @@ from fedwinnow.curation.config.run import (
     StudySection,
 )
 from fedwinnow.curation.config.strict_toml import to_toml
-from fedwinnow.curation.envelope import PrivateKey
+from fedwinnow.curation.protocol.envelope import PrivateKey
 from fedwinnow.simulations.toy import write_toy_scenario
 
 

@@ -24,8 +24,8 @@ FILES = tuple(sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.p
 TESTS = tuple(sorted((ROOT / "tests").rglob("*.py")))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FLOWER = {
-    "curation/records.py",
-    "curation/message_records.py",
+    "curation/protocol/flower_records.py",
+    "curation/protocol/flower_messages.py",
     "client/app.py",
     "server/app.py",
     "server/codec.py",

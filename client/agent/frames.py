@@ -13,8 +13,8 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedwinnow.curation.envelope import Draft, Envelope
 from fedwinnow.curation.errors import ConfigError, ProtocolError
+from fedwinnow.curation.protocol.envelope import Draft, Envelope
 
 HANDLE, STATUS = "/fedwinnow.Agent/Handle", "/fedwinnow.Agent/Status"
 """Paths of the two methods."""

@@ -32,12 +32,12 @@ from fedwinnow.client.agent.frames import (
 )
 from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.curation.config.run import AgentSection
-from fedwinnow.curation.envelope import Draft, Stamp
 from fedwinnow.curation.errors import (
     OutputError,
     ProtocolError,
     UnauthorisedError,
 )
+from fedwinnow.curation.protocol.envelope import Draft, Stamp
 
 logger = logging.getLogger(__name__)
 

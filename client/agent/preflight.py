@@ -19,11 +19,11 @@ from fedwinnow.client.data.samples import data_hash, open_samples
 from fedwinnow.client.runs.agreed_terms import PHASES
 from fedwinnow.client.signals.workers import Model, Workers
 from fedwinnow.curation.config.run import AdapterSection, SiteConfig
-from fedwinnow.curation.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
 from fedwinnow.curation.model.pretrained import load_model as load_base
 from fedwinnow.curation.model.pretrained import load_teacher
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.envelope import PrivateKey, PublicKey
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.strategies.registry import KINDS, names
 
 

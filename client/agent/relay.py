@@ -19,8 +19,8 @@ from fedwinnow.client.agent.frames import (
     read_words,
     request_frames,
 )
-from fedwinnow.curation.envelope import Envelope
 from fedwinnow.curation.errors import ProtocolError, TransportError
+from fedwinnow.curation.protocol.envelope import Envelope
 
 
 def carry(envelope: Envelope, socket: str, token_file: str, *, timeout: float) -> Envelope:

@@ -6,7 +6,7 @@ from fedwinnow.curation.adapters.algebra import size_of
 from fedwinnow.curation.config.run import PolicySection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import RefusalError
-from fedwinnow.curation.messages import JudgeRequest, MeasureRequest, Request
+from fedwinnow.curation.protocol.messages import JudgeRequest, MeasureRequest, Request
 
 _MEGABYTE = 1_000_000
 

@@ -1,7 +1,7 @@
 """What a site's policy lets out, phase by phase, in plain words."""
 
 from fedwinnow.curation.config.run import PolicySection, SiteConfig, SiteSection
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 
 STAYS = (
     "texts, prompts, answers and labels of your samples",

@@ -19,10 +19,17 @@ from fedwinnow.client.boundary.policy import Policy
 from fedwinnow.client.boundary.released_datasets import KnownData
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import OWN, Site
-from fedwinnow.curation import messages, wire
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config.run import SiteConfig
-from fedwinnow.curation.envelope import (
+from fedwinnow.curation.errors import (
+    ConfigError,
+    CurationError,
+    ProtocolError,
+    RefusalError,
+    UnauthorisedError,
+)
+from fedwinnow.curation.protocol import messages, wire
+from fedwinnow.curation.protocol.envelope import (
     Draft,
     Envelope,
     PrivateKey,
@@ -31,15 +38,8 @@ from fedwinnow.curation.envelope import (
     seal,
     verified_stamp,
 )
-from fedwinnow.curation.errors import (
-    ConfigError,
-    CurationError,
-    ProtocolError,
-    RefusalError,
-    UnauthorisedError,
-)
-from fedwinnow.curation.messages import Refusal, Reply, Request
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.messages import Refusal, Reply, Request
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.strategies.asked import reviewing
 
 logger = logging.getLogger(__name__)

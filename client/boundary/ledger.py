@@ -27,10 +27,10 @@ from fedwinnow.client.boundary.ledger_chain import (
     read,
     verify,
 )
-from fedwinnow.curation import wire
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.messages import Refusal, Reply
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.messages import Refusal, Reply
 
 __all__ = ["Entry", "Ledger", "file_of", "read", "verify"]
 

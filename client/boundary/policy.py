@@ -30,7 +30,7 @@ from fedwinnow.client.training.round_plan import behind
 from fedwinnow.curation.config.run import PolicySection, RunTerms
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol.messages import (
     CloseRequest,
     ClusterReply,
     ClusterRequest,
@@ -47,7 +47,7 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 
 _REPLY: Mapping[type, str] = {
     ScoreRequest: "SummaryReply",

@@ -16,7 +16,7 @@ from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation import clusters
 from fedwinnow.curation.datatypes import Scores, Selection, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
-from fedwinnow.curation.messages import ClusterReply, ClusterRequest, QuotaRequest
+from fedwinnow.curation.protocol.messages import ClusterReply, ClusterRequest, QuotaRequest
 from fedwinnow.curation.seeds import derive_seed
 
 START_TOLERANCE = 1e-6

@@ -23,7 +23,15 @@ from fedwinnow.client.training.site_adapter import check_own_part, check_shared,
 from fedwinnow.curation.adapters.algebra import adapter_hash, check_compatible
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.datatypes import Adapter, Metrics, Sample
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.model.base_change import changed, changed_base
+from fedwinnow.curation.model.pretrained import (
+    encode_all,
+    fixed,
+    generate,
+    initial_adapter,
+    set_adapter,
+)
+from fedwinnow.curation.protocol.messages import (
     EvaluateRequest,
     Header,
     Joined,
@@ -39,15 +47,7 @@ from fedwinnow.curation.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.curation.model.base_change import changed, changed_base
-from fedwinnow.curation.model.pretrained import (
-    encode_all,
-    fixed,
-    generate,
-    initial_adapter,
-    set_adapter,
-)
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.signal_columns import GUESTS, REVIEWS, TEACHER
 from fedwinnow.curation.versions import versions

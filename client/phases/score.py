@@ -6,10 +6,10 @@ from fedwinnow.client.measuring.token_cache import forget_tokens
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.agreement import disagreement
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Selection, Trajectory
 from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol.agreement import disagreement
+from fedwinnow.curation.protocol.messages import (
     CloseRequest,
     ClusterRequest,
     KeptReply,

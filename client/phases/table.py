@@ -5,7 +5,7 @@ from typing import Any
 
 from fedwinnow.client.phases import measure, score
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol.messages import (
     CloseRequest,
     ClusterRequest,
     EvaluateRequest,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.errors import RefusalError
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol.messages import (
     CloseRequest,
     ClusterRequest,
     EvaluateRequest,
@@ -23,7 +23,7 @@ from fedwinnow.curation.messages import (
     SelectRequest,
     TrainRequest,
 )
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocols import StagedOrdering
 from fedwinnow.strategies.asked import reviewing
 from fedwinnow.strategies.registry import Kind, build, factory

@@ -22,7 +22,7 @@ from fedwinnow.curation.signal_columns import (
 )
 from fedwinnow.curation.config.run import ModelSection, RunTerms, SiteConfig, TeacherSection
 from fedwinnow.curation.errors import PluginError, ProtocolError
-from fedwinnow.curation.messages import Header
+from fedwinnow.curation.protocol.messages import Header
 from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
 from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.protocols import StagedOrdering

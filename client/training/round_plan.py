@@ -15,7 +15,7 @@ from fedwinnow.client.training.curriculum_stages import Places, Stage, choose, s
 from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.learning_rate import chosen
-from fedwinnow.curation.messages import Header, TrainRequest
+from fedwinnow.curation.protocol.messages import Header, TrainRequest
 from fedwinnow.curation.protocols import (
     Objective,
     Order,

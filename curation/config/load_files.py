@@ -14,9 +14,9 @@ from fedwinnow.curation.config.run import (
     SiteConfig,
 )
 from fedwinnow.curation.config.strict_toml import canonical, check, load
-from fedwinnow.curation.envelope import PublicKey
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.envelope import PublicKey
+from fedwinnow.curation.protocol.phases import Phase
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fedwinnow.curation.messages import Refusal, Request
+from fedwinnow.curation.protocol.messages import Refusal, Request
 from fedwinnow.server.driver import Delivery
 from fedwinnow.server.state import RunState
 

@@ -32,10 +32,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from fedwinnow.client.data.samples import content_id
-from fedwinnow.curation import messages as m
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.combining import between
 from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
+from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.seeds import derive_seed
 
 TIMES = 10

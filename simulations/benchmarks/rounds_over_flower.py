@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation.config.load_files import load_run, run_id
-from fedwinnow.curation.messages import Request
+from fedwinnow.curation.protocol.messages import Request
 from fedwinnow.server.driver import Transport
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState

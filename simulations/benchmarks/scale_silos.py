@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.run import (
     PluginSection,
     RunConfig,
@@ -29,6 +27,8 @@ from fedwinnow.curation.config.run import (
     TrainingSection,
 )
 from fedwinnow.curation.datatypes import Adapter, SignalTable
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.summary import edges_from_public, summarise
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState

@@ -27,9 +27,9 @@ from fedwinnow.client.agent.grpc_service import Agent
 from fedwinnow.client.agent.relay import carry
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.run import AgentSection
-from fedwinnow.curation.envelope import Draft, PrivateKey, Stamp, seal, sign, unseal
-from fedwinnow.curation.envelope import verified_stamp as verify
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.curation.protocol.envelope import Draft, PrivateKey, Stamp, seal, sign, unseal
+from fedwinnow.curation.protocol.envelope import verified_stamp as verify
 
 MEGABYTE = 1_000_000
 _BARE = "/bare/Echo"

@@ -7,10 +7,10 @@ import numpy as np
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation import messages as m
 from fedwinnow.curation.config.run import PolicySection, RunTerms, SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import SignalTable, Status
+from fedwinnow.curation.protocol import messages as m
 
 CHECKPOINTS = 2
 EDGES = np.linspace(0.0, 1.0, 5)

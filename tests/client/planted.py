@@ -14,12 +14,12 @@ from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.load_files import load_site, run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import load, to_toml
-from fedwinnow.curation.envelope import unseal
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.envelope import unseal
+from fedwinnow.curation.protocol.messages import (
     Reply,
     Request,
 )

@@ -11,12 +11,12 @@ from fedwinnow.client.boundary.policy import Policy
 from fedwinnow.client.boundary.released_datasets import KnownData
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.run import PolicySection, RunTerms, SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, Selection
 from fedwinnow.curation.errors import RefusalError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 
 OPEN = {"allow_unsealed_adapters": True, "smallest_group": 8, "min_change": 5}
 PLAIN = {

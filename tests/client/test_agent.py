@@ -24,11 +24,12 @@ from fedwinnow.client.boundary import ledger
 from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.phases import table
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.run import AgentSection, RunConfig, SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.envelope import (
+from fedwinnow.curation.errors import ConfigError, OutputError, TransportError
+from fedwinnow.curation.protocol import messages, wire
+from fedwinnow.curation.protocol.envelope import (
     Envelope,
     PrivateKey,
     Stamp,
@@ -36,7 +37,6 @@ from fedwinnow.curation.envelope import (
     unseal,
     verified,
 )
-from fedwinnow.curation.errors import ConfigError, OutputError, TransportError
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
 LONGEST = 30.0

@@ -6,9 +6,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedwinnow.client import app as rim
-from fedwinnow.curation import messages, wire
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.protocol import messages, wire
 
 HEADER = messages.Header(run="r", phase="train", round=1, adapter="abc")
 ADAPTER = Adapter(

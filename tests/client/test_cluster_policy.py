@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from policy_silo import Silo, head, join, kept, refused, score, select, summary
 
-from fedwinnow.curation import messages as m
 from fedwinnow.curation.config.run import PolicySection
 from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.protocol import messages as m
 
 TERMS = {"clusters": {"count": 4, "iterations": 3}}
 

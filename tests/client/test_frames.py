@@ -18,8 +18,8 @@ from fedwinnow.client.agent.frames import (
     request_frames,
     words,
 )
-from fedwinnow.curation.envelope import Envelope
 from fedwinnow.curation.errors import ConfigError, ProtocolError
+from fedwinnow.curation.protocol.envelope import Envelope
 
 PAYLOADS = st.binary(max_size=3000)
 

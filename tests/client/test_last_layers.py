@@ -25,10 +25,10 @@ from fedwinnow.curation.config.run import (
 )
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.errors import ConfigError, ModelError
-from fedwinnow.curation.messages import Refusal
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
+from fedwinnow.curation.protocol.messages import Refusal
 from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
 from fedwinnow.server.rounds import init, next_request

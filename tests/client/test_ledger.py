@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from fedwinnow.client.boundary import ledger_chain
 from fedwinnow.client.boundary.ledger import Entry, Ledger, file_of, read, verify
-from fedwinnow.curation import wire
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.messages import Header, KeptReply, Receipt, Refusal
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.messages import Header, KeptReply, Receipt, Refusal
 
 HEADER = Header(run="r", phase="select")
 

@@ -19,8 +19,8 @@ from policy_silo import (
     trained,
 )
 
-from fedwinnow.curation import messages as m
 from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.protocol import messages as m
 from fedwinnow.strategies.registry import factory
 
 

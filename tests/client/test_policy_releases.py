@@ -22,8 +22,8 @@ from policy_silo import (
 
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.client.boundary.policy import pooled
-from fedwinnow.curation import messages as m
 from fedwinnow.curation.datatypes import Metrics, SignalTable
+from fedwinnow.curation.protocol import messages as m
 
 
 @pytest.fixture

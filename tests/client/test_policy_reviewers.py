@@ -4,7 +4,7 @@ import pytest
 from policy_silo import Silo, adapter_of, head, join, refused
 
 from fedwinnow.client.boundary.disclosure import may_leave
-from fedwinnow.curation import messages as m
+from fedwinnow.curation.protocol import messages as m
 
 COMMITTEE = {"scorer": {"name": "committee"}}
 

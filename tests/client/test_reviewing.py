@@ -14,7 +14,6 @@ from fedwinnow.client.runs.review_queue import questions
 from fedwinnow.client.signals import reviewers as reviewing
 from fedwinnow.client.signals.reviewers import check_reviewers
 from fedwinnow.client.site import Site
-from fedwinnow.curation import messages as m
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig, site_configs
@@ -28,6 +27,7 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.model.pretrained import encode, get_adapter, set_adapter
 from fedwinnow.curation.model.token_losses import collate
+from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.selection import QUEUED

@@ -16,11 +16,11 @@ from fedwinnow.client.runs.site_run import check_terms, hold
 from fedwinnow.client.site import Site
 from fedwinnow.client.training import curriculum_stages, round_plan
 from fedwinnow.client.training.curriculum_stages import choose, stage_of
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import site_configs
 from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.simulations.toy import write_toy_scenario
 

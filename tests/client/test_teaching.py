@@ -18,7 +18,6 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.signals import teacher as teaching
 from fedwinnow.client.signals.teacher import confidences
 from fedwinnow.client.site import Site
-from fedwinnow.curation import messages as m
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import ModelSection, RunConfig, TeacherSection, site_configs
 from fedwinnow.curation.datatypes import Sample, Status
@@ -26,6 +25,7 @@ from fedwinnow.curation.errors import ModelError, PluginError
 from fedwinnow.curation.model import token_losses
 from fedwinnow.curation.model.pretrained import encode, load_teacher
 from fedwinnow.curation.model.token_losses import collate, entropies
+from fedwinnow.curation.protocol import messages as m
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.tiny import write_tiny_model

@@ -17,10 +17,10 @@ from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
 from fedwinnow.client.phases.score import close
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.messages import CloseRequest, Header
 from fedwinnow.curation.model import tokenization
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.tokenization import encode_sample, encode_samples
+from fedwinnow.curation.protocol.messages import CloseRequest, Header
 
 TEXTS = st.text(max_size=20)
 SAMPLES = st.lists(

@@ -28,13 +28,13 @@ from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.load_files import load_run, load_site, run_id
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import Metrics
-from fedwinnow.curation.envelope import Envelope, PrivateKey, sign
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.messages import (
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.envelope import Envelope, PrivateKey, sign
+from fedwinnow.curation.protocol.messages import (
     ClusterReply,
     Header,
     JoinRequest,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.curation.config.load_files import load_run, load_site
-from fedwinnow.curation.envelope import PrivateKey
 from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.protocol.envelope import PrivateKey
 
 KEYS = [PrivateKey.new().public.text for _ in range(3)]
 

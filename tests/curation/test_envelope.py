@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.envelope import (
+from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
+from fedwinnow.curation.protocol.envelope import (
     Envelope,
     PrivateKey,
     PublicKey,
@@ -23,7 +24,6 @@ from fedwinnow.curation.envelope import (
     verified,
     verified_stamp,
 )
-from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 
 KEY, OTHER = PrivateKey.new(), PrivateKey.new()
 WORDS = {"site": "north", "run": "r1", "phase": "join", "sequence": 7}

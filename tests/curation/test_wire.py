@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
 from fedwinnow.curation.errors import CurationError, NonFiniteError, ProtocolError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 
 HEADER = m.Header(run="run-1", phase="train", round=2, arm="curated", adapter="ab" * 32)
 

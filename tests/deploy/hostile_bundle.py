@@ -17,8 +17,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedwinnow.client.agent.relay import agent_status, carry
-from fedwinnow.curation.envelope import Envelope, PrivateKey, PublicKey, seal, sign, unseal
 from fedwinnow.curation.errors import CurationError
+from fedwinnow.curation.protocol.envelope import Envelope, PrivateKey, PublicKey, seal, sign, unseal
 
 LONGEST = 60.0
 """Longest wait for a reply, seconds."""

@@ -36,10 +36,10 @@ def agent(file: str, run: str, *who: int) -> None:
     from fedwinnow.client.agent.grpc_service import Agent  # noqa: F401 - to be loaded before
     from fedwinnow.client.agent.preflight import check_settings  # noqa: F401 - likewise
     from fedwinnow.client.boundary.guarded_site import Boundary, checked
-    from fedwinnow.curation import messages, wire
     from fedwinnow.curation.config.load_files import load_run, load_site
     from fedwinnow.curation.config.strict_toml import canonical
-    from fedwinnow.curation.envelope import PrivateKey, sign
+    from fedwinnow.curation.protocol import messages, wire
+    from fedwinnow.curation.protocol.envelope import PrivateKey, sign
 
     config, terms, key = load_site(Path(file)), load_run(Path(run)).terms(), PrivateKey.new()
     with tempfile.TemporaryDirectory() as scratch:

@@ -21,12 +21,12 @@ from fedwinnow.client.agent.grpc_service import Agent
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary import ledger
 from fedwinnow.client.boundary.guarded_site import Boundary
-from fedwinnow.curation import messages, wire
 from fedwinnow.curation.config.load_files import load_run, load_site, run_id
 from fedwinnow.curation.config.run import SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical, to_toml
-from fedwinnow.curation.envelope import Envelope, Stamp, unseal
 from fedwinnow.curation.errors import ProtocolError, TransportError
+from fedwinnow.curation.protocol import messages, wire
+from fedwinnow.curation.protocol.envelope import Envelope, Stamp, unseal
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.simulations.pages import until
 from fedwinnow.simulations.toy_deployment import write_toy_deployment

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fault_breaks import Break, install
 
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.run import QuorumSection, RunConfig
 from fedwinnow.curation.errors import CurationError
+from fedwinnow.curation.protocol import wire
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import InProcess, run_phases

@@ -18,8 +18,8 @@ from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.boundary.ledger import Ledger, file_of
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
-from fedwinnow.curation.envelope import verified_stamp
-from fedwinnow.curation.messages import Header
+from fedwinnow.curation.protocol.envelope import verified_stamp
+from fedwinnow.curation.protocol.messages import Header
 from fedwinnow.server.driver import Delivery
 from fedwinnow.server.store import Store
 

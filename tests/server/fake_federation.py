@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 import torch
 
-from fedwinnow.curation import messages as m
 from fedwinnow.curation.config.run import (
     ClustersSection,
     EvaluationSection,
@@ -20,6 +19,7 @@ from fedwinnow.curation.config.run import (
     WarmUpSection,
 )
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
+from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.driver import Delivery
 from fedwinnow.server.rounds import absorb, init, next_request

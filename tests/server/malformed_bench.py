@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_federation import SITES
 from safetensors.numpy import save
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.datatypes import ScoreSummary
-from fedwinnow.curation.envelope import Envelope, PrivateKey, PublicKey, seal, sign
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.envelope import Envelope, PrivateKey, PublicKey, seal, sign
 
 KEYS = {name: PrivateKey.new() for name in ("coordinator", "stranger", *SITES)}
 BAD = "beta"

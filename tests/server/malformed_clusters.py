@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from malformed_bench import BAD, Bench, field_of, poison
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
-from fedwinnow.curation.envelope import Envelope
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.envelope import Envelope
 
 NAN, INF = float("nan"), float("inf")
 

@@ -19,10 +19,10 @@ from malformed_bench import (
 )
 from malformed_clusters import CLUSTERS
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.datatypes import Metrics
-from fedwinnow.curation.envelope import Envelope
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.envelope import Envelope
 
 Kinds = Mapping[str, tuple[str, Callable[[Bench], Envelope], str]]
 

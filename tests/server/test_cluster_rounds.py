@@ -17,12 +17,13 @@ from fake_federation import (
     with_clusters,
 )
 
-from fedwinnow.curation import clusters, wire
-from fedwinnow.curation import messages as m
+from fedwinnow.curation import clusters
 from fedwinnow.curation.config.load_files import identity
 from fedwinnow.curation.config.run import ClustersSection, RunSection, RunTerms, TrainingSection
 from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.errors import ConfigError, ProtocolError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.driver import drive
 from fedwinnow.server.outcome import _clusters as recorded

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from fake_federation import SITES, FakeSites, FakeTransport, make_config
 
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.run import StudySection, TrainingSection, WarmUpSection
 from fedwinnow.curation.errors import EmptySelectionError, OutputError, ProtocolError
-from fedwinnow.curation.messages import Refusal
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.messages import Refusal
 from fedwinnow.server.driver import Delivery, drive
 from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store

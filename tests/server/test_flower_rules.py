@@ -20,7 +20,7 @@ from fedwinnow.curation.errors import (
     PluginError,
     RunError,
 )
-from fedwinnow.curation.wire import dump, restore
+from fedwinnow.curation.protocol.wire import dump, restore
 from fedwinnow.server.flower_rules import FlowerRule, flower_names
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState

@@ -5,9 +5,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwinnow.curation import messages, wire
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.server.grid import GridTransport, reachable
 
 

@@ -9,10 +9,10 @@ from fake_federation import SITES, FakeSites, at
 from malformed_bench import BAD, KEYS, Bench
 from malformed_kinds import KINDS
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
-from fedwinnow.curation.envelope import seal, sign
 from fedwinnow.curation.errors import CurationError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.envelope import seal, sign
 from fedwinnow.server.rounds import absorb, next_request
 from fedwinnow.server.sealing import Sealer
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from fake_federation import SITES, FakeSites, FakeTransport, at, make_config
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.run import TrainingSection
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 from fedwinnow.server.driver import drive
 from fedwinnow.server.returning import readmit, requests
 from fedwinnow.server.rounds import absorb, init, next_request

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from fake_federation import SITES, FakeSites, at, make_config, nudged, replies_to
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config.run import ScorerSection
 from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 from fedwinnow.server.returning import requests
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState

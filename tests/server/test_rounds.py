@@ -20,13 +20,13 @@ from fake_federation import (
     run_until,
 )
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config.run import RunSection, RunTerms, StudySection, TrainingSection
 from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.datatypes import Metrics, ScoreSummary
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState
 

@@ -7,10 +7,10 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
-from fedwinnow.curation.envelope import PrivateKey, seal, sign, verified
-from fedwinnow.curation.records import envelope_in, envelope_records
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.envelope import PrivateKey, seal, sign, verified
+from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
 from fedwinnow.server.codec import Sealed
 from fedwinnow.server.grid import GridTransport
 from fedwinnow.server.sealing import Sealer

@@ -2,11 +2,11 @@
 
 import pytest
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.run import CoordinatorSection, MemberSection, RunConfig
-from fedwinnow.curation.envelope import PrivateKey, seal, sign, verified
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.envelope import PrivateKey, seal, sign, verified
 from fedwinnow.server.sealing import Sealer
 
 COORDINATOR, SITE = PrivateKey.new(), PrivateKey.new()

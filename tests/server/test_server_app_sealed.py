@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.load_files import load_run, load_scenario, load_site
-from fedwinnow.curation.records import envelope_in, envelope_records
+from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
 from fedwinnow.server import app as server
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.toy_deployment import write_toy_deployment

@@ -15,7 +15,7 @@ from fedwinnow.curation.config.run import (
     WarmUpSection,
 )
 from fedwinnow.curation.errors import ConfigError, DataError, ProtocolError
-from fedwinnow.curation.messages import Refusal
+from fedwinnow.curation.protocol.messages import Refusal
 from fedwinnow.server.driver import Delivery, drive
 from fedwinnow.server.status import read_status, status_file
 from fedwinnow.server.store import Store

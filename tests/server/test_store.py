@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from fake_federation import at, make_config, run_until
 
-from fedwinnow.curation import wire
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.errors import ConfigError, OutputError
+from fedwinnow.curation.protocol import wire
 from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store
 

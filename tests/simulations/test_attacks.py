@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation import messages as m
-from fedwinnow.curation import wire
 from fedwinnow.curation.adapters.algebra import check_compatible
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config.load_files import run_id
 from fedwinnow.curation.config.run import RunConfig, RunSection
 from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.protocol import messages as m
+from fedwinnow.curation.protocol import wire
 from fedwinnow.simulations.attacks import trial
 from fedwinnow.simulations.attacks.bed import GUARDS, HONEST, LIAR, RULES, Case, cases, doors
 from fedwinnow.simulations.attacks.liar import Liar

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedwinnow.cli import bench
-from fedwinnow.curation.envelope import PrivateKey, sign, verified
 from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.protocol.envelope import PrivateKey, sign, verified
 from fedwinnow.simulations.benchmarks import rounds, transfer
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fedwinnow.cli import bench
 from fedwinnow.curation.errors import RunError
-from fedwinnow.curation.messages import CloseRequest, Header
+from fedwinnow.curation.protocol.messages import CloseRequest, Header
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.benchmarks import scale, scale_silos, stages
 

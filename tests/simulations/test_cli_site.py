@@ -22,8 +22,8 @@ from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.envelope import PrivateKey
-from fedwinnow.curation.messages import Header, JoinRequest
+from fedwinnow.curation.protocol.envelope import PrivateKey
+from fedwinnow.curation.protocol.messages import Header, JoinRequest
 from fedwinnow.server.sealing import Sealer
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 

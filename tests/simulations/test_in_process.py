@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.tables import read_signals
-from fedwinnow.curation import wire
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, OutputError
+from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.ranking import auroc
 from fedwinnow.server import outcome as outcome_files
 from fedwinnow.server.state import RunState

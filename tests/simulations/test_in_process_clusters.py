@@ -11,8 +11,9 @@ import pytest
 
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation import clusters, messages, wire
+from fedwinnow.curation import clusters
 from fedwinnow.curation.config.load_files import load_scenario, run_id
+from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.server import outcome
 from fedwinnow.server.rounds import next_request
 from fedwinnow.server.state import RunState

@@ -11,8 +11,8 @@ import pytest
 from fedwinnow.curation import errors
 from fedwinnow.curation.config.load_files import run_id
 from fedwinnow.curation.config.run import CoordinatorSection, MemberSection, RunConfig, RunSection
-from fedwinnow.curation.envelope import PrivateKey, PublicKey
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol.envelope import PrivateKey, PublicKey
+from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.state import RunState
 from fedwinnow.server.status import status_file
 from fedwinnow.server.store import Store

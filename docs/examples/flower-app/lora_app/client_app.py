@@ -3,7 +3,7 @@
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwinnow.curation.records import arrays_in, record_of
+from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 from lora_app.task import data_of, descend, loss_of
 
 app = ClientApp()

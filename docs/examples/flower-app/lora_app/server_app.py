@@ -4,7 +4,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedwinnow.curation.config.run import AdapterSection, PluginSection, RunConfig
-from fedwinnow.curation.records import record_of
+from fedwinnow.curation.protocol.flower_records import record_of
 from fedwinnow.server.strategy import CurationStrategy
 from lora_app.task import start
 

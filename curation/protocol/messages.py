@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from fedwinnow.curation.cluster_messages import ClusterReply, ClusterRequest, QuotaRequest
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
-from fedwinnow.curation.header import PROTOCOL, UNSENT, Header
+from fedwinnow.curation.protocol.header import PROTOCOL, UNSENT, Header
 
 __all__ = ["PROTOCOL", "UNSENT", "ClusterReply", "ClusterRequest", "Header", "QuotaRequest"]
 

@@ -20,9 +20,9 @@ from jaxtyping import AbstractArray
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from fedwinnow.curation import messages
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
-from fedwinnow.curation.phases import Phase
+from fedwinnow.curation.protocol import messages
+from fedwinnow.curation.protocol.phases import Phase
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 N = TypeVar("N")

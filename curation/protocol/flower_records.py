@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from fedwinnow.curation.envelope import Envelope
 from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.protocol.envelope import Envelope
 
 Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
 

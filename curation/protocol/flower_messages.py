@@ -5,9 +5,9 @@ A message is two records: ``message`` (text) and ``arrays``.
 
 from flwr.app import ConfigRecord, RecordDict
 
-from fedwinnow.curation import messages, wire
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.records import arrays_in, record_of
+from fedwinnow.curation.protocol import messages, wire
+from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 
 
 def message_records(message: messages.Message) -> RecordDict:

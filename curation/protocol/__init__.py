@@ -1,0 +1,1 @@
+"""The message protocol: phases, requests, replies, wire format, envelopes."""
