@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from fedwinnow.curation.adapters.algebra import check_adapter, check_compatible
-from fedwinnow.curation.clusters import BOUND
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import CurationError
@@ -27,6 +26,7 @@ from fedwinnow.curation.protocol.messages import (
     TrainedAdapter,
 )
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.scores.loss_clusters import BOUND
 from fedwinnow.server.state import RunState, given
 
 

@@ -1,4 +1,4 @@
-"""Clusters at the server: k-means from the sites' sums, then quotas (``curation/clusters.py``)."""
+"""Clusters at the server: k-means from the sites' sums, then quotas (``curation/scores/loss_clusters.py``)."""
 
 import logging
 from collections.abc import Mapping
@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedwinnow.curation import clusters
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.protocol.messages import (
     ClusterReply,
@@ -15,6 +14,7 @@ from fedwinnow.curation.protocol.messages import (
     QuotaRequest,
     Reply,
 )
+from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.state import Clusters, RoundRecord, RunState, given
 
@@ -23,9 +23,11 @@ logger = logging.getLogger(__name__)
 
 def begin(state: RunState, config: RunConfig) -> Clusters:
     """The start: a function of the agreed public rows and the seed, as every site computes it."""
-    rows = clusters.losses_of(state.tables)
+    rows = loss_clusters.losses_of(state.tables)
     seed = derive_seed(config.run.seed, "clusters")
-    centroids = clusters.start(clusters.standardised(rows, rows), config.clusters.count, seed)
+    centroids = loss_clusters.start(
+        loss_clusters.standardised(rows, rows), config.clusters.count, seed
+    )
     if len(centroids) < config.clusters.count:
         words = "clusters.count is %d, but only %d public rows differ in their losses"
         logger.warning(words, config.clusters.count, len(centroids))
@@ -51,7 +53,7 @@ def quota_request(state: RunState, header: Header) -> QuotaRequest:
         threshold=decision.value,
         per_site=dict(decision.per_site),
         totals=held.totals,
-        extra=clusters.extras(held.quotas, held.counts),
+        extra=loss_clusters.extras(held.quotas, held.counts),
     )
 
 
@@ -68,12 +70,12 @@ def cluster(
     totals = np.array([sum(column) for column in zip(*counts.values(), strict=True)])
     if state.round < config.clusters.iterations:
         sums = np.sum([reply.sums for reply in said.values()], axis=0)
-        centroids = clusters.update(held.centroids, totals, sums)
+        centroids = loss_clusters.update(held.centroids, totals, sums)
         moved = float(np.abs(centroids - held.centroids).max())
         logger.info("clusters: exchange %d moves a centroid by up to %.3g", state.round, moved)
         return replace(state, clusters=replace(held, centroids=centroids)), record
     numbers = totals.tolist()
-    quotas = clusters.fill(numbers, clusters.budget_of(numbers, config.clusters.budget))
+    quotas = loss_clusters.fill(numbers, loss_clusters.budget_of(numbers, config.clusters.budget))
     logger.info("clusters: %d of %d samples are to be kept", sum(quotas), sum(numbers))
     held = replace(held, counts=counts, totals=tuple(numbers), quotas=quotas)
     return replace(state, clusters=held), record

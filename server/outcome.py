@@ -17,12 +17,12 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import plain
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.scores.bootstrap import paired_bootstrap
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.versions import versions
 from fedwinnow.server.remarks import remarks, without_adapter
 from fedwinnow.server.report import write_report
 from fedwinnow.server.state import RoundRecord, RunState, configuration
-from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.server.store import Store
 from fedwinnow.server.summary_file import summary_json
 from fedwinnow.strategies.registry import build

@@ -25,7 +25,7 @@ from fedwinnow.curation.config.run import RunConfig, site_configs
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol.messages import Header
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS, ONCE
 from fedwinnow.simulations.left_out import Measured, aurocs_without, measured_by
 from fedwinnow.simulations.splits import Plan

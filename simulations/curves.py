@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
-from fedwinnow.server.statistics import crossed_bootstrap
+from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 
 LINE = 1.0
 SHAPES = (LINE, 0.75, 0.5, 0.25, -0.25, -0.5, -1.0, -2.0)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.server.statistics import crossed_bootstrap
+from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 from fedwinnow.simulations.curves import Placed, rank
 
 NEAR = 0.25

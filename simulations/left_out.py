@@ -19,7 +19,7 @@ from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.features import take
 from fedwinnow.curation.protocols import Scorer
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.strategies.registry import build

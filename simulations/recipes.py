@@ -19,9 +19,9 @@ from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_fo
 from fedwinnow.curation.config.run import PluginSection, RunConfig, StudySection, TrainingSection
 from fedwinnow.curation.config.strict_toml import canonical, plain
 from fedwinnow.curation.errors import ConfigError, RunError
+from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.driver import Progress
-from fedwinnow.server.statistics import crossed_bootstrap
 from fedwinnow.simulations.demo import local_model
 from fedwinnow.simulations.halving import Climb, Measured, Rung, cost, halve, rungs, runs_of
 from fedwinnow.simulations.holdout import holdout

@@ -11,7 +11,7 @@ from fedwinnow.client.data.anchors import split_of
 from fedwinnow.client.runs import tables
 from fedwinnow.curation.config.load_files import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.server.statistics import paired_bootstrap
+from fedwinnow.curation.scores.bootstrap import paired_bootstrap
 from fedwinnow.simulations.left_out import left_out
 
 Tree = dict[str, Any]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
 
 Tree = dict[str, Any]
 

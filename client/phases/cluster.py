@@ -13,10 +13,10 @@ import numpy as np
 
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation import clusters
 from fedwinnow.curation.datatypes import Scores, Selection, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.protocol.messages import ClusterReply, ClusterRequest, QuotaRequest
+from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.seeds import derive_seed
 
 START_TOLERANCE = 1e-6
@@ -25,10 +25,12 @@ START_TOLERANCE = 1e-6
 
 def prepare(work: Work, public: Trajectory, private: Trajectory) -> None:
     """Standardise the silo's losses by the agreed public rows, and note the start that follows."""
-    known = clusters.losses_of(public)
-    points = clusters.standardised(clusters.losses_of(private), known)
+    known = loss_clusters.losses_of(public)
+    points = loss_clusters.standardised(loss_clusters.losses_of(private), known)
     seed = derive_seed(work.terms.run.seed, "clusters")
-    start = clusters.start(clusters.standardised(known, known), work.terms.clusters.count, seed)
+    start = loss_clusters.start(
+        loss_clusters.standardised(known, known), work.terms.clusters.count, seed
+    )
     tables.write_trajectories(work.folder / "trajectories.parquet", private[-1].ids, points, start)
 
 
@@ -45,15 +47,15 @@ def exchange(work: Work, request: ClusterRequest, passing: Selection) -> Cluster
     if not own.exists():
         earlier = [tables.read_clusters(file)[0][rows] for file in _files(work) if file != own]
         places = np.full(len(points), -1, dtype=np.int64)
-        places[rows] = clusters.partition(
+        places[rows] = loss_clusters.partition(
             points[rows], request.centroids, earlier, smallest=smallest(work)
         )
         tables.write_clusters(own, passing.ids, places, _words(work, request))
     places, _ = tables.read_clusters(own)
-    counts, sums = clusters.sums(points[rows], places[rows], len(start))
+    counts, sums = loss_clusters.sums(points[rows], places[rows], len(start))
     if len(rows) < smallest(work):
         counts, sums = np.zeros_like(counts), np.zeros_like(sums)
-    told, means = clusters.rounded_down(counts, sums, work.config.site.round_counts_to)
+    told, means = loss_clusters.rounded_down(counts, sums, work.config.site.round_counts_to)
     return ClusterReply(
         header=request.header, site=work.site, counts=tuple(told.tolist()), sums=means
     )
@@ -84,13 +86,13 @@ def within_quotas(
     held = np.bincount(places[places >= 0], minlength=number)
     step = work.config.site.round_counts_to
     told = held if held.sum() < smallest(work) else held // step * step
-    quotas = clusters.own_quotas(
+    quotas = loss_clusters.own_quotas(
         told.tolist(),
         request.totals,
-        clusters.fill(request.totals, clusters.budget_of(request.totals, section.budget)),
+        loss_clusters.fill(request.totals, loss_clusters.budget_of(request.totals, section.budget)),
         extra,
     )
-    kept = clusters.best(scores, passing.ids, places, quotas)
+    kept = loss_clusters.best(scores, passing.ids, places, quotas)
     reasons = [
         reason or _reason(int(place), keep=bool(keep))
         for reason, place, keep in zip(passing.reasons, places, kept, strict=True)

@@ -21,9 +21,9 @@ from fedwinnow.curation.protocol.messages import (
     SummaryReply,
 )
 from fedwinnow.curation.protocols import QueueingScorer
+from fedwinnow.curation.scores.histogram import edges_from_public, on_grid, summarise
+from fedwinnow.curation.scores.selection import keep_all, oracle, random_like, select
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.selection import keep_all, oracle, random_like, select
-from fedwinnow.curation.summary import edges_from_public, on_grid, summarise
 from fedwinnow.strategies.asked import scorers
 from fedwinnow.strategies.blocks import score_in_blocks
 

@@ -12,7 +12,7 @@ from fedwinnow.client.phases.score import QUEUE
 from fedwinnow.client.runs.site_run import parse_terms
 from fedwinnow.curation.config.run import SiteConfig
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.selection import QUEUED
+from fedwinnow.curation.scores.selection import QUEUED
 
 _SELECTION = "selection.parquet"
 

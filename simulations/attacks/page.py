@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fedwinnow.curation.scores.bootstrap import paired_bootstrap
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.statistics import paired_bootstrap
 from fedwinnow.simulations.attacks.bed import LIAR
 
 Tree = dict[str, Any]

@@ -33,7 +33,6 @@ from fedwinnow.client.runs import tables
 from fedwinnow.client.signals.shards import SHARD, forget, in_shards
 from fedwinnow.curation.config.run import AdapterSection, ColumnsSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
-from fedwinnow.curation.edges import Edges
 from fedwinnow.curation.model.pretrained import (
     LoadedModel,
     encode,
@@ -41,8 +40,9 @@ from fedwinnow.curation.model.pretrained import (
     load_model,
     set_adapter,
 )
-from fedwinnow.curation.selection import select
-from fedwinnow.curation.summary import edges_from_public, quantile, snap, summarise
+from fedwinnow.curation.scores.histogram import edges_from_public, quantile, snap, summarise
+from fedwinnow.curation.scores.histogram_edges import Edges
+from fedwinnow.curation.scores.selection import select
 from fedwinnow.simulations.benchmarks.stages import Say, Stage, say, size_of, stage, watch
 from fedwinnow.simulations.tiny import write_tiny_model
 from fedwinnow.strategies.blocks import score_in_blocks

@@ -29,7 +29,7 @@ from fedwinnow.curation.config.run import (
 from fedwinnow.curation.datatypes import Adapter, SignalTable
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.summary import edges_from_public, summarise
+from fedwinnow.curation.scores.histogram import edges_from_public, summarise
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.benchmarks.scale import ladder, stages_with_growth

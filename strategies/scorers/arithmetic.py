@@ -15,7 +15,7 @@ from fedwinnow.curation.datatypes import (
     Trajectory,
 )
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
 
 Formula = Callable[[Trajectory], Float[np.ndarray, " samples"]]
 

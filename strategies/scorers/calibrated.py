@@ -40,7 +40,7 @@ from fedwinnow.curation.calibration import (
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.features import Features, features, nearest_domains, scored, take
-from fedwinnow.curation.ranking import auroc, auroc_within, standard_error
+from fedwinnow.curation.scores.ranking_metrics import auroc, auroc_within, standard_error
 from fedwinnow.curation.signal_columns import CONTRASTS, LOSSES
 from fedwinnow.curation.standard import folds_of, standard_of
 

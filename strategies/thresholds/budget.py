@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.scaling import Law, expected_losses, most_worth
-from fedwinnow.curation.summary import quantile
+from fedwinnow.curation.scores.histogram import quantile
 from fedwinnow.strategies.thresholds.deciding import decide, pooled
 
 

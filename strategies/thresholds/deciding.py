@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import EmptySummaryError
-from fedwinnow.curation.summary import merge, rank_error_bound, share_above, snap
+from fedwinnow.curation.scores.histogram import merge, rank_error_bound, share_above, snap
 
 Summaries = Mapping[str, ScoreSummary]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
-from fedwinnow.curation.summary import quantile
+from fedwinnow.curation.scores.histogram import quantile
 from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.protocols import Threshold
-from fedwinnow.curation.summary import quantile, snap
+from fedwinnow.curation.scores.histogram import quantile, snap
 from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled
 
 

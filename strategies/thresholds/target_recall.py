@@ -36,8 +36,8 @@ from scipy.stats import beta
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.protocols import Threshold
-from fedwinnow.curation.ranking import auroc, standard_error
-from fedwinnow.curation.summary import share_above
+from fedwinnow.curation.scores.histogram import share_above
+from fedwinnow.curation.scores.ranking_metrics import auroc, standard_error
 from fedwinnow.strategies.thresholds.deciding import (
     check_share,
     clean_scores,

@@ -9,9 +9,9 @@ from cluster_silo import ask, points_of, quotas, silo, terms_of
 
 from fedwinnow.client.phases import score as decide
 from fedwinnow.client.phases.cluster import smallest
-from fedwinnow.curation import clusters
 from fedwinnow.curation.config.run import PolicySection
 from fedwinnow.curation.errors import ProtocolError, RefusalError
+from fedwinnow.curation.scores import loss_clusters
 
 
 def made_up(seed, number):
@@ -37,10 +37,10 @@ def exchanged(works, threshold=float("-inf")):
         replies = {site: decide.cluster(work, asked) for site, work in works.items()}
         totals = np.sum([reply.counts for reply in replies.values()], axis=0)
         sums = np.sum([reply.sums for reply in replies.values()], axis=0)
-        last, centroids = centroids, clusters.update(centroids, totals, sums)
-    wanted = clusters.fill(totals.tolist(), clusters.budget_of(totals.tolist(), 0.5))
+        last, centroids = centroids, loss_clusters.update(centroids, totals, sums)
+    wanted = loss_clusters.fill(totals.tolist(), loss_clusters.budget_of(totals.tolist(), 0.5))
     counts = {site: reply.counts for site, reply in replies.items()}
-    request = quotas(totals.tolist(), threshold, clusters.extras(wanted, counts))
+    request = quotas(totals.tolist(), threshold, loss_clusters.extras(wanted, counts))
     return last, replies, request
 
 
@@ -61,7 +61,7 @@ def test_clusters_of_silos_are_those_of_one_pool(tmp_path, threshold):
         pool.append(points[made_up(i, n)[1] >= threshold])
     points, expected = np.concatenate(pool), start
     for _ in range(2):
-        places = clusters.assign(points, expected)
+        places = loss_clusters.assign(points, expected)
         means = [points[places == k].mean(axis=0) for k in range(len(start)) if (places == k).any()]
         held = np.flatnonzero(np.bincount(places, minlength=len(start)))
         expected = expected.copy()
@@ -80,8 +80,8 @@ def test_clusters_selection_is_the_best_of_each_cluster(tmp_path):
         assert decide.select_samples(work, request).kept == {"curated": sum(
             row["kept"] for row in rows_of(work))}  # fmt: skip
         kept[site] = sum(row["kept"] for row in rows_of(work))
-    assert sum(kept.values()) == clusters.budget_of(request.totals, 0.5)
-    wanted = clusters.fill(request.totals, sum(kept.values()))
+    assert sum(kept.values()) == loss_clusters.budget_of(request.totals, 0.5)
+    wanted = loss_clusters.fill(request.totals, sum(kept.values()))
     for i, (site, work) in enumerate(works.items()):
         scores = made_up(i, (40, 25, 60)[i])[1]
         places = pq.read_table(work.folder / "clusters-3.parquet")["cluster"].to_pylist()

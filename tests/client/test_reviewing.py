@@ -28,9 +28,9 @@ from fedwinnow.curation.errors import (
 from fedwinnow.curation.model.pretrained import encode, get_adapter, set_adapter
 from fedwinnow.curation.model.token_losses import collate
 from fedwinnow.curation.protocol import messages as m
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
+from fedwinnow.curation.scores.selection import QUEUED
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.curation.selection import QUEUED
 from fedwinnow.server.rounds import absorb, init, next_request
 from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.toy import SITES, toy_rows, write_toy_scenario

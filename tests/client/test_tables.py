@@ -9,7 +9,7 @@ import pytest
 from fedwinnow.client.runs import tables
 from fedwinnow.curation.datatypes import Selection, SignalTable
 from fedwinnow.curation.errors import OutputError, ProtocolError
-from fedwinnow.curation.selection import select
+from fedwinnow.curation.scores.selection import select
 
 NAN = np.nan
 

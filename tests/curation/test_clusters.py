@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation import clusters as c
+from fedwinnow.curation.scores import loss_clusters as c
 
 SEEDS = st.integers(0, 2**32 - 1)
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=12)

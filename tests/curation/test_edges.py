@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.curation.edges import PARTS, edges_from_public, grid, on_grid, snap
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError
+from fedwinnow.curation.scores.histogram_edges import PARTS, edges_from_public, grid, on_grid, snap
 
 EDGES = np.linspace(-3.0, 3.0, 13)
 

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation.errors import NonFiniteError, RunError
-from fedwinnow.curation.ranking import auroc, auroc_within, selection_quality, standard_error
+from fedwinnow.curation.scores.ranking_metrics import (
+    auroc,
+    auroc_within,
+    selection_quality,
+    standard_error,
+)
 
 PAIRS = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).filter(
     lambda pairs: 0 < sum(p for _, p in pairs) < len(pairs)

@@ -5,7 +5,7 @@ import pytest
 
 from fedwinnow.curation.datatypes import Status
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.selection import keep_all, oracle, random_like, select
+from fedwinnow.curation.scores.selection import keep_all, oracle, random_like, select
 
 IDS = ("a", "b", "c", "d")
 SCORES = np.array([0.2, 0.5, np.nan, 0.9])

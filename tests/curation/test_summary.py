@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
-from fedwinnow.curation.summary import (
+from fedwinnow.curation.scores.histogram import (
     edges_from_public,
     empty,
     merge,

@@ -17,13 +17,13 @@ from fake_federation import (
     with_clusters,
 )
 
-from fedwinnow.curation import clusters
 from fedwinnow.curation.config.load_files import identity
 from fedwinnow.curation.config.run import ClustersSection, RunSection, RunTerms, TrainingSection
 from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.driver import drive
 from fedwinnow.server.outcome import _clusters as recorded
@@ -57,8 +57,8 @@ def test_clusters_stand_between_score_and_select():
 def test_clusters_start_from_the_agreed_public_rows():
     """Round 1 sends k-means++ of the median rows: whoever has these can compute it."""
     state = at("cluster")
-    rows = clusters.losses_of(state.tables)
-    own = clusters.start(clusters.standardised(rows, rows), 4, derive_seed(0, "clusters"))
+    rows = loss_clusters.losses_of(state.tables)
+    own = loss_clusters.start(loss_clusters.standardised(rows, rows), 4, derive_seed(0, "clusters"))
     assert np.array_equal(next_request(state).centroids, own)
 
 
@@ -83,9 +83,9 @@ def test_clusters_quotas_are_those_of_the_last_exchange():
     request = next_request(state)
     totals = [sum(said[site].counts[k] for site in SITES) for k in range(4)]
     assert list(request.totals) == totals
-    quotas = clusters.fill(totals, clusters.budget_of(totals, 0.5))
+    quotas = loss_clusters.fill(totals, loss_clusters.budget_of(totals, 0.5))
     assert state.clusters.quotas == quotas
-    assert request.extra == clusters.extras(quotas, {s: said[s].counts for s in SITES})
+    assert request.extra == loss_clusters.extras(quotas, {s: said[s].counts for s in SITES})
     assert np.array_equal(state.clusters.centroids, before.clusters.centroids)
 
 
@@ -193,7 +193,7 @@ def test_clusters_stand_in_record_and_report():
     state = upto(4)
     found = recorded(state)["clusters"]
     assert found["counts"] == list(state.clusters.totals)
-    assert sum(found["quotas"]) == clusters.budget_of(found["counts"], 0.5)
+    assert sum(found["quotas"]) == loss_clusters.budget_of(found["counts"], 0.5)
     assert len(found["centroids"]) == 4
     shown = drawn({"clusters": found})
     (table,) = shown["blocks"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedwinnow.curation.config.run import GuardsSection, PluginSection
 from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.summary import merge, quantile
+from fedwinnow.curation.scores.histogram import merge, quantile
 from fedwinnow.server.count_guards import bound_counts, middle_summaries
 from fedwinnow.server.rounds import absorb, next_request
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedwinnow.server.statistics import crossed_bootstrap, paired_bootstrap
+from fedwinnow.curation.scores.bootstrap import crossed_bootstrap, paired_bootstrap
 
 
 def test_interval_of_a_constant_difference_is_a_point():

@@ -11,7 +11,7 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, OutputError
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS
 from fedwinnow.simulations import ablation as module
 from fedwinnow.simulations.ablation import COLUMNS, GROUPS, ablate, ablation

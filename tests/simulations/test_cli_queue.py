@@ -14,7 +14,7 @@ from fedwinnow.client.runs import tables
 from fedwinnow.curation.config.load_files import load_scenario, load_site
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import SignalTable
-from fedwinnow.curation.selection import select
+from fedwinnow.curation.scores.selection import select
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
 RUN = "toy-0123456789ab"

@@ -25,7 +25,7 @@ from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, OutputError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.server import outcome as outcome_files
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store

@@ -11,9 +11,9 @@ import pytest
 
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation import clusters
 from fedwinnow.curation.config.load_files import load_scenario, run_id
 from fedwinnow.curation.protocol import messages, wire
+from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.server import outcome
 from fedwinnow.server.rounds import next_request
 from fedwinnow.server.state import RunState
@@ -95,10 +95,10 @@ def test_clusters_of_a_run_are_those_of_one_pool(config, finished):
         pool.append(points[scores >= state.decision.value])
     points, expected = np.concatenate(pool), start
     for _ in range(2):
-        counts, sums = clusters.sums(points, clusters.assign(points, expected), 3)
-        expected = clusters.update(expected, counts, sums)
+        counts, sums = loss_clusters.sums(points, loss_clusters.assign(points, expected), 3)
+        expected = loss_clusters.update(expected, counts, sums)
     assert np.abs(state.clusters.centroids - expected).max() <= 1e-6
-    counts, _ = clusters.sums(points, clusters.assign(points, expected), 3)
+    counts, _ = loss_clusters.sums(points, loss_clusters.assign(points, expected), 3)
     assert list(state.clusters.totals) == counts.tolist()
 
 
@@ -115,7 +115,7 @@ def test_clusters_of_a_run_fill_the_budget(config, finished):
         assert state.kept["curated"][site] == sum(row["kept"] for row in rows)
         reasons |= {row["reason"] for row, place in zip(rows, places, strict=True) if place >= 0}
     assert tuple(kept.tolist()) == state.clusters.quotas
-    assert kept.sum() == clusters.budget_of(state.clusters.totals, 0.5)
+    assert kept.sum() == loss_clusters.budget_of(state.clusters.totals, 0.5)
     assert all(reason == "" or reason.startswith("over the quota of cluster") for reason in reasons)
 
 

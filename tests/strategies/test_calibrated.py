@@ -7,7 +7,7 @@ from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.features import features, nearest_domains
 from fedwinnow.curation.protocols import Scorer
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.strategies.scorers.calibrated import PAYING, SIGNALS, calibrated
 from fedwinnow.strategies.scorers.typicality import typicality
 

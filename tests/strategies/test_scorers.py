@@ -7,7 +7,7 @@ import pytest
 
 from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.ranking import auroc
+from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.strategies.registry import build
 
 FORWARD = ("perplexity", "ifd", "ira", "uniform", "length", "representation")

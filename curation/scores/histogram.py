@@ -5,7 +5,7 @@ that hold fewer samples than a site allows are merged with their neighbours, and
 spread evenly over its cells, so that nothing but sums of runs is visible.
 
 Edges come from PUBLIC scores by a fixed rule, at every site alike, and thresholds lie on a grid
-between them: ``curation/edges.py``.
+between them: ``curation/scores/histogram_edges.py``.
 
 Rank error of a threshold, as a share of all samples: a site's count above it is exact but for the
 cell or run that holds it, so Σ_sites run + the fullest cell bounds it.
@@ -21,8 +21,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedwinnow.curation.datatypes import Scores, ScoreSummary
-from fedwinnow.curation.edges import Edges, edges_from_public, grid, logit, on_grid, snap
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
+from fedwinnow.curation.scores.histogram_edges import (
+    Edges,
+    edges_from_public,
+    grid,
+    logit,
+    on_grid,
+    snap,
+)
 
 __all__ = [
     "edges_from_public",

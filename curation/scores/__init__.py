@@ -1,0 +1,1 @@
+"""Scores: histograms and their edges, selection, ranking metrics, clusters, intervals."""
