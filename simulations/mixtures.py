@@ -23,8 +23,8 @@ from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.curation.model.pretrained import set_adapter
 from fedwinnow.curation.protocols import Merging
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.server.adapter_tools.remerge import configuration_of
 from fedwinnow.server.kept_adapters import kept_round
-from fedwinnow.server.remerge import configuration_of
 from fedwinnow.strategies.registry import build
 
 

@@ -44,7 +44,7 @@ def merge(
 ) -> None:
     """Merge PEFT adapters of any rank and scale into one that PEFT loads; nothing is trained."""
     from fedwinnow.curation.config.strict_toml import with_overrides  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.simulations.folder_merge import merge_folders  # noqa: PLC0415 - torch loads here
+    from fedwinnow.server.adapter_tools.merge_folders import merge_folders  # noqa: PLC0415 - torch loads here
 
     given = with_overrides({}, settings or (), form="key=value")
     found = merge_folders(folders, out, rule=rule, settings=given, weights=weight or (), base=base)
@@ -86,7 +86,7 @@ def diff(
         raise ModelError(message) from error
     if picture is not None:
         from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - with the picture
-        from fedwinnow.simulations.adapter_picture import heat_maps  # noqa: PLC0415 - matplotlib loads here
+        from fedwinnow.server.adapter_tools.heat_maps import heat_maps  # noqa: PLC0415 - matplotlib loads here
 
         write(picture, heat_maps(found, title=f"{folders[0]} and {folders[1]}").encode())
     if as_json:
@@ -107,11 +107,11 @@ def remerge(
     ] = None,
 ) -> None:
     """Merge a run's kept adapters again without a site that opts out; nobody trains."""
-    from fedwinnow.server.remerge import (  # noqa: PLC0415 - torch loads here
+    from fedwinnow.server.adapter_tools.remerge import (  # noqa: PLC0415 - torch loads here
         configuration_of,
         write_remerged,
     )
-    from fedwinnow.server.remerge import remerge as merge_anew  # noqa: PLC0415 - torch loads here
+    from fedwinnow.server.adapter_tools.remerge import remerge as merge_anew  # noqa: PLC0415 - torch loads here
 
     found = merge_anew(run, without)
     target = out or run / ("adapter-without-" + "-".join(found.without))

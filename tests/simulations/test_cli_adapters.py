@@ -21,9 +21,9 @@ from fedwinnow.curation.adapters.comparison import Comparison, Difference, place
 from fedwinnow.curation.adapters.peft_folder import load_adapter
 from fedwinnow.curation.adapters.peft_reader import open_adapter
 from fedwinnow.curation.errors import ConfigError, CurationError, InputError, ModelError
-from fedwinnow.simulations.adapter_picture import axes_of, drawn, heat_maps
-from fedwinnow.simulations.folder_checks import shares_of
-from fedwinnow.simulations.folder_merge import merge_folders
+from fedwinnow.server.adapter_tools.folder_checks import shares_of
+from fedwinnow.server.adapter_tools.heat_maps import axes_of, drawn, heat_maps
+from fedwinnow.server.adapter_tools.merge_folders import merge_folders
 
 KINDS = {
     "plain": {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]},

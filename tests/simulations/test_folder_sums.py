@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from fedwinnow.curation.adapters.shira_folder import open_entries, shapes_of
 from fedwinnow.curation.errors import CurationError, ModelError
-from fedwinnow.simulations.folder_merge import merge_folders
+from fedwinnow.server.adapter_tools.merge_folders import merge_folders
 
 DENSE = {"density": 1.0}
 

@@ -24,7 +24,7 @@ from fedwinnow.curation.adapters.peft_reader import Lazy, StoredAdapter, check_f
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError, RunError
 from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
-from fedwinnow.simulations.folder_checks import (
+from fedwinnow.server.adapter_tools.folder_checks import (
     ALIKE,
     base_name,
     check_alike,
@@ -34,8 +34,8 @@ from fedwinnow.simulations.folder_checks import (
     shares_of,
     sizes_of,
 )
+from fedwinnow.server.adapter_tools.merge_sparse_folders import sum_folders
 from fedwinnow.simulations.folder_result import FolderMerge, Part
-from fedwinnow.simulations.folder_sums import sum_folders
 from fedwinnow.strategies.registry import build
 
 

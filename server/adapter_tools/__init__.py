@@ -1,0 +1,1 @@
+"""Merge, remerge and compare PEFT adapter folders without a run."""
