@@ -12,7 +12,7 @@ from typing import Protocol
 
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.messages import Reply, Request
-from fedwinnow.server.kept_adapters import keep
+from fedwinnow.server.aggregation.kept_adapters import keep
 from fedwinnow.server.returning import readmit, requests
 from fedwinnow.server.rounds import absorb, next_request
 from fedwinnow.server.state import RunState, configuration

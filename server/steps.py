@@ -25,8 +25,8 @@ from fedwinnow.curation.protocol.messages import (
 )
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocols import Threshold
+from fedwinnow.server.aggregation.count_guards import middle_summaries
 from fedwinnow.server.clustering import cluster
-from fedwinnow.server.count_guards import middle_summaries
 from fedwinnow.server.quorum import enough, majority
 from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import RoundRecord, RunState

@@ -21,10 +21,10 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
 from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory
+from fedwinnow.server.aggregation.round_merge import merge_plain
 from fedwinnow.server.codec import codec_of
 from fedwinnow.server.driver import DEADLINE, Progress, drive
 from fedwinnow.server.grid import GridTransport, reachable
-from fedwinnow.server.merge import merge_plain
 from fedwinnow.server.plan import check_merge, check_plan
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store

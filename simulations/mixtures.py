@@ -24,7 +24,7 @@ from fedwinnow.curation.model.pretrained import set_adapter
 from fedwinnow.curation.protocols import Merging
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.adapter_tools.remerge import configuration_of
-from fedwinnow.server.kept_adapters import kept_round
+from fedwinnow.server.aggregation.kept_adapters import kept_round
 from fedwinnow.strategies.registry import build
 
 

@@ -1,7 +1,7 @@
 """What a site of smaller rank, or of fewer layers, trains of the federation's adapter.
 
 Of ΔW = U Σ Vᵀ of a module such a site takes the first r_i directions, the best approximation of its
-rank; the server adds what the site was not shown to what comes back (``server/merge.py``). A layer
+rank; the server adds what the site was not shown to what comes back (``server/aggregation/round_merge.py``). A layer
 that the site does not train stays as it came. The server sends all sites the same adapter: the
 slice is made here.
 

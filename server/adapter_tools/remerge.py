@@ -36,9 +36,9 @@ from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.remembering import Memory
-from fedwinnow.server.count_guards import guarded_counts
-from fedwinnow.server.kept_adapters import kept_round
-from fedwinnow.server.merge import Seen, completed, merge_round
+from fedwinnow.server.aggregation.count_guards import guarded_counts
+from fedwinnow.server.aggregation.kept_adapters import kept_round
+from fedwinnow.server.aggregation.round_merge import Seen, completed, merge_round
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 from fedwinnow.server.store import Store
 

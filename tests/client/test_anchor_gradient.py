@@ -13,7 +13,7 @@ from fedwinnow.curation.config.run import MeasuringSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import DataError, IncompatibleAdapterError
 from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
-from fedwinnow.server.alignment import alignments
+from fedwinnow.server.aggregation.update_alignment import alignments
 
 ANCHORS = tuple(
     Sample(id=str(i), prompt=f"question {i}", response="answer " * (1 + i % 3) + str(i))

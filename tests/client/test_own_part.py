@@ -11,7 +11,7 @@ from fedwinnow.client.training.site_adapter import check_own_part, check_shared,
 from fedwinnow.curation.config.run import AdapterSection, SiteSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.server.merge import completed
+from fedwinnow.server.aggregation.round_merge import completed
 
 SHAPES = {"h.0.q_proj": (9, 8), "h.0.v_proj": (7, 10)}
 

@@ -12,7 +12,7 @@ from fedwinnow.curation.config.run import GuardsSection, PluginSection
 from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.scores.histogram import merge, quantile
-from fedwinnow.server.count_guards import bound_counts, middle_summaries
+from fedwinnow.server.aggregation.count_guards import bound_counts, middle_summaries
 from fedwinnow.server.rounds import absorb, next_request
 
 EDGES = np.linspace(0.0, 1.0, 8)

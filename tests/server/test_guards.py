@@ -12,7 +12,7 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.combining import between
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.server.guards import (
+from fedwinnow.server.aggregation.update_guards import (
     against_anchors,
     bound_norms,
     cap_weights,

@@ -20,8 +20,8 @@ from fedwinnow.curation.config.run import (
 )
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.server.adapter_tools.remerge import moved, moved_factors, remerge, write_remerged
+from fedwinnow.server.aggregation.kept_adapters import kept_round
 from fedwinnow.server.driver import drive
-from fedwinnow.server.kept_adapters import kept_round
 from fedwinnow.server.rounds import init
 from fedwinnow.server.store import Store
 

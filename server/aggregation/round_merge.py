@@ -25,7 +25,7 @@ from fedwinnow.curation.protocols import (
 )
 from fedwinnow.curation.remembering import Memory, merge_remembering
 from fedwinnow.curation.weighing import AligningWeighting, Effect, JudgedWeighting
-from fedwinnow.server.guards import bound_norms, cap_weights, krum, middle
+from fedwinnow.server.aggregation.update_guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""From the adapters of one round to the next one: merge, guards, alignment."""
