@@ -21,7 +21,7 @@ def run(
 ) -> None:
     """Run over many sites through Flower; submitted again whenever Flower ends it too early."""
     from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.supervise import supervise  # noqa: PLC0415 - Flower loads here
+    from fedwinnow.server.deployment.supervise import supervise  # noqa: PLC0415 - Flower loads here
     from fedwinnow.simulations.tables import show_run  # noqa: PLC0415 - rich only where it prints
 
     logging.getLogger("fedwinnow.simulations").setLevel(logging.INFO)

@@ -13,11 +13,11 @@ from fedwinnow.curation.config.load_files import run_id
 from fedwinnow.curation.config.run import CoordinatorSection, MemberSection, RunConfig, RunSection
 from fedwinnow.curation.protocol.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.server.deployment import supervise as module
+from fedwinnow.server.deployment.supervise import Connection, supervise
 from fedwinnow.server.state import RunState
 from fedwinnow.server.status import status_file
 from fedwinnow.server.store import Store
-from fedwinnow.simulations import supervise as module
-from fedwinnow.simulations.supervise import Connection, supervise
 
 DOWN = errors.TransportError("the SuperLink does not answer")
 

@@ -1,0 +1,1 @@
+"""Submit a run to Flower and supervise it."""
