@@ -22,9 +22,9 @@ from fedwinnow.curation.protocol.messages import (
     SummaryReply,
 )
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.server.phases.measure import SCORE_TOLERANCE, layout
 from fedwinnow.server.rounds import header_of, next_request, sift
 from fedwinnow.server.state import RunState, configuration
-from fedwinnow.server.steps import SCORE_TOLERANCE, layout
 
 _NEEDED: Mapping[Phase, frozenset[Phase]] = {
     Phase.SCORE: frozenset({Phase.PROBE, Phase.MEASURE}),

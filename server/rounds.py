@@ -34,11 +34,11 @@ from fedwinnow.curation.protocol.messages import (
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.aggregation.round_merge import frozen
 from fedwinnow.server.aggregation.update_alignment import witnesses
-from fedwinnow.server.checks import fault
-from fedwinnow.server.clustering import begin, cluster_request, quota_request
+from fedwinnow.server.phases.cluster import begin, cluster_request, quota_request
+from fedwinnow.server.phases.measure import STEPS
+from fedwinnow.server.phases.table import fault
 from fedwinnow.server.remarks import remarks
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
-from fedwinnow.server.steps import STEPS
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 Every reply stays well-formed: counts are whole, matrices have their shapes and ranks, numbers are
 finite. Nothing here is refused for its form; what the server's own checks say besides guards:
 
-- a kept count above the size that the site joined with is refused by name (``server/checks.py``),
+- a kept count above the size that the site joined with is refused by name (``server/phases/table.py``),
   so that ``fake_counts`` has to lie at join already, and in every count alike;
 - an adapter of a rank above the one that was sent is refused, so that a moved adapter (``moved``)
   is the best one of the rank that may be sent;

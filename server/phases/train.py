@@ -14,7 +14,7 @@ from fedwinnow.server.aggregation.count_guards import guarded_counts
 from fedwinnow.server.aggregation.round_merge import Seen, merge_round
 from fedwinnow.server.aggregation.update_alignment import alignments
 from fedwinnow.server.aggregation.update_guards import against_anchors, effects_on_anchors
-from fedwinnow.server.quorum import enough, majority
+from fedwinnow.server.phases.quorum import enough, majority
 from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
 

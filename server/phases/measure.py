@@ -26,11 +26,11 @@ from fedwinnow.curation.protocol.messages import (
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocols import Threshold
 from fedwinnow.server.aggregation.count_guards import middle_summaries
-from fedwinnow.server.clustering import cluster
-from fedwinnow.server.quorum import enough, majority
+from fedwinnow.server.phases.cluster import cluster
+from fedwinnow.server.phases.quorum import enough, majority
+from fedwinnow.server.phases.train import judge, train
 from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import RoundRecord, RunState
-from fedwinnow.server.training import judge, train
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""One file a phase: check the replies and absorb them."""
