@@ -114,7 +114,7 @@ class CurationStrategy(Strategy):
             check_merge(self.config)
             of_flower = (train_config, evaluate_config, evaluate_fn)
             return super().start(grid, initial_arrays, num_rounds, timeout, *of_flower)
-        from fedwinnow.server.outcome import finish  # noqa: PLC0415 - transformers load only here
+        from fedwinnow.server.report.final_files import finish  # noqa: PLC0415 - transformers load only here
 
         self.summary()
         check_plan(self.config)

@@ -15,8 +15,8 @@ from fedwinnow.curation.errors import ConfigError, InputError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.messages import JoinRequest, Refusal, Reply, Request
 from fedwinnow.server.driver import Delivery, Earlier, Progress, drive
-from fedwinnow.server.outcome import finish
 from fedwinnow.server.plan import check_plan
+from fedwinnow.server.report.final_files import finish
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.truth import selection_figures

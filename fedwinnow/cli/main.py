@@ -175,7 +175,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="A run folder with record.json.")],
 ) -> None:
     """Draw a finished run's report anew."""
-    from fedwinnow.server.report import write_report  # noqa: PLC0415 - matplotlib loads here
+    from fedwinnow.server.report.page import write_report  # noqa: PLC0415 - matplotlib loads here
 
     file = run / "record.json"
     try:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedwinnow.curation.adapters.comparison import Comparison, by_layer, place
-from fedwinnow.server.charts import INK, MUTED, svg
+from fedwinnow.server.report.charts import INK, MUTED, svg
 
 _STYLE: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 8.5}
 _COLOURS = mpl.colormaps["YlGnBu"].with_extremes(bad="#dfe3e6")

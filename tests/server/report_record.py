@@ -9,7 +9,7 @@ KINDS = ("swap", "cut", "noise")
 
 
 def make_record(seed: int = 0) -> dict[str, Any]:
-    """A whole record, as ``server/outcome.py`` builds it."""
+    """A whole record, as ``server/report/final_files.py`` builds it."""
     random = np.random.default_rng(seed)
     edges = np.linspace(0.01, 0.99, 17).tolist()
     figures = {

@@ -6,8 +6,8 @@ import re
 import pytest
 from report_record import SITES, make_record
 
-from fedwinnow.server import charts
-from fedwinnow.server.report import render, write_report
+from fedwinnow.server.report import charts
+from fedwinnow.server.report.page import render, write_report
 from fedwinnow.server.summary_file import summary_json
 
 SECTIONS = (

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from report_record import make_record
 
-from fedwinnow.server.report import write_report
+from fedwinnow.server.report.page import write_report
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (

@@ -14,7 +14,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.server import outcome, sections
+from fedwinnow.server.report import final_files, selection_sections
 from fedwinnow.simulations.budgets import BudgetPlan, buckets, fit_budget
 from fedwinnow.simulations.holdout import holdout
 from fedwinnow.simulations.in_process import simulate
@@ -37,7 +37,7 @@ SAMPLES = [Sample(id=f"{i:02d}", prompt="p", response="r") for i in range(22)]
 def plain_report(monkeypatch):
     """Nobody looks at the pages."""
     monkeypatch.setattr(
-        outcome, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record["run"])
     )
 
 
@@ -100,7 +100,7 @@ def test_budget_section_runs_and_keeps_what_it_says(scenario, found):
     assert evidence["buckets_kept"] == found.best
     assert evidence["expected_loss"] == pytest.approx(found.expected[found.best - 1], rel=1e-4)
     assert evidence["experimental"] == 1.0
-    assert "experiment for LoRA" in str(sections.evidence(record))
+    assert "experiment for LoRA" in str(selection_sections.evidence(record))
 
 
 def test_budget_choosing_anchors_are_not_those_that_report(scenario):

@@ -15,7 +15,7 @@ import pytest
 from fedwinnow.cli import main
 from fedwinnow.curation.config.run import RunConfig, SiteConfig
 from fedwinnow.curation.config.strict_toml import load
-from fedwinnow.server import outcome
+from fedwinnow.server.report import final_files
 from fedwinnow.simulations.splits import names as studies
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies import registry
@@ -54,7 +54,7 @@ def place(toy, tmp_path) -> Path:
 def plain_report(monkeypatch):
     """Where the page is not looked at, a plain one: drawing takes seconds."""
     monkeypatch.setattr(
-        outcome, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record["run"])
     )
 
 

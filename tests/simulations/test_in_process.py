@@ -26,7 +26,7 @@ from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, OutputError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.ranking_metrics import auroc
-from fedwinnow.server import outcome as outcome_files
+from fedwinnow.server.report import final_files as outcome_files
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import simulate

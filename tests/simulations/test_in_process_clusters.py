@@ -14,7 +14,7 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.load_files import load_scenario, run_id
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.scores import loss_clusters
-from fedwinnow.server import outcome
+from fedwinnow.server.report import final_files
 from fedwinnow.server.rounds import next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.server.store import Store
@@ -63,7 +63,7 @@ def finished(config, workshop):
 def no_report(monkeypatch):
     """Runs inside a test draw no page; ``finished`` draws a real one."""
     monkeypatch.setattr(
-        outcome, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record["run"])
     )
 
 

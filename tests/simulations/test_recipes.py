@@ -9,7 +9,7 @@ import pytest
 
 from fedwinnow.cli import main
 from fedwinnow.curation.errors import ConfigError, RunError
-from fedwinnow.server import outcome
+from fedwinnow.server.report import final_files
 from fedwinnow.simulations import recipes
 from fedwinnow.simulations.recipes import at, compare, load_recipes
 from fedwinnow.simulations.toy import write_toy_scenario
@@ -36,7 +36,7 @@ def scenario(tmp_path_factory):
 def plain_report(monkeypatch):
     """Nobody looks at the pages."""
     monkeypatch.setattr(
-        outcome, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record["run"])
     )
 
 

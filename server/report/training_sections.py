@@ -1,7 +1,7 @@
 """Sections of the report from training on: arms, merging, cost, answers, provenance."""
 
-from fedwinnow.server import charts
-from fedwinnow.server.blocks import (
+from fedwinnow.server.report import charts
+from fedwinnow.server.report.blocks import (
     Section,
     Tree,
     curves_of,

@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.server.blocks import number, own_thresholds, threshold_of
-from fedwinnow.server.sections import SECTIONS
+from fedwinnow.server.report.blocks import number, own_thresholds, threshold_of
+from fedwinnow.server.report.selection_sections import SECTIONS
 
 Tree = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ def render(record: Tree) -> str:
     """The report as HTML text.
 
     Args:
-        record: What ``server/outcome.py`` wrote as ``record.json``.
+        record: What ``server/report/final_files.py`` wrote as ``record.json``.
     """
     folder = files("fedwinnow.server.templates")
     environment = jinja2.Environment(

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from fedwinnow.server import charts
-from fedwinnow.server.blocks import (
+from fedwinnow.server.report import charts
+from fedwinnow.server.report.blocks import (
     Section,
     Tree,
     figure,
@@ -14,7 +14,7 @@ from fedwinnow.server.blocks import (
     text,
     threshold_of,
 )
-from fedwinnow.server.training_sections import arms, cost, generations, merging, provenance
+from fedwinnow.server.report.training_sections import arms, cost, generations, merging, provenance
 
 
 def kept(record: Tree) -> Section:
