@@ -24,7 +24,7 @@ def render(record: Tree) -> str:
     Args:
         record: What ``server/report/final_files.py`` wrote as ``record.json``.
     """
-    folder = files("fedwinnow.server.templates")
+    folder = files("fedwinnow.server.report.templates")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
