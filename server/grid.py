@@ -20,7 +20,7 @@ from fedwinnow.curation.errors import CurationError, ProtocolError, TransportErr
 from fedwinnow.curation.protocol import messages
 from fedwinnow.curation.protocol.flower_records import size_of
 from fedwinnow.server.codec import Plain, Sealed
-from fedwinnow.server.driver import Delivery, Earlier
+from fedwinnow.server.run.driver import Delivery, Earlier
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Talk:
 
 @dataclass(slots=True)
 class GridTransport:
-    """Carries requests to Flower's nodes (a :class:`fedwinnow.server.driver.Transport`)."""
+    """Carries requests to Flower's nodes (a :class:`fedwinnow.server.run.driver.Transport`)."""
 
     grid: Grid
     expected: int = 1

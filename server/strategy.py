@@ -1,6 +1,6 @@
 """The Flower strategy: the curation protocol over a Grid, and our merging in an ordinary app.
 
-``start(grid)`` runs the driver of :mod:`fedwinnow.server.driver` over Flower's messages. Given
+``start(grid)`` runs the driver of :mod:`fedwinnow.server.run.driver` over Flower's messages. Given
 ``initial_arrays``, ``start`` is Flower's own loop and this is a strategy like FedAvg that weighs
 and merges LoRA factors: ΔW* = Σ p_i s_i B_i A_i by the merge rule of the configuration.
 """
@@ -23,11 +23,11 @@ from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.aggregation.round_merge import merge_plain
 from fedwinnow.server.codec import codec_of
-from fedwinnow.server.driver import DEADLINE, Progress, drive
 from fedwinnow.server.grid import GridTransport, reachable
-from fedwinnow.server.plan import check_merge, check_plan
+from fedwinnow.server.run.driver import DEADLINE, Progress, drive
+from fedwinnow.server.run.preflight import check_merge, check_plan
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.model.pretrained import initial_adapter
 from fedwinnow.curation.scaling import HALF_LIVES, LawFit, expected_losses, fit_law, most_worth
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.driver import Progress
+from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.holdout import holdout
 from fedwinnow.simulations.in_process import run_phases
 from fedwinnow.simulations.proxy import ProxyPlan, ProxyRanking, Told, proxy_ranking

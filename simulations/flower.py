@@ -21,7 +21,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import InputError, RunError, TransportError
 from fedwinnow.server.report.final_files import finish
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.superlink import SuperLink, private_superlink
 from fedwinnow.simulations.truth import selection_figures

@@ -14,11 +14,11 @@ from fedwinnow.curation.config.run import RunConfig, site_configs
 from fedwinnow.curation.errors import ConfigError, InputError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.messages import JoinRequest, Refusal, Reply, Request
-from fedwinnow.server.driver import Delivery, Earlier, Progress, drive
-from fedwinnow.server.plan import check_plan
 from fedwinnow.server.report.final_files import finish
+from fedwinnow.server.run.driver import Delivery, Earlier, Progress, drive
+from fedwinnow.server.run.preflight import check_plan
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.store import Store
 from fedwinnow.simulations.truth import selection_figures
 from fedwinnow.strategies.asked import FEWEST, reviewing
 

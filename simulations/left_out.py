@@ -20,8 +20,8 @@ from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.features import take
 from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.scores.ranking_metrics import auroc
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.store import Store
 from fedwinnow.strategies.registry import build
 
 

@@ -21,7 +21,7 @@ from fedwinnow.curation.config.strict_toml import canonical, plain
 from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.driver import Progress
+from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.demo import local_model
 from fedwinnow.simulations.halving import Climb, Measured, Rung, cost, halve, rungs, runs_of
 from fedwinnow.simulations.holdout import holdout

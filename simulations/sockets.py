@@ -14,7 +14,7 @@ from fedwinnow.client.agent.relay import carry
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.envelope import Stamp, verified_stamp
 from fedwinnow.curation.protocol.messages import Refusal, Request
-from fedwinnow.server.driver import Delivery, Earlier
+from fedwinnow.server.run.driver import Delivery, Earlier
 from fedwinnow.server.sealing import Sealer
 
 
@@ -28,7 +28,7 @@ class Door:
 
 @dataclass(slots=True, kw_only=True)
 class SocketTransport:
-    """Carries requests to agents (a :class:`fedwinnow.server.driver.Transport`)."""
+    """Carries requests to agents (a :class:`fedwinnow.server.run.driver.Transport`)."""
 
     sealer: Sealer
     doors: Mapping[str, Door]

@@ -19,7 +19,7 @@ from fedwinnow.curation.atomic_files import write, write_json
 from fedwinnow.curation.config.load_files import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.server.driver import Progress
+from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.splits import Plan
 from fedwinnow.simulations.study_page import page

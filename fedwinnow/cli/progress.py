@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fedwinnow.curation.protocol.messages import Refusal, Request
-from fedwinnow.server.driver import Delivery
+from fedwinnow.server.run.driver import Delivery
 from fedwinnow.server.state import RunState
 
 WORDS: Mapping[str, str] = {

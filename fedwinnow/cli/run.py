@@ -40,7 +40,7 @@ def status(
 ) -> None:
     """Show a run's phase, deadline, members, who answered, who is missing and why, and bytes."""
     from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
-    from fedwinnow.server.status import read_status  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.server.run.status import read_status  # noqa: PLC0415 - with the rest of this command
 
     folder = run
     if run.is_file():

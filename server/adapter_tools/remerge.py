@@ -39,8 +39,8 @@ from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.aggregation.count_guards import guarded_counts
 from fedwinnow.server.aggregation.kept_adapters import kept_round
 from fedwinnow.server.aggregation.round_merge import Seen, completed, merge_round
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
-from fedwinnow.server.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,10 @@ from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.scores.bootstrap import paired_bootstrap
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.versions import versions
-from fedwinnow.server.remarks import remarks, without_adapter
 from fedwinnow.server.report.page import write_report
+from fedwinnow.server.run.advice import remarks, without_adapter
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RoundRecord, RunState, configuration
-from fedwinnow.server.store import Store
 from fedwinnow.server.summary_file import summary_json
 from fedwinnow.strategies.registry import build
 

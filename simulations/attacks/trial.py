@@ -21,7 +21,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.model.pretrained import generate, load_model, set_adapter
-from fedwinnow.server.driver import Progress
+from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.attacks.bed import HONEST, LIAR, Case, about, cases, configure, doors
 from fedwinnow.simulations.attacks.page import compare, page
 from fedwinnow.simulations.attacks.zoo import ANSWER, ATTACKS, planted

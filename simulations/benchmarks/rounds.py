@@ -20,9 +20,9 @@ from fedwinnow.client.site import Site
 from fedwinnow.curation.config.load_files import load_run, load_scenario, run_id, sites_folder
 from fedwinnow.curation.config.run import site_configs
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.server.rounds import init
+from fedwinnow.server.run.fold import init
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.sealing import Sealer
-from fedwinnow.server.store import Store
 from fedwinnow.simulations.benchmarks.rounds_over_flower import ask, warmed
 from fedwinnow.simulations.benchmarks.transfer import timed_pairs
 from fedwinnow.simulations.in_process import InProcess

@@ -14,10 +14,10 @@ from typing import Any
 
 from fedwinnow.curation.config.load_files import load_run, run_id
 from fedwinnow.curation.protocol.messages import Request
-from fedwinnow.server.driver import Transport
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.driver import Transport
+from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.store import Store
 from fedwinnow.simulations.benchmarks.transfer import timed_pairs
 
 POLL = 0.1

@@ -30,7 +30,7 @@ from fedwinnow.curation.datatypes import Adapter, SignalTable
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.histogram import edges_from_public, summarise
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.benchmarks.scale import ladder, stages_with_growth
 from fedwinnow.simulations.benchmarks.stages import Say, say, size_of, stage, watch

@@ -31,7 +31,7 @@ from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.protocol.messages import Refusal
 from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
-from fedwinnow.server.rounds import init, next_request
+from fedwinnow.server.run.fold import init, next_request
 from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies.registry import build
 

@@ -31,7 +31,7 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.scores.selection import QUEUED
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.toy import SITES, toy_rows, write_toy_scenario
 

@@ -21,7 +21,7 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig, SiteConfig, site_configs
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.simulations.toy import write_toy_scenario
 
 RUN = "toy-run"

@@ -26,7 +26,7 @@ from fedwinnow.curation.model import token_losses
 from fedwinnow.curation.model.pretrained import encode, load_teacher
 from fedwinnow.curation.model.token_losses import collate, entropies
 from fedwinnow.curation.protocol import messages as m
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.tiny import write_tiny_model
 from fedwinnow.simulations.toy import write_toy_scenario

@@ -11,8 +11,8 @@ from fedwinnow.curation.config.run import PluginSection, RunConfig, TrainingSect
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.learning_rate import SCHEDULES, chosen, final_share, learning_rate, undone
 from fedwinnow.curation.protocols import Order
-from fedwinnow.server.remarks import remarks
-from fedwinnow.server.rounds import init
+from fedwinnow.server.run.advice import remarks
+from fedwinnow.server.run.fold import init
 
 
 @given(

@@ -19,9 +19,9 @@ from fedwinnow.curation.config.load_files import load_run, load_site, run_id
 from fedwinnow.curation.config.run import DeadlinesSection, QuorumSection, RunConfig, SiteConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import CurationError, TransportError
-from fedwinnow.server.driver import drive
+from fedwinnow.server.run.driver import drive
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.sealing import Sealer
-from fedwinnow.server.store import Store
 from fedwinnow.simulations.sockets import Door, SocketTransport
 from fedwinnow.simulations.toy import SITES
 from fedwinnow.simulations.toy_deployment import write_toy_deployment

@@ -12,8 +12,8 @@ from fault_breaks import Break, install
 from fedwinnow.curation.config.run import QuorumSection, RunConfig
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import wire
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import InProcess, run_phases
 
 SETTINGS = ("scorer.name=tracin", "training.steps=1", "warm_up.steps=2")

@@ -20,8 +20,8 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
 from fedwinnow.curation.protocol.envelope import verified_stamp
 from fedwinnow.curation.protocol.messages import Header
-from fedwinnow.server.driver import Delivery
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.driver import Delivery
+from fedwinnow.server.run.run_folder import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

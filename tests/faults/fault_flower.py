@@ -18,7 +18,7 @@ from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config.load_files import load_run
 from fedwinnow.curation.config.run import DeadlinesSection
 from fedwinnow.curation.config.strict_toml import to_toml
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.run_folder import Store
 
 LONGEST = 400.0
 """Longest wait for an exchange or for the end of a run, seconds; no wait is endless."""

@@ -21,8 +21,8 @@ from fedwinnow.curation.config.run import (
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.driver import Delivery
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.driver import Delivery
+from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
 
 PHASES = ("join", "probe", "warm_up", "measure", "score", "select", "evaluate", "train", "close")

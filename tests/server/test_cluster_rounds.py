@@ -25,13 +25,13 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.driver import drive
 from fedwinnow.server.report.final_files import _clusters as recorded
 from fedwinnow.server.report.selection_sections import clusters as drawn
-from fedwinnow.server.returning import requests
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.catch_up import requests
+from fedwinnow.server.run.driver import drive
+from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.store import Store
 
 
 def upto(number):

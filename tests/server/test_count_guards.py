@@ -13,7 +13,7 @@ from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.scores.histogram import merge, quantile
 from fedwinnow.server.aggregation.count_guards import bound_counts, middle_summaries
-from fedwinnow.server.rounds import absorb, next_request
+from fedwinnow.server.run.fold import absorb, next_request
 
 EDGES = np.linspace(0.0, 1.0, 8)
 counts = st.lists(st.integers(0, 20), min_size=9, max_size=9)

@@ -10,9 +10,9 @@ from fedwinnow.curation.config.run import StudySection, TrainingSection, WarmUpS
 from fedwinnow.curation.errors import EmptySelectionError, OutputError, ProtocolError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.messages import Refusal
-from fedwinnow.server.driver import Delivery, drive
-from fedwinnow.server.rounds import init
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.driver import Delivery, drive
+from fedwinnow.server.run.fold import init
+from fedwinnow.server.run.run_folder import Store
 
 
 def timeless(state):

@@ -13,7 +13,7 @@ from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.envelope import seal, sign
-from fedwinnow.server.rounds import absorb, next_request
+from fedwinnow.server.run.fold import absorb, next_request
 from fedwinnow.server.sealing import Sealer
 
 

@@ -27,8 +27,8 @@ from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, PluginError
 from fedwinnow.curation.model.base_change import changed_base, effective
 from fedwinnow.server.aggregation.round_merge import Seen, check_merging, frozen, merge_round
-from fedwinnow.server.plan import check_plan
-from fedwinnow.server.rounds import absorb, next_request
+from fedwinnow.server.run.fold import absorb, next_request
+from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.state import RunState
 
 

@@ -7,8 +7,8 @@ from fake_federation import make_config
 
 from fedwinnow.curation.config.run import AdapterSection, GuardsSection, PluginSection, SiteSection
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.server.plan import check_plan
-from fedwinnow.server.remarks import remarks, without_adapter
+from fedwinnow.server.run.advice import remarks, without_adapter
+from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.state import RoundRecord, SiteRound
 
 

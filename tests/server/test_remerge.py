@@ -21,9 +21,9 @@ from fedwinnow.curation.config.run import (
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.server.adapter_tools.remerge import moved, moved_factors, remerge, write_remerged
 from fedwinnow.server.aggregation.kept_adapters import kept_round
-from fedwinnow.server.driver import drive
-from fedwinnow.server.rounds import init
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.driver import drive
+from fedwinnow.server.run.fold import init
+from fedwinnow.server.run.run_folder import Store
 
 RULES = ("core_svd", "fedavg_factors", "stack", "ties", "freeze_a", "alternate", "fedsvd")
 RULES += ("flower:FedAdam", "flower:FedMedian")

@@ -10,10 +10,10 @@ from fake_federation import SITES, FakeSites, FakeTransport, at, make_config
 from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.driver import drive
-from fedwinnow.server.returning import readmit, requests
-from fedwinnow.server.rounds import absorb, init, next_request
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.catch_up import readmit, requests
+from fedwinnow.server.run.driver import drive
+from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.run_folder import Store
 
 PHASES_BEFORE_TRAINING = ("probe", "measure", "score", "select")
 

@@ -10,8 +10,8 @@ from fedwinnow.curation.config.run import ScorerSection
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.returning import requests
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.catch_up import requests
+from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
 
 COMMITTEE = ScorerSection(name="committee")

@@ -27,7 +27,7 @@ from fedwinnow.curation.datatypes import Metrics, ScoreSummary
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.rounds import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
 
 

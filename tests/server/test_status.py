@@ -16,9 +16,9 @@ from fedwinnow.curation.config.run import (
 )
 from fedwinnow.curation.errors import ConfigError, DataError, ProtocolError
 from fedwinnow.curation.protocol.messages import Refusal
-from fedwinnow.server.driver import Delivery, drive
-from fedwinnow.server.status import read_status, status_file
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.driver import Delivery, drive
+from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.status import read_status, status_file
 
 SHORT = {
     "warm_up": WarmUpSection(rounds=1),

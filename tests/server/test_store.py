@@ -14,8 +14,8 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.rounds import init
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.fold import init
+from fedwinnow.server.run.run_folder import Store
 
 
 def test_store_load_undoes_commit(tmp_path):

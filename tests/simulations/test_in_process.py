@@ -27,8 +27,8 @@ from fedwinnow.curation.errors import ConfigError, EmptySelectionError, OutputEr
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.server.report import final_files as outcome_files
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.left_out import left_out
 from fedwinnow.simulations.splits import Plan

@@ -15,9 +15,9 @@ from fedwinnow.curation.config.load_files import load_scenario, run_id
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.server.report import final_files
-from fedwinnow.server.rounds import next_request
+from fedwinnow.server.run.fold import next_request
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.store import Store
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.toy import SITES, write_toy_scenario
 

@@ -8,9 +8,9 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
 from fedwinnow.curation.config.load_files import load_scenario, sites_folder
 from fedwinnow.curation.config.run import site_configs
-from fedwinnow.server.driver import Delivery, drive
-from fedwinnow.server.rounds import init
-from fedwinnow.server.store import Store
+from fedwinnow.server.run.driver import Delivery, drive
+from fedwinnow.server.run.fold import init
+from fedwinnow.server.run.run_folder import Store
 from fedwinnow.simulations.in_process import InProcess
 from fedwinnow.simulations.toy import write_toy_scenario
 

@@ -15,9 +15,9 @@ from fedwinnow.curation.protocol.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.deployment import supervise as module
 from fedwinnow.server.deployment.supervise import Connection, supervise
+from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.status import status_file
 from fedwinnow.server.state import RunState
-from fedwinnow.server.status import status_file
-from fedwinnow.server.store import Store
 
 DOWN = errors.TransportError("the SuperLink does not answer")
 

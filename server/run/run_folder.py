@@ -14,7 +14,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical, to_toml
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.rounds import init
+from fedwinnow.server.run.fold import init
 from fedwinnow.server.state import RunState, configuration
 
 

@@ -23,7 +23,7 @@ from fedwinnow.curation.protocol.messages import (
 )
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.phases.measure import SCORE_TOLERANCE, layout
-from fedwinnow.server.rounds import header_of, next_request, sift
+from fedwinnow.server.run.fold import header_of, next_request, sift
 from fedwinnow.server.state import RunState, configuration
 
 _NEEDED: Mapping[Phase, frozenset[Phase]] = {

@@ -13,7 +13,7 @@ from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.protocol.messages import Header, Refusal
 
 if TYPE_CHECKING:
-    from fedwinnow.server.driver import Delivery
+    from fedwinnow.server.run.driver import Delivery
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,11 +13,11 @@ from typing import Protocol
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.server.aggregation.kept_adapters import keep
-from fedwinnow.server.returning import readmit, requests
-from fedwinnow.server.rounds import absorb, next_request
+from fedwinnow.server.run.catch_up import readmit, requests
+from fedwinnow.server.run.fold import absorb, next_request
+from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.status import Status
 from fedwinnow.server.state import RunState, configuration
-from fedwinnow.server.status import Status
-from fedwinnow.server.store import Store
 
 logger = logging.getLogger(__name__)
 

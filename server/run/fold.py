@@ -37,7 +37,7 @@ from fedwinnow.server.aggregation.update_alignment import witnesses
 from fedwinnow.server.phases.cluster import begin, cluster_request, quota_request
 from fedwinnow.server.phases.measure import STEPS
 from fedwinnow.server.phases.table import fault
-from fedwinnow.server.remarks import remarks
+from fedwinnow.server.run.advice import remarks
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 
 logger = logging.getLogger(__name__)

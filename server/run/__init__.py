@@ -1,0 +1,1 @@
+"""One run at the coordinator: the fold, its driver, folder, status and preflight."""
