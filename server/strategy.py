@@ -22,12 +22,12 @@ from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, Transp
 from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.aggregation.round_merge import merge_plain
-from fedwinnow.server.codec import codec_of
-from fedwinnow.server.grid import GridTransport, reachable
 from fedwinnow.server.run.driver import DEADLINE, Progress, drive
 from fedwinnow.server.run.preflight import check_merge, check_plan
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
+from fedwinnow.server.transport.codec import codec_of
+from fedwinnow.server.transport.flower_grid import GridTransport, reachable
 
 logger = logging.getLogger(__name__)
 

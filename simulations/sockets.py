@@ -15,7 +15,7 @@ from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.envelope import Stamp, verified_stamp
 from fedwinnow.curation.protocol.messages import Refusal, Request
 from fedwinnow.server.run.driver import Delivery, Earlier
-from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

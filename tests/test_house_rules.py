@@ -28,9 +28,9 @@ FLOWER = {
     "curation/protocol/flower_messages.py",
     "client/app.py",
     "server/app.py",
-    "server/codec.py",
+    "server/transport/codec.py",
     "server/flower_rules.py",
-    "server/grid.py",
+    "server/transport/flower_grid.py",
     "server/strategy.py",
 }
 RIM = FLOWER | {"simulations/flower.py"}

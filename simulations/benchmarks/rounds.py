@@ -22,7 +22,7 @@ from fedwinnow.curation.config.run import site_configs
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.server.run.fold import init
 from fedwinnow.server.run.run_folder import Store
-from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.simulations.benchmarks.rounds_over_flower import ask, warmed
 from fedwinnow.simulations.benchmarks.transfer import timed_pairs
 from fedwinnow.simulations.in_process import InProcess

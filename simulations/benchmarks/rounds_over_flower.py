@@ -26,8 +26,8 @@ POLL = 0.1
 
 def measure(grid: Any, run_config: Mapping[str, Any]) -> None:  # noqa: ANN401 - Flower's grid
     """Join, compute once, then time pairs; writes (empty, round) seconds to the file ``out``."""
-    from fedwinnow.server.codec import codec_of  # noqa: PLC0415 - Flower loads only here
-    from fedwinnow.server.grid import GridTransport  # noqa: PLC0415 - Flower loads only here
+    from fedwinnow.server.transport.codec import codec_of  # noqa: PLC0415 - Flower loads only here
+    from fedwinnow.server.transport.flower_grid import GridTransport  # noqa: PLC0415 - Flower loads only here
 
     config = load_run(Path(str(run_config["scenario"])))
     store = Store.open(config, resume=True)

@@ -25,8 +25,8 @@ from fedwinnow.curation.protocol.messages import (
 )
 from fedwinnow.server.run.driver import Delivery, drive
 from fedwinnow.server.run.run_folder import Store
-from fedwinnow.server.sealing import Sealer
 from fedwinnow.server.state import RunState
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.simulations.tiny import write_tiny_model
 from fedwinnow.simulations.toy import SITES
 from fedwinnow.simulations.toy_deployment import write_toy_deployment

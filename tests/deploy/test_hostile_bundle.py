@@ -27,7 +27,7 @@ from fedwinnow.curation.config.strict_toml import canonical, to_toml
 from fedwinnow.curation.errors import ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.protocol.envelope import Envelope, Stamp, unseal
-from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.simulations.pages import until
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 

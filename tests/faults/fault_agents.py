@@ -21,7 +21,7 @@ from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import CurationError, TransportError
 from fedwinnow.server.run.driver import drive
 from fedwinnow.server.run.run_folder import Store
-from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.simulations.sockets import Door, SocketTransport
 from fedwinnow.simulations.toy import SITES
 from fedwinnow.simulations.toy_deployment import write_toy_deployment

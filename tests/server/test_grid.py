@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.server.grid import GridTransport, reachable
+from fedwinnow.server.transport.flower_grid import GridTransport, reachable
 
 
 def adapter() -> Adapter:

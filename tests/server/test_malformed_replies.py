@@ -14,7 +14,7 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.envelope import seal, sign
 from fedwinnow.server.run.fold import absorb, next_request
-from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
 
 
 @cache

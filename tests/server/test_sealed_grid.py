@@ -11,9 +11,9 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.envelope import PrivateKey, seal, sign, verified
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
-from fedwinnow.server.codec import Sealed
-from fedwinnow.server.grid import GridTransport
-from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.transport.codec import Sealed
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.flower_grid import GridTransport
 
 COORDINATOR = PrivateKey.new()
 KEYS = {site: PrivateKey.new() for site in ("law", "medicine")}

@@ -7,7 +7,7 @@ from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.envelope import PrivateKey, seal, sign, verified
-from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
 
 COORDINATOR, SITE = PrivateKey.new(), PrivateKey.new()
 REQUEST = m.CloseRequest(header=m.Header(run="r", phase="close"))
@@ -47,7 +47,7 @@ def test_sealer_sites_share_one_payload(sealer):
 def test_sealer_sequence_rises_over_restarts_and_a_clock_that_goes_back(sealer, monkeypatch):
     """The next number is max(time, last + 1), and the last is on the disk."""
     first = sealer.sent(sealer.envelope(REQUEST, "law")).sequence
-    monkeypatch.setattr("fedwinnow.server.sealing.time.time_ns", lambda: 5)
+    monkeypatch.setattr("fedwinnow.server.transport.coordinator_envelopes.time.time_ns", lambda: 5)
     again = Sealer(key=COORDINATOR, members={}, sequence_file=sealer.sequence_file)
     numbers = [again.sent(again.envelope(REQUEST, "law")).sequence for _ in range(3)]
     assert numbers == [first + 1, first + 2, first + 3]

@@ -19,8 +19,8 @@ from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages
 from fedwinnow.curation.protocol.flower_records import size_of
-from fedwinnow.server.codec import Plain, Sealed
 from fedwinnow.server.run.driver import Delivery, Earlier
+from fedwinnow.server.transport.codec import Plain, Sealed
 
 logger = logging.getLogger(__name__)
 

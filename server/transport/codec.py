@@ -16,7 +16,7 @@ from fedwinnow.curation.protocol import messages
 from fedwinnow.curation.protocol.envelope import Stamp
 from fedwinnow.curation.protocol.flower_messages import message_in, message_records
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records, payload_record
-from fedwinnow.server.sealing import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import Sealer
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""How requests travel: the transport interface, Flower's grid, codec and envelopes."""
