@@ -11,7 +11,7 @@ from rich.console import Console
 from fedwinnow.cli.options import AsJson, Set
 
 if TYPE_CHECKING:
-    from fedwinnow.simulations.score import Scored
+    from fedwinnow.simulations.single_silo import Scored
 
 WEAK = 0.6
 """Forecast AUROC below which a selection is not worth much."""
@@ -39,7 +39,7 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
     """Score and filter one data set against public anchors; no federation, no server."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.score import score_config, score_data  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.single_silo import score_config, score_data  # noqa: PLC0415 - torch loads here
 
     words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
     config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
