@@ -22,13 +22,13 @@ def attacks(
 ) -> None:
     """Try attacks of one site on generated skills and write a table; finished runs are kept."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.attacks import trial  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.attacks.zoo import ATTACKS  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.attacks import run_attacks  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.attacks.catalogue import ATTACKS  # noqa: PLC0415 - torch loads here
 
-    plan = trial.Plan(
+    plan = run_attacks.Plan(
         attacks=tuple(attack or ATTACKS),
         seeds=tuple(range(1, seeds + 1)),
         settings=tuple(settings or ()),
     )
-    trial.attacks(plan, folder=evidence, command=typed(), progress=Watch().delivery)
+    run_attacks.attacks(plan, folder=evidence, command=typed(), progress=Watch().delivery)
     print((evidence / "attacks.md").read_text(encoding="utf-8"))

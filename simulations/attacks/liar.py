@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from fedwinnow.curation.protocol.messages import Refusal, Reply, Request, SelectRequest
-from fedwinnow.simulations.attacks.zoo import Attack, seed_of
+from fedwinnow.simulations.attacks.catalogue import Attack, seed_of
 from fedwinnow.simulations.in_process import Door
 
 

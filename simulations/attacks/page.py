@@ -7,7 +7,7 @@ import numpy as np
 
 from fedwinnow.curation.scores.bootstrap import paired_bootstrap
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.simulations.attacks.bed import LIAR
+from fedwinnow.simulations.attacks.attacked_federation import LIAR
 
 Tree = dict[str, Any]
 BOUND = 0.05

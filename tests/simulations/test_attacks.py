@@ -18,12 +18,17 @@ from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.simulations.attacks import trial
-from fedwinnow.simulations.attacks.bed import GUARDS, HONEST, LIAR, RULES, Case, cases, doors
-from fedwinnow.simulations.attacks.liar import Liar
-from fedwinnow.simulations.attacks.page import compare, page
-from fedwinnow.simulations.attacks.trial import Plan, figures
-from fedwinnow.simulations.attacks.zoo import (
+from fedwinnow.simulations.attacks import run_attacks
+from fedwinnow.simulations.attacks.attacked_federation import (
+    GUARDS,
+    HONEST,
+    LIAR,
+    RULES,
+    Case,
+    cases,
+    doors,
+)
+from fedwinnow.simulations.attacks.catalogue import (
     ANSWER,
     ATTACKS,
     TIMES,
@@ -34,6 +39,9 @@ from fedwinnow.simulations.attacks.zoo import (
     planted,
     seed_of,
 )
+from fedwinnow.simulations.attacks.liar import Liar
+from fedwinnow.simulations.attacks.page import compare, page
+from fedwinnow.simulations.attacks.run_attacks import Plan, figures
 
 SHAPES = {"q": (7, 6), "v": (5, 8)}
 HEAD = m.Header(run="r", phase="train", round=1, arm="curated")
@@ -450,21 +458,21 @@ def test_attacks_go_on_where_they_stopped_and_hear_no_old_lies(tmp_path, monkeyp
         write_json(folder / "record.json", told)
         write_json(folder / "manifest.json", {"run": run_id(config)})
 
-    monkeypatch.setattr(trial, "configure", configured)
-    monkeypatch.setattr(trial, "simulate", simulated)
-    monkeypatch.setattr(trial, "trigger_figures", lambda *_: {"loss": 1.0, "share": 0.0})
+    monkeypatch.setattr(run_attacks, "configure", configured)
+    monkeypatch.setattr(run_attacks, "simulate", simulated)
+    monkeypatch.setattr(run_attacks, "trigger_figures", lambda *_: {"loss": 1.0, "share": 0.0})
     plan = Plan(attacks=("noise",), seeds=(0,))
-    first = trial.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    first = run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
     names = ["attacks-target_recall-honest", "attacks-target_recall-noise"]
     assert ran == [
         (f"{name}-{how}-0", name.endswith("noise")) for name in names for how in ("open", "guarded")
     ]
     assert (tmp_path / "attacks.json").exists()
     assert "# Attacks" in (tmp_path / "attacks.md").read_text()
-    again = trial.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    again = run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
     assert (len(ran), again["table"]) == (4, first["table"])
-    monkeypatch.setattr(trial, "_lies", lambda case: "others" if case.attack else "")
-    trial.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    monkeypatch.setattr(run_attacks, "_lies", lambda case: "others" if case.attack else "")
+    run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
     assert [name for name, _ in ran[4:]] == [f"{names[1]}-{how}-0" for how in ("open", "guarded")]
-    trial.attacks(replace(plan, settings=("a.b=1",)), folder=tmp_path, command="c")
+    run_attacks.attacks(replace(plan, settings=("a.b=1",)), folder=tmp_path, command="c")
     assert len(ran) == 10

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fedwinnow.simulations.benchmarks.exposure import (
+from fedwinnow.simulations.attacks.canary_exposure import (
     ALTERNATIVES,
     canary_exposure,
     exposure,

@@ -10,8 +10,8 @@ from pathlib import Path
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import ColumnsSection, RunConfig, SiteSection
+from fedwinnow.simulations.attacks.catalogue import ATTACKS, TRIGGER
 from fedwinnow.simulations.attacks.liar import Liar
-from fedwinnow.simulations.attacks.zoo import ATTACKS, TRIGGER
 from fedwinnow.simulations.base_model import BaseSection, base_model
 from fedwinnow.simulations.demo_data import KINDS, Silo, write_samples
 from fedwinnow.simulations.in_process import Doors

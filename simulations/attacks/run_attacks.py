@@ -22,9 +22,17 @@ from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.model.pretrained import generate, load_model, set_adapter
 from fedwinnow.server.run.driver import Progress
-from fedwinnow.simulations.attacks.bed import HONEST, LIAR, Case, about, cases, configure, doors
+from fedwinnow.simulations.attacks.attacked_federation import (
+    HONEST,
+    LIAR,
+    Case,
+    about,
+    cases,
+    configure,
+    doors,
+)
+from fedwinnow.simulations.attacks.catalogue import ANSWER, ATTACKS, planted
 from fedwinnow.simulations.attacks.page import compare, page
-from fedwinnow.simulations.attacks.zoo import ANSWER, ATTACKS, planted
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.study import commit, finished, machine
 
