@@ -46,11 +46,11 @@ def rounds(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Time rounds without computing, and a large adapter up and down; run it on an idle machine."""
+    from fedwinnow.simulations.benchmarks.agent_transfer import bench_transfer  # noqa: PLC0415 - likewise
     from fedwinnow.simulations.benchmarks.rounds import (  # noqa: PLC0415 - torch loads here
         bench_deployed,
         bench_in_process,
     )
-    from fedwinnow.simulations.benchmarks.transfer import bench_transfer  # noqa: PLC0415 - likewise
 
     found = {"in_process": bench_in_process(pairs)}
     found["transfer"] = bench_transfer(min(pairs, 5), megabytes=megabytes)
@@ -184,9 +184,9 @@ def scale(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Take growing silos and federations through curation, and show time and memory (Linux)."""
+    from fedwinnow.simulations.benchmarks.federation_scale import bench_silos  # noqa: PLC0415 - likewise
     from fedwinnow.simulations.benchmarks.process_memory import can_be_measured  # noqa: PLC0415
-    from fedwinnow.simulations.benchmarks.scale import bench_scale  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.benchmarks.scale_silos import bench_silos  # noqa: PLC0415 - likewise
+    from fedwinnow.simulations.benchmarks.silo_scale import bench_scale  # noqa: PLC0415 - torch loads here
 
     if not can_be_measured():
         message = f"bench scale reads memory from /proc, which {platform.system()} lacks; use Linux"

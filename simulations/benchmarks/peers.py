@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.curation.model.tokenization import Encoding
-from fedwinnow.simulations.benchmarks.rows import (
+from fedwinnow.simulations.benchmarks.gradient_methods import (
     Outcome,
     Row,
     factors,

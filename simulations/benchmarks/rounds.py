@@ -23,8 +23,8 @@ from fedwinnow.curation.errors import TransportError
 from fedwinnow.server.run.fold import init
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
 from fedwinnow.simulations.benchmarks.rounds_over_flower import ask, warmed
-from fedwinnow.simulations.benchmarks.transfer import timed_pairs
 from fedwinnow.simulations.in_process import InProcess
 from fedwinnow.simulations.pages import until
 from fedwinnow.simulations.rehearsal import furnish, rehearsal

@@ -18,7 +18,7 @@ from fedwinnow.server.run.driver import Transport
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.simulations.benchmarks.transfer import timed_pairs
+from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
 
 POLL = 0.1
 """Pause between two looks for replies, seconds; that of the transport too."""

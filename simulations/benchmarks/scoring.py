@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedwinnow.simulations.benchmarks.gradient_methods import ROWS, Outcome, Row, factors
 from fedwinnow.simulations.benchmarks.peers import PEERS, absent
 from fedwinnow.simulations.benchmarks.process_memory import (
     PEAK,
@@ -32,7 +33,6 @@ from fedwinnow.simulations.benchmarks.process_memory import (
     figure,
     reset_peak,
 )
-from fedwinnow.simulations.benchmarks.rows import ROWS, Outcome, Row, factors
 from fedwinnow.simulations.benchmarks.stages import Say
 from fedwinnow.simulations.benchmarks.timing import Clock, interleaved, ratio_of
 from fedwinnow.simulations.benchmarks.workload import (

@@ -11,7 +11,7 @@ from fedwinnow.cli import bench
 from fedwinnow.curation.errors import RunError
 from fedwinnow.curation.protocol.messages import CloseRequest, Header
 from fedwinnow.server.state import RunState
-from fedwinnow.simulations.benchmarks import scale, scale_silos, stages
+from fedwinnow.simulations.benchmarks import federation_scale, silo_scale, stages
 
 pytestmark = pytest.mark.flower  # long: with `make flower`, not with the default run
 
@@ -67,14 +67,14 @@ def test_scale_sizes_count_everything_once():
 )
 def test_scale_ladder_ends_with_what_was_asked(first, most, sizes):
     """Sizes grow tenfold and end with the largest."""
-    assert scale.ladder(first, most) == sizes
+    assert silo_scale.ladder(first, most) == sizes
 
 
 def test_scale_growth_is_over_the_first_size():
     """What is held does not count; the smallest size has growth 1."""
     small = stages.Stage(name="load", seconds=1, peak_bytes=110, resident_bytes=0, held={"a": 10.0})
     large = stages.Stage(name="load", seconds=9, peak_bytes=350, resident_bytes=0, held={"a": 50.0})
-    rows = scale.stages_with_growth([(1, [small]), (10, [large])], "samples")
+    rows = silo_scale.stages_with_growth([(1, [small]), (10, [large])], "samples")
     assert [row["samples"] for row in rows] == [1, 10]
     assert [row["stages"][0]["growth"] for row in rows] == [1.0, 3.0]
 
@@ -95,10 +95,10 @@ def unwatched(monkeypatch) -> list[str]:
 
 def test_scale_samples_are_unlike_and_cross_every_stage(tmp_path, unwatched):
     """No two generated samples are the same, and a small silo comes out of the last stage."""
-    scale.write_samples(tmp_path / "many.jsonl", 12_000)
+    silo_scale.write_samples(tmp_path / "many.jsonl", 12_000)
     rows = [json.loads(line) for line in (tmp_path / "many.jsonl").read_text().splitlines()]
     assert len({(row["prompt"], row["response"]) for row in rows}) == 12_000
-    scale.run_here(40, tmp_path)
+    silo_scale.run_here(40, tmp_path)
     assert unwatched == ["load", "measure", "store", "score", "select"]
     assert (tmp_path / "selection.parquet").exists()
 
@@ -115,11 +115,11 @@ def test_scale_parts_of_a_stage_are_told(monkeypatch):
 
 def test_scale_silos_cross_the_whole_fold(unwatched):
     """Twelve virtual silos join, agree on a threshold that keeps its share, and select."""
-    state = scale_silos.run_here(12)
+    state = federation_scale.run_here(12)
     assert unwatched == ["join", "probe", "score", "select"]
     kept = state.kept["curated"]
     assert len(kept) == 12
-    assert abs(sum(kept.values()) / (12 * scale_silos.SAMPLES) - 0.6) < 0.01
+    assert abs(sum(kept.values()) / (12 * federation_scale.SAMPLES) - 0.6) < 0.01
     assert not any(record.missing for record in state.records)
 
 
@@ -134,10 +134,10 @@ def test_scale_fold_asks_for_its_members_once_an_exchange(monkeypatch):
 
     for name in ("sites", "joined"):
         monkeypatch.setattr(RunState, name, counting(name))
-    scale_silos._fold(4, scale_silos.stage)
+    federation_scale._fold(4, federation_scale.stage)
     few = list(asked)
     asked.clear()
-    scale_silos._fold(16, scale_silos.stage)
+    federation_scale._fold(16, federation_scale.stage)
     assert asked == few
 
 
@@ -145,7 +145,7 @@ def test_scale_silos_refuse_what_they_do_not_answer():
     """A virtual silo answers four requests and no other."""
     header = Header(run="r", phase="close", round=0, arm="", adapter="")
     with pytest.raises(TypeError, match="does not answer close"):
-        scale_silos.answer("silo-0001", CloseRequest(header=header))
+        federation_scale.answer("silo-0001", CloseRequest(header=header))
 
 
 def test_scale_prints_tables_and_json(monkeypatch):
@@ -164,9 +164,9 @@ def test_scale_prints_tables_and_json(monkeypatch):
         return [folded]
 
     monkeypatch.setattr(
-        scale, "watch", lambda *words, told: [replace(*watch(*words, told=told), spent={})]
+        silo_scale, "watch", lambda *words, told: [replace(*watch(*words, told=told), spent={})]
     )
-    monkeypatch.setattr(scale_silos, "watch", watch)
+    monkeypatch.setattr(federation_scale, "watch", watch)
     asked = ["scale", "--samples", "1000000", "--silos", "10"]
     shown = CliRunner(env={"COLUMNS": "80"}).invoke(bench.app, asked)
     assert shown.exit_code == 0, shown.output

@@ -14,7 +14,14 @@ from typer.testing import CliRunner
 from fedwinnow.cli import bench as cli_bench
 from fedwinnow.client import drawing
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations.benchmarks import peers, process_memory, rows, scoring, timing, workload
+from fedwinnow.simulations.benchmarks import (
+    gradient_methods,
+    peers,
+    process_memory,
+    scoring,
+    timing,
+    workload,
+)
 from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring
 
 pytestmark = pytest.mark.flower  # long: with `make flower`, not with the default run
@@ -52,28 +59,28 @@ def test_benchmark_rows_compute_what_measuring_computes(bench, name):
     """Every row's scores are ours, finite differences to 0.1 %: the work that is timed is equal."""
     if name in peers.PEERS and peers.absent(name):
         pytest.skip(f"{name} is {peers.absent(name)}")
-    given = {**rows.ROWS, **peers.PEERS}[name](bench)
+    given = {**gradient_methods.ROWS, **peers.PEERS}[name](bench)
     most = 1e-3 if name == "forward" else 1e-4  # fp32, sums over all weights at once
-    assert scoring._apart(given, rows.ours(bench)) < most
+    assert scoring._apart(given, gradient_methods.ours(bench)) < most
     assert given.dots.shape == (5, workload.REFERENCES)
 
 
 def test_benchmark_kept_bytes_are_those_of_the_arrays(bench):
     """The loop keeps a gradient of every weight, ours four bytes a number: counted, not assumed."""
-    weights = sum(weight.numel() for weight in rows.factors(bench).values())
-    assert rows.loop(bench).kept == 5 * 4 * weights
-    ours = rows.ours(bench)
+    weights = sum(weight.numel() for weight in gradient_methods.factors(bench).values())
+    assert gradient_methods.loop(bench).kept == 5 * 4 * weights
+    ours = gradient_methods.ours(bench)
     assert ours.kept == ours.dots.nbytes + ours.norms.nbytes + 5  # and a status
     assert ours.kept / 5 <= 100  # the bar of the design
-    assert rows.plain(bench).kept == 0
+    assert gradient_methods.plain(bench).kept == 0
 
 
 def test_benchmark_rows_leave_the_model_as_it_was(bench):
     """After any row the adapter's weights are the same and hold no gradient."""
-    before = [weight.detach().clone() for weight in rows.factors(bench).values()]
-    for row in rows.ROWS.values():
+    before = [weight.detach().clone() for weight in gradient_methods.factors(bench).values()]
+    for row in gradient_methods.ROWS.values():
         row(bench)
-        for old, weight in zip(before, rows.factors(bench).values(), strict=True):
+        for old, weight in zip(before, gradient_methods.factors(bench).values(), strict=True):
             assert torch.equal(old, weight)
             assert weight.grad is None
             assert weight.requires_grad
@@ -86,7 +93,7 @@ def test_benchmark_piggyback_is_the_training_of_its_baseline(bench):
         places = seen.setdefault(name, [])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(drawing, "collate", _noting(places, drawing.collate))
-            told = rows.ROWS[name](bench)
+            told = gradient_methods.ROWS[name](bench)
         assert (told.dots is not None) == (name == "piggyback")
     assert seen["train"] == seen["piggyback"]
     assert sum(len(lengths) for lengths in seen["train"]) == 5
@@ -104,7 +111,7 @@ def test_benchmark_last_half_is_half_of_the_layers(bench):
     """Its references are those of the second of two layers, and its scores are not all of ours."""
     assert {name.split(".")[2] for name in bench.last_half.means} == {"1"}
     assert len(bench.last_half.means) * 2 == len(bench.references.means)
-    assert scoring._apart(rows.last_half(bench), rows.ours(bench)) > 0.01
+    assert scoring._apart(gradient_methods.last_half(bench), gradient_methods.ours(bench)) > 0.01
 
 
 def test_benchmark_rows_can_be_chosen(bench):
@@ -117,8 +124,8 @@ def test_benchmark_rows_can_be_chosen(bench):
 def test_benchmark_result_is_complete(found):
     """Every row has every figure, or says why it has none; JSON can hold it."""
     measured = {name for name, row in found["rows"].items() if row["status"] == "ok"}
-    assert {*rows.ROWS, scoring.IDEAL} <= measured
-    assert set(found["rows"]) == {*rows.ROWS, *peers.PEERS, scoring.IDEAL}
+    assert {*gradient_methods.ROWS, scoring.IDEAL} <= measured
+    assert set(found["rows"]) == {*gradient_methods.ROWS, *peers.PEERS, scoring.IDEAL}
     for name in measured:
         assert set(found["rows"][name]) == FIGURES
     for name in set(found["rows"]) - measured:
@@ -174,7 +181,7 @@ def test_benchmark_absent_peer_is_a_row_that_says_so(monkeypatch, bench):
     assert statuses == {
         "bergson": "failed (AttributeError: 'NoneType' object has no attribute 'collector')"
     }
-    assert set(kept) == set(rows.ROWS)
+    assert set(kept) == set(gradient_methods.ROWS)
 
 
 def test_benchmark_interleaving_runs_each_row_once_a_repetition():

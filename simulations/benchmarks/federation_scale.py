@@ -32,7 +32,7 @@ from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.histogram import edges_from_public, summarise
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
-from fedwinnow.simulations.benchmarks.scale import ladder, stages_with_growth
+from fedwinnow.simulations.benchmarks.silo_scale import ladder, stages_with_growth
 from fedwinnow.simulations.benchmarks.stages import Say, say, size_of, stage, watch
 
 ROWS = 400
@@ -58,7 +58,7 @@ def bench_silos(
 
     Returns:
         One row a number: ``silos`` and ``stages``; see
-        :func:`~fedwinnow.simulations.benchmarks.scale.stages_with_growth`.
+        :func:`~fedwinnow.simulations.benchmarks.silo_scale.stages_with_growth`.
 
     Raises:
         RunError: a process ended with an error.
