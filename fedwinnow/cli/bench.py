@@ -185,7 +185,7 @@ def scale(
 ) -> None:
     """Take growing silos and federations through curation, and show time and memory (Linux)."""
     from fedwinnow.simulations.benchmarks.federation_scale import bench_silos  # noqa: PLC0415 - likewise
-    from fedwinnow.simulations.benchmarks.process_memory import can_be_measured  # noqa: PLC0415
+    from fedwinnow.simulations.benchmarks.instruments.process_memory import can_be_measured  # noqa: PLC0415
     from fedwinnow.simulations.benchmarks.silo_scale import bench_scale  # noqa: PLC0415 - torch loads here
 
     if not can_be_measured():

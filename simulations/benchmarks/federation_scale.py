@@ -32,8 +32,14 @@ from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.histogram import edges_from_public, summarise
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
+from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (
+    Say,
+    say,
+    size_of,
+    stage,
+    watch,
+)
 from fedwinnow.simulations.benchmarks.silo_scale import ladder, stages_with_growth
-from fedwinnow.simulations.benchmarks.stages import Say, say, size_of, stage, watch
 
 ROWS = 400
 """Public rows, every second one of them corrupted."""

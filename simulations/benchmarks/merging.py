@@ -26,7 +26,7 @@ from torch import nn
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
-from fedwinnow.simulations.benchmarks.process_memory import (
+from fedwinnow.simulations.benchmarks.instruments.process_memory import (
     PEAK,
     RESIDENT,
     environment,

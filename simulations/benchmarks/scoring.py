@@ -24,8 +24,7 @@ import numpy as np
 import torch
 
 from fedwinnow.simulations.benchmarks.gradient_methods import ROWS, Outcome, Row, factors
-from fedwinnow.simulations.benchmarks.peers import PEERS, absent
-from fedwinnow.simulations.benchmarks.process_memory import (
+from fedwinnow.simulations.benchmarks.instruments.process_memory import (
     PEAK,
     RESIDENT,
     can_be_measured,
@@ -33,8 +32,9 @@ from fedwinnow.simulations.benchmarks.process_memory import (
     figure,
     reset_peak,
 )
-from fedwinnow.simulations.benchmarks.stages import Say
-from fedwinnow.simulations.benchmarks.timing import Clock, interleaved, ratio_of
+from fedwinnow.simulations.benchmarks.instruments.stage_monitor import Say
+from fedwinnow.simulations.benchmarks.instruments.timing import Clock, interleaved, ratio_of
+from fedwinnow.simulations.benchmarks.peers import PEERS, absent
 from fedwinnow.simulations.benchmarks.workload import (
     Bench,
     Dtype,

@@ -43,7 +43,14 @@ from fedwinnow.curation.model.pretrained import (
 from fedwinnow.curation.scores.histogram import edges_from_public, quantile, snap, summarise
 from fedwinnow.curation.scores.histogram_edges import Edges
 from fedwinnow.curation.scores.selection import select
-from fedwinnow.simulations.benchmarks.stages import Say, Stage, say, size_of, stage, watch
+from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (
+    Say,
+    Stage,
+    say,
+    size_of,
+    stage,
+    watch,
+)
 from fedwinnow.simulations.tiny import write_tiny_model
 from fedwinnow.strategies.blocks import score_in_blocks
 from fedwinnow.strategies.registry import build

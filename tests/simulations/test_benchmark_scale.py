@@ -11,14 +11,15 @@ from fedwinnow.cli import bench
 from fedwinnow.curation.errors import RunError
 from fedwinnow.curation.protocol.messages import CloseRequest, Header
 from fedwinnow.server.state import RunState
-from fedwinnow.simulations.benchmarks import federation_scale, silo_scale, stages
+from fedwinnow.simulations.benchmarks import federation_scale, silo_scale
+from fedwinnow.simulations.benchmarks.instruments import stage_monitor
 
 pytestmark = pytest.mark.flower  # long: with `make flower`, not with the default run
 
 MEGABYTE = 1_000_000
 CHILD = """\
 import numpy as np
-from fedwinnow.simulations.benchmarks.stages import size_of, stage
+from fedwinnow.simulations.benchmarks.instruments.stage_monitor import size_of, stage
 with stage("small") as held:
     kept = np.ones(1_000_000)
     held["array"] = lambda: size_of(kept)
@@ -34,7 +35,7 @@ def test_scale_stages_are_seen_from_outside(tmp_path, monkeypatch):
     """A peak that was let go again is seen; what is held is at its size; telling costs nothing."""
     (tmp_path / "child_of_scale.py").write_text(CHILD, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    small, large, counting = stages.watch("child_of_scale")
+    small, large, counting = stage_monitor.watch("child_of_scale")
     assert [one.name for one in (small, large, counting)] == ["small", "large", "counting"]
     assert 8 * MEGABYTE <= small.held["array"] < 8.1 * MEGABYTE
     assert large.peak_bytes - small.peak_bytes > 50 * MEGABYTE
@@ -48,17 +49,17 @@ def test_scale_child_that_fails_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "failing_child.py").write_text("raise SystemExit(3)", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     with pytest.raises(RunError, match="ended with 3"):
-        stages.watch("failing_child")
+        stage_monitor.watch("failing_child")
 
 
 def test_scale_sizes_count_everything_once():
     """A collection weighs itself and what it holds, shared things once; a view weighs its part."""
     text = "x" * 1000
-    assert stages.size_of([text, text]) < stages.size_of([text, text + "y"])
+    assert stage_monitor.size_of([text, text]) < stage_monitor.size_of([text, text + "y"])
     whole = np.zeros(1000)
-    assert stages.size_of(whole) >= 8000
-    assert stages.size_of(whole[:500]) >= 4000
-    assert stages.size_of({"a": whole}, (text,)) > 9000
+    assert stage_monitor.size_of(whole) >= 8000
+    assert stage_monitor.size_of(whole[:500]) >= 4000
+    assert stage_monitor.size_of({"a": whole}, (text,)) > 9000
 
 
 @pytest.mark.parametrize(
@@ -72,8 +73,12 @@ def test_scale_ladder_ends_with_what_was_asked(first, most, sizes):
 
 def test_scale_growth_is_over_the_first_size():
     """What is held does not count; the smallest size has growth 1."""
-    small = stages.Stage(name="load", seconds=1, peak_bytes=110, resident_bytes=0, held={"a": 10.0})
-    large = stages.Stage(name="load", seconds=9, peak_bytes=350, resident_bytes=0, held={"a": 50.0})
+    small = stage_monitor.Stage(
+        name="load", seconds=1, peak_bytes=110, resident_bytes=0, held={"a": 10.0}
+    )
+    large = stage_monitor.Stage(
+        name="load", seconds=9, peak_bytes=350, resident_bytes=0, held={"a": 50.0}
+    )
     rows = silo_scale.stages_with_growth([(1, [small]), (10, [large])], "samples")
     assert [row["samples"] for row in rows] == [1, 10]
     assert [row["stages"][0]["growth"] for row in rows] == [1.0, 3.0]
@@ -89,7 +94,7 @@ def unwatched(monkeypatch) -> list[str]:
             seen.append(words["stage"]["name"])
             assert all(size >= 0 for size in words["stage"]["held"].values())
 
-    monkeypatch.setattr(stages, "_say", note)
+    monkeypatch.setattr(stage_monitor, "_say", note)
     return seen
 
 
@@ -106,9 +111,9 @@ def test_scale_samples_are_unlike_and_cross_every_stage(tmp_path, unwatched):
 def test_scale_parts_of_a_stage_are_told(monkeypatch):
     """Processor time that the child adds up while the stage runs comes with its figures."""
     said = []
-    monkeypatch.setattr(stages, "_say", said.append)
+    monkeypatch.setattr(stage_monitor, "_say", said.append)
     spent = {"server": 0.0}
-    with stages.stage("probe", spent):
+    with stage_monitor.stage("probe", spent):
         spent["server"] += 1.5
     assert said[-1]["stage"]["spent"] == {"server": 1.5}
 
@@ -153,7 +158,7 @@ def test_scale_prints_tables_and_json(monkeypatch):
 
     On 80 columns nothing of a table is cut, and each stage is told of when it ends.
     """
-    one = stages.Stage(
+    one = stage_monitor.Stage(
         name="measure", seconds=1809.3, peak_bytes=664_100_000, resident_bytes=664_100_000,
         held={"tokens": 140_000.0, "table": 265_000_000.0},
     )  # fmt: skip

@@ -14,14 +14,8 @@ from typer.testing import CliRunner
 from fedwinnow.cli import bench as cli_bench
 from fedwinnow.client import drawing
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations.benchmarks import (
-    gradient_methods,
-    peers,
-    process_memory,
-    scoring,
-    timing,
-    workload,
-)
+from fedwinnow.simulations.benchmarks import gradient_methods, peers, scoring, workload
+from fedwinnow.simulations.benchmarks.instruments import process_memory, timing
 from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring
 
 pytestmark = pytest.mark.flower  # long: with `make flower`, not with the default run

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from fedwinnow.curation.errors import RunError
-from fedwinnow.simulations.benchmarks.process_memory import (
+from fedwinnow.simulations.benchmarks.instruments.process_memory import (
     PEAK,
     anonymous,
     environment,

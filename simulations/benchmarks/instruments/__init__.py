@@ -1,0 +1,1 @@
+"""Instruments of the benchmarks: clocks, process memory, stages in child processes."""
