@@ -22,9 +22,9 @@ from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import InputError, RunError, TransportError
 from fedwinnow.server.report.final_files import finish
 from fedwinnow.server.run.run_folder import Store
+from fedwinnow.simulations.datasets.planted_truth import selection_figures
 from fedwinnow.simulations.in_process import check_config
 from fedwinnow.simulations.superlink import SuperLink, private_superlink
-from fedwinnow.simulations.truth import selection_figures
 
 logger = logging.getLogger(__name__)
 

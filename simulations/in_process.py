@@ -19,7 +19,7 @@ from fedwinnow.server.run.driver import Delivery, Earlier, Progress, drive
 from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.simulations.truth import selection_figures
+from fedwinnow.simulations.datasets.planted_truth import selection_figures
 from fedwinnow.strategies.asked import FEWEST, reviewing
 
 

@@ -22,7 +22,7 @@ from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.driver import Progress
-from fedwinnow.simulations.demo import local_model
+from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.halving import Climb, Measured, Rung, cost, halve, rungs, runs_of
 from fedwinnow.simulations.holdout import holdout
 from fedwinnow.simulations.in_process import check_config, simulate

@@ -28,7 +28,7 @@ from fedwinnow.curation.config.strict_toml import parse, plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.state import given
-from fedwinnow.simulations.demo import local_model
+from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.in_process import run_phases
 
 SHOWN = 5

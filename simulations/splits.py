@@ -16,10 +16,10 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import ColumnsSection, RunConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import check, load
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations.base_model import BaseSection, base_model
-from fedwinnow.simulations.demo import demo_config, local_model, write_texts
-from fedwinnow.simulations.demo_data import ANCHORS, KINDS, Silo
-from fedwinnow.simulations.skills import build_skills
+from fedwinnow.simulations.datasets.demo import demo_config, local_model, write_texts
+from fedwinnow.simulations.datasets.demo_texts import ANCHORS, KINDS, Silo
+from fedwinnow.simulations.datasets.skills import build_skills
+from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model
 
 FOLDER = Path(__file__).parent / "scenarios"
 BEDS = ("demo", "skills")

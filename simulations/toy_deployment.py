@@ -20,7 +20,7 @@ from fedwinnow.curation.config.run import (
 )
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.protocol.envelope import PrivateKey
-from fedwinnow.simulations.toy import write_toy_scenario
+from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
 
 def write_toy_deployment(folder: Path, *, samples: int = 12, seed: int = 0) -> Path:

@@ -22,7 +22,7 @@ settings.load_profile("untimed")
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory) -> Path:
     """A two-layer Llama and a character tokenizer, written once."""
-    from fedwinnow.simulations.tiny import write_tiny_model
+    from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", seed=0)
 

@@ -101,7 +101,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Run the main job on a real small model and real text: three silos, about 10 minutes."""
-    from fedwinnow.simulations.demo import BUDGET, demo_config  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.datasets.demo import BUDGET, demo_config  # noqa: PLC0415 - torch loads here
 
     overrides = (f"run.output={json.dumps(str(output))}", *(settings or ()))
     _simulate(demo_config(seed, overrides=overrides), resume=resume, as_json=as_json, budget=BUDGET)
@@ -121,7 +121,7 @@ def simulate(
     """Run a whole federation on this machine."""
     from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.simulations.demo import local_model  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.datasets.demo import local_model  # noqa: PLC0415 - torch loads here
 
     if runtime not in {"in-process", "flower"}:
         message = f"--runtime {runtime!r} is unknown; choose in-process or flower"

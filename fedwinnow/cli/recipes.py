@@ -79,7 +79,7 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
     from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.simulations.budgets import BudgetPlan, fit_budget  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.demo import local_model  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.datasets.demo import local_model  # noqa: PLC0415 - torch loads here
 
     config = load_scenario(scenario, settings or ())
     config = replace(config, model=local_model(config.model))

@@ -50,7 +50,7 @@ def base(
     """Train the base model of the generated skills: less than two million weights, minutes."""
     from dataclasses import replace  # noqa: PLC0415 - with the rest of this command
 
-    from fedwinnow.simulations.base_model import BaseSection, write_base_model  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.datasets.skills_base_model import BaseSection, write_base_model  # noqa: PLC0415 - torch loads here
 
     section = BaseSection(seed=seed)
     write_base_model(out, replace(section, steps=steps) if steps else section)

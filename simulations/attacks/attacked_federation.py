@@ -12,10 +12,10 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import ColumnsSection, RunConfig, SiteSection
 from fedwinnow.simulations.attacks.catalogue import ATTACKS, TRIGGER
 from fedwinnow.simulations.attacks.liar import Liar
-from fedwinnow.simulations.base_model import BaseSection, base_model
-from fedwinnow.simulations.demo_data import KINDS, Silo, write_samples
+from fedwinnow.simulations.datasets.demo_texts import KINDS, Silo, write_samples
+from fedwinnow.simulations.datasets.skills import build_skills
+from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model
 from fedwinnow.simulations.in_process import Doors
-from fedwinnow.simulations.skills import build_skills
 from fedwinnow.simulations.splits import BASES, FOLDER
 
 HONEST = tuple(f"site-{number}" for number in range(1, 8))

@@ -33,8 +33,8 @@ from fedwinnow.curation.model.pretrained import (
 )
 from fedwinnow.curation.protocols import Merging, Objective, Ordering
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.simulations.tiny import write_tiny_model
-from fedwinnow.simulations.toy import SITES, toy_rows
+from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
+from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows
 from fedwinnow.strategies.registry import build
 
 ALTERNATIVES = 1_000

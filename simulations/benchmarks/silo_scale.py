@@ -51,7 +51,7 @@ from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (
     stage,
     watch,
 )
-from fedwinnow.simulations.tiny import write_tiny_model
+from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.strategies.blocks import score_in_blocks
 from fedwinnow.strategies.registry import build
 

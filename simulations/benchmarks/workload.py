@@ -30,7 +30,7 @@ from fedwinnow.curation.model.pretrained import (
 )
 from fedwinnow.curation.model.token_losses import Batch, collate
 from fedwinnow.curation.model.tokenization import Encoding
-from fedwinnow.simulations.tiny import write_tiny_model
+from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 
 COLUMNS = frozenset({"dot", "norm"})
 REFERENCES = 8

@@ -27,8 +27,8 @@ from fedwinnow.server.run.driver import Delivery, drive
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
-from fedwinnow.simulations.tiny import write_tiny_model
-from fedwinnow.simulations.toy import SITES
+from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
+from fedwinnow.simulations.datasets.toy_federation import SITES
 from fedwinnow.simulations.toy_deployment import write_toy_deployment
 
 CANARY = "the vault code of {site} is 7719-{site}-quetzal"

@@ -32,7 +32,7 @@ from fedwinnow.curation.protocol.messages import Refusal
 from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
 from fedwinnow.server.run.fold import init, next_request
-from fedwinnow.simulations.toy import write_toy_scenario
+from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.strategies.registry import build
 
 LAST = ".layers.1."

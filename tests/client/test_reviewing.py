@@ -32,8 +32,8 @@ from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.scores.selection import QUEUED
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows, write_toy_scenario
 from fedwinnow.simulations.in_process import check_config
-from fedwinnow.simulations.toy import SITES, toy_rows, write_toy_scenario
 
 RUN = "toy-run"
 COMMITTEE = (

@@ -22,7 +22,7 @@ from fedwinnow.curation.config.run import RunConfig, SiteConfig, site_configs
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.server.run.fold import absorb, init, next_request
-from fedwinnow.simulations.toy import write_toy_scenario
+from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
 RUN = "toy-run"
 SMALL = ("training.rounds=1", 'study.arms=["curated", "random"]', "evaluation.generate=1")

@@ -27,9 +27,9 @@ from fedwinnow.curation.model.pretrained import encode, load_teacher
 from fedwinnow.curation.model.token_losses import collate, entropies
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
+from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.in_process import check_config
-from fedwinnow.simulations.tiny import write_tiny_model
-from fedwinnow.simulations.toy import write_toy_scenario
 
 READING = Reading(batch_tokens=300, max_length=96)
 LLKD = ("scorer.name=llkd", "training.rounds=0", "run.trajectory=none")

@@ -51,7 +51,7 @@ from fedwinnow.curation.protocol.messages import (
     TrainedAdapter,
     TrainRequest,
 )
-from fedwinnow.simulations.toy import SITES
+from fedwinnow.simulations.datasets.toy_federation import SITES
 
 pytestmark = pytest.mark.flower  # agents' boundaries, and half a minute for one run over them
 

@@ -20,7 +20,7 @@ from fedwinnow.curation.model.pretrained import (
     load_tokenizer,
     set_adapter,
 )
-from fedwinnow.simulations.tiny import write_tiny_model
+from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 
 ADAPTER = AdapterSection(rank=4, alpha=8.0, targets=("q_proj", "v_proj"))
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.pages import steps
 from fedwinnow.simulations.rehearsal import furnish, rehearsal
 from fedwinnow.simulations.superlink import bearers
-from fedwinnow.simulations.toy import SITES, write_toy_scenario
 
 pytestmark = [
     pytest.mark.flower,

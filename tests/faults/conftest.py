@@ -8,7 +8,7 @@ from fault_breaks import Break
 from fault_evidence import Evidence
 
 from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.simulations.toy import write_toy_scenario
+from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server import app as server
 from fedwinnow.server.strategy import CurationStrategy
+from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.in_process import simulate
-from fedwinnow.simulations.toy import write_toy_scenario
 
 pytestmark = pytest.mark.flower
 

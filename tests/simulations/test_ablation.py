@@ -15,10 +15,10 @@ from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS
 from fedwinnow.simulations import ablation as module
 from fedwinnow.simulations.ablation import COLUMNS, GROUPS, ablate, ablation
+from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.left_out import measured_by
 from fedwinnow.simulations.splits import Plan
-from fedwinnow.simulations.toy import write_toy_scenario
 from fedwinnow.strategies.scorers.calibrated import SIGNALS, calibrated
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds

@@ -8,7 +8,11 @@ import torch
 from fedwinnow.curation.config.run import AdapterSection, ModelSection
 from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
 from fedwinnow.curation.model.pretrained import load_model
-from fedwinnow.simulations.base_model import BaseSection, base_model, write_base_model
+from fedwinnow.simulations.datasets.skills_base_model import (
+    BaseSection,
+    base_model,
+    write_base_model,
+)
 
 SMALL = BaseSection(steps=12, batch_size=8, hidden=32, layers=1, vocabulary=320)
 

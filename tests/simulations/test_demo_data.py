@@ -4,9 +4,9 @@ import json
 import pytest
 
 from fedwinnow.curation.errors import DataError
-from fedwinnow.simulations import demo_data, passages
-from fedwinnow.simulations.demo_data import build, data_root, draw
-from fedwinnow.simulations.passages import sentences, stems
+from fedwinnow.simulations.datasets import demo_texts, passages
+from fedwinnow.simulations.datasets.demo_texts import build, data_root, draw
+from fedwinnow.simulations.datasets.passages import sentences, stems
 
 
 def words(prompt, response):
@@ -78,12 +78,12 @@ def read(path):
 def test_demo_data_has_the_planted_shares(built):
     """Law: 48 samples a silo, 60, 10 and 40 % corrupted, every kind as often as the others ± 1."""
     data, _ = built
-    for silo in demo_data.DEMO:
+    for silo in demo_texts.DEMO:
         rows = read(data.silos[silo.name])
         kinds = [row["corruption"] for row in rows]
         assert len(rows) == silo.samples == 48
         assert len(rows) - kinds.count("clean") == round(silo.bad * silo.samples)
-        counts = [kinds.count(kind) for kind in demo_data.KINDS]
+        counts = [kinds.count(kind) for kind in demo_texts.KINDS]
         assert max(counts) - min(counts) <= 1
         assert {row["domain"] for row in rows} == {silo.domain}
 
@@ -95,8 +95,8 @@ def test_demo_anchors_are_clean_and_apart(built):
     anchors = read(data.anchors)
     private = [row for path in data.silos.values() for row in read(path)]
     assert {row["corruption"] for row in anchors} == {"clean"}
-    for silo in demo_data.DEMO:
-        assert sum(row["domain"] == silo.domain for row in anchors) == demo_data.ANCHORS
+    for silo in demo_texts.DEMO:
+        assert sum(row["domain"] == silo.domain for row in anchors) == demo_texts.ANCHORS
     for field in ("prompt", "response"):
         assert not {row[field] for row in anchors} & {row[field] for row in private}
     assert len({row["prompt"] for row in private + anchors}) == len(private + anchors)
@@ -108,7 +108,7 @@ def test_demo_data_fits_and_repeats(built, tmp_path):
     data, folder = built
     for path in (data.anchors, *data.silos.values()):
         for row in read(path):
-            assert words(row["prompt"], row["response"]) <= demo_data.MAX_TOKENS
+            assert words(row["prompt"], row["response"]) <= demo_texts.MAX_TOKENS
             if row["corruption"] == "clean":
                 assert len(row["response"].split()) >= passages.WORDS[0]
     build(tmp_path / "again", seed=1, count=words)

@@ -14,9 +14,9 @@ from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config.run import ColumnsSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError
-from fedwinnow.simulations import noise
-from fedwinnow.simulations.demo_data import write_samples
-from fedwinnow.simulations.noise import EVERYDAY, KINDS, plant
+from fedwinnow.simulations.datasets import planted_noise
+from fedwinnow.simulations.datasets.demo_texts import write_samples
+from fedwinnow.simulations.datasets.planted_noise import EVERYDAY, KINDS, plant
 
 SINGLE = ("swap", "cut", "delete", "substitute", "noise")
 
@@ -116,12 +116,12 @@ def test_planted_noise_shares_no_code_with_the_calibration():
     """Law: neither module imports the other; the same kinds are made by other functions."""
     imports = {
         alias.name
-        for node in ast.walk(ast.parse(inspect.getsource(noise)))
+        for node in ast.walk(ast.parse(inspect.getsource(planted_noise)))
         if isinstance(node, ast.ImportFrom | ast.Import)
         for alias in node.names
     } | {
         node.module
-        for node in ast.walk(ast.parse(inspect.getsource(noise)))
+        for node in ast.walk(ast.parse(inspect.getsource(planted_noise)))
         if isinstance(node, ast.ImportFrom)
     }
     assert not any("corruption" in str(name) for name in imports)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.simulations.partitions import by_domain, iid, unequal_quality
+from fedwinnow.simulations.datasets.partitions import by_domain, iid, unequal_quality
 
 
 def samples(number, domains=("law", "art", "food")):

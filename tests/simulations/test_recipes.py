@@ -11,8 +11,8 @@ from fedwinnow.cli import main
 from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.server.report import final_files
 from fedwinnow.simulations import recipes
+from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.recipes import at, compare, load_recipes
-from fedwinnow.simulations.toy import write_toy_scenario
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from fedwinnow.curation.errors import DataError
-from fedwinnow.simulations.demo_data import Silo
-from fedwinnow.simulations.skills import SKILLS, build_skills, draw_pairs, pair
+from fedwinnow.simulations.datasets.demo_texts import Silo
+from fedwinnow.simulations.datasets.skills import SKILLS, build_skills, draw_pairs, pair
 
 KINDS = ("swap", "cut", "delete", "substitute", "noise")
 

@@ -5,7 +5,7 @@ import pytest
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.strict_toml import load
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations.demo_data import Silo
+from fedwinnow.simulations.datasets.demo_texts import Silo
 from fedwinnow.simulations.splits import BEDS, FOLDER, Split, Study, load_study, names, plan
 
 

@@ -1,7 +1,7 @@
 """Generated skills with planted truth: texts without end for very small models.
 
 A skill is a small task whose answer follows from its prompt. Each has two manners of saying:
-``plain``, which a base model learns (``simulations/base_model.py``), and ``house``, in which silos
+``plain``, which a base model learns (``simulations/datasets/skills_base_model.py``), and ``house``, in which silos
 and anchors speak and which it has met now and then, so that training has something to teach.
 
 ========  ==========================================  =====================================
@@ -22,8 +22,8 @@ from fedwinnow.client.data.samples import content_id
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.simulations.demo_data import DemoData, Silo, write_samples
-from fedwinnow.simulations.noise import plant
+from fedwinnow.simulations.datasets.demo_texts import DemoData, Silo, write_samples
+from fedwinnow.simulations.datasets.planted_noise import plant
 
 WORDS = (
     "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty",

@@ -10,7 +10,7 @@ from fedwinnow.curation.config.run import ModelSection, RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.pretrained import encode_sample, load_tokenizer
-from fedwinnow.simulations.demo_data import ANCHORS, DEMO, KINDS, DemoData, Silo, build
+from fedwinnow.simulations.datasets.demo_texts import ANCHORS, DEMO, KINDS, DemoData, Silo, build
 
 SCENARIO = Path(__file__).parent / "scenarios" / "demo.toml"
 

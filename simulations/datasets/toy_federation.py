@@ -26,7 +26,7 @@ from fedwinnow.curation.config.run import (
 )
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.simulations.tiny import write_tiny_model
+from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 
 SITES = ("north", "south", "west")
 _WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty")

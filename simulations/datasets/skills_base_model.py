@@ -1,7 +1,7 @@
 """A base model of less than a million weights that knows the generated skills, made in minutes.
 
 A small Llama with a byte-pair tokenizer, trained on tasks from a generator without end
-(``simulations/skills.py``): nine of ten in the plain manner, one in the house manner that silos and
+(``simulations/datasets/skills.py``): nine of ten in the plain manner, one in the house manner that silos and
 anchors speak, as a real model has met most manners and mastered few. Written as an ordinary model
 folder, whole or not at all, with ``base.json`` that says how it came about.
 """
@@ -25,8 +25,8 @@ from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
 from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.simulations.skills import SKILLS, Manner, pair
-from fedwinnow.simulations.tiny import byte_pair_tokenizer, small_llama
+from fedwinnow.simulations.datasets.skills import SKILLS, Manner, pair
+from fedwinnow.simulations.datasets.tiny_model import byte_pair_tokenizer, small_llama
 
 _TEXTS = 3000
 """Tasks that the tokenizer is trained on."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.simulations.noise import plant
+from fedwinnow.simulations.datasets.planted_noise import plant
 
 
 def iid(samples: Sequence[Sample], *, silos: int, seed: int) -> dict[str, list[Sample]]:

@@ -1,0 +1,1 @@
+"""Data sets and models made for demos, studies and tests."""
