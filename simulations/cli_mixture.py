@@ -12,7 +12,7 @@ from rich.table import Table
 from fedwinnow.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from fedwinnow.simulations.mixtures import Mixture
+    from fedwinnow.simulations.recipes.merge_mixture import Mixture
 
 
 def mixture(
@@ -30,8 +30,8 @@ def mixture(
     """Fit a law of mixing to many merges of a run's kept adapters; nobody trains."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - likewise
     from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - torch loads with the rest
-    from fedwinnow.simulations.mixtures import mixture as measured  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.mixtures import section_text  # noqa: PLC0415 - likewise
+    from fedwinnow.simulations.recipes.merge_mixture import mixture as measured  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.recipes.merge_mixture import section_text  # noqa: PLC0415 - likewise
 
     found = measured(run, count=mixtures, number=training_round, told=Watch().work)
     if out is not None:

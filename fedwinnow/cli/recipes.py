@@ -13,7 +13,7 @@ from rich.table import Table
 from fedwinnow.cli.options import AsJson, Set, typed
 
 if TYPE_CHECKING:
-    from fedwinnow.simulations.budgets import Budget, BudgetPlan
+    from fedwinnow.simulations.recipes.data_budget import Budget, BudgetPlan
 
 app = typer.Typer(no_args_is_help=True, help="Compare recipes: whole scenarios.")
 
@@ -42,7 +42,7 @@ def compare(
 ) -> None:
     """Find the best of several recipes by successive halving; finished runs are not run again."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations import recipes as recipes_of  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.recipes import compare as recipes_of  # noqa: PLC0415 - torch loads here
 
     watch = Watch()
     found = recipes_of.compare(
@@ -78,8 +78,8 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
     from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - likewise
     from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.simulations.budgets import BudgetPlan, fit_budget  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.datasets.demo import local_model  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.recipes.data_budget import BudgetPlan, fit_budget  # noqa: PLC0415 - torch loads here
 
     config = load_scenario(scenario, settings or ())
     config = replace(config, model=local_model(config.model))

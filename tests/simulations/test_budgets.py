@@ -15,10 +15,10 @@ from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.server.report import final_files, selection_sections
-from fedwinnow.simulations.budgets import BudgetPlan, buckets, fit_budget
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.holdout import holdout
 from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.recipes.choosing_holdout import holdout
+from fedwinnow.simulations.recipes.data_budget import BudgetPlan, buckets, fit_budget
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
-from fedwinnow.simulations.curves import LINE, SHAPES, ends, hopeless, late, rank, shape_of
+from fedwinnow.simulations.recipes.loss_curves import (
+    LINE,
+    SHAPES,
+    ends,
+    hopeless,
+    late,
+    rank,
+    shape_of,
+)
 
 STEPS = np.arange(1.0, 11.0)
 

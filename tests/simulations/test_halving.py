@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
-from fedwinnow.simulations.halving import Measured, Rung, cost, halve, rungs, runs_of
+from fedwinnow.simulations.recipes.successive_halving import (
+    Measured,
+    Rung,
+    cost,
+    halve,
+    rungs,
+    runs_of,
+)
 
 NAMES = tuple("abcdefgh")
 

@@ -9,8 +9,8 @@ from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError, EmptySelectionError, NonFiniteError
 from fedwinnow.curation.model.pretrained import initial_adapter
-from fedwinnow.simulations import proxy
-from fedwinnow.simulations.proxy import ProxyPlan, proxy_ranking
+from fedwinnow.simulations.recipes import proxy_runs
+from fedwinnow.simulations.recipes.proxy_runs import ProxyPlan, proxy_ranking
 
 SECTION = TrainingSection(batch_size=4, warmup_share=0.5)
 PLAN = ProxyPlan(learning_rate=1e-3, checkpoints=(1, 2, 4, 8, 12), seeds=(0, 1), max_length=64)
@@ -79,7 +79,7 @@ def test_proxy_batches_are_paired(tiny_model, monkeypatch):
         drawn.append((arguments["seed"], arguments["order"].indices.tolist()))
         return train(loaded, samples, **arguments)
 
-    monkeypatch.setattr(proxy, "train", watching)
+    monkeypatch.setattr(proxy_runs, "train", watching)
     plan = ProxyPlan(learning_rate=1e-3, checkpoints=(1,), seeds=(5, 6), max_length=64)
     run(tiny_model, {"clean": CLEAN, "swapped": swapped(CLEAN)}, plan=plan)
     assert drawn[0] == drawn[1]
@@ -101,7 +101,7 @@ def fake(losses):
 
 def test_proxy_stops_what_lies_clear_of_the_best(tiny_model, monkeypatch):
     """After two seeds a hopeless recipe gets no third; without early stop it does."""
-    monkeypatch.setattr(proxy, "_curve", fake({"good": 1.0, "near": 1.0, "bad": 2.0}))
+    monkeypatch.setattr(proxy_runs, "_curve", fake({"good": 1.0, "near": 1.0, "bad": 2.0}))
     recipes = {"bad": CLEAN, "good": CLEAN, "near": CLEAN}
     for early, seeds in ((True, 2), (False, 4)):
         plan = ProxyPlan(
@@ -121,7 +121,7 @@ def test_proxy_names_the_recipe_whose_loss_is_no_number(tiny_model, monkeypatch)
         message = "training step 1: got loss nan"
         raise NonFiniteError(message)
 
-    monkeypatch.setattr(proxy, "train", broken)
+    monkeypatch.setattr(proxy_runs, "train", broken)
     with pytest.raises(NonFiniteError, match=r"'clean', seed 0: training step 1"):
         run(tiny_model, {"clean": CLEAN})
 

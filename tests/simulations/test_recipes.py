@@ -10,9 +10,9 @@ import pytest
 from fedwinnow.cli import main
 from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.server.report import final_files
-from fedwinnow.simulations import recipes
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.recipes import at, compare, load_recipes
+from fedwinnow.simulations.recipes import compare as recipes
+from fedwinnow.simulations.recipes.compare import at, compare, load_recipes
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
-from fedwinnow.simulations.curves import Placed, rank
+from fedwinnow.simulations.recipes.loss_curves import Placed, rank
 
 NEAR = 0.25
 """Share of an interval's half-width within which two recipes count as equally good."""

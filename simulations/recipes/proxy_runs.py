@@ -3,7 +3,7 @@
 Each recipe, a list of samples, trains from the same adapter at a constant rate far below the normal
 one, where the first-order term decides; with several seeds, each of which draws the same positions
 from lists of the same length (paired batches). The same public hold-out items are evaluated at the
-same steps within each run. ``simulations/curves.py`` makes one number of a curve, and stops a
+same steps within each run. ``simulations/recipes/loss_curves.py`` makes one number of a curve, and stops a
 recipe whose interval lies clear of the best after ``LEAST_SEEDS`` seeds.
 
 Reference:
@@ -25,7 +25,7 @@ from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError
 from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.protocols import Ordering
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.simulations.curves import Placed, ends, hopeless, late, rank, shape_of
+from fedwinnow.simulations.recipes.loss_curves import Placed, ends, hopeless, late, rank, shape_of
 from fedwinnow.strategies.registry import build
 
 LEAST_SEEDS = 2

@@ -23,10 +23,18 @@ from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.datasets.demo import local_model
-from fedwinnow.simulations.halving import Climb, Measured, Rung, cost, halve, rungs, runs_of
-from fedwinnow.simulations.holdout import holdout
 from fedwinnow.simulations.in_process import check_config, simulate
-from fedwinnow.simulations.proxy import Told
+from fedwinnow.simulations.recipes.choosing_holdout import holdout
+from fedwinnow.simulations.recipes.proxy_runs import Told
+from fedwinnow.simulations.recipes.successive_halving import (
+    Climb,
+    Measured,
+    Rung,
+    cost,
+    halve,
+    rungs,
+    runs_of,
+)
 from fedwinnow.simulations.study import finished
 
 EARLY = 10

@@ -1,0 +1,1 @@
+"""Choose a recipe, a data budget or merge weights from short runs."""
