@@ -27,8 +27,8 @@ from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
 from fedwinnow.simulations.benchmarks.rounds_over_flower import ask, warmed
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.in_process import InProcess
-from fedwinnow.simulations.pages import until
-from fedwinnow.simulations.rehearsal import furnish, rehearsal
+from fedwinnow.simulations.rehearsal.documented_steps import until
+from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
 from fedwinnow.simulations.sockets import Door, SocketTransport
 from fedwinnow.simulations.superlink import program
 

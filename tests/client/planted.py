@@ -29,7 +29,7 @@ from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import SITES
-from fedwinnow.simulations.toy_deployment import write_toy_deployment
+from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 CANARY = "the vault code of {site} is 7719-{site}-quetzal"
 ROUGH = {"length", "has_end"}

@@ -37,7 +37,7 @@ from fedwinnow.curation.protocol.envelope import (
     unseal,
     verified,
 )
-from fedwinnow.simulations.toy_deployment import write_toy_deployment
+from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 LONGEST = 30.0
 """Longest wait for anything here, seconds: for a machine that does much else."""

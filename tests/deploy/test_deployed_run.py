@@ -7,8 +7,8 @@ import pytest
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.in_process import simulate
-from fedwinnow.simulations.pages import steps
-from fedwinnow.simulations.rehearsal import furnish, rehearsal
+from fedwinnow.simulations.rehearsal.documented_steps import steps
+from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
 from fedwinnow.simulations.superlink import bearers
 
 pytestmark = [

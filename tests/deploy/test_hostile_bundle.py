@@ -28,8 +28,8 @@ from fedwinnow.curation.errors import ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.protocol.envelope import Envelope, Stamp, unseal
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
-from fedwinnow.simulations.pages import until
-from fedwinnow.simulations.toy_deployment import write_toy_deployment
+from fedwinnow.simulations.rehearsal.documented_steps import until
+from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENT, NODE = 64001, 64002

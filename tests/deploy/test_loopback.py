@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fedwinnow.simulations.pages import DEPLOY, settings_of, steps, until
-from fedwinnow.simulations.rehearsal import rehearsal
+from fedwinnow.simulations.rehearsal.documented_steps import DEPLOY, settings_of, steps, until
+from fedwinnow.simulations.rehearsal.loopback import rehearsal
 
 ROOT = DEPLOY.parents[1]
 SITES = ("north", "south")

@@ -14,7 +14,7 @@ from fault_flower import FULL, LONGEST, PAIRS, Run, name_of, survive
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.rehearsal import furnish, rehearsal
+from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
 
 pytestmark = [
     pytest.mark.faults,

@@ -12,7 +12,7 @@ from fedwinnow.curation.config.load_files import load_run, load_scenario, load_s
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
 from fedwinnow.server import app as server
 from fedwinnow.simulations.in_process import simulate
-from fedwinnow.simulations.toy_deployment import write_toy_deployment
+from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 pytestmark = pytest.mark.flower
 

@@ -15,7 +15,7 @@ from fedwinnow.curation.config.load_files import load_scenario, load_site
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import SignalTable
 from fedwinnow.curation.scores.selection import select
-from fedwinnow.simulations.toy_deployment import write_toy_deployment
+from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 RUN = "toy-0123456789ab"
 SCORES = np.array([0.5, -2.0, 3.0, 0.25, np.nan, -9.0, 1.0, 2.0])

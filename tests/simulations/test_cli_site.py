@@ -25,7 +25,7 @@ from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.protocol.envelope import PrivateKey
 from fedwinnow.curation.protocol.messages import Header, JoinRequest
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
-from fedwinnow.simulations.toy_deployment import write_toy_deployment
+from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 
 @pytest.fixture(scope="module")

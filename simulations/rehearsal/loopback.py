@@ -1,7 +1,7 @@
 """Rehearses ``docs/deploy`` on this machine: a coordinator and silos on loopback, by its own pages.
 
 Each party has a folder of its own with a copy of ``docs/deploy`` and settings with ports of this
-machine; what is run in it are the steps of its page (:mod:`fedwinnow.simulations.pages`). What was
+machine; what is run in it are the steps of its page (:mod:`fedwinnow.simulations.rehearsal.documented_steps`). What was
 started here is stopped at the end, and nothing else.
 """
 
@@ -21,9 +21,9 @@ import fedwinnow
 from fedwinnow.curation.config.run import MemberSection, RunConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.simulations.pages import DEPLOY, Party, settings_of, until
+from fedwinnow.simulations.rehearsal.documented_steps import DEPLOY, Party, settings_of, until
+from fedwinnow.simulations.rehearsal.toy_deployment import deployed, site_config
 from fedwinnow.simulations.superlink import bearers
-from fedwinnow.simulations.toy_deployment import deployed, site_config
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
 def furnish(stage: Rehearsal, scenario: RunConfig) -> Path:
     """Keys, ``site.toml`` and ``run.toml`` of a deployed run over a scenario's sites.
 
-    The policies are those of :func:`fedwinnow.simulations.toy_deployment.site_config`.
+    The policies are those of :func:`fedwinnow.simulations.rehearsal.toy_deployment.site_config`.
 
     Returns:
         The path of ``run.toml``.

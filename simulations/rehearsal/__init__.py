@@ -1,0 +1,1 @@
+"""A deployment rehearsed on this machine by the documented steps."""
