@@ -29,7 +29,7 @@ from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.state import given
 from fedwinnow.simulations.datasets.demo import local_model
-from fedwinnow.simulations.in_process import run_phases
+from fedwinnow.simulations.runtimes.in_process import run_phases
 
 SHOWN = 5
 """Overlapping samples that an error names at most."""

@@ -20,7 +20,7 @@ from fedwinnow.curation.config.load_files import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.server.run.driver import Progress
-from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.splits import Plan
 from fedwinnow.simulations.study_page import page
 from fedwinnow.simulations.study_picture import picture

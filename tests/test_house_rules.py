@@ -33,7 +33,7 @@ FLOWER = {
     "server/transport/flower_grid.py",
     "server/strategy.py",
 }
-RIM = FLOWER | {"simulations/flower.py"}
+RIM = FLOWER | {"simulations/runtimes/flower.py"}
 
 
 def name_of(file: Path) -> str:

@@ -129,9 +129,11 @@ def simulate(
     config = load_scenario(scenario, settings or ())
     config = replace(config, model=local_model(config.model))
     if runtime == "flower":
-        from fedwinnow.simulations.flower import simulate_with_flower  # noqa: PLC0415 - Flower loads here
+        from fedwinnow.simulations.runtimes.flower import simulate_with_flower  # noqa: PLC0415 - Flower loads here
 
-        logging.getLogger("fedwinnow.simulations.flower").setLevel(logging.INFO)  # a line a phase
+        logging.getLogger("fedwinnow.simulations.runtimes.flower").setLevel(
+            logging.INFO
+        )  # a line a phase
         folder = simulate_with_flower(config, resume=resume, command=typed())
         _show(folder, as_json=as_json)
     else:
@@ -194,7 +196,7 @@ def report(
 def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:  # noqa: ANN401 - typed where torch may load
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.in_process import simulate as run  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.runtimes.in_process import simulate as run  # noqa: PLC0415 - torch loads here
 
     watch = Watch(budget=budget)
     folder = run(

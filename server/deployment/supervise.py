@@ -34,9 +34,9 @@ from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.run.status import read_status, status_file
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
-from fedwinnow.simulations.flower import metrics_lines, thin_app
-from fedwinnow.simulations.in_process import check_config
-from fedwinnow.simulations.superlink import program
+from fedwinnow.simulations.runtimes.flower import metrics_lines, thin_app
+from fedwinnow.simulations.runtimes.in_process import check_config
+from fedwinnow.simulations.runtimes.superlink import program
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from fedwinnow.curation.protocol.messages import Refusal, Reply, Request, SelectRequest
 from fedwinnow.simulations.attacks.catalogue import Attack, seed_of
-from fedwinnow.simulations.in_process import Door
+from fedwinnow.simulations.runtimes.in_process import Door
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,11 +26,11 @@ from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
 from fedwinnow.simulations.benchmarks.rounds_over_flower import ask, warmed
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.in_process import InProcess
 from fedwinnow.simulations.rehearsal.documented_steps import until
 from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
-from fedwinnow.simulations.sockets import Door, SocketTransport
-from fedwinnow.simulations.superlink import program
+from fedwinnow.simulations.runtimes.in_process import InProcess
+from fedwinnow.simulations.runtimes.sockets import Door, SocketTransport
+from fedwinnow.simulations.runtimes.superlink import program
 
 _APP = """\
 [project]

@@ -23,7 +23,6 @@ from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.datasets.demo import local_model
-from fedwinnow.simulations.in_process import check_config, simulate
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
 from fedwinnow.simulations.recipes.proxy_runs import Told
 from fedwinnow.simulations.recipes.successive_halving import (
@@ -35,6 +34,7 @@ from fedwinnow.simulations.recipes.successive_halving import (
     rungs,
     runs_of,
 )
+from fedwinnow.simulations.runtimes.in_process import check_config, simulate
 from fedwinnow.simulations.study import finished
 
 EARLY = 10

@@ -23,7 +23,7 @@ from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.simulations.rehearsal.documented_steps import DEPLOY, Party, settings_of, until
 from fedwinnow.simulations.rehearsal.toy_deployment import deployed, site_config
-from fedwinnow.simulations.superlink import bearers
+from fedwinnow.simulations.runtimes.superlink import bearers
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
 from fedwinnow.curation.signal_columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.runtimes.in_process import simulate
 
 READING = Reading(batch_tokens=200, max_length=64)
 

@@ -33,7 +33,7 @@ from fedwinnow.curation.scores.selection import QUEUED
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows, write_toy_scenario
-from fedwinnow.simulations.in_process import check_config
+from fedwinnow.simulations.runtimes.in_process import check_config
 
 RUN = "toy-run"
 COMMITTEE = (

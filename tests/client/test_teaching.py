@@ -29,7 +29,7 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.in_process import check_config
+from fedwinnow.simulations.runtimes.in_process import check_config
 
 READING = Reading(batch_tokens=300, max_length=96)
 LLKD = ("scorer.name=llkd", "training.rounds=0", "run.trajectory=none")

@@ -6,10 +6,10 @@ import pytest
 
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.rehearsal.documented_steps import steps
 from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
-from fedwinnow.simulations.superlink import bearers
+from fedwinnow.simulations.runtimes.in_process import simulate
+from fedwinnow.simulations.runtimes.superlink import bearers
 
 pytestmark = [
     pytest.mark.flower,

@@ -24,7 +24,7 @@ from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.simulations.datasets.toy_federation import SITES
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
-from fedwinnow.simulations.sockets import Door, SocketTransport
+from fedwinnow.simulations.runtimes.sockets import Door, SocketTransport
 
 READY = 180.0
 """Longest wait for an agent to listen, seconds."""

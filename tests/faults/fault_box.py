@@ -14,7 +14,7 @@ from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.simulations.in_process import InProcess, run_phases
+from fedwinnow.simulations.runtimes.in_process import InProcess, run_phases
 
 SETTINGS = ("scorer.name=tracin", "training.steps=1", "warm_up.steps=2")
 """What makes a toy run take a second; two steps, so that a warm-up draws a sample of each site."""
@@ -57,7 +57,11 @@ def children():
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["fedwinnow.simulations.in_process", "fedwinnow.simulations.sockets", "peft"]
+        [
+            "fedwinnow.simulations.runtimes.in_process",
+            "fedwinnow.simulations.runtimes.sockets",
+            "peft",
+        ]
     )
     return context
 

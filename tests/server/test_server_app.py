@@ -9,7 +9,7 @@ from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server import app as server
 from fedwinnow.server.strategy import CurationStrategy
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.runtimes.in_process import simulate
 
 pytestmark = pytest.mark.flower
 

@@ -11,8 +11,8 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.load_files import load_run, load_scenario, load_site
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
 from fedwinnow.server import app as server
-from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
+from fedwinnow.simulations.runtimes.in_process import simulate
 
 pytestmark = pytest.mark.flower
 

@@ -16,8 +16,8 @@ from fedwinnow.curation.signal_columns import GRADIENTS
 from fedwinnow.simulations import ablation as module
 from fedwinnow.simulations.ablation import COLUMNS, GROUPS, ablate, ablation
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.left_out import measured_by
+from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.splits import Plan
 from fedwinnow.strategies.scorers.calibrated import SIGNALS, calibrated
 

@@ -16,9 +16,9 @@ from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.server.report import final_files, selection_sections
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
 from fedwinnow.simulations.recipes.data_budget import BudgetPlan, buckets, fit_budget
+from fedwinnow.simulations.runtimes.in_process import simulate
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 

@@ -12,7 +12,7 @@ import pytest
 from fedwinnow.cli.plugins import plugin_rows
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.strategies import registry
 from fedwinnow.strategies.conformance import examine
 

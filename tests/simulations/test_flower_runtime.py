@@ -10,9 +10,9 @@ from fedwinnow.cli import main
 from fedwinnow.client.runs.tables import read_scores
 from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.flower import simulate_with_flower
-from fedwinnow.simulations.in_process import simulate
-from fedwinnow.simulations.superlink import bearers
+from fedwinnow.simulations.runtimes.flower import simulate_with_flower
+from fedwinnow.simulations.runtimes.in_process import simulate
+from fedwinnow.simulations.runtimes.superlink import bearers
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [

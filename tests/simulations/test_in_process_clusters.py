@@ -19,7 +19,7 @@ from fedwinnow.server.run.fold import next_request
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.in_process import simulate
+from fedwinnow.simulations.runtimes.in_process import simulate
 
 SETTINGS = (
     "clusters.count=3",

@@ -10,8 +10,8 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import PluginSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.in_process import simulate
 from fedwinnow.simulations.recipes.merge_mixture import mixture, section_text
+from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.strategies.registry import build
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds

@@ -12,7 +12,7 @@ from fedwinnow.server.run.driver import Delivery, drive
 from fedwinnow.server.run.fold import init
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.in_process import InProcess
+from fedwinnow.simulations.runtimes.in_process import InProcess
 
 
 @dataclass

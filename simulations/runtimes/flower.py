@@ -1,6 +1,6 @@
 """A scenario on Flower's simulation runtime: the same federation, carried by Flower and Ray.
 
-The run is submitted to a SuperLink of our own (:mod:`fedwinnow.simulations.superlink`) and watched
+The run is submitted to a SuperLink of our own (:mod:`fedwinnow.simulations.runtimes.superlink`) and watched
 through Flower's command line, because ``flwr run --stream`` returns 0 even when a run fails.
 """
 
@@ -23,8 +23,8 @@ from fedwinnow.curation.errors import InputError, RunError, TransportError
 from fedwinnow.server.report.final_files import finish
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.simulations.datasets.planted_truth import selection_figures
-from fedwinnow.simulations.in_process import check_config
-from fedwinnow.simulations.superlink import SuperLink, private_superlink
+from fedwinnow.simulations.runtimes.in_process import check_config
+from fedwinnow.simulations.runtimes.superlink import SuperLink, private_superlink
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Runtimes of a federation on one machine: in process, sockets, Flower."""
