@@ -23,9 +23,9 @@ def study(
     """Run a study over several seeds and write its evidence tables; without a name, list them."""
     from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations import study as studies  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.ablation import ablate  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.splits import load_study, names, plan  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.studies import run_study as studies  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.studies.ablation import ablate  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.studies.definitions import load_study, names, plan  # noqa: PLC0415 - torch loads here
 
     if not name:
         for known in names():

@@ -16,7 +16,7 @@ from fedwinnow.simulations.datasets.demo_texts import KINDS, Silo, write_samples
 from fedwinnow.simulations.datasets.skills import build_skills
 from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model
 from fedwinnow.simulations.runtimes.in_process import Doors
-from fedwinnow.simulations.splits import BASES, FOLDER
+from fedwinnow.simulations.studies.definitions import BASES, FOLDER
 
 HONEST = tuple(f"site-{number}" for number in range(1, 8))
 LIAR = "site-8"

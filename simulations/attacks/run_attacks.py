@@ -34,7 +34,7 @@ from fedwinnow.simulations.attacks.attacked_federation import (
 from fedwinnow.simulations.attacks.catalogue import ANSWER, ATTACKS, planted
 from fedwinnow.simulations.attacks.page import compare, page
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.simulations.study import commit, finished, machine
+from fedwinnow.simulations.studies.run_study import commit, finished, machine
 
 logger = logging.getLogger(__name__)
 

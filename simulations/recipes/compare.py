@@ -35,7 +35,7 @@ from fedwinnow.simulations.recipes.successive_halving import (
     runs_of,
 )
 from fedwinnow.simulations.runtimes.in_process import check_config, simulate
-from fedwinnow.simulations.study import finished
+from fedwinnow.simulations.studies.run_study import finished
 
 EARLY = 10
 """First steps of a site whose gradient norm is early."""

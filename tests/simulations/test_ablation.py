@@ -13,12 +13,12 @@ from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS
-from fedwinnow.simulations import ablation as module
-from fedwinnow.simulations.ablation import COLUMNS, GROUPS, ablate, ablation
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.left_out import measured_by
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.simulations.splits import Plan
+from fedwinnow.simulations.studies import ablation as module
+from fedwinnow.simulations.studies.ablation import COLUMNS, GROUPS, ablate, ablation
+from fedwinnow.simulations.studies.definitions import Plan
+from fedwinnow.simulations.studies.unforeseen_kinds import measured_by
 from fedwinnow.strategies.scorers.calibrated import SIGNALS, calibrated
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds

@@ -30,10 +30,10 @@ from fedwinnow.server.report import final_files as outcome_files
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.left_out import left_out
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.simulations.splits import Plan
-from fedwinnow.simulations.study import study
+from fedwinnow.simulations.studies.definitions import Plan
+from fedwinnow.simulations.studies.run_study import study
+from fedwinnow.simulations.studies.unforeseen_kinds import left_out
 from fedwinnow.strategies.registry import build
 
 ARMS = ("curated", "keep_all", "random", "oracle")

@@ -6,7 +6,15 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.strict_toml import load
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations.datasets.demo_texts import Silo
-from fedwinnow.simulations.splits import BEDS, FOLDER, Split, Study, load_study, names, plan
+from fedwinnow.simulations.studies.definitions import (
+    BEDS,
+    FOLDER,
+    Split,
+    Study,
+    load_study,
+    names,
+    plan,
+)
 
 
 @pytest.mark.parametrize("name", names())

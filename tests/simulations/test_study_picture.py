@@ -1,6 +1,6 @@
 """Laws of a study's picture: everything that the page compares is drawn, under its name."""
 
-from fedwinnow.simulations.study_picture import picture
+from fedwinnow.simulations.studies.picture import picture
 
 DIFFERENCE = {"mean": 0.01, "low": -0.01, "high": 0.03}
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.simulations.study_rows import between, gauge, recovered
+from fedwinnow.simulations.studies.evidence import between, gauge, recovered
 
 
 def record(curated, keep_all, oracle):

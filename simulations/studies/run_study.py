@@ -21,10 +21,16 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.simulations.splits import Plan
-from fedwinnow.simulations.study_page import page
-from fedwinnow.simulations.study_picture import picture
-from fedwinnow.simulations.study_rows import between, differences, evidence_rows, gauge, recovered
+from fedwinnow.simulations.studies.definitions import Plan
+from fedwinnow.simulations.studies.evidence import (
+    between,
+    differences,
+    evidence_rows,
+    gauge,
+    recovered,
+)
+from fedwinnow.simulations.studies.page import page
+from fedwinnow.simulations.studies.picture import picture
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.simulations.study_picture import by_mean
+from fedwinnow.simulations.studies.picture import by_mean
 
 Tree = dict[str, Any]
 

@@ -12,7 +12,7 @@ from fedwinnow.client.runs import tables
 from fedwinnow.curation.config.load_files import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.scores.bootstrap import paired_bootstrap
-from fedwinnow.simulations.left_out import left_out
+from fedwinnow.simulations.studies.unforeseen_kinds import left_out
 
 Tree = dict[str, Any]
 _RESAMPLES = 4000

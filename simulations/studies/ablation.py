@@ -27,8 +27,8 @@ from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol.messages import Header
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS, ONCE
-from fedwinnow.simulations.left_out import Measured, aurocs_without, measured_by
-from fedwinnow.simulations.splits import Plan
+from fedwinnow.simulations.studies.definitions import Plan
+from fedwinnow.simulations.studies.unforeseen_kinds import Measured, aurocs_without, measured_by
 from fedwinnow.strategies.scorers.calibrated import LATER, PAYING, SIGNALS, Calibrated, calibrated
 
 Tree = dict[str, Any]

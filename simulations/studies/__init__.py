@@ -1,0 +1,1 @@
+"""Studies over seeds: definitions, runs, evidence, page and picture."""
