@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import PluginError, ProtocolError
-from fedwinnow.strategies.asked import FEWEST, reviewing
+from fedwinnow.strategies.run_plugins import FEWEST, reviewing
 
 
 def enough_reviewers(sites: Collection[str], config: RunConfig, missing: Mapping[str, str]) -> bool:

@@ -108,7 +108,7 @@ def _sourced(make: Callable[..., Any]) -> str:
 
 
 def _explained(make: Callable[..., Any]) -> str:
-    from fedwinnow.strategies.described import undescribed  # noqa: PLC0415 - it is only words
+    from fedwinnow.strategies.plugin_description import undescribed  # noqa: PLC0415 - it is only words
 
     missing = undescribed(make)
     return f"no word on {', '.join(missing)} under Args" if missing else ""

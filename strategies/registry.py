@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.strategies.typed import check_types
+from fedwinnow.strategies.setting_types import check_types
 
 Kind = Literal["scorer", "threshold", "ordering", "objective", "weighting", "merging"]
 KINDS: tuple[Kind, ...] = typing.get_args(Kind)

@@ -40,7 +40,7 @@ from fedwinnow.curation.protocol.envelope import (
 )
 from fedwinnow.curation.protocol.messages import Refusal, Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.strategies.asked import reviewing
+from fedwinnow.strategies.run_plugins import reviewing
 
 logger = logging.getLogger(__name__)
 

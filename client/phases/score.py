@@ -24,8 +24,8 @@ from fedwinnow.curation.protocols import QueueingScorer
 from fedwinnow.curation.scores.histogram import edges_from_public, on_grid, summarise
 from fedwinnow.curation.scores.selection import keep_all, oracle, random_like, select
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.asked import scorers
 from fedwinnow.strategies.blocks import score_in_blocks
+from fedwinnow.strategies.run_plugins import scorers
 
 QUEUE = "queue.parquet"
 """File of a run's folder: on which samples a person is asked; only where the scorer asks."""

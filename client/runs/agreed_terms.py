@@ -25,7 +25,7 @@ from fedwinnow.curation.protocol.messages import (
 )
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocols import StagedOrdering
-from fedwinnow.strategies.asked import reviewing
+from fedwinnow.strategies.run_plugins import reviewing
 from fedwinnow.strategies.registry import Kind, build, factory
 
 PHASES: Mapping[type, tuple[Phase, ...]] = {

@@ -27,7 +27,7 @@ from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
 from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.protocols import StagedOrdering
 from fedwinnow.curation.config.strict_toml import canonical, parse
-from fedwinnow.strategies.asked import readers, scorers, weighing
+from fedwinnow.strategies.run_plugins import readers, scorers, weighing
 from fedwinnow.strategies.registry import build
 
 

@@ -37,7 +37,7 @@ from fedwinnow.curation.adapters.algebra import adapter_hash, check_compatible
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
 from fedwinnow.curation.model.pretrained import set_adapter
-from fedwinnow.strategies.asked import FEWEST
+from fedwinnow.strategies.run_plugins import FEWEST
 
 Losses = Float64[np.ndarray, " samples"]
 Table = Float64[np.ndarray, "reviewers samples"]

@@ -78,7 +78,7 @@ def plugin_rows(kind: str = "") -> list[dict[str, Any]]:
     Raises:
         PluginError: no kind has this name.
     """
-    from fedwinnow.strategies.described import describe  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.strategies.plugin_description import describe  # noqa: PLC0415 - with the rest of this command
 
     rows = []
     for one, name in _names(kind):

@@ -20,7 +20,7 @@ from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.datasets.planted_truth import selection_figures
-from fedwinnow.strategies.asked import FEWEST, reviewing
+from fedwinnow.strategies.run_plugins import FEWEST, reviewing
 
 
 class Door(Protocol):

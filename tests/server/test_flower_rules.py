@@ -24,7 +24,7 @@ from fedwinnow.curation.protocol.wire import dump, restore
 from fedwinnow.server.flower_rules import FlowerRule, flower_names
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
-from fedwinnow.strategies.described import undescribed
+from fedwinnow.strategies.plugin_description import undescribed
 from fedwinnow.strategies.registry import build, factory
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds

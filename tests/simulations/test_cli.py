@@ -19,7 +19,7 @@ from fedwinnow.server.report import final_files
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.studies.definitions import names as studies
 from fedwinnow.strategies import registry
-from fedwinnow.strategies.described import undescribed
+from fedwinnow.strategies.plugin_description import undescribed
 from fedwinnow.strategies.registry import KINDS, names
 
 FAST = (

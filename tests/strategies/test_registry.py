@@ -10,8 +10,8 @@ import pytest
 from fedwinnow.curation import protocols
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies import registry
-from fedwinnow.strategies.described import arguments
-from fedwinnow.strategies.typed import check_types, signature
+from fedwinnow.strategies.plugin_description import arguments
+from fedwinnow.strategies.setting_types import check_types, signature
 
 ROWS = [(kind, name) for kind in registry.KINDS for name in registry.BUILT_IN[kind]]
 NEEDED = {
