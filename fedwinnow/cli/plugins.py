@@ -51,7 +51,7 @@ def check(
 ) -> None:
     """Check a plug-in against its Protocol's laws on made-up inputs; exit code 1 if one fails."""
     from fedwinnow.curation.config.strict_toml import with_overrides  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.strategies.conformance import examine  # noqa: PLC0415 - torch loads here
+    from fedwinnow.strategies.conformance.check import examine  # noqa: PLC0415 - torch loads here
 
     given = with_overrides({}, settings or ())
     verdicts = examine(_only_kind(kind, name), name, given)

@@ -14,7 +14,7 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.strategies import registry
-from fedwinnow.strategies.conformance import examine
+from fedwinnow.strategies.conformance.check import examine
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 

@@ -7,7 +7,7 @@ import pytest
 
 from fedwinnow.curation.datatypes import Fitted, Trajectory
 from fedwinnow.strategies import blocks
-from fedwinnow.strategies.laws.scorers import made_up, public_rows
+from fedwinnow.strategies.conformance.scorer_laws import made_up, public_rows
 from fedwinnow.strategies.registry import BUILT_IN, build
 
 

@@ -11,8 +11,8 @@ import torch
 from fedwinnow.curation.datatypes import Fitted, ThresholdDecision
 from fedwinnow.curation.errors import EmptySelectionError
 from fedwinnow.curation.protocols import Merged, Order
-from fedwinnow.strategies.conformance import LAWS, assert_lawful, examine, lawful
-from fedwinnow.strategies.laws.mergings import before
+from fedwinnow.strategies.conformance.check import LAWS, assert_lawful, examine, lawful
+from fedwinnow.strategies.conformance.merging_laws import before
 from fedwinnow.strategies.registry import BUILT_IN, KINDS
 
 SITES = "abcd"

@@ -11,8 +11,8 @@ from fedwinnow_example.trimmed import trimmed
 from fedwinnow_example.typical_loss import typical_loss
 
 from fedwinnow.curation.datatypes import PublicScores, Sample, ScoreSummary
-from fedwinnow.strategies.conformance import assert_lawful
-from fedwinnow.strategies.laws.mergings import adapter, before
+from fedwinnow.strategies.conformance.check import assert_lawful
+from fedwinnow.strategies.conformance.merging_laws import adapter, before
 
 
 def test_scorer():

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocols import WeighingObjective
-from fedwinnow.strategies.laws.law import Law, Make
-from fedwinnow.strategies.laws.scorers import made_up
+from fedwinnow.strategies.conformance.law import Law, Make
+from fedwinnow.strategies.conformance.scorer_laws import made_up
 
 LOSSES = (0.5, 2.0, 1.25, 3.0)
 

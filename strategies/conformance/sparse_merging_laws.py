@@ -5,7 +5,7 @@ import torch
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
 from fedwinnow.curation.protocols import SparseMerged
-from fedwinnow.strategies.laws.law import Law, Make, raises
+from fedwinnow.strategies.conformance.law import Law, Make, raises
 
 NAME, SHAPE = "model.layers.0.q_proj.weight", (20, 30)
 PLACES = {"a": (1, 5, 9), "b": (5, 9, 40), "c": (9, 77)}

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, SignalTable, Status, Trajectory
 from fedwinnow.curation.signal_columns import GRADIENTS, GUESTS, KNOWN, ONCE, REVIEWS, WIDE
-from fedwinnow.strategies.laws.law import Law, Make, same_arrays
+from fedwinnow.strategies.conformance.law import Law, Make, same_arrays
 
 PARENTS, DOMAINS, CHECKPOINTS, SIZE = 20, ("law", "medicine"), 3, 24
 KINDS = ("clean", "swap", "cut")

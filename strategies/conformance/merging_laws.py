@@ -15,7 +15,7 @@ from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
 from fedwinnow.curation.protocols import FactorMerging, Merged
-from fedwinnow.strategies.laws.law import Law, Make, raises
+from fedwinnow.strategies.conformance.law import Law, Make, raises
 
 SHAPES: Mapping[str, tuple[int, int]] = {
     "model.layers.0.q_proj": (9, 7),

@@ -7,7 +7,7 @@ import numpy as np
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.scores.histogram import edges_from_public, empty, merge, on_grid, summarise
-from fedwinnow.strategies.laws.law import Law, Make, raises
+from fedwinnow.strategies.conformance.law import Law, Make, raises
 
 ANCHORS, SAMPLES = 60, (500, 120, 40)
 

@@ -3,7 +3,7 @@
 import math
 
 from fedwinnow.curation.errors import CurationError, EmptySelectionError
-from fedwinnow.strategies.laws.law import Law, Make, raises
+from fedwinnow.strategies.conformance.law import Law, Make, raises
 
 COUNTS = ({"a": 3}, {"b": 700, "a": 20, "c": 0}, {"d": 5, "c": 5, "b": 5, "a": 1})
 TOLERANCE = 1e-12

@@ -2,7 +2,7 @@
 
 ``fedwinnow plugins check NAME`` prints the verdicts; a test of the author's own says
 
-    from fedwinnow.strategies.conformance import assert_lawful
+    from fedwinnow.strategies.conformance.check import assert_lawful
     assert_lawful("scorer", my_scorer, bound=2.0)
 
 Laws are of two sorts: what the protocol relies on (required), and what is usual of the kind and
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedwinnow.curation import protocols
-from fedwinnow.strategies.laws import (
+from fedwinnow.strategies.conformance import (
     mergings,
     objectives,
     orderings,
@@ -23,7 +23,7 @@ from fedwinnow.strategies.laws import (
     thresholds,
     weightings,
 )
-from fedwinnow.strategies.laws.law import Law, Make, Verdict, judge
+from fedwinnow.strategies.conformance.law import Law, Make, Verdict, judge
 from fedwinnow.strategies.registry import Kind, build, factory
 
 LAWS: Mapping[Kind, tuple[Law, ...]] = {
