@@ -13,7 +13,7 @@ Reference:
 import math
 
 from fedwinnow.curation.errors import ConfigError, ProtocolError
-from fedwinnow.curation.protocols import Order
+from fedwinnow.strategies.interfaces.merging import Order
 
 SCHEDULES = ("constant", "linear", "cosine")
 AUTO, DEFAULT = "auto", "cosine"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.interfaces.merging import Merged, Merging
 
 Memory: TypeAlias = Mapping[str, Float[np.ndarray, "..."]]
 """Name → float64 array; empty before the first round. Finite, as large as the rule needs."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from fedwinnow.curation.protocols import Weighting
+from fedwinnow.strategies.interfaces.merging import Weighting
 
 
 @runtime_checkable

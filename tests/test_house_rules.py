@@ -16,7 +16,7 @@ import pytest
 
 from fedwinnow.curation.config.flower_overrides import overrides
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.protocols import Scorer
+from fedwinnow.strategies.interfaces.merging import Scorer
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("curation", "strategies", "client", "server", "simulations")

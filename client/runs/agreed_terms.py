@@ -24,7 +24,7 @@ from fedwinnow.curation.protocol.messages import (
     TrainRequest,
 )
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.curation.protocols import StagedOrdering
+from fedwinnow.strategies.interfaces.merging import StagedOrdering
 from fedwinnow.strategies.run_plugins import reviewing
 from fedwinnow.strategies.registry import Kind, build, factory
 

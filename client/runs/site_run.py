@@ -25,7 +25,7 @@ from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.protocol.messages import Header
 from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
 from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
-from fedwinnow.curation.protocols import StagedOrdering
+from fedwinnow.strategies.interfaces.merging import StagedOrdering
 from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.strategies.run_plugins import readers, scorers, weighing
 from fedwinnow.strategies.registry import build

@@ -22,8 +22,8 @@ from fedwinnow.client.runs.site_run import Work, unmeasured
 from fedwinnow.client.signals.collect import measuring, public_rows
 from fedwinnow.client.signals.shards import forget
 from fedwinnow.curation.datatypes import Scores
-from fedwinnow.curation.protocols import Scorer
 from fedwinnow.curation.signal_columns import GRADIENTS
+from fedwinnow.strategies.interfaces.merging import Scorer
 from fedwinnow.strategies.registry import build
 
 Places = Int[np.ndarray, " samples"]

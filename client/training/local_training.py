@@ -31,8 +31,8 @@ from fedwinnow.curation.errors import ConfigError, NonFiniteError
 from fedwinnow.curation.learning_rate import learning_rate as planned_rate
 from fedwinnow.curation.learning_rate import undone
 from fedwinnow.curation.model.pretrained import LoadedModel, encode, get_adapter, set_adapter
-from fedwinnow.curation.protocols import Objective, Order
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.strategies.interfaces.merging import Objective, Order
 
 logger = logging.getLogger(__name__)
 

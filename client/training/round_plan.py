@@ -16,14 +16,14 @@ from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.learning_rate import chosen
 from fedwinnow.curation.protocol.messages import Header, TrainRequest
-from fedwinnow.curation.protocols import (
+from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.strategies.interfaces.merging import (
     Objective,
     Order,
     Ordering,
     StagedOrdering,
     WeighingObjective,
 )
-from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.registry import build
 
 Weights = Float[np.ndarray, " samples"]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from fedwinnow.curation.errors import EmptySelectionError, PluginError
-from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.strategies.interfaces.merging import Order
 
 
 def check_order(order: Order, count: int) -> None:

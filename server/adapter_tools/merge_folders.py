@@ -23,7 +23,6 @@ from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.adapters.peft_reader import Lazy, StoredAdapter, check_finite, open_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError, RunError
-from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.server.adapter_tools.folder_checks import (
     ALIKE,
     base_name,
@@ -36,6 +35,7 @@ from fedwinnow.server.adapter_tools.folder_checks import (
 )
 from fedwinnow.server.adapter_tools.merge_sparse_folders import sum_folders
 from fedwinnow.simulations.folder_result import FolderMerge, Part
+from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.strategies.registry import build
 
 

@@ -19,9 +19,9 @@ from fedwinnow.curation.adapters.shira_folder import (
 )
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.protocols import SparseMerging
 from fedwinnow.server.adapter_tools.folder_checks import base_name, refused
 from fedwinnow.simulations.folder_result import FolderMerge, Part
+from fedwinnow.strategies.interfaces.merging import SparseMerging
 
 
 def sum_folders(

@@ -16,16 +16,16 @@ from fedwinnow.curation.config.run import GuardsSection, RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, PluginError, ProtocolError
 from fedwinnow.curation.model.base_change import add_change, changed_base
-from fedwinnow.curation.protocols import (
+from fedwinnow.curation.remembering import Memory, merge_remembering
+from fedwinnow.curation.weighing import AligningWeighting, Effect, JudgedWeighting
+from fedwinnow.server.aggregation.update_guards import bound_norms, cap_weights, krum, middle
+from fedwinnow.strategies.interfaces.merging import (
     FactorMerging,
     Merged,
     Merging,
     SparseMerging,
     Weighting,
 )
-from fedwinnow.curation.remembering import Memory, merge_remembering
-from fedwinnow.curation.weighing import AligningWeighting, Effect, JudgedWeighting
-from fedwinnow.server.aggregation.update_guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)

@@ -24,13 +24,13 @@ from fedwinnow.curation.protocol.messages import (
     SummaryReply,
 )
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.curation.protocols import Threshold
 from fedwinnow.server.aggregation.count_guards import middle_summaries
 from fedwinnow.server.phases.cluster import cluster
 from fedwinnow.server.phases.quorum import enough, majority
 from fedwinnow.server.phases.train import judge, train
 from fedwinnow.server.reviewers import enough_reviewers
 from fedwinnow.server.state import RoundRecord, RunState
+from fedwinnow.strategies.interfaces.merging import Threshold
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.learning_rate import chosen, undone
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.curation.protocols import Ordering
 from fedwinnow.server.state import RoundRecord
+from fedwinnow.strategies.interfaces.merging import Ordering
 from fedwinnow.strategies.registry import build
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.protocols import FactorMerging
 from fedwinnow.server.aggregation.round_merge import check_merging
+from fedwinnow.strategies.interfaces.merging import FactorMerging
 from fedwinnow.strategies.registry import Kind, build, names
 
 

@@ -31,10 +31,10 @@ from fedwinnow.curation.model.pretrained import (
     load_model,
     set_adapter,
 )
-from fedwinnow.curation.protocols import Merging, Objective, Ordering
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows
+from fedwinnow.strategies.interfaces.merging import Merging, Objective, Ordering
 from fedwinnow.strategies.registry import build
 
 ALTERNATIVES = 1_000

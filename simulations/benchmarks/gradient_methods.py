@@ -41,8 +41,8 @@ from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.model.pretrained import NAME, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
-from fedwinnow.curation.protocols import Order
 from fedwinnow.simulations.benchmarks.workload import COLUMNS, LONGEST, Bench
+from fedwinnow.strategies.interfaces.merging import Order
 from fedwinnow.strategies.registry import build
 
 STILL = 1e-12

@@ -25,7 +25,6 @@ from torch import nn
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
-from fedwinnow.curation.protocols import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.simulations.benchmarks.instruments.process_memory import (
     PEAK,
     RESIDENT,
@@ -33,6 +32,7 @@ from fedwinnow.simulations.benchmarks.instruments.process_memory import (
     figure,
     reset_peak,
 )
+from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.strategies.registry import BUILT_IN, build
 
 SCALE = 2.0

@@ -21,10 +21,10 @@ from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.curation.model.pretrained import set_adapter
-from fedwinnow.curation.protocols import Merging
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.adapter_tools.remerge import configuration_of
 from fedwinnow.server.aggregation.kept_adapters import kept_round
+from fedwinnow.strategies.interfaces.merging import Merging
 from fedwinnow.strategies.registry import build
 
 

@@ -23,9 +23,9 @@ from fedwinnow.curation.config.run import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError
 from fedwinnow.curation.model.pretrained import LoadedModel
-from fedwinnow.curation.protocols import Ordering
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.recipes.loss_curves import Placed, ends, hopeless, late, rank, shape_of
+from fedwinnow.strategies.interfaces.merging import Ordering
 from fedwinnow.strategies.registry import build
 
 LEAST_SEEDS = 2

@@ -13,7 +13,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedwinnow.curation import protocols
 from fedwinnow.strategies.conformance import (
     mergings,
     objectives,
@@ -24,6 +23,7 @@ from fedwinnow.strategies.conformance import (
     weightings,
 )
 from fedwinnow.strategies.conformance.law import Law, Make, Verdict, judge
+from fedwinnow.strategies.interfaces import merging
 from fedwinnow.strategies.registry import Kind, build, factory
 
 LAWS: Mapping[Kind, tuple[Law, ...]] = {
@@ -55,7 +55,7 @@ def lawful(
         return make(**settings)
 
     laws, protocol = LAWS[kind], kind.capitalize()
-    if isinstance(make(**settings), protocols.SparseMerging):
+    if isinstance(make(**settings), merging.SparseMerging):
         laws, protocol = sparse_mergings.LAWS, "SparseMerging"
     first = (
         Law(says="its settings are keyword-only", check=lambda _: _keywords(make)),
@@ -97,7 +97,7 @@ def _keywords(make: Callable[..., Any]) -> str:
 
 
 def _fits(name: str, made: Make) -> str:
-    protocol = getattr(protocols, name)
+    protocol = getattr(merging, name)
     return "" if isinstance(made(), protocol) else f"{type(made()).__name__} lacks a part of it"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 Make = Callable[[], Any]
-"""Makes the plug-in anew; a Protocol of ``curation/protocols.py``, by kind."""
+"""Makes the plug-in anew; a Protocol of ``strategies/interfaces/merging.py``, by kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
-from fedwinnow.curation.protocols import FactorMerging, Merged
 from fedwinnow.strategies.conformance.law import Law, Make, raises
+from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged
 
 SHAPES: Mapping[str, tuple[int, int]] = {
     "model.layers.0.q_proj": (9, 7),

@@ -4,8 +4,8 @@ import torch
 
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
-from fedwinnow.curation.protocols import SparseMerged
 from fedwinnow.strategies.conformance.law import Law, Make, raises
+from fedwinnow.strategies.interfaces.merging import SparseMerged
 
 NAME, SHAPE = "model.layers.0.q_proj.weight", (20, 30)
 PLACES = {"a": (1, 5, 9), "b": (5, 9, 40), "c": (9, 77)}

@@ -18,7 +18,7 @@ from typing import Literal
 
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.protocols import FactorMerging, Merged
+from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged
 from fedwinnow.strategies.merging import factors
 
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import Merged
+from fedwinnow.strategies.interfaces.merging import Merged
 from fedwinnow.strategies.merging import factors
 
 Updates: TypeAlias = Mapping[str, maths.Product]

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merging import factors
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import Merged, Merging
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merging.bending import bent, check_density, check_scale
 from fedwinnow.strategies.merging.core_space import in_core_space
 from fedwinnow.strategies.merging.entries import dropped

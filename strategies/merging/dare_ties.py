@@ -18,7 +18,7 @@ Reference:
 
 from collections.abc import Mapping
 
-from fedwinnow.curation.protocols import Merging
+from fedwinnow.strategies.interfaces.merging import Merging
 from fedwinnow.strategies.merging.dare import Core, Cores, on_dropped
 from fedwinnow.strategies.merging.entries import elected
 

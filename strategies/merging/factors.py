@@ -26,8 +26,8 @@ from torch import Tensor
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.protocols import Merged
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.strategies.interfaces.merging import Merged
 
 Part = Literal["a", "b"]
 

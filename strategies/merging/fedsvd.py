@@ -21,7 +21,7 @@ from typing import Literal
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import FactorMerging, Merged
+from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged
 from fedwinnow.strategies.merging import factors
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import FactorMerging, Merged
+from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged
 from fedwinnow.strategies.merging import factors
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merging.bending import Updates, bent, check_density, check_scale
 from fedwinnow.strategies.merging.entries import elected, trimmed
 from fedwinnow.strategies.merging.factors import check_rank

@@ -24,7 +24,7 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters import sparse
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.protocols import SparseMerged, SparseMerging
+from fedwinnow.strategies.interfaces.merging import SparseMerged, SparseMerging
 from fedwinnow.strategies.merging.bending import check_density, check_scale
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merging import factors
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import Merged, Merging
+from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merging.bending import bent, check_density, check_scale
 from fedwinnow.strategies.merging.core_space import in_core_space
 from fedwinnow.strategies.merging.entries import elected, trimmed

@@ -12,7 +12,7 @@ Reference:
 
 from fedwinnow.curation.datatypes import Scores, Trajectory
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.protocols import WeighingObjective
+from fedwinnow.strategies.interfaces.merging import WeighingObjective
 from fedwinnow.strategies.objectives.soft import SoftMean, Weights, filled, mean_one
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.expressions import operators
-from fedwinnow.curation.protocols import Order, Ordering
+from fedwinnow.strategies.interfaces.merging import Order, Ordering
 
 
 def decomposition(*, alpha1: float = 1.0, alpha2: float = 1.0, buckets: int = 3) -> Ordering:

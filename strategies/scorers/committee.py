@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
 from fedwinnow.curation.standard import POOL, fit_standard, standard_of
-from fedwinnow.strategies.scorers.arithmetic import clean_rows, column, forecast
+from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast
 
 _SCHEMA = "committee/1"
 _SHRINKAGE = 8.0

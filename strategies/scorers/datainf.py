@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.scorers.arithmetic import Arithmetic, column, later
+from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column, later
 
 
 def datainf() -> Arithmetic:

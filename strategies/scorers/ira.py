@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.scorers.arithmetic import Arithmetic, column
+from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column
 
 
 def ira() -> Arithmetic:

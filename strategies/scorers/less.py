@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.scorers.arithmetic import Arithmetic, cosines, later, rate_shares
+from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, cosines, later, rate_shares
 
 
 def less() -> Arithmetic:

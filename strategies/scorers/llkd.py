@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
-from fedwinnow.strategies.scorers.arithmetic import clean_rows, column, forecast
+from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast
 
 SIGNALS = ("teacher_confidence", "student_entropy")
 _SCHEMA = "llkd/1"

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.scorers.arithmetic import Arithmetic
+from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic
 
 
 def uniform() -> Arithmetic:

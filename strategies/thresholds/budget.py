@@ -16,9 +16,9 @@ Reference:
 from collections.abc import Mapping, Sequence
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.scaling import Law, expected_losses, most_worth
 from fedwinnow.curation.scores.histogram import quantile
+from fedwinnow.strategies.interfaces.merging import Threshold
 from fedwinnow.strategies.thresholds.deciding import decide, pooled
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.curation.protocols import Threshold
+from fedwinnow.strategies.interfaces.merging import Threshold
 from fedwinnow.strategies.thresholds.deciding import decide
 
 

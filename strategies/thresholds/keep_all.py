@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.curation.protocols import Threshold
+from fedwinnow.strategies.interfaces.merging import Threshold
 from fedwinnow.strategies.thresholds.deciding import decide
 
 

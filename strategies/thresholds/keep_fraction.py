@@ -9,8 +9,8 @@ Reference:
 from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.scores.histogram import quantile
+from fedwinnow.strategies.interfaces.merging import Threshold
 from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled
 
 

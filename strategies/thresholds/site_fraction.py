@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.scores.histogram import quantile, snap
+from fedwinnow.strategies.interfaces.merging import Threshold
 from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled
 
 

@@ -35,9 +35,9 @@ from jaxtyping import Float
 from scipy.stats import beta
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.curation.protocols import Threshold
 from fedwinnow.curation.scores.histogram import share_above
 from fedwinnow.curation.scores.ranking_metrics import auroc, standard_error
+from fedwinnow.strategies.interfaces.merging import Threshold
 from fedwinnow.strategies.thresholds.deciding import (
     check_share,
     clean_scores,

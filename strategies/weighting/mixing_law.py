@@ -13,7 +13,7 @@ from typing import Any
 
 from fedwinnow.curation.errors import PluginError, ProtocolError
 from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
-from fedwinnow.curation.protocols import Weighting
+from fedwinnow.strategies.interfaces.merging import Weighting
 from fedwinnow.strategies.weighting.samples_kept import trained_sites
 
 

@@ -29,10 +29,10 @@ from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.protocol.messages import Refusal
-from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
 from fedwinnow.server.run.fold import init, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
+from fedwinnow.strategies.interfaces.merging import Order
 from fedwinnow.strategies.registry import build
 
 LAST = ".layers.1."

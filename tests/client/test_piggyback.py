@@ -16,8 +16,8 @@ from fedwinnow.curation.config.run import AdapterSection, ModelSection, Training
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.pretrained import get_adapter, load_model, set_adapter
-from fedwinnow.curation.protocols import Order
 from fedwinnow.curation.signal_columns import GRADIENTS
+from fedwinnow.strategies.interfaces.merging import Order
 from fedwinnow.strategies.registry import build
 
 

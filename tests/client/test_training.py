@@ -21,7 +21,7 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
-from fedwinnow.curation.protocols import Order
+from fedwinnow.strategies.interfaces.merging import Order
 from fedwinnow.strategies.merging.stack import stack
 from fedwinnow.strategies.objectives.proximal import proximal
 from fedwinnow.strategies.objectives.sft import sft

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from fedwinnow.curation.config.run import PluginSection, RunConfig, TrainingSection
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.learning_rate import SCHEDULES, chosen, final_share, learning_rate, undone
-from fedwinnow.curation.protocols import Order
 from fedwinnow.server.run.advice import remarks
 from fedwinnow.server.run.fold import init
+from fedwinnow.strategies.interfaces.merging import Order
 
 
 @given(

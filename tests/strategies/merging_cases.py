@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocols import Merged
+from fedwinnow.strategies.interfaces.merging import Merged
 
 SHAPES = {"h.0.q_proj": (11, 9), "h.0.v_proj": (5, 12)}
 

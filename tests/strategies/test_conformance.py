@@ -10,9 +10,9 @@ import torch
 
 from fedwinnow.curation.datatypes import Fitted, ThresholdDecision
 from fedwinnow.curation.errors import EmptySelectionError
-from fedwinnow.curation.protocols import Merged, Order
 from fedwinnow.strategies.conformance.check import LAWS, assert_lawful, examine, lawful
 from fedwinnow.strategies.conformance.merging_laws import before
+from fedwinnow.strategies.interfaces.merging import Merged, Order
 from fedwinnow.strategies.registry import BUILT_IN, KINDS
 
 SITES = "abcd"

@@ -10,7 +10,7 @@ from merging_cases import SHAPES, apart, dense, federations, goal, make, sharing
 
 from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError
-from fedwinnow.curation.protocols import FactorMerging
+from fedwinnow.strategies.interfaces.merging import FactorMerging
 from fedwinnow.strategies.merging.alternate import alternate
 from fedwinnow.strategies.merging.fedex import fedex
 from fedwinnow.strategies.merging.fedsvd import fedsvd

@@ -7,9 +7,9 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from fedwinnow.curation import protocols
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies import registry
+from fedwinnow.strategies.interfaces import merging
 from fedwinnow.strategies.plugin_description import arguments
 from fedwinnow.strategies.setting_types import check_types, signature
 
@@ -33,7 +33,7 @@ NEEDED = {
     },
 }
 """Settings without a default."""
-PROTOCOLS = {kind: getattr(protocols, kind.capitalize()) for kind in registry.KINDS}
+PROTOCOLS = {kind: getattr(merging, kind.capitalize()) for kind in registry.KINDS}
 
 
 @pytest.mark.parametrize(("kind", "name"), ROWS)

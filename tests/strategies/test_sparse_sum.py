@@ -11,7 +11,7 @@ from merging_cases import make
 
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import EmptySelectionError, IncompatibleAdapterError, NonFiniteError
-from fedwinnow.curation.protocols import FactorMerging, SparseMerging
+from fedwinnow.strategies.interfaces.merging import FactorMerging, SparseMerging
 from fedwinnow.strategies.merging.sparse_sum import sparse_sum
 
 SHAPES = {"h.0.weight": (4, 5), "h.1.bias": (7,)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Status, Trajectory
-from fedwinnow.strategies.scorers.arithmetic import clean_rows, column, forecast
+from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What each kind of plug-in must do: one file a kind."""
