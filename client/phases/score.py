@@ -23,8 +23,8 @@ from fedwinnow.curation.protocol.messages import (
 from fedwinnow.curation.scores.histogram import edges_from_public, on_grid, summarise
 from fedwinnow.curation.scores.selection import keep_all, oracle, random_like, select
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.blocks import score_in_blocks
 from fedwinnow.strategies.interfaces.merging import QueueingScorer
+from fedwinnow.strategies.maths.blockwise_scoring import score_in_blocks
 from fedwinnow.strategies.run_plugins import scorers
 
 QUEUE = "queue.parquet"

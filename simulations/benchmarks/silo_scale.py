@@ -52,7 +52,7 @@ from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (
     watch,
 )
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
-from fedwinnow.strategies.blocks import score_in_blocks
+from fedwinnow.strategies.maths.blockwise_scoring import score_in_blocks
 from fedwinnow.strategies.registry import build
 
 COLUMNS = frozenset({"loss", "dot", "norm"})

@@ -22,13 +22,19 @@ from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.model.pretrained import initial_adapter
-from fedwinnow.curation.scaling import HALF_LIVES, LawFit, expected_losses, fit_law, most_worth
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
 from fedwinnow.simulations.recipes.compare import named
 from fedwinnow.simulations.recipes.proxy_runs import ProxyPlan, ProxyRanking, Told, proxy_ranking
 from fedwinnow.simulations.runtimes.in_process import run_phases
+from fedwinnow.strategies.maths.data_scaling_law import (
+    HALF_LIVES,
+    LawFit,
+    expected_losses,
+    fit_law,
+    most_worth,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

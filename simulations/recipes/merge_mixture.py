@@ -19,12 +19,12 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.curation.model.pretrained import set_adapter
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.adapter_tools.remerge import configuration_of
 from fedwinnow.server.aggregation.kept_adapters import kept_round
 from fedwinnow.strategies.interfaces.merging import Merging
+from fedwinnow.strategies.maths.mixture_law import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.strategies.registry import build
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import Scores, Trajectory
 from fedwinnow.strategies.interfaces.merging import WeighingObjective
-from fedwinnow.strategies.objectives.soft import SoftMean, Weights, filled, mean_one
+from fedwinnow.strategies.maths.soft_weights import SoftMean, Weights, filled, mean_one
 
 
 def adapt(*, tau: float = 1.0, rescale: bool = True) -> WeighingObjective:

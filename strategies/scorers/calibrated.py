@@ -1,7 +1,7 @@
 """The default: probability of being clean, from a small model fitted on the public anchors.
 
 Anchors are public and clean, and so are seeded corruptions of them: labelled data at no cost in
-privacy. ``curation/calibration.py`` fits, on signals of both (``curation/features.py``), a ridge
+privacy. ``strategies/maths/calibration_model.py`` fits, on signals of both (``strategies/maths/signal_features.py``), a ridge
 logistic regression averaged with typicality, which knows no corruption. Every site fits the same
 model from the same rows.
 
@@ -18,7 +18,7 @@ public rows come from held-out folds. The forecast says, before anything is drop
 Reference:
     The idea of labelling by corruption: Natarajan et al., NeurIPS 2013, for noise rates;
     calibration: Platt, 1999. Signals: CLUES, https://arxiv.org/abs/2507.03004, and
-    ``curation/features.py``.
+    ``strategies/maths/signal_features.py``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from fedwinnow.curation.calibration import (
+from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
+from fedwinnow.curation.errors import PluginError
+from fedwinnow.curation.scores.ranking_metrics import auroc, auroc_within, standard_error
+from fedwinnow.curation.signal_columns import CONTRASTS, LOSSES
+from fedwinnow.strategies.maths.calibration_model import (
     Recipe,
     Rows,
     choose_ridge,
@@ -37,12 +41,14 @@ from fedwinnow.curation.calibration import (
     held_out,
     probability,
 )
-from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
-from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.features import Features, features, nearest_domains, scored, take
-from fedwinnow.curation.scores.ranking_metrics import auroc, auroc_within, standard_error
-from fedwinnow.curation.signal_columns import CONTRASTS, LOSSES
-from fedwinnow.curation.standard import folds_of, standard_of
+from fedwinnow.strategies.maths.signal_features import (
+    Features,
+    features,
+    nearest_domains,
+    scored,
+    take,
+)
+from fedwinnow.strategies.maths.standardization import folds_of, standard_of
 
 SIGNALS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "losses": (LOSSES, LOSSES),

@@ -34,8 +34,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
-from fedwinnow.curation.standard import POOL, fit_standard, standard_of
 from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast
+from fedwinnow.strategies.maths.standardization import POOL, fit_standard, standard_of
 
 _SCHEMA = "committee/1"
 _SHRINKAGE = 8.0

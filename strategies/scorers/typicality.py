@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.features import features, nearest_domains, scored, take
-from fedwinnow.curation.standard import (
+from fedwinnow.strategies.maths.signal_features import features, nearest_domains, scored, take
+from fedwinnow.strategies.maths.standardization import (
     fit_standard,
     folds_of,
     precision,

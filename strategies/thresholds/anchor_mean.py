@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.interfaces.merging import Threshold
-from fedwinnow.strategies.thresholds.deciding import clean_scores, decide
+from fedwinnow.strategies.maths.threshold_evidence import clean_scores, decide
 
 
 def anchor_mean() -> Threshold:

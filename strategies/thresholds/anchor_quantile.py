@@ -13,7 +13,7 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.interfaces.merging import Threshold
-from fedwinnow.strategies.thresholds.deciding import check_share, clean_scores, decide
+from fedwinnow.strategies.maths.threshold_evidence import check_share, clean_scores, decide
 
 
 def anchor_quantile(*, share: float = 0.1) -> Threshold:

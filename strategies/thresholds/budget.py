@@ -1,6 +1,6 @@
 """Keep as much as the training budget is worth: the best p of P equal quality buckets.
 
-With the law of ``curation/scaling.py`` and a budget of N samples seen,
+With the law of ``strategies/maths/data_scaling_law.py`` and a budget of N samples seen,
 
     p* = argmin_p y_p(N),    τ with |{s ≥ τ}| = p*/P · all samples, −∞ where p* = P
 
@@ -16,10 +16,10 @@ Reference:
 from collections.abc import Mapping, Sequence
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.curation.scaling import Law, expected_losses, most_worth
 from fedwinnow.curation.scores.histogram import quantile
 from fedwinnow.strategies.interfaces.merging import Threshold
-from fedwinnow.strategies.thresholds.deciding import decide, pooled
+from fedwinnow.strategies.maths.data_scaling_law import Law, expected_losses, most_worth
+from fedwinnow.strategies.maths.threshold_evidence import decide, pooled
 
 
 def budget(

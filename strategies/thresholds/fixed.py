@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.interfaces.merging import Threshold
-from fedwinnow.strategies.thresholds.deciding import decide
+from fedwinnow.strategies.maths.threshold_evidence import decide
 
 
 def fixed(*, value: float) -> Threshold:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.interfaces.merging import Threshold
-from fedwinnow.strategies.thresholds.deciding import decide
+from fedwinnow.strategies.maths.threshold_evidence import decide
 
 
 def keep_all() -> Threshold:

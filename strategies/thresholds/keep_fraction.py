@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.scores.histogram import quantile
 from fedwinnow.strategies.interfaces.merging import Threshold
-from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled
+from fedwinnow.strategies.maths.threshold_evidence import check_share, decide, pooled
 
 
 def keep_fraction(*, share: float = 0.6) -> Threshold:

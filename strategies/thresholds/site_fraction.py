@@ -10,7 +10,7 @@ from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDe
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.scores.histogram import quantile, snap
 from fedwinnow.strategies.interfaces.merging import Threshold
-from fedwinnow.strategies.thresholds.deciding import check_share, decide, pooled
+from fedwinnow.strategies.maths.threshold_evidence import check_share, decide, pooled
 
 
 def site_fraction(*, share: float = 0.6) -> Threshold:

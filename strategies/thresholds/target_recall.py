@@ -38,7 +38,7 @@ from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDe
 from fedwinnow.curation.scores.histogram import share_above
 from fedwinnow.curation.scores.ranking_metrics import auroc, standard_error
 from fedwinnow.strategies.interfaces.merging import Threshold
-from fedwinnow.strategies.thresholds.deciding import (
+from fedwinnow.strategies.maths.threshold_evidence import (
     check_share,
     clean_scores,
     decide,

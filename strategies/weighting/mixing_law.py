@@ -5,15 +5,15 @@ mixture does to each category of public anchors, and writes the runs that this w
 
 Reference:
     J. Ye et al., Data Mixing Laws, ICLR 2025, https://arxiv.org/abs/2403.16952; the form and what
-    differs from the paper: ``curation/mixing.py``
+    differs from the paper: ``strategies/maths/mixture_law.py``
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedwinnow.curation.errors import PluginError, ProtocolError
-from fedwinnow.curation.mixing import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.strategies.interfaces.merging import Weighting
+from fedwinnow.strategies.maths.mixture_law import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.strategies.weighting.samples_kept import trained_sites
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from fedwinnow.curation.calibration import (
+from fedwinnow.strategies.maths.calibration_model import (
     Recipe,
     Rows,
     choose_ridge,
@@ -14,7 +14,7 @@ from fedwinnow.curation.calibration import (
     held_out,
     probability,
 )
-from fedwinnow.curation.standard import (
+from fedwinnow.strategies.maths.standardization import (
     POOL,
     fit_standard,
     folds_of,

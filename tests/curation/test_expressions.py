@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.expressions import LONGEST, Operators, operators
+from fedwinnow.strategies.maths.expressions import LONGEST, Operators, operators
 
 NUMBER = st.integers(0, 99).map(lambda n: (str(n), 0, 0))
 TREE = st.recursive(

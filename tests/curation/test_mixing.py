@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.curation.errors import NonFiniteError, PluginError, ProtocolError
-from fedwinnow.curation.mixing import MixingLaw, MixtureRun, best_mixture, fit_mixing_law
+from fedwinnow.strategies.maths.mixture_law import (
+    MixingLaw,
+    MixtureRun,
+    best_mixture,
+    fit_mixing_law,
+)
 from fedwinnow.strategies.weighting.mixing_law import mixing_law
 
 SITES = ("a", "b", "c")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
-from fedwinnow.curation.scaling import (
+from fedwinnow.strategies.maths.data_scaling_law import (
     Law,
     expected_loss,
     expected_losses,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedwinnow.curation.datatypes import Fitted, Trajectory
-from fedwinnow.strategies import blocks
 from fedwinnow.strategies.conformance.scorer_laws import made_up, public_rows
+from fedwinnow.strategies.maths import blockwise_scoring
 from fedwinnow.strategies.registry import BUILT_IN, build
 
 
@@ -20,8 +20,8 @@ def test_blocks_of_scores_are_the_scores_of_the_whole(name, monkeypatch):
     private = made_up(scorer.columns, seed=1)
     private[-1].status[3] = 2
     whole = scorer.score(private, fitted)
-    monkeypatch.setattr(blocks, "BLOCK", 7)
-    found = blocks.score_in_blocks(scorer, private, fitted)
+    monkeypatch.setattr(blockwise_scoring, "BLOCK", 7)
+    found = blockwise_scoring.score_in_blocks(scorer, private, fitted)
     np.testing.assert_allclose(found, whole, rtol=1e-9, atol=1e-12)
     assert np.isnan(found[3])
 
@@ -48,7 +48,7 @@ class Noting:
 def test_blocks_leave_small_silos_as_they_are():
     """Up to one block the scorer is asked once, with the very trajectory."""
     scorer, trajectory = Noting(), made_up(frozenset({"loss"}))
-    blocks.score_in_blocks(scorer, trajectory, scorer.fit(public_rows(trajectory)))
+    blockwise_scoring.score_in_blocks(scorer, trajectory, scorer.fit(public_rows(trajectory)))
     assert len(scorer.asked) == 1
     assert scorer.asked[0] is trajectory
 
@@ -56,7 +56,9 @@ def test_blocks_leave_small_silos_as_they_are():
 def test_blocks_cover_every_row_once(monkeypatch):
     """Each row comes once, in order, also where the last block is short."""
     scorer, trajectory = Noting(), made_up(frozenset({"loss"}))
-    monkeypatch.setattr(blocks, "BLOCK", 8)
-    found = blocks.score_in_blocks(scorer, trajectory, scorer.fit(public_rows(trajectory)))
+    monkeypatch.setattr(blockwise_scoring, "BLOCK", 8)
+    found = blockwise_scoring.score_in_blocks(
+        scorer, trajectory, scorer.fit(public_rows(trajectory))
+    )
     assert sum((part[0].ids for part in scorer.asked), ()) == trajectory[0].ids
     assert found.tolist() == [i % 8 for i in range(len(found))]

@@ -5,13 +5,13 @@ import pytest
 
 from fedwinnow.curation.datatypes import PublicScores
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.scaling import Law, expected_losses, most_worth
 from fedwinnow.curation.scores.histogram import (
     edges_from_public,
     merge,
     rank_error_bound,
     summarise,
 )
+from fedwinnow.strategies.maths.data_scaling_law import Law, expected_losses, most_worth
 from fedwinnow.strategies.registry import build
 
 LAW = {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.strategies.thresholds.deciding import decide, pooled
+from fedwinnow.strategies.maths.threshold_evidence import decide, pooled
 
 
 def otsu(*, least: float = 0.1) -> Callable[..., ThresholdDecision]:

@@ -1,6 +1,6 @@
 """Quality as a probability: a small model fitted on public anchors and their corruptions.
 
-With z a sample's standardised features (``curation/standard.py``) and t its typicality::
+With z a sample's standardised features (``strategies/maths/standardization.py``) and t its typicality::
 
     L = β · (z⁺, z⁻, t) + β₀     logistic regression on hinges, classes balanced, ridge λ
     T = α t + α₀, α ≥ 0          typicality alone: knows no corruption, so none can surprise it
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fedwinnow.curation.standard import (
+from fedwinnow.strategies.maths.standardization import (
     Standard,
     fit_standard,
     precision,

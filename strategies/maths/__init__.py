@@ -1,0 +1,1 @@
+"""Formulas that plug-ins share."""
