@@ -15,7 +15,7 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.config.run import AdapterSection, SiteSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.strategies.merging.factors import cut
+from fedwinnow.strategies.merge_maths.factor_averages import cut
 
 
 def check_own_part(site: SiteSection, agreed: AdapterSection) -> None:

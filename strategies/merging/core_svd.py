@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging import factors
+from fedwinnow.strategies.merge_maths import factor_averages
 
 
 def core_svd(*, rank: int = 0) -> Merging:
@@ -41,16 +41,18 @@ def core_svd(*, rank: int = 0) -> Merging:
     Reference:
         FlexLoRA, NeurIPS 2024, https://arxiv.org/abs/2402.11505
     """
-    factors.check_rank(rank)
+    factor_averages.check_rank(rank)
 
     def merge(
         adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        shares = factors.checked(adapters, weights, previous)
-        found = factors.cut(previous, rank, lambda module: maths.target(adapters, shares, module))
+        shares = factor_averages.checked(adapters, weights, previous)
+        found = factor_averages.cut(
+            previous, rank, lambda module: maths.target(adapters, shares, module)
+        )
         report = {
             "discarded_energy": found.discarded_energy,
-            "rank": factors.largest_rank(found.adapter),
+            "rank": factor_averages.largest_rank(found.adapter),
             "target_norm": found.whole**0.5,
         }
         return Merged(adapter=found.adapter, report=report)

@@ -25,10 +25,10 @@ from fedwinnow.curation.adapters.algebra import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging.bending import bent, check_density, check_scale
-from fedwinnow.strategies.merging.core_space import in_core_space
-from fedwinnow.strategies.merging.entries import dropped
-from fedwinnow.strategies.merging.factors import check_rank
+from fedwinnow.strategies.merge_maths.core_space import in_core_space
+from fedwinnow.strategies.merge_maths.factor_averages import check_rank
+from fedwinnow.strategies.merge_maths.sparsify import dropped
+from fedwinnow.strategies.merge_maths.task_vectors import bent, check_density, check_scale
 
 Core: TypeAlias = Float64[Tensor, "p q"]
 Cores: TypeAlias = Mapping[str, Core]

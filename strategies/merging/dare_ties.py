@@ -19,8 +19,8 @@ Reference:
 from collections.abc import Mapping
 
 from fedwinnow.strategies.interfaces.merging import Merging
+from fedwinnow.strategies.merge_maths.sparsify import elected
 from fedwinnow.strategies.merging.dare import Core, Cores, on_dropped
-from fedwinnow.strategies.merging.entries import elected
 
 
 def dare_ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int = 0) -> Merging:

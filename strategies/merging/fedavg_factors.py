@@ -21,7 +21,7 @@ from dataclasses import replace
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging import factors
+from fedwinnow.strategies.merge_maths import factor_averages
 
 
 def fedavg_factors() -> Merging:
@@ -40,10 +40,10 @@ def fedavg_factors() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    shares = factors.checked(adapters, weights, previous)
+    shares = factor_averages.checked(adapters, weights, previous)
     a, b, error, target = {}, {}, 0.0, 0.0
     for module in previous.modules:
-        both = factors.averages(adapters, shares, module)
+        both = factor_averages.averages(adapters, shares, module)
         error += maths.norm(both.covariance) ** 2
         target += maths.norm(maths.target(adapters, shares, module)) ** 2
         a[module] = both.mean.right.to(previous.a[module].dtype)
@@ -51,7 +51,7 @@ def _merge(
     merged = replace(previous, a=a, b=b)
     maths.check_adapter(merged)
     report = {
-        "rank": factors.largest_rank(merged),
+        "rank": factor_averages.largest_rank(merged),
         "target_norm": target**0.5,
         "error_norm": error**0.5,
     }

@@ -21,7 +21,7 @@ from dataclasses import replace
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging import factors
+from fedwinnow.strategies.merge_maths import factor_averages
 
 
 def fedex() -> Merging:
@@ -40,20 +40,22 @@ def fedex() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    shares = factors.checked(adapters, weights, previous)
+    shares = factor_averages.checked(adapters, weights, previous)
     a, b, norms, missed = {}, {}, {}, 0.0
     for module in previous.modules:
-        both = factors.averages(adapters, shares, module)
+        both = factor_averages.averages(adapters, shares, module)
         missed += maths.norm(both.covariance) ** 2
         norms[module] = maths.norm(maths.target(adapters, shares, module))
         a[module] = both.mean.right.to(previous.a[module].dtype)
         b[module] = (both.mean.left / previous.scales[module]).to(previous.b[module].dtype)
     merged = replace(previous, a=a, b=b)
     maths.check_adapter(merged)
-    change = factors.change_of(
-        previous, lambda module: factors.averages(adapters, shares, module).covariance, norms
+    change = factor_averages.change_of(
+        previous,
+        lambda module: factor_averages.averages(adapters, shares, module).covariance,
+        norms,
     )
-    report = factors.exact_report(merged, sum(norm**2 for norm in norms.values()))
-    report["change_rank"] = factors.largest_rank(change) if change else 0.0
+    report = factor_averages.exact_report(merged, sum(norm**2 for norm in norms.values()))
+    report["change_rank"] = factor_averages.largest_rank(change) if change else 0.0
     report["change_norm"] = missed**0.5
     return Merged(adapter=merged, report=report, change=change)

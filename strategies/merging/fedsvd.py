@@ -22,7 +22,7 @@ from typing import Literal
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged
-from fedwinnow.strategies.merging import factors
+from fedwinnow.strategies.merge_maths import factor_averages
 
 
 def fedsvd() -> FactorMerging:
@@ -45,14 +45,14 @@ class _FedSVD:
     def __call__(
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        shares = factors.checked(adapters, weights, previous)
-        factors.check_shared_a(adapters, shares, previous, "fedsvd")
+        shares = factor_averages.checked(adapters, weights, previous)
+        factor_averages.check_shared_a(adapters, shares, previous, "fedsvd")
 
         def product(module: str) -> maths.Product:
             parts = [maths.delta(adapters[site], module, share) for site, share in shares.items()]
             left = sum((part.left for part in parts[1:]), start=parts[0].left)
             return maths.Product(left=left, right=parts[0].right)
 
-        found = factors.cut(previous, 0, product)
-        report = factors.exact_report(found.adapter, found.whole)
+        found = factor_averages.cut(previous, 0, product)
+        report = factor_averages.exact_report(found.adapter, found.whole)
         return Merged(adapter=found.adapter, report=report)

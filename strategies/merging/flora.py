@@ -22,7 +22,7 @@ import torch
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging import factors
+from fedwinnow.strategies.merge_maths import factor_averages
 
 
 def flora() -> Merging:
@@ -41,15 +41,15 @@ def flora() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    shares = factors.checked(adapters, weights, previous)
+    shares = factor_averages.checked(adapters, weights, previous)
 
     def product(module: str) -> maths.Product:
         return maths.target(adapters, shares, module)
 
     norms = {module: maths.norm(product(module)) for module in previous.modules}
-    change = factors.change_of(previous, product, norms)
+    change = factor_averages.change_of(previous, product, norms)
     restarted = replace(previous, b={m: torch.zeros_like(f) for m, f in previous.b.items()})
     square = sum(norm**2 for norm in norms.values())
-    report = factors.exact_report(restarted, square)
-    report["change_rank"] = factors.largest_rank(change) if change else 0.0
+    report = factor_averages.exact_report(restarted, square)
+    report["change_rank"] = factor_averages.largest_rank(change) if change else 0.0
     return Merged(adapter=restarted, report=report, change=change)

@@ -18,7 +18,7 @@ from typing import Literal
 
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged
-from fedwinnow.strategies.merging import factors
+from fedwinnow.strategies.merge_maths import factor_averages
 
 
 def freeze_a() -> FactorMerging:
@@ -41,6 +41,6 @@ class _FreezeA:
     def __call__(
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        shares = factors.checked(adapters, weights, previous)
-        factors.check_shared_a(adapters, shares, previous, "freeze_a")
-        return factors.averaged(adapters, shares, previous, "b")
+        shares = factor_averages.checked(adapters, weights, previous)
+        factor_averages.check_shared_a(adapters, shares, previous, "freeze_a")
+        return factor_averages.averaged(adapters, shares, previous, "b")

@@ -25,9 +25,9 @@ from torch import Tensor
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging.bending import Updates, bent, check_density, check_scale
-from fedwinnow.strategies.merging.entries import elected, trimmed
-from fedwinnow.strategies.merging.factors import check_rank
+from fedwinnow.strategies.merge_maths.factor_averages import check_rank
+from fedwinnow.strategies.merge_maths.sparsify import elected, trimmed
+from fedwinnow.strategies.merge_maths.task_vectors import Updates, bent, check_density, check_scale
 
 
 def knots(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging:

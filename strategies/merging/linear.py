@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging.bending import Updates, bent, check_scale
-from fedwinnow.strategies.merging.factors import check_rank
+from fedwinnow.strategies.merge_maths.factor_averages import check_rank
+from fedwinnow.strategies.merge_maths.task_vectors import Updates, bent, check_scale
 
 
 def linear(*, scale: float = 1.0, rank: int = 0) -> Merging:

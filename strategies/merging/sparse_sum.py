@@ -25,7 +25,7 @@ from fedwinnow.curation.adapters import sparse
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.strategies.interfaces.merging import SparseMerged, SparseMerging
-from fedwinnow.strategies.merging.bending import check_density, check_scale
+from fedwinnow.strategies.merge_maths.task_vectors import check_density, check_scale
 
 
 def sparse_sum(*, density: float = 0.01, scale: float = 1.0) -> SparseMerging:

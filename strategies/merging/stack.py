@@ -16,7 +16,7 @@ from dataclasses import replace
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging import factors
+from fedwinnow.strategies.merge_maths import factor_averages
 
 
 def stack() -> Merging:
@@ -36,7 +36,7 @@ def stack() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    shares = factors.checked(adapters, weights, previous)
+    shares = factor_averages.checked(adapters, weights, previous)
     a, b, square = {}, {}, 0.0
     for module in previous.modules:
         product = maths.target(adapters, shares, module)
@@ -46,4 +46,4 @@ def _merge(
         b[module] = left.to(previous.b[module].dtype)
     merged = replace(previous, a=a, b=b)
     maths.check_adapter(merged)
-    return Merged(adapter=merged, report=factors.exact_report(merged, square))
+    return Merged(adapter=merged, report=factor_averages.exact_report(merged, square))

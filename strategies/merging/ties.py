@@ -22,10 +22,10 @@ from torch import Tensor
 
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merging.bending import bent, check_density, check_scale
-from fedwinnow.strategies.merging.core_space import in_core_space
-from fedwinnow.strategies.merging.entries import elected, trimmed
-from fedwinnow.strategies.merging.factors import check_rank
+from fedwinnow.strategies.merge_maths.core_space import in_core_space
+from fedwinnow.strategies.merge_maths.factor_averages import check_rank
+from fedwinnow.strategies.merge_maths.sparsify import elected, trimmed
+from fedwinnow.strategies.merge_maths.task_vectors import bent, check_density, check_scale
 
 
 def ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging:

@@ -16,10 +16,10 @@ from fedwinnow.curation.errors import (
     IncompatibleAdapterError,
     NonFiniteError,
 )
+from fedwinnow.strategies.merge_maths.factor_averages import averages
 from fedwinnow.strategies.merging.core_svd import core_svd
 from fedwinnow.strategies.merging.dare import dare
 from fedwinnow.strategies.merging.dare_ties import dare_ties
-from fedwinnow.strategies.merging.factors import averages
 from fedwinnow.strategies.merging.fedavg_factors import fedavg_factors
 from fedwinnow.strategies.merging.fedex import fedex
 from fedwinnow.strategies.merging.flora import flora

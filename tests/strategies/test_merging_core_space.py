@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from merging_cases import SHAPES, apart, best, dense, federations, goal, make
 
 from fedwinnow.curation.adapters.algebra import adapter_hash, delta
-from fedwinnow.strategies.merging.bending import start
-from fedwinnow.strategies.merging.core_space import core_space
+from fedwinnow.strategies.merge_maths.core_space import core_space
+from fedwinnow.strategies.merge_maths.sparsify import dropped, elected, trimmed
+from fedwinnow.strategies.merge_maths.task_vectors import start
 from fedwinnow.strategies.merging.core_svd import core_svd
 from fedwinnow.strategies.merging.dare import dare, seed_of
 from fedwinnow.strategies.merging.dare_ties import dare_ties
-from fedwinnow.strategies.merging.entries import dropped, elected, trimmed
 from fedwinnow.strategies.merging.knots import knots
 from fedwinnow.strategies.merging.linear import linear
 from fedwinnow.strategies.merging.ties import ties

@@ -28,7 +28,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.strategies.merging.bending import Bend, Updates
+from fedwinnow.strategies.merge_maths.task_vectors import Bend, Updates
 
 Rule: TypeAlias = Callable[
     [str, Mapping[str, Float64[Tensor, "p q"]], Mapping[str, float]], Float64[Tensor, "p q"]

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged
-from fedwinnow.strategies.merging import factors
+from fedwinnow.strategies.merge_maths import factor_averages
 
 Updates: TypeAlias = Mapping[str, maths.Product]
 """Site → its whole s_i B_i A_i."""
@@ -60,7 +60,7 @@ def bent(
     ``merged_norm`` (‖s B A + T‖), ``target_norm`` (‖ΔW*‖) and, where ΔW* is not 0,
     ``relative_error`` (distance of the merged adapter from ΔW* over ‖ΔW*‖).
     """
-    shares = factors.checked(adapters, weights, previous)
+    shares = factor_averages.checked(adapters, weights, previous)
 
     def goal(module: str) -> maths.Product:
         updates = {site: maths.delta(adapters[site], module) for site in shares}
@@ -68,7 +68,7 @@ def bent(
         bowed = bend(module, shares, updates, before)
         return bowed if before is None else maths.total([before, bowed])
 
-    found = factors.cut(previous, rank, goal)
+    found = factor_averages.cut(previous, rank, goal)
     error = target = 0.0
     for module in previous.modules:
         mean = maths.target(adapters, shares, module)
@@ -77,7 +77,7 @@ def bent(
         error += maths.norm(off) ** 2
     report = {
         "discarded_energy": found.discarded_energy,
-        "rank": factors.largest_rank(found.adapter),
+        "rank": factor_averages.largest_rank(found.adapter),
         "merged_norm": found.whole**0.5,
         "target_norm": target**0.5,
     }
