@@ -93,7 +93,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
 }
 
 PREFIXED: Mapping[tuple[Kind, str], str] = {
-    ("merging", "flower"): "fedwinnow.server.flower_rules:flower",
+    ("merging", "flower"): "fedwinnow.strategies.merging.flower.rule:flower",
 }
 """(kind, prefix) → a function from the rest of a name to a factory; loaded when first asked for."""
 

@@ -29,7 +29,7 @@ FLOWER = {
     "client/app.py",
     "server/app.py",
     "server/transport/codec.py",
-    "server/flower_rules.py",
+    "strategies/merging/flower/rule.py",
     "server/transport/flower_grid.py",
     "server/strategy.py",
 }

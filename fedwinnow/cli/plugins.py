@@ -122,7 +122,7 @@ def _names(kind: str) -> Iterable[tuple[Any, str]]:
         if kind in ("", one):
             yield from ((one, name) for name in names(one))
             if one == "merging":
-                from fedwinnow.server.flower_rules import flower_names  # noqa: PLC0415 - Flower loads here
+                from fedwinnow.strategies.merging.flower.rule import flower_names  # noqa: PLC0415 - Flower loads here
 
                 yield from ((one, f"flower:{name}") for name in flower_names())
 

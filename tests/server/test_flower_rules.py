@@ -21,9 +21,9 @@ from fedwinnow.curation.errors import (
     RunError,
 )
 from fedwinnow.curation.protocol.wire import dump, restore
-from fedwinnow.server.flower_rules import FlowerRule, flower_names
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
+from fedwinnow.strategies.merging.flower.rule import FlowerRule, flower_names
 from fedwinnow.strategies.plugin_description import undescribed
 from fedwinnow.strategies.registry import build, factory
 

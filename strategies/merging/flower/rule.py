@@ -42,9 +42,9 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 from fedwinnow.curation.remembering import Memory
-from fedwinnow.server.flower_ranges import check_ranges, check_sites, fewest_sites
-from fedwinnow.server.flower_state import ROUNDS, Arrays, restore, state_of
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
+from fedwinnow.strategies.merging.flower.ranges import check_ranges, check_sites, fewest_sites
+from fedwinnow.strategies.merging.flower.state import ROUNDS, Arrays, restore, state_of
 
 OWN = frozenset(inspect.signature(FedAvg).parameters)
 """Settings of FedAvg: which nodes take part and how records are named, which is not a rule's."""

@@ -1,0 +1,1 @@
+"""Flower's own strategies as merging rules."""
