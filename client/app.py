@@ -16,8 +16,8 @@ from flwr.clientapp import ClientApp
 
 from fedwinnow.client.agent.relay import carry
 from fedwinnow.curation.config.flower_overrides import overrides, scenario_file
-from fedwinnow.curation.config.load_files import load_scenario, sites_folder
-from fedwinnow.curation.config.run import site_configs
+from fedwinnow.curation.config.identity import sites_folder
+from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.curation.errors import ConfigError, ProtocolError, TransportError
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
 

@@ -2,7 +2,8 @@
 
 A step computes the losses ℓ_i of its batch and one backward pass of L(ℓ_1, …, ℓ_b). Hooks on the
 adapter's factors (``curation/gradients/hooks.py``), or probes where a model ignores hooks
-(``curation/gradients/probes.py``), catch ∂L/∂ℓ_i · ∂ℓ_i/∂θ of every sample in that pass; divided by ∂L/∂ℓ_i,
+(``curation/gradients/probes.py``), catch ∂L/∂ℓ_i · ∂ℓ_i/∂θ of every sample in that pass; divided
+by ∂L/∂ℓ_i,
 which autograd hands to a hook on the losses, it is the gradient that measuring takes, whatever
 objective, sample weights, accumulation or loss scale made L.
 
@@ -27,10 +28,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from fedwinnow.client.drawing import Drawn
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.client.training.sample_stream import Drawn
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction

@@ -14,9 +14,10 @@ from pathlib import Path
 from fedwinnow.client.data.site_data import open_pool
 from fedwinnow.client.phases.table import answer
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
-from fedwinnow.client.runs.site_run import Work, check_teacher, check_terms, parse_terms
+from fedwinnow.client.runs.site_run import Work, parse_terms
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config.run import RunTerms, SiteConfig
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.errors import (
     CurationError,
@@ -27,14 +28,11 @@ from fedwinnow.curation.errors import (
     RefusalError,
 )
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.messages import (
-    PROTOCOL,
-    Header,
-    JoinRequest,
-    Refusal,
-    Reply,
-    Request,
-)
+from fedwinnow.curation.protocol.header import PROTOCOL, Header
+from fedwinnow.curation.protocol.messages import Reply, Request
+from fedwinnow.curation.protocol.replies import Refusal
+from fedwinnow.curation.protocol.requests import JoinRequest
+from fedwinnow.strategies.terms_check import check_teacher, check_terms
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import Adapter, ScoreSummary, SignalTable, ThresholdDecision
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.protocol.messages import UNSENT, SiteCard
+from fedwinnow.curation.protocol.header import UNSENT
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.curation.weighing import Effect
+from fedwinnow.curation.protocol.replies import SiteCard
+from fedwinnow.strategies.interfaces.weighting import Effect
 
 V = TypeVar("V")
 

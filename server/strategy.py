@@ -16,11 +16,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedwinnow.curation.adapters.peft_names import adapter_of, arrays_of, state_dict_of
-from fedwinnow.curation.config.load_files import run_id
+from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
 from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
-from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.aggregation.round_merge import merge_plain
 from fedwinnow.server.run.driver import DEADLINE, Progress, drive
 from fedwinnow.server.run.preflight import check_merge, check_plan
@@ -28,6 +27,7 @@ from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.codec import codec_of
 from fedwinnow.server.transport.flower_grid import GridTransport, reachable
+from fedwinnow.strategies.interfaces.merging import Memory
 
 logger = logging.getLogger(__name__)
 

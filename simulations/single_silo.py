@@ -16,13 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedwinnow.cli.init import guess_columns
+from fedwinnow.client.data.column_guess import guess_columns
 from fedwinnow.client.data.gate import overlapping
 from fedwinnow.client.data.readers import read_rows
 from fedwinnow.client.data.samples import Samples, columns_of, open_samples
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.atomic_files import replacing
-from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse, plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError

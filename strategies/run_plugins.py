@@ -5,7 +5,8 @@ The server asks too, as columns of other members' opinions need its help: it car
 
 from fedwinnow.curation.config.scoring import PluginSection, ScorerSection
 from fedwinnow.curation.signal_columns import REVIEWS
-from fedwinnow.strategies.interfaces.merging import Scorer, WeighingObjective
+from fedwinnow.strategies.interfaces.objective import WeighingObjective
+from fedwinnow.strategies.interfaces.scorer import Scorer
 from fedwinnow.strategies.registry import build
 
 FEWEST = 3

@@ -10,7 +10,7 @@ from hypothesis import settings
 # each would wait for one another on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from fedwinnow.curation.config.run import AdapterSection, ModelSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.model.pretrained import LoadedModel, load_model
 
 # No test depends on how busy a machine is; --hypothesis-profile=thorough looks further.

@@ -4,8 +4,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from fedwinnow.curation.config.run import AgentSection, PolicySection, SiteSection
-from fedwinnow.curation.config.site import GateSection
+from fedwinnow.curation.config.site import AgentSection, GateSection, PolicySection, SiteSection
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The silo's own process: a gRPC service behind a Unix socket, the relay to it, and its preflight."""
+"""The silo's own process: gRPC service on a Unix socket, relay to it, preflight."""

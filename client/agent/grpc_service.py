@@ -31,7 +31,7 @@ from fedwinnow.client.agent.frames import (
     reply_frames,
 )
 from fedwinnow.client.boundary.guarded_site import Boundary
-from fedwinnow.curation.config.run import AgentSection
+from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import (
     OutputError,
     ProtocolError,

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from fedwinnow.curation.atomic_files import write_private
-from fedwinnow.curation.config.run import AgentSection
+from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import ConfigError, OutputError
 
 _FEWEST = 32

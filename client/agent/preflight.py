@@ -16,13 +16,14 @@ from fedwinnow.client.boundary.guarded_site import site_key
 from fedwinnow.client.boundary.ledger import file_of, verify
 from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.samples import data_hash, open_samples
-from fedwinnow.client.runs.agreed_terms import PHASES
 from fedwinnow.client.signals.workers import Model, Workers
-from fedwinnow.curation.config.run import AdapterSection, SiteConfig
+from fedwinnow.curation.config.scoring import AdapterSection
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
 from fedwinnow.curation.model.pretrained import load_model as load_base
 from fedwinnow.curation.model.pretrained import load_teacher
-from fedwinnow.curation.protocol.envelope import PrivateKey, PublicKey
+from fedwinnow.curation.protocol.exchanges import EXCHANGES
+from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.strategies.registry import KINDS, names
 
@@ -164,7 +165,7 @@ def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
                 f"{setting} is {value}: what leaves may tell of single samples; set it to {FEW} or "
                 "more, unless each of them may be known"
             )
-    lacking = {phase for phases in PHASES.values() for phase in phases}
+    lacking = {phase for row in EXCHANGES.values() for phase in row.phases}
     lacking -= {Phase.JOIN, Phase.CLOSE, *policy.phases}
     lacking -= set() if policy.max_clusters else {Phase.CLUSTER}
     if policy.phases and lacking:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from fedwinnow.curation.adapters.algebra import size_of
-from fedwinnow.curation.config.run import PolicySection
+from fedwinnow.curation.adapters.checks import size_of
+from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import RefusalError
-from fedwinnow.curation.protocol.messages import JudgeRequest, MeasureRequest, Request
+from fedwinnow.curation.protocol.messages import Request
+from fedwinnow.curation.protocol.requests import JudgeRequest, MeasureRequest
 
 _MEGABYTE = 1_000_000
 

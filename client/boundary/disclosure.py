@@ -1,6 +1,6 @@
 """What a site's policy lets out, phase by phase, in plain words."""
 
-from fedwinnow.curation.config.run import PolicySection, SiteConfig, SiteSection
+from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.protocol.phases import Phase
 
 STAYS = (

@@ -20,7 +20,7 @@ from fedwinnow.client.boundary.released_datasets import KnownData
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import OWN, Site
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config.run import SiteConfig
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import (
     ConfigError,
     CurationError,
@@ -29,17 +29,11 @@ from fedwinnow.curation.errors import (
     UnauthorisedError,
 )
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.curation.protocol.envelope import (
-    Draft,
-    Envelope,
-    PrivateKey,
-    PublicKey,
-    Stamp,
-    seal,
-    verified_stamp,
-)
-from fedwinnow.curation.protocol.messages import Refusal, Reply, Request
+from fedwinnow.curation.protocol.envelope import Draft, Envelope, Stamp, seal, verified_stamp
+from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
+from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.strategies.run_plugins import reviewing
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """The egress ledger: every message that left the site, in a chain that shows any change.
 
-``egress.jsonl`` holds one JSON object a line, chained and checked by :mod:`fedwinnow.client.boundary.ledger_chain`;
+``egress.jsonl`` holds one JSON object a line, chained and checked by
+:mod:`fedwinnow.client.boundary.ledger_chain`;
 ``egress.head`` the number of lines and the last hash. The head also travels in the stamp of every
 reply: whoever changes both files is contradicted by the coordinator's copy. A stamp is no secret,
 so each line holds a random salt: a guess at a message cannot be tried against the head.
@@ -30,7 +31,8 @@ from fedwinnow.client.boundary.ledger_chain import (
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.messages import Refusal, Reply
+from fedwinnow.curation.protocol.messages import Reply
+from fedwinnow.curation.protocol.replies import Refusal
 
 __all__ = ["Entry", "Ledger", "file_of", "read", "verify"]
 

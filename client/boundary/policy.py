@@ -9,14 +9,19 @@ ends it there.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 from fedwinnow.client.boundary.clauses import ask, check_brought, check_size
+from fedwinnow.client.boundary.group_sizes import (
+    _behind,
+    _public,
+    pooled,
+    train_draws,
+    warm_up_draws,
+)
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.client.boundary.released_datasets import KnownData, division_of
 from fedwinnow.client.runs.agreed_terms import (
-    PHASES,
     check_place,
     exchanges,
     plugins,
@@ -26,38 +31,29 @@ from fedwinnow.client.runs.agreed_terms import (
     warm_up_rounds,
 )
 from fedwinnow.client.runs.site_run import Work, parse_terms
-from fedwinnow.client.training.round_plan import behind
-from fedwinnow.curation.config.run import PolicySection, RunTerms
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.protocol.messages import (
-    CloseRequest,
+from fedwinnow.curation.protocol.exchanges import exchange_of
+from fedwinnow.curation.protocol.messages import Reply, Request
+from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.protocol.replies import (
     ClusterReply,
-    ClusterRequest,
-    EvaluateRequest,
     Joined,
-    JoinRequest,
     MetricsReply,
     PublicSignals,
+    TrainedAdapter,
+)
+from fedwinnow.curation.protocol.requests import (
+    CloseRequest,
+    ClusterRequest,
+    EvaluateRequest,
+    JoinRequest,
     QuotaRequest,
-    Reply,
-    Request,
     ScoreRequest,
     SelectRequest,
-    TrainedAdapter,
-    TrainRequest,
 )
-from fedwinnow.curation.protocol.phases import Phase
-
-_REPLY: Mapping[type, str] = {
-    ScoreRequest: "SummaryReply",
-    ClusterRequest: "ClusterReply",
-    SelectRequest: "KeptReply",
-    QuotaRequest: "KeptReply",
-    TrainRequest: "TrainedAdapter",
-    EvaluateRequest: "MetricsReply",
-}
-"""Requests whose replies are figures of private samples, and the ledger's word for those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +75,7 @@ class Policy:
         Raises:
             RefusalError: a clause stands in the way.
         """
-        phase, fitting = request.header.phase, PHASES[type(request)]
+        phase, fitting = request.header.phase, exchange_of(request).phases
         ask("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
                   " or ".join(fitting))  # fmt: skip
         if isinstance(request, JoinRequest):
@@ -190,10 +186,11 @@ class Policy:
         before = {entry["request"] for entry in ledger.at(*place)} - {digest}
         what = f"{header.phase} {header.round} of this run with other contents"
         ask(clause, what, not before, "one content for each phase and round")
-        if type(request) not in _REPLY:
+        exchange = exchange_of(request)
+        if not exchange.private:
             return
         anchors = work.pool.anchors_hash if once else None
-        entries = self._same(_REPLY[type(request)], work, ledger, anchors=anchors)
+        entries = self._same(exchange.reply.__name__, work, ledger, anchors=anchors)
         earlier = {entry["request"] for entry in entries} - {digest}
         if isinstance(request, ClusterRequest):  # all exchanges of a run are one release
             earlier = {entry["run"] for entry in entries} - {header.run}
@@ -238,39 +235,3 @@ class Policy:
         entries = ledger.released(kind, anchors=anchors)
         names = self.known.same(work, {entry["data"] for entry in entries})
         return [entry for entry in entries if entry["data"] in names]
-
-
-def pooled(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
-    """Means of ``steps`` losses in a row; a shorter rest joins the last mean, or is withheld."""
-    number = len(losses) // steps
-    bounds = [*(i * steps for i in range(number)), len(losses)]
-    parts = [losses[a:b] for a, b in pairwise(bounds)]
-    return tuple(sum(part) / len(part) for part in parts)
-
-
-def _public(work: Work) -> bool:
-    """Whether warm-up trains on public anchors alone, so that nothing of it tells of the silo."""
-    return work.terms.warm_up.data == "anchors"
-
-
-def train_draws(work: Work) -> int:
-    """Samples that the steps of one training round draw."""
-    training = work.terms.training
-    return training.steps * training.batch_size * training.accumulation
-
-
-def warm_up_draws(work: Work) -> int:
-    """Private samples among those that the steps of one warm-up round draw, on the average."""
-    training, private = work.terms.training, len(work.pool.samples)
-    drawn = work.terms.warm_up.steps * training.batch_size * training.accumulation
-    return drawn * private // (private + len(work.pool.rows.samples))
-
-
-def _behind(reply: TrainedAdapter, work: Work) -> int:
-    """Private samples behind an adapter, exactly: the reply's own count is rounded.
-
-    No more than the round's steps can draw, whatever was kept.
-    """
-    if reply.header.phase == Phase.WARM_UP:
-        return min(len(work.pool.samples), warm_up_draws(work))
-    return min(behind(work, reply.header), train_draws(work))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fedwinnow.client.data.corruption import corrupt
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.curation.config.run import AnchorsSection
+from fedwinnow.curation.config.scoring import AnchorsSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.seeds import derive_seed

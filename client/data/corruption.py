@@ -12,7 +12,8 @@ wrong_domain a response of another domain
 ===========  ====================================================================
 
 Line breaks and blanks stay where they were, so that white space never tells a copy from its parent.
-Studies plant their noise by other code, strengths and vocabulary (``simulations/datasets/planted_noise.py``).
+Studies plant their noise by other code, strengths and vocabulary
+(``simulations/datasets/planted_noise.py``).
 
 Reference:
     The kinds follow CLUES (Z. Zhao et al., NeurIPS 2024, table 6, https://arxiv.org/abs/2507.03004)

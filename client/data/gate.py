@@ -26,7 +26,7 @@ from fedwinnow.client.data.minhash import (
     words,
 )
 from fedwinnow.client.data.personal_data import Finder, finder
-from fedwinnow.curation.config.run import GateSection
+from fedwinnow.curation.config.site import GateSection
 from fedwinnow.curation.datatypes import Sample
 
 LONG_RESPONSE = 8

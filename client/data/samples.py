@@ -22,7 +22,7 @@ import datasets
 import pyarrow as pa
 
 from fedwinnow.client.data.readers import read_rows
-from fedwinnow.curation.config.run import ColumnsSection
+from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError, OutputError
 

@@ -16,7 +16,8 @@ from fedwinnow.client.data.anchors import (
 )
 from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.samples import Samples, data_hash, open_samples
-from fedwinnow.curation.config.run import RunTerms, SiteConfig
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.seeds import derive_seed

@@ -9,7 +9,8 @@ probe      one backward pass into zero matrices that are part   all, exact
            of the forward pass (``curation/gradients/probes.py``); needs
            no hook
 forward    two forward passes a reference, at θ ± hG            dot and influence, to rounding and
-           (``curation/gradients/finite_differences.py``)                        truncation (docs/measuring.md)
+           (``curation/gradients/finite_differences.py``)                        truncation
+           (docs/measuring.md)
 piggyback  what training steps saw on their way                 all, of the samples that a step
            (``client/piggyback.py``)                            visited at the same weights
 =========  ===================================================  ==================================
@@ -31,10 +32,11 @@ from fedwinnow.client.measuring.references import References
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.finite_differences import Differences
-from fedwinnow.curation.gradients.hooks import evaluating, factors_of, frozen, unfit
+from fedwinnow.curation.gradients.hooks import factors_of, unfit
 from fedwinnow.curation.gradients.per_sample import Way, best_way, per_sample
 from fedwinnow.curation.model.chunked_cross_entropy import Look
 from fedwinnow.curation.model.hook_support import compiled, unhookable
+from fedwinnow.curation.model.modes import evaluating, frozen
 from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, token_losses
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, REPRESENTATIONS

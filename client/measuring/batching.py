@@ -1,7 +1,7 @@
 """Batches of a pass: as many tokens as are asked for, or as memory bears; every sample once.
 
-Longest samples first (``client/measuring/length_buckets.py``), so that memory runs out early or never. Where it
-does run out, on any device and at any size,
+Longest samples first (``client/measuring/length_buckets.py``), so that memory runs out early or
+never. Where it does run out, on any device and at any size,
 
     most ← ⌊tokens of the batch / 2⌋
 
@@ -13,7 +13,8 @@ twice as many after each full batch, up to ``MOST_GPU``, as long as
 
     bytes a token (peak of the last batch) · tokens  ≤  SHARE · free bytes.
 
-A CPU takes ``MOST_CPU`` tokens, or fewer where the estimate of ``client/measuring/memory.py`` says that they
+A CPU takes ``MOST_CPU`` tokens, or fewer where the estimate of ``client/measuring/memory.py``
+says that they
 would take more than ``SHARE_CPU`` of what is available. Sizes change a result by rounding only.
 
 While a GPU works on a batch, a thread of the host makes the next one, in page-locked memory.

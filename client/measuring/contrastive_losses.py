@@ -17,7 +17,7 @@ from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.pass_options import Count, Reading
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.gradients.hooks import evaluating
+from fedwinnow.curation.model.modes import evaluating
 from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding

@@ -38,7 +38,8 @@ def evaluate(
             changes results by rounding only.
         max_length: Longest sample in tokens; longer ones are cut.
         system_prompt: System message before every sample.
-        tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None: none does.
+        tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None:
+        none does.
 
     Returns:
         float64; NaN exactly where a sample has no response token: leave such samples out of sums

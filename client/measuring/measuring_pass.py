@@ -2,7 +2,8 @@
 
 One forward pass gives the losses, their spread, the end-of-turn loss and the representation; where
 gradient columns are asked for, the same pass is followed by one backward pass that contracts the
-per-sample LoRA gradients (or by what else the chosen backend does: ``client/measuring/backends.py``).
+per-sample LoRA gradients (or by what else the chosen backend does:
+``client/measuring/backends.py``).
 Unconditional and contrastive losses are forward passes of the SAME body tokens under another
 prompt. Only the asked columns are computed.
 
@@ -31,7 +32,7 @@ from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.client.piggyback import Visits
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.datatypes import Sample, SignalTable
 from fedwinnow.curation.errors import ModelError
@@ -88,7 +89,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         backend: How gradient columns are taken (``client/measuring/backends.py``).
         visits: What training steps saw, for ``piggyback``; samples that no step visited at these
             weights are measured by ``auto``, and a warning says how many.
-        tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None: none does.
+        tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None:
+        none does.
 
     Returns:
         Rows in the samples' order, float32; NaN in every column of a row whose status is not OK.

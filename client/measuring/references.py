@@ -34,9 +34,9 @@ from fedwinnow.curation.gradients.contraction import (
     WeightedSums,
     adam_direction,
 )
-from fedwinnow.curation.gradients.hooks import evaluating
 from fedwinnow.curation.gradients.per_sample import Way, per_sample
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
+from fedwinnow.curation.model.modes import evaluating
 from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from fedwinnow.client.phases.apply_threshold import apply_threshold
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.datatypes import Scores, Selection, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
-from fedwinnow.curation.protocol.messages import ClusterReply, ClusterRequest, QuotaRequest
+from fedwinnow.curation.protocol.replies import ClusterReply
+from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest
 from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.seeds import derive_seed
 
@@ -34,12 +36,15 @@ def prepare(work: Work, public: Trajectory, private: Trajectory) -> None:
     tables.write_trajectories(work.folder / "trajectories.parquet", private[-1].ids, points, start)
 
 
-def exchange(work: Work, request: ClusterRequest, passing: Selection) -> ClusterReply:
-    """Assign what passes the threshold, and tell counts and sums of groups that are large enough.
+def cluster(work: Work, request: ClusterRequest) -> ClusterReply:
+    """Assign the samples that pass the threshold to clusters, and send counts and sums.
+
+    Counts and sums are of groups that are large enough, and of nothing else.
 
     Raises:
         RefusalError: the request is not this run's next step: another start, threshold or shape.
     """
+    passing, _, _ = apply_threshold(work, request)
     points, start = tables.read_trajectories(work.folder / "trajectories.parquet")
     _check(work, request, start)
     rows = np.flatnonzero(np.array(passing.kept, dtype=bool) & np.isfinite(points).all(axis=1))

@@ -1,34 +1,21 @@
-"""Answers that need no model: score from the tables, cluster, select by the threshold, close."""
+"""Answer a score request: fit on the public rows, score the silo, send a histogram."""
 
 import numpy as np
 
-from fedwinnow.client.measuring.token_cache import forget_tokens
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Selection, Trajectory
-from fedwinnow.curation.errors import DataError, ProtocolError, RefusalError
+from fedwinnow.client.runs.tables import QUEUE
+from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
+from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.protocol.agreement import disagreement
-from fedwinnow.curation.protocol.messages import (
-    CloseRequest,
-    ClusterRequest,
-    KeptReply,
-    QuotaRequest,
-    Receipt,
-    Reply,
-    ScoreRequest,
-    SelectRequest,
-    SummaryReply,
-)
-from fedwinnow.curation.scores.histogram import edges_from_public, on_grid, summarise
-from fedwinnow.curation.scores.selection import keep_all, oracle, random_like, select
-from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.interfaces.merging import QueueingScorer
+from fedwinnow.curation.protocol.messages import Reply
+from fedwinnow.curation.protocol.replies import SummaryReply
+from fedwinnow.curation.protocol.requests import ScoreRequest
+from fedwinnow.curation.scores.histogram import edges_from_public, summarise
+from fedwinnow.strategies.interfaces.scorer import QueueingScorer
 from fedwinnow.strategies.maths.blockwise_scoring import score_in_blocks
 from fedwinnow.strategies.run_plugins import scorers
-
-QUEUE = "queue.parquet"
-"""File of a run's folder: on which samples a person is asked; only where the scorer asks."""
 
 
 def score(work: Work, request: ScoreRequest) -> Reply:
@@ -95,77 +82,6 @@ def _check_rows(work: Work, request: ScoreRequest) -> None:
         if why:
             message = f"public rows of checkpoint {agreed.checkpoint}: {why}; ask who sent them"
             raise RefusalError(message, clause="public_rows")
-
-
-def cluster(work: Work, request: ClusterRequest) -> Reply:
-    """Tell which clusters the samples that pass the threshold belong to, in counts and sums."""
-    passing, _, _ = _passing(work, request)
-    return cluster.exchange(work, request, passing)
-
-
-def select_samples(work: Work, request: SelectRequest | QuotaRequest) -> Reply:
-    """Apply the threshold, and write down why each sample was dropped."""
-    curated, status, scores = _passing(work, request)
-    if isinstance(request, QuotaRequest):
-        curated = cluster.within_quotas(work, request, curated, scores)
-    chosen: dict[str, Selection] = {}
-    for arm in work.terms.study.arms:
-        chosen[arm] = _arm(work, arm, curated, curated.ids, status)
-    tables.write_selection(work.folder / "selection.parquet", chosen)
-    kept = {arm: work.rounded(selection.count) for arm, selection in chosen.items()}
-    return KeptReply(header=request.header, site=work.site, kept=kept)
-
-
-def _passing(
-    work: Work, request: ClusterRequest | SelectRequest | QuotaRequest
-) -> tuple[Selection, np.ndarray, Scores]:
-    """What passes a request's threshold, the status of each sample, and its score.
-
-    Raises:
-        RefusalError: the threshold is none that the histogram could lead to.
-    """
-    threshold = request.per_site.get(work.site, request.threshold)
-    file = work.folder / "scores.parquet"
-    ids, status, scores = tables.read_scores(file, work.terms.scorer.name)
-    if not on_grid(threshold, tables.read_edges(file)):
-        message = (
-            f"threshold {threshold!r} is not on the grid of the histogram's edges; a threshold "
-            "must come from the summaries"
-        )
-        raise RefusalError(message)
-    queue = work.folder / QUEUE
-    queued = tables.read_queue(queue) if queue.exists() else None
-    return select(ids, scores, status, threshold, queued=queued), status, scores
-
-
-def _arm(
-    work: Work, arm: str, curated: Selection, ids: tuple[str, ...], status: np.ndarray
-) -> Selection:
-    if arm == "curated":
-        return curated
-    if not work.config.simulation:
-        message = f"study arm {arm!r} is answered in simulations only; this site is not one"
-        raise RefusalError(message)
-    if arm == "keep_all":
-        return keep_all(ids, status)
-    if arm == "random":
-        seed = derive_seed(work.terms.run.seed, work.site, "random arm")
-        return random_like(curated, status, seed=seed)
-    label = work.terms.study.truth
-    truth = [sample.labels.get(label, "") for sample in work.pool.samples]
-    if not all(truth):
-        message = (
-            f"study.truth = {label!r}: a sample of site {work.site} has no such label; name it in "
-            "sites.columns.labels"
-        )
-        raise DataError(message)
-    return oracle(ids, truth, status)
-
-
-def close(work: Work, request: CloseRequest) -> Reply:
-    """Acknowledge the end; the samples' tokens go."""
-    forget_tokens(work.folder)
-    return Receipt(header=request.header, site=work.site)
 
 
 def _edges(work: Work, public_scores: Scores) -> np.ndarray:

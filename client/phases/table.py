@@ -3,9 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedwinnow.client.phases import measure, score
+from fedwinnow.client.phases import (
+    close,
+    cluster,
+    evaluate,
+    join,
+    judge,
+    measure,
+    score,
+    select,
+    train,
+)
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.protocol.messages import (
+from fedwinnow.curation.protocol.messages import Reply, Request
+from fedwinnow.curation.protocol.requests import (
     CloseRequest,
     ClusterRequest,
     EvaluateRequest,
@@ -14,25 +25,23 @@ from fedwinnow.curation.protocol.messages import (
     MeasureRequest,
     ProbeRequest,
     QuotaRequest,
-    Reply,
-    Request,
     ScoreRequest,
     SelectRequest,
     TrainRequest,
 )
 
 _ANSWERS: Mapping[type, Callable[[Work, Any], Reply]] = {
-    JoinRequest: measure.join,
+    JoinRequest: join.join,
     ProbeRequest: measure.probe,
     MeasureRequest: measure.measure_checkpoint,
-    TrainRequest: measure.train_round,
+    TrainRequest: train.train_round,
     ScoreRequest: score.score,
-    ClusterRequest: score.cluster,
-    SelectRequest: score.select_samples,
-    QuotaRequest: score.select_samples,
-    EvaluateRequest: measure.evaluate_adapter,
-    JudgeRequest: measure.judge_adapters,
-    CloseRequest: score.close,
+    ClusterRequest: cluster.cluster,
+    SelectRequest: select.select_samples,
+    QuotaRequest: select.select_samples,
+    EvaluateRequest: evaluate.evaluate_adapter,
+    JudgeRequest: judge.judge_adapters,
+    CloseRequest: close.close,
 }
 
 

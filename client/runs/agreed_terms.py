@@ -9,39 +9,14 @@ from collections.abc import Iterator, Mapping
 
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.errors import RefusalError
-from fedwinnow.curation.protocol.messages import (
-    CloseRequest,
-    ClusterRequest,
-    EvaluateRequest,
-    JoinRequest,
-    JudgeRequest,
-    MeasureRequest,
-    ProbeRequest,
-    QuotaRequest,
-    Request,
-    ScoreRequest,
-    SelectRequest,
-    TrainRequest,
-)
+from fedwinnow.curation.protocol.messages import Request
+from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest
+from fedwinnow.curation.protocol.requests import CloseRequest, EvaluateRequest, JoinRequest, JudgeRequest, MeasureRequest, ProbeRequest, ScoreRequest, SelectRequest, TrainRequest
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.strategies.interfaces.merging import StagedOrdering
+from fedwinnow.strategies.interfaces.ordering import StagedOrdering
 from fedwinnow.strategies.run_plugins import reviewing
 from fedwinnow.strategies.registry import Kind, build, factory
 
-PHASES: Mapping[type, tuple[Phase, ...]] = {
-    JoinRequest: (Phase.JOIN,),
-    ProbeRequest: (Phase.PROBE,),
-    MeasureRequest: (Phase.MEASURE,),
-    TrainRequest: (Phase.WARM_UP, Phase.TRAIN),
-    ScoreRequest: (Phase.SCORE,),
-    ClusterRequest: (Phase.CLUSTER,),
-    SelectRequest: (Phase.SELECT,),
-    QuotaRequest: (Phase.SELECT,),
-    EvaluateRequest: (Phase.EVALUATE,),
-    JudgeRequest: (Phase.JUDGE,),
-    CloseRequest: (Phase.CLOSE,),
-}
-"""The phases that a kind of request may speak of."""
 
 
 def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:

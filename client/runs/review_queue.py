@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fedwinnow.client.runs import tables
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.client.phases.score import QUEUE
+from fedwinnow.client.runs.tables import QUEUE
 from fedwinnow.client.runs.site_run import parse_terms
-from fedwinnow.curation.config.run import SiteConfig
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.scores.selection import QUEUED
 

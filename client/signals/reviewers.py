@@ -33,7 +33,7 @@ from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.runs.site_run import Work, public_key
 from fedwinnow.client.signals.extra_columns import Beside
-from fedwinnow.curation.adapters.algebra import adapter_hash, check_compatible
+from fedwinnow.curation.adapters.checks import adapter_hash, check_compatible
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
 from fedwinnow.curation.model.pretrained import set_adapter

@@ -15,8 +15,9 @@ import torch
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.runs.process_cache import deterministic
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.run import AdapterSection, ComputeSection, ModelSection
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
+from fedwinnow.curation.config.site import ComputeSection
 from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.errors import ConfigError, CurationError, ModelError
 from fedwinnow.curation.model.pretrained import LoadedModel, load_model, set_adapter

@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Int
 
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work, unmeasured
+from fedwinnow.client.runs.site_run import Work
 from fedwinnow.client.signals.collect import measuring, public_rows
 from fedwinnow.client.signals.shards import forget
 from fedwinnow.curation.datatypes import Scores
 from fedwinnow.curation.signal_columns import GRADIENTS
-from fedwinnow.strategies.interfaces.merging import Scorer
+from fedwinnow.strategies.interfaces.scorer import Scorer
 from fedwinnow.strategies.registry import build
+from fedwinnow.strategies.terms_check import unmeasured
 
 Places = Int[np.ndarray, " samples"]
 """Positions of samples in the silo's data order."""

@@ -22,17 +22,17 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import Float
 
-from fedwinnow.client.drawing import Drawn, batches
 from fedwinnow.client.piggyback import Watch, Watcher
-from fedwinnow.client.training.sample_stream import check_order, draws
-from fedwinnow.curation.config.run import TrainingSection
+from fedwinnow.client.training.sample_stream import Drawn, batches, check_order, draws
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
 from fedwinnow.curation.learning_rate import learning_rate as planned_rate
-from fedwinnow.curation.learning_rate import undone
 from fedwinnow.curation.model.pretrained import LoadedModel, encode, get_adapter, set_adapter
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.interfaces.merging import Objective, Order
+from fedwinnow.strategies.interfaces.objective import Objective
+from fedwinnow.strategies.interfaces.ordering import Order
+from fedwinnow.strategies.maths.order_schedule import undone
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         weights: How much each sample counts: its loss is multiplied before the objective sees it.
         first_step: Optimizer step of the plan with which the passes over these samples begin.
         learning_rate: Peak of the plan.
-        schedule: The caller's choice (``curation/learning_rate.py``: ``chosen``); a warning is logged
+        schedule: The caller's choice (``curation/learning_rate.py``: ``chosen``); a warning is
+        logged
             in the first round where it undoes the order.
         seed: Of later passes and of dropout.
         max_length: Longest sample in tokens; longer ones are cut.

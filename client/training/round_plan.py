@@ -14,16 +14,12 @@ from fedwinnow.client.runs.site_run import Work, rows_of
 from fedwinnow.client.training.curriculum_stages import Places, Stage, choose, score_now, stage_of
 from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.learning_rate import chosen
-from fedwinnow.curation.protocol.messages import Header, TrainRequest
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.requests import TrainRequest
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.interfaces.merging import (
-    Objective,
-    Order,
-    Ordering,
-    StagedOrdering,
-    WeighingObjective,
-)
+from fedwinnow.strategies.interfaces.objective import Objective, WeighingObjective
+from fedwinnow.strategies.interfaces.ordering import Order, Ordering, StagedOrdering
+from fedwinnow.strategies.maths.order_schedule import chosen
 from fedwinnow.strategies.registry import build
 
 Weights = Float[np.ndarray, " samples"]

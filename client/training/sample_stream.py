@@ -4,13 +4,18 @@ R rounds of S steps follow one plan of R · S steps, as the learning rate does
 (``curation/learning_rate.py``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from jaxtyping import Float
 
 from fedwinnow.curation.errors import EmptySelectionError, PluginError
+from fedwinnow.curation.model.token_losses import Batch, collate
+from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.interfaces.merging import Order
+from fedwinnow.strategies.interfaces.ordering import Order
 
 
 def check_order(order: Order, count: int) -> None:
@@ -49,3 +54,54 @@ def draws(order: Order, seed: int, start: int) -> Iterator[int]:
             places = np.random.default_rng(derive_seed(seed, "pass", epoch)).permutation(count)
         yield from (int(place) for place in places[skip:])
         epoch, skip = epoch + 1, 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """One forward pass's samples."""
+
+    batch: Batch
+    weights: torch.Tensor
+    """How much each counts, (batch,), float64."""
+    places: tuple[int, ...]
+    """Their positions among the samples that are trained on."""
+    encodings: tuple[Encoding, ...]
+
+
+def batches(
+    stream: Iterator[int],
+    encoding: Callable[[int], Encoding],
+    *,
+    weights: Float[np.ndarray, " samples"],
+    size: int,
+    patience: int,
+) -> Iterator[Drawn]:
+    """Full batches of samples with a target, and their weights.
+
+    Gives up after ``2 · patience`` draws without a target.
+    """
+    chosen: list[Encoding] = []
+    places: list[int] = []
+    misses = 0
+    for place in stream:
+        encoded = encoding(place)
+        if encoded.has_target:
+            chosen.append(encoded)
+            places.append(place)
+            misses = 0
+        else:
+            misses += 1
+        if misses >= 2 * patience:  # two passes: one may begin in the middle of a shuffle
+            message = (
+                f"training: expected a sample with a response token, got none among {patience}; "
+                "check columns.response or raise model.max_length"
+            )
+            raise EmptySelectionError(message)
+        if len(chosen) == size:
+            yield Drawn(
+                batch=collate(chosen),
+                weights=torch.tensor([float(weights[i]) for i in places], dtype=torch.float64),
+                places=tuple(places),
+                encodings=tuple(chosen),
+            )
+            chosen, places = [], []

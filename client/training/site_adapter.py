@@ -1,7 +1,8 @@
 """What a site of smaller rank, or of fewer layers, trains of the federation's adapter.
 
 Of ΔW = U Σ Vᵀ of a module such a site takes the first r_i directions, the best approximation of its
-rank; the server adds what the site was not shown to what comes back (``server/aggregation/round_merge.py``). A layer
+rank; the server adds what the site was not shown to what comes back
+(``server/aggregation/round_merge.py``). A layer
 that the site does not train stays as it came. The server sends all sites the same adapter: the
 slice is made here.
 
@@ -12,7 +13,8 @@ Reference:
 from dataclasses import replace
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.config.run import AdapterSection, SiteSection
+from fedwinnow.curation.config.scoring import AdapterSection
+from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.strategies.merge_maths.factor_averages import cut

@@ -8,7 +8,8 @@ For ΔW_1 and ΔW_2 of a module, with u_i = ΔW_i / ‖ΔW_i‖ (Frobenius):
               rank r can hold, in [0, 1),
     discarded = the same for (ΔW_1 + ΔW_2) / 2: what a merge to rank r with equal weights loses.
 
-All norms come from cores of stacked factors (see :mod:`fedwinnow.curation.adapters.algebra`), in float64.
+All norms come from cores of stacked factors (see :mod:`fedwinnow.curation.adapters.algebra`), in
+float64.
 
 Reference:
     W. Kahan, How Futile are Mindless Assessments of Roundoff in Floating-Point Computation?, 2006,
@@ -31,6 +32,7 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 
@@ -94,8 +96,8 @@ def compare(first: Adapter, second: Adapter, *, rank: int = 0) -> Comparison:
         NonFiniteError: a factor is NaN or infinite.
     """
     pair = (first, second)
-    maths.check_adapter(first, site="the first")
-    maths.check_adapter(second, site="the second")
+    checks.check_adapter(first, site="the first")
+    checks.check_adapter(second, site="the second")
     common = sorted(set(first.modules) & set(second.modules))
     if not common:
         message = (

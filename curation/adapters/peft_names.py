@@ -33,7 +33,9 @@ def adapter_of(arrays: Arrays, *, scale: float) -> Adapter:
     return Adapter(base="", a=factors["A"], b=factors["B"], scales=scales)
 
 
-def arrays_of(adapter: Adapter, *, like: Arrays, scale: float) -> dict[str, np.ndarray[Any, Any]]:
+def arrays_of(
+    adapter: Adapter, *, like: Arrays, scale: float
+) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
     """The adapter as named arrays: names, order and dtypes of ``like``; ranks may differ."""
     arrays = {}
     for name, array in like.items():
@@ -48,7 +50,7 @@ def arrays_of(adapter: Adapter, *, like: Arrays, scale: float) -> dict[str, np.n
     return arrays
 
 
-def state_dict_of(adapter: Adapter) -> dict[str, np.ndarray[Any, Any]]:
+def state_dict_of(adapter: Adapter) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
     """The adapter as float32 arrays under PEFT's names, modules in sorted order."""
     arrays = {}
     for module in adapter.modules:

@@ -6,7 +6,12 @@ Each field is followed by one line with its unit and range, as in ``curation/con
 import math
 from dataclasses import dataclass, field
 
-from fedwinnow.curation.config.scoring import ColumnsSection
+from fedwinnow.curation.config.scoring import (
+    AnchorsSection,
+    ColumnsSection,
+    ModelSection,
+    TeacherSection,
+)
 from fedwinnow.curation.config.strict_toml import check
 
 
@@ -160,3 +165,20 @@ class AgentSection:
     """The site's private key; made at first start, mode 0600."""
     group: str = ""
     """Group of socket and token, which the node's user belongs to; "" is the agent's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteConfig:
+    """Everything a site needs of its own: ``site.toml``; nothing of it comes from a server."""
+
+    site: SiteSection
+    model: ModelSection = field(default_factory=ModelSection)
+    teacher: TeacherSection = field(default_factory=TeacherSection)
+    anchors: AnchorsSection = field(default_factory=AnchorsSection)
+    policy: PolicySection = field(default_factory=PolicySection)
+    agent: AgentSection = field(default_factory=AgentSection)
+    compute: ComputeSection = field(default_factory=ComputeSection)
+    work: str = "site-data"
+    """Folder in which the site keeps its own tables."""
+    simulation: bool = False
+    """Whether planted truth may be used (oracle arm) and the policy is not asked."""

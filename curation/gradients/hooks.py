@@ -7,7 +7,8 @@ of which autograd hands to a hook on the factor's output,
 
 is one batched matrix product of rank-r size per factor. It takes the place of the weight gradient
 of a training step, which is its sum over i, so it costs no additional arithmetic, and yields dots
-with k references, norms and Adam-aware forms at once (``curation/gradients/contraction.py``). Padding
+with k references, norms and Adam-aware forms at once (``curation/gradients/contraction.py``).
+Padding
 contributes nothing: its δ and v are zero. The loss of a batch must be the SUM of its samples'
 losses, so that no sample's gradient depends on its neighbours.
 
@@ -30,24 +31,13 @@ from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.model.hook_support import unhookable
+from fedwinnow.curation.model.modes import frozen
 
 Consume = Callable[[str, Float[Tensor, "batch rows columns"]], None]
 """Told of each factor's per-sample gradients, at least float32, going backward; reads only."""
 
 AXES = 3
 """Batch, tokens, features."""
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; every module is in its own mode again outside."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager
@@ -85,20 +75,6 @@ def sample_gradients(
                 hook = _watch(f"{name}.{letter}", firing, consume, trained=trained)
                 stack.callback(factor.register_forward_hook(hook).remove)
         yield firing
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and no parameter requires a gradient inside; everything as before outside."""
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in wanted:
-            parameter.requires_grad_(False)  # noqa: FBT003 - torch's own form
-        with evaluating(model):
-            yield
-    finally:
-        for parameter, grad in wanted:
-            parameter.requires_grad_(grad)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.gradients.hooks import AXES, Consume, factors_of, frozen, unfit
+from fedwinnow.curation.gradients.hooks import AXES, Consume, factors_of, unfit
+from fedwinnow.curation.model.modes import frozen
 
 
 class Probed(nn.Linear):

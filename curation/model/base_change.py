@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.combining import balanced
+from fedwinnow.curation.adapters import checks
+from fedwinnow.curation.adapters.algebra import balanced
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.model.lora_model import LoadedModel
@@ -31,7 +32,7 @@ def changed_base(base: str, change: Adapter | None) -> str:
     """Fingerprint of a base with a change: SHA-256 over the base's and the change's."""
     if change is None:
         return base
-    return hashlib.sha256(f"{base}+{maths.adapter_hash(change)}".encode()).hexdigest()
+    return hashlib.sha256(f"{base}+{checks.adapter_hash(change)}".encode()).hexdigest()
 
 
 def add_change(before: Adapter | None, more: Adapter) -> Adapter:
@@ -46,10 +47,10 @@ def add_change(before: Adapter | None, more: Adapter) -> Adapter:
     a, b = {}, {}
     for module in summed.modules:
         spectrum = maths.decompose(maths.delta(summed, module))
-        used = max(1, int((spectrum.values > maths.TOLERANCE * spectrum.values[0]).sum()))
+        used = max(1, int((spectrum.values > checks.TOLERANCE * spectrum.values[0]).sum()))
         a[module], b[module] = balanced(spectrum, summed, module, slice(used))
     small = replace(summed, a=a, b=b)
-    maths.check_adapter(small)
+    checks.check_adapter(small)
     return small
 
 

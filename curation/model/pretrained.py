@@ -1,7 +1,7 @@
 """The one door to transformers and PEFT: load a base, attach an adapter, encode, generate.
 
-Everything above this file speaks of ``LoadedModel`` (``curation/model/lora_model.py``), ``Encoding``
-(``curation/model/tokenization.py``) and ``Adapter``; both are to be had here too.
+Everything above this file speaks of ``LoadedModel`` (``curation/model/lora_model.py``),
+``Encoding`` (``curation/model/tokenization.py``) and ``Adapter``; both are to be had here too.
 """
 
 import importlib.util
@@ -16,10 +16,9 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 
-from fedwinnow.curation.config.run import AdapterSection, ModelSection, TeacherSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection, TeacherSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.gradients.hooks import evaluating
 from fedwinnow.curation.model.lora_model import (
     NAME,
     LoadedModel,
@@ -30,6 +29,7 @@ from fedwinnow.curation.model.lora_model import (
     initial_adapter,
     set_adapter,
 )
+from fedwinnow.curation.model.modes import evaluating
 from fedwinnow.curation.model.tokenization import (
     Encoding,
     encode_sample,
@@ -182,7 +182,7 @@ def load_tokenizer(model: ModelSection, section: str = "model") -> Any:  # noqa:
 def encode(
     loaded: LoadedModel, sample: Sample, *, max_length: int, system_prompt: str = ""
 ) -> Encoding:
-    """Tokens of a sample under the chat template; see ``curation/model/tokenization.py``."""
+    """Tokens of a sample under the chat template; :mod:`~fedwinnow.curation.model.tokenization`."""
     return encode_sample(
         loaded.tokenizer,
         sample,
@@ -195,7 +195,7 @@ def encode(
 def encode_all(
     loaded: LoadedModel, samples: Iterable[Sample], *, max_length: int, system_prompt: str = ""
 ) -> Iterator[Encoding]:
-    """What :func:`encode` gives for each sample, many at a time; see ``curation/model/tokenization.py``."""
+    """Return what :func:`encode` gives for each sample, many at a time."""
     return encode_samples(
         loaded.tokenizer,
         samples,

@@ -86,7 +86,8 @@ def token_losses(
 
     The vocabulary-sized head runs on the hidden states that predict a target and on no other: the
     rest of prompt and padding costs neither its time nor its memory. Where even those give more
-    than ``whole`` logits, they are made piece by piece (``curation/model/chunked_cross_entropy.py``).
+    than ``whole`` logits, they are made piece by piece
+    (``curation/model/chunked_cross_entropy.py``).
 
     Args:
         model: A causal language model of transformers, PEFT's wrapper included.

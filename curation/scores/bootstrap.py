@@ -9,13 +9,14 @@ Reference:
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 _AT_ONCE = 1000
 
 
 def paired_bootstrap(
     a: Float[np.ndarray, " items"],
-    b: Float[np.ndarray, " items"],
+    b: Float[np.ndarray, " _"],
     *,
     seed: int,
     resamples: int = 10_000,
@@ -38,14 +39,18 @@ def paired_bootstrap(
         message = f"paired measurements of the same items are needed, got {len(a)} and {len(b)}"
         raise ValueError(message)
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    random = np.random.default_rng(seed)
-    means = []
-    for start in range(0, resamples, _AT_ONCE):
-        number = min(_AT_ONCE, resamples - start)
-        drawn = random.integers(0, len(difference), size=(number, len(difference)))
-        means.append(difference[drawn].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(difference.mean()), float(low), float(high)
+    mean = float(difference.mean())
+    if len(difference) == 1:  # scipy wants two items; one item is its own interval
+        return mean, mean, mean
+    interval = stats.bootstrap(
+        (difference,),
+        np.mean,
+        n_resamples=resamples,
+        batch=_AT_ONCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return mean, float(interval.low), float(interval.high)
 
 
 def crossed_bootstrap(

@@ -17,7 +17,7 @@ from fedwinnow.curation.errors import ConfigError, IncompatibleAdapterError, Mod
 if TYPE_CHECKING:
     from fedwinnow.curation.adapters.comparison import Comparison
     from fedwinnow.curation.adapters.peft_reader import StoredAdapter
-    from fedwinnow.simulations.folder_result import FolderMerge
+    from fedwinnow.server.adapter_tools.folder_checks import FolderMerge
 
 Folders = Annotated[list[Path], typer.Argument(help="PEFT adapter folders of one base model.")]
 

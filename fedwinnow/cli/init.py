@@ -2,34 +2,23 @@
 
 import ast
 import inspect
+import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
+from fedwinnow.client.data.column_guess import guess_columns
 from fedwinnow.client.data.samples import columns_of
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config import coordinator, scoring
-from fedwinnow.curation.config import run as words
-from fedwinnow.curation.config import site as site_sections
-from fedwinnow.curation.config.run import (
-    AnchorsSection,
-    ColumnsSection,
-    CoordinatorSection,
-    MemberSection,
-    ModelSection,
-    RunConfig,
-    RunSection,
-    SiteConfig,
-    SiteSection,
-    WarmUpSection,
-)
+from fedwinnow.curation.config.coordinator import CoordinatorSection, MemberSection
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import AnchorsSection, ModelSection, RunSection
+from fedwinnow.curation.config.site import SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import to_toml
-from fedwinnow.curation.errors import DataError, OutputError
-
-PROMPTS = ("prompt", "instruction", "question", "input")
-RESPONSES = ("response", "output", "answer", "completion")
-CHATS = ("messages", "conversations", "conversation")
+from fedwinnow.curation.config.training import WarmUpSection
+from fedwinnow.curation.errors import OutputError
 
 
 def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[Path, Path, Path]:
@@ -136,69 +125,34 @@ def _absolute(name: str) -> str:
     return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
-def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:
-    """Map columns by the names that data sets commonly use.
-
-    Raises:
-        DataError: neither chat messages nor a prompt and a response can be found.
-    """
-    lower = {name.lower(): name for name in names}
-
-    def first(choices: tuple[str, ...]) -> str:
-        return next((lower[choice] for choice in choices if choice in lower), "")
-
-    messages, prompt, response = first(CHATS), first(PROMPTS), first(RESPONSES)
-    if not messages and not (prompt and response):
-        message = (
-            f"{source}: columns {', '.join(names)} hold no chat ({', '.join(CHATS)}) and no pair "
-            f"of prompt ({', '.join(PROMPTS)}) and response ({', '.join(RESPONSES)}); rename two "
-            "columns"
-        )
-        raise DataError(message)
-    return ColumnsSection(
-        prompt=prompt or "prompt",
-        response=response or "response",
-        messages=messages,
-        domain=first(("domain", "category", "source")),
-    )
-
-
 def comments(cls: type) -> Mapping[str, str]:
-    """Dotted key → the line of documentation that follows the field in ``curation/config/run.py``."""
-    documented = _documentation()
+    """Return the documentation line that follows each field, by dotted key."""
     found: dict[str, str] = {}
 
     def visit(node: type, prefix: str) -> None:
-        hints = typing.get_type_hints(node)
+        hints, documented = typing.get_type_hints(node), _field_comments(node)
         for field in fields(node):
             hint = hints[field.name]
             inner = [hint, *typing.get_args(hint)]
             section = next((item for item in inner if is_dataclass(item)), None)
             if section is not None:
                 visit(typing.cast("type", section), f"{prefix}{field.name}.")
-            if (node.__name__, field.name) in documented:
-                found[f"{prefix}{field.name}"] = documented[node.__name__, field.name]
+            if field.name in documented:
+                found[f"{prefix}{field.name}"] = documented[field.name]
 
     visit(cls, "")
     return found
 
 
-def _documentation() -> Mapping[tuple[str, str], str]:
-    found = {}
-    nodes = [
-        node
-        for module in (scoring, site_sections, coordinator, words)
-        for node in ast.parse(inspect.getsource(module)).body
-    ]
-    for node in nodes:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for field, text in zip(node.body, node.body[1:], strict=False):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-            ):
-                found[node.name, field.target.id] = " ".join(str(text.value.value).split())
-    return found
+def _field_comments(cls: type) -> Mapping[str, str]:
+    """Return the text that follows each field of a dataclass in its source, on one line."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    body = typing.cast("ast.ClassDef", node).body
+    return {
+        field.target.id: " ".join(str(text.value.value).split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }

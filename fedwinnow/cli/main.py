@@ -20,7 +20,6 @@ from fedwinnow.cli import adapters, bench, plugins, recipes, score, site, studie
 from fedwinnow.cli import run as cli_run
 from fedwinnow.cli.options import AsJson, Resume, Set, typed
 from fedwinnow.curation.errors import CurationError, DataError
-from fedwinnow.simulations import cli_attacks, cli_mixture
 
 app = typer.Typer(
     name="fedwinnow",
@@ -37,7 +36,7 @@ app.add_typer(site.app, name="site")
 app.command()(adapters.diff)
 app.command()(adapters.merge)
 app.command()(adapters.remerge)
-app.command()(cli_mixture.mixture)
+app.command()(recipes.mixture)
 app.command()(recipes.budget)
 app.command()(site.keys)
 app.command()(cli_run.run)
@@ -45,7 +44,7 @@ app.command()(cli_run.status)
 app.command()(score.score)
 app.command()(studies.study)
 app.command()(studies.base)
-app.command()(cli_attacks.attacks)
+app.command()(studies.attacks)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer's shape
@@ -212,7 +211,7 @@ def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:
 
 
 def _show(folder: Path, *, as_json: bool) -> None:
-    from fedwinnow.simulations.tables import show_run  # noqa: PLC0415 - rich only where it prints
+    from fedwinnow.cli.run import show_run  # noqa: PLC0415 - rich only where it prints
 
     if as_json:
         print((folder / "summary.json").read_text(encoding="utf-8"))

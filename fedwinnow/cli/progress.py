@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fedwinnow.curation.protocol.messages import Refusal, Request
-from fedwinnow.server.run.driver import Delivery
+from fedwinnow.curation.protocol.messages import Request
+from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.server.state import RunState
+from fedwinnow.server.transport.interface import Delivery
 
 WORDS: Mapping[str, str] = {
     "join": "sites join, load data and model",

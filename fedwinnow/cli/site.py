@@ -202,7 +202,7 @@ def keys(
 
     A key that is there is never written over.
     """
-    from fedwinnow.curation.protocol.envelope import PrivateKey  # noqa: PLC0415 - cryptography loads here
+    from fedwinnow.curation.protocol.keys import PrivateKey  # noqa: PLC0415 - cryptography loads here
 
     new = not file.exists()
     if new:

@@ -25,6 +25,8 @@ from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError, RunError
 from fedwinnow.server.adapter_tools.folder_checks import (
     ALIKE,
+    FolderMerge,
+    Part,
     base_name,
     check_alike,
     check_free,
@@ -34,7 +36,6 @@ from fedwinnow.server.adapter_tools.folder_checks import (
     sizes_of,
 )
 from fedwinnow.server.adapter_tools.merge_sparse_folders import sum_folders
-from fedwinnow.simulations.folder_result import FolderMerge, Part
 from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.strategies.registry import build
 

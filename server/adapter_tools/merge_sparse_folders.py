@@ -19,8 +19,7 @@ from fedwinnow.curation.adapters.shira_folder import (
 )
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.server.adapter_tools.folder_checks import base_name, refused
-from fedwinnow.simulations.folder_result import FolderMerge, Part
+from fedwinnow.server.adapter_tools.folder_checks import FolderMerge, Part, base_name, refused
 from fedwinnow.strategies.interfaces.merging import SparseMerging
 
 

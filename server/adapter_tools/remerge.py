@@ -27,20 +27,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
+from fedwinnow.curation.adapters.algebra import combined
 from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.atomic_files import write_json
-from fedwinnow.curation.combining import combined
-from fedwinnow.curation.config.run import PluginSection, RunConfig
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.curation.remembering import Memory
 from fedwinnow.server.aggregation.count_guards import guarded_counts
 from fedwinnow.server.aggregation.kept_adapters import kept_round
 from fedwinnow.server.aggregation.round_merge import Seen, completed, merge_round
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
+from fedwinnow.strategies.interfaces.merging import Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
         record = _record(state, arm, number)
         stay = {site: one for site, one in adapters.items() if site not in without}
         counts = {site: labels[site].samples for site in stay}
-        same = maths.adapter_hash(start) == maths.adapter_hash(now)
+        same = checks.adapter_hash(start) == checks.adapter_hash(now)
         move = _unmoved if same else _mover(config)
         merged = merge_round(
             {site: move(completed(one, start), start, now) for site, one in stay.items()},
@@ -149,7 +150,7 @@ def write_remerged(found: Remerged, out: Path, config: RunConfig) -> None:
         "rounds": found.rounds,
         "exact": found.exact,
         "weights": list(found.weights),
-        "adapter": maths.adapter_hash(found.adapter),
+        "adapter": checks.adapter_hash(found.adapter),
     }
     write_json(out / "remerge.json", about)
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Float64
 
-from fedwinnow.curation.config.run import GuardsSection
+from fedwinnow.curation.config.coordinator import GuardsSection
 from fedwinnow.curation.datatypes import ScoreSummary
-from fedwinnow.curation.protocol.messages import SiteCard
+from fedwinnow.curation.protocol.replies import SiteCard
 
 
 def middle_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, ScoreSummary]:

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.protocol.messages import Reply, TrainedAdapter
+from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.protocol.replies import TrainedAdapter
 from fedwinnow.server.state import RunState, configuration
 
 FOLDER = "kept"

@@ -11,19 +11,25 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.combining import balanced
-from fedwinnow.curation.config.run import GuardsSection, RunConfig
+from fedwinnow.curation.adapters.algebra import balanced
+from fedwinnow.curation.config.coordinator import GuardsSection
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, PluginError, ProtocolError
 from fedwinnow.curation.model.base_change import add_change, changed_base
-from fedwinnow.curation.remembering import Memory, merge_remembering
-from fedwinnow.curation.weighing import AligningWeighting, Effect, JudgedWeighting
 from fedwinnow.server.aggregation.update_guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.interfaces.merging import (
     FactorMerging,
+    Memory,
     Merged,
     Merging,
     SparseMerging,
+    merge_remembering,
+)
+from fedwinnow.strategies.interfaces.weighting import (
+    AligningWeighting,
+    Effect,
+    JudgedWeighting,
     Weighting,
 )
 from fedwinnow.strategies.registry import build

@@ -14,7 +14,7 @@ import numpy as np
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.curation.weighing import AligningWeighting
+from fedwinnow.strategies.interfaces.weighting import AligningWeighting
 from fedwinnow.strategies.registry import build
 
 WITNESSES = 3

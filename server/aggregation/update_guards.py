@@ -22,10 +22,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.combining import balanced, between
+from fedwinnow.curation.adapters.algebra import balanced, between
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.weighing import Effect
+from fedwinnow.strategies.interfaces.weighting import Effect
 from fedwinnow.strategies.weighting.samples_kept import capped
 
 Updates = Mapping[str, Mapping[str, maths.Product]]

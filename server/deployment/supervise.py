@@ -8,35 +8,34 @@ again.
 import fcntl
 import json
 import logging
-import os
 import re
-import subprocess
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation import errors
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import (
-    ConfigError,
     InputError,
     OutputError,
     RunError,
     TransportError,
 )
-from fedwinnow.curation.protocol.envelope import PublicKey
+from fedwinnow.curation.protocol.keys import PublicKey
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.server.deployment.flower_programs import (
+    PATIENCE,
+    Connection,
+    metrics_lines,
+    thin_app,
+)
+from fedwinnow.server.run.preflight import check_config
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.run.status import read_status, status_file
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
-from fedwinnow.simulations.runtimes.flower import metrics_lines, thin_app
-from fedwinnow.simulations.runtimes.in_process import check_config
-from fedwinnow.simulations.runtimes.superlink import program
 
 logger = logging.getLogger(__name__)
 
@@ -44,81 +43,7 @@ POLL = 2.0
 """Shortest pause between two questions about a Flower run, seconds; each costs a second of CPU."""
 LONGEST = 15.0
 """Longest such pause: it grows to a twentieth of the time that the run has taken."""
-PATIENCE = 120.0
-"""Longest wait for a SuperLink that does not answer, seconds."""
-_UNKNOWN = "not found in the Flower configuration file"
 _POLICY = "refused (policy."
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A SuperLink as Flower's ``config.toml`` knows it; "" is the default one."""
-
-    name: str = ""
-
-    def flwr(self, *arguments: str) -> dict[str, Any]:
-        """Run a command of Flower's command line on this connection, and return its JSON answer.
-
-        Raises:
-            ConfigError: Flower knows no connection of this name, or would simulate by itself.
-            TransportError: it failed, or the SuperLink does not answer.
-        """
-        self._refuse_flowers_own()
-        command = [program("flwr"), *arguments, *filter(None, [self.name]), "--format", "json"]
-        try:
-            done = subprocess.run(  # noqa: S603 - our own command, no shell
-                command,
-                env=_environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=PATIENCE,
-            )
-            answer: dict[str, Any] = json.loads(done.stdout)
-        except (ValueError, subprocess.TimeoutExpired) as error:
-            message = (
-                f"flwr {arguments[0]} gave no answer ({type(error).__name__}); start the "
-                f"SuperLink, or name its connection in coordinator.connection (now {self.name!r})"
-            )
-            raise TransportError(message) from error
-        if done.returncode != 0 or not answer.get("success"):
-            said = " ".join(str(answer.get("error-message") or done.stderr).split())[-500:]
-            if _UNKNOWN in said:
-                message = f"coordinator.connection {self.name!r}: {said}; `scripts/connect` adds it"
-                raise ConfigError(message)
-            message = f"flwr {arguments[0]} failed with code {done.returncode}: {said}"
-            raise TransportError(message)
-        return answer
-
-    def _refuse_flowers_own(self) -> None:
-        """Where no connection was set up, Flower starts a SuperLink here, which installs packages.
-
-        Raises:
-            ConfigError: the connection's address is ":local:" or the like.
-        """
-        file = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "config.toml"
-        try:
-            known = tomllib.loads(file.read_text(encoding="utf-8")).get("superlink", {})
-        except FileNotFoundError:  # Flower would write one, with these
-            known = {"default": "local", "local": {"address": ":local:"}}
-        except (OSError, ValueError):
-            return  # Flower says what is wrong with it
-        found = known.get(self.name or known.get("default"), {})
-        if isinstance(found, dict) and str(found.get("address", "")).startswith(":"):
-            message = (
-                f"coordinator.connection {self.name!r}: {file} leads to no SuperLink of yours; run "
-                "`scripts/connect` as this user, or set FLWR_HOME to FLOWER of coordinator.env"
-            )
-            raise ConfigError(message)
-
-    def status(self, run: str) -> tuple[str, str]:
-        """Status and details of a Flower run.
-
-        Raises:
-            TransportError: the SuperLink does not answer.
-        """
-        runs = self.flwr("list", "--run-id", run)["runs"]
-        return str(runs[0]["status"]), str(runs[0].get("status-details", ""))
 
 
 def supervise(file: Path, config: RunConfig, *, resume: bool = False) -> Path:
@@ -289,9 +214,3 @@ def _raise_if_input(details: str) -> None:
     kind = getattr(errors, found[1], None) if found else None
     if isinstance(kind, type) and issubclass(kind, InputError):
         raise kind(details)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with nothing that talks to anyone but the SuperLink."""
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    return dict(os.environ) | quiet

@@ -1,28 +1,36 @@
-"""Clusters at the server: k-means from the sites' sums, then quotas (``curation/scores/loss_clusters.py``)."""
+"""Cluster: k-means over loss trajectories from the sites' sums, then quotas.
+
+The maths is that of ``curation/scores/loss_clusters.py``.
+"""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.protocol.messages import (
-    ClusterReply,
-    ClusterRequest,
-    Header,
-    QuotaRequest,
-    Reply,
-)
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.replies import ClusterReply
+from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest
 from fedwinnow.curation.scores import loss_clusters
+from fedwinnow.curation.scores.loss_clusters import BOUND
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.server.phases.values import (
+    Outcome,
+    Replies,
+    ReplyContext,
+    ServerPhase,
+    is_finite,
+    replies_of,
+    why_too_many,
+)
 from fedwinnow.server.state import Clusters, RoundRecord, RunState, given
 
 logger = logging.getLogger(__name__)
 
 
-def begin(state: RunState, config: RunConfig) -> Clusters:
-    """The start: a function of the agreed public rows and the seed, as every site computes it."""
+def start_clusters(state: RunState, config: RunConfig) -> Clusters:
+    """Return the initial centroids, a function of the agreed public rows and the seed."""
     rows = loss_clusters.losses_of(state.tables)
     seed = derive_seed(config.run.seed, "clusters")
     centroids = loss_clusters.start(
@@ -34,8 +42,8 @@ def begin(state: RunState, config: RunConfig) -> Clusters:
     return Clusters(centroids=centroids)
 
 
-def cluster_request(state: RunState, header: Header) -> ClusterRequest:
-    """The threshold and the centroids of this exchange."""
+def request(state: RunState, config: RunConfig, header: Header) -> ClusterRequest:  # noqa: ARG001 - every phase has the same form
+    """Send the threshold and the centroids of this exchange."""
     decision = given(state.decision, "decision")
     return ClusterRequest(
         header=header,
@@ -46,7 +54,7 @@ def cluster_request(state: RunState, header: Header) -> ClusterRequest:
 
 
 def quota_request(state: RunState, header: Header) -> QuotaRequest:
-    """The threshold, and the sums from which each site derives what it keeps of each cluster."""
+    """Send the threshold, and the sums from which each site derives its share of each quota."""
     decision, held = given(state.decision, "decision"), given(state.clusters, "clusters")
     return QuotaRequest(
         header=header,
@@ -57,15 +65,13 @@ def quota_request(state: RunState, header: Header) -> QuotaRequest:
     )
 
 
-def cluster(
-    state: RunState, config: RunConfig, replies: Mapping[str, Reply], record: RoundRecord
-) -> tuple[RunState, RoundRecord]:
+def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Move the centroids to the means over all sites; after the last exchange, set the quotas.
 
     That one leaves them where they are: its counts are of the clusters that they made.
     """
     held = given(state.clusters, "clusters")
-    said = {site: r for site, r in sorted(replies.items()) if isinstance(r, ClusterReply)}
+    said = replies_of(replies, ClusterReply)
     counts = {site: reply.counts for site, reply in said.items()}
     totals = np.array([sum(column) for column in zip(*counts.values(), strict=True)])
     if state.round < config.clusters.iterations:
@@ -79,3 +85,22 @@ def cluster(
     logger.info("clusters: %d of %d samples are to be kept", sum(quotas), sum(numbers))
     held = replace(held, counts=counts, totals=tuple(numbers), quotas=quotas)
     return replace(state, clusters=held), record
+
+
+def why_unusable(reply: ClusterReply, at: ReplyContext) -> str:
+    """Check cluster counts and sums: shape, sign, clipping bound."""
+    counts, sums = reply.counts, reply.sums
+    shape = given(at.state.clusters, "clusters").centroids.shape
+    if (len(counts), *sums.shape[1:]) != shape or len(sums) != len(counts):
+        return f"it tells {len(counts)} counts and sums of shape {sums.shape}, not of {shape}"
+    if min(counts) < 0 or not is_finite(sums):
+        return "a count of its clusters is below 0, or a sum is a NaN or an infinity"
+    if why := why_too_many(sum(counts), at.samples):
+        return why
+    most = np.array(counts, dtype=np.float64)[:, None] * BOUND * (1 + 1e-9)
+    if bool((np.abs(sums) > most).any()):
+        return f"a sum of its clusters is beyond {BOUND:g} spreads times their count"
+    return ""
+
+
+PHASE = ServerPhase(request=request, why_unusable=why_unusable, absorb=absorb)

@@ -1,11 +1,12 @@
 """What most sites say, and whether enough of them agree for a phase to go on."""
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sized
+from collections.abc import Collection, Hashable, Mapping, Sized
 from typing import TypeVar
 
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.errors import PluginError, ProtocolError
+from fedwinnow.strategies.run_plugins import FEWEST, reviewing
 
 K = TypeVar("K", bound=Hashable)
 
@@ -27,3 +28,29 @@ def enough(sites: Sized, config: RunConfig, phase: str, missing: Mapping[str, st
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(missing.items()))
         message = f"{number} of at least {needed} sites agree ({reasons}); mend the named sites"
         raise ProtocolError(message)
+
+
+def enough_reviewers(sites: Collection[str], config: RunConfig, missing: Mapping[str, str]) -> bool:
+    """Whether a plug-in of the run reads reviews at all.
+
+    Args:
+        sites: Who could review.
+        config: The run.
+        missing: Site → why it is not among them.
+
+    Raises:
+        ProtocolError: it does, and they are too few.
+    """
+    try:
+        reader = reviewing(config.scorer, config.training.objective)
+    except PluginError:
+        return False  # the sites need the plug-in, and say so at join where they do not have it
+    if reader and len(sites) < FEWEST:
+        reasons = "; ".join(f"{site}: {why}" for site, why in sorted(missing.items()))
+        message = (
+            f"{reader} needs reviewers from at least {FEWEST} members, and {len(sites)} are there "
+            f"({', '.join(sorted(sites))}{'; ' if reasons else ''}{reasons}); with fewer nobody "
+            "can disagree: add members, or choose another scorer"
+        )
+        raise ProtocolError(message)
+    return reader != ""

@@ -1,4 +1,4 @@
-"""What a training round makes of its replies: merged at once, or after the others' judgement."""
+"""Warm up and train: merge the sites' adapters at once, or after the members judged them."""
 
 import logging
 from collections.abc import Mapping
@@ -6,26 +6,51 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedwinnow.curation.adapters.checks import check_compatible
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.protocol.messages import JudgedAdapters, Reply, TrainedAdapter
+from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.protocol.replies import TrainedAdapter
+from fedwinnow.curation.protocol.requests import TrainRequest
 from fedwinnow.server.aggregation.count_guards import guarded_counts
-from fedwinnow.server.aggregation.round_merge import Seen, merge_round
-from fedwinnow.server.aggregation.update_alignment import alignments
-from fedwinnow.server.aggregation.update_guards import against_anchors, effects_on_anchors
-from fedwinnow.server.phases.quorum import enough, majority
-from fedwinnow.server.reviewers import enough_reviewers
+from fedwinnow.server.aggregation.round_merge import Seen, frozen, merge_round
+from fedwinnow.server.aggregation.update_alignment import alignments, witnesses
+from fedwinnow.server.phases.quorum import enough_reviewers
+from fedwinnow.server.phases.values import (
+    Outcome,
+    Replies,
+    ReplyContext,
+    ServerPhase,
+    all_finite,
+    replies_of,
+    request_adapter,
+    why_too_many,
+)
 from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
 
 logger = logging.getLogger(__name__)
 
 
-def train(
-    state: RunState, config: RunConfig, replies: Mapping[str, Reply], record: RoundRecord
-) -> tuple[RunState, RoundRecord]:
+def request(state: RunState, config: RunConfig, header: Header) -> TrainRequest:
+    """Send the adapter to train from, and the place of the round in the learning-rate plan."""
+    warm_up = header.phase == Phase.WARM_UP
+    section = config.warm_up if warm_up else config.training
+    return TrainRequest(
+        header=header,
+        adapter=given(request_adapter(state), "adapter"),
+        step_offset=(state.round - 1) * section.steps,
+        total_steps=section.rounds * section.steps,
+        sites=state.sites,
+        frozen="" if warm_up else frozen(config, state.round),
+        change=state.change,
+        gradients_from=() if warm_up else witnesses(config, state.sites),
+    )
+
+
+def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Weigh and merge; a site that kept nothing has weight 0 and no adapter."""
-    trained = {s: r for s, r in sorted(replies.items()) if isinstance(r, TrainedAdapter)}
+    trained = replies_of(replies, TrainedAdapter)
     adapters = {site: r.adapter for site, r in trained.items() if r.adapter is not None}
     warm_up = state.phase == Phase.WARM_UP.value
     gradients = {site: r.gradient for site, r in trained.items() if r.gradient is not None}
@@ -44,7 +69,7 @@ def train(
     record = replace(record, sites=sites)
     if config.guards.anchor_margin > 0 and not warm_up and len(adapters) > 0:
         return replace(state, pending=adapters), record
-    state, record = _merged(state, config, adapters, record, {})
+    state, record = merge_into_state(state, config, adapters, record, {})
     if warm_up:
         merged = given(state.adapter, "adapter")
         checkpoint = Checkpoint(adapter=merged, learning_rate=state.learning_rate)
@@ -55,42 +80,14 @@ def train(
     return state, record
 
 
-def judge(
-    state: RunState, config: RunConfig, replies: Mapping[str, Reply], record: RoundRecord
-) -> tuple[RunState, RoundRecord]:
-    """Merge what the other sites do not object to; the training round's record is completed."""
-    said = {s: r for s, r in sorted(replies.items()) if isinstance(r, JudgedAdapters)}
-    agreed = majority({site: reply.domains for site, reply in said.items()})
-    missing = dict(record.missing) | {
-        site: f"it judges on {len(reply.domains)} anchors of other domains than the others'"
-        for site, reply in said.items()
-        if reply.domains != agreed
-    }
-    said = {site: reply for site, reply in said.items() if site not in missing}
-    enough(said, config, record.phase, missing)
-    before = np.median(np.stack([said[site].before for site in said]), axis=0)
-    losses = {
-        owner: {site: reply.losses[owner] for site, reply in said.items() if owner in reply.losses}
-        for owner in sorted(state.pending)
-    }
-    out = against_anchors(losses, before, margin=config.guards.anchor_margin)
-    effects = effects_on_anchors(losses, before, agreed)
-    *earlier, trained = state.records
-    sites = {s: replace(one, effects=effects.get(s, {})) for s, one in trained.sites.items()}
-    trained = replace(trained, sites=sites)
-    state, trained = _merged(state, config, state.pending, trained, out)
-    record = replace(record, sites=trained.sites, merge=trained.merge, missing=missing)
-    return replace(state, records=(*earlier, trained), pending={}), record
-
-
-def _merged(
+def merge_into_state(
     state: RunState,
     config: RunConfig,
     adapters: Mapping[str, Adapter],
     record: RoundRecord,
     left_out: Mapping[str, str],
 ) -> tuple[RunState, RoundRecord]:
-    """The state with the merged adapter, and the round's record with weights and report."""
+    """Return the state with the merged adapter, and the record with weights and report."""
     warm_up = record.phase == Phase.WARM_UP.value
     counts: Mapping[str, int] = {site: record.sites[site].samples for site in adapters}
     cut: Mapping[str, str] = {}
@@ -137,3 +134,40 @@ def _weights_before(state: RunState, record: RoundRecord) -> dict[str, float]:
         if (one.phase, one.arm, one.round) == (record.phase, record.arm, record.round - 1):
             return {site: part.weight for site, part in one.sites.items()}
     return {}
+
+
+def why_unusable(reply: TrainedAdapter, at: ReplyContext) -> str:
+    """Check count, losses and the shape and rank of the factors."""
+    state, config = at.state, at.config
+    if reply.samples < 0 or (reply.adapter is None) != (reply.samples == 0):
+        what = "no adapter" if reply.adapter is None else "an adapter"
+        return f"sent {what} for {reply.samples} samples"
+    if not all_finite((reply.learning_rate, *reply.losses)) or reply.learning_rate < 0:
+        return "a loss or its learning rate is infinite; lower training.learning_rate"
+    warm_up = state.phase == Phase.WARM_UP.value
+    steps = (config.warm_up if warm_up else config.training).steps
+    if len(reply.losses) > steps:
+        return f"it sent {len(reply.losses)} losses for a round of {steps} steps"
+    if not warm_up and (why := why_too_many(reply.samples, at.samples)):
+        return why
+    return _factors(reply.site, reply, given(state.adapter, "adapter"))
+
+
+def _factors(site: str, reply: TrainedAdapter, sent: Adapter) -> str:
+    """Check that adapter and gradient fit the matrices that were sent, at no higher rank."""
+    ranks = {name: len(a) for name, a in sent.a.items()}
+    if reply.gradient is not None:
+        check_compatible({site: reply.gradient}, sent)
+        other = [name for name, a in reply.gradient.a.items() if len(a) != ranks[name]]
+        if other:
+            return f"its gradient has another rank than was sent in {other[0]}"
+    if reply.adapter is None:
+        return ""
+    check_compatible({site: reply.adapter}, sent)
+    higher = [name for name, a in reply.adapter.a.items() if len(a) > ranks[name]]
+    return (
+        f"its rank in {higher[0]} is above the {ranks[higher[0]]} that was sent" if higher else ""
+    )
+
+
+PHASE = ServerPhase(request=request, why_unusable=why_unusable, absorb=absorb)

@@ -4,13 +4,14 @@ Everything is a function of the committed state, so that it can be written again
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config.run import RunConfig
@@ -24,7 +25,6 @@ from fedwinnow.server.report.page import write_report
 from fedwinnow.server.run.advice import remarks, without_adapter
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RoundRecord, RunState, configuration
-from fedwinnow.server.summary_file import summary_json
 from fedwinnow.strategies.registry import build
 
 logger = logging.getLogger(__name__)
@@ -256,4 +256,26 @@ def _manifest(state: RunState, config: RunConfig, record: Tree) -> Tree:
             "noise": "none",
         },
         "missing": [plain(r.missing) | {"phase": r.phase} for r in state.records if r.missing],
+    }
+
+
+def summary_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of a run's record; strict JSON, where an infinite threshold is null."""
+    value = record["threshold"]["value"]
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    return {
+        "run": record["run"],
+        "seconds": record["seconds"],
+        "scorer": record["scorer"]["name"],
+        "threshold": value if finite else None,
+        "sites": [
+            {"site": site["site"], "samples": site["samples"], "kept": site["kept"]}
+            for site in record["sites"]
+        ],
+        "arms": {
+            name: {key: arm[key] for key in ("eval_loss", "kept", "steps")}
+            for name, arm in record["arms"].items()
+        },
+        "selection": record["selection"],
+        "adapter": record["adapter"]["path"] if record["adapter"] else None,
     }

@@ -11,10 +11,10 @@ import numpy as np
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.learning_rate import chosen, undone
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.state import RoundRecord
-from fedwinnow.strategies.interfaces.merging import Ordering
+from fedwinnow.strategies.interfaces.ordering import Ordering
+from fedwinnow.strategies.maths.order_schedule import chosen, undone
 from fedwinnow.strategies.registry import build
 
 

@@ -14,15 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from fedwinnow.curation.protocol.agreement import disagreement
-from fedwinnow.curation.protocol.messages import (
-    KeptReply,
-    PublicSignals,
-    Reply,
-    Request,
-    SummaryReply,
-)
+from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.server.phases.measure import SCORE_TOLERANCE, layout
+from fedwinnow.curation.protocol.replies import KeptReply, PublicSignals, SummaryReply
+from fedwinnow.server.phases.measure import layout
+from fedwinnow.server.phases.score import SCORE_TOLERANCE
 from fedwinnow.server.run.fold import header_of, next_request, sift
 from fedwinnow.server.state import RunState, configuration
 

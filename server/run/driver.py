@@ -6,9 +6,8 @@ deployment; the fold in :mod:`server.rounds` sees the same messages in all three
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.messages import Reply, Request
@@ -18,50 +17,12 @@ from fedwinnow.server.run.fold import absorb, next_request
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.run.status import Status
 from fedwinnow.server.state import RunState, configuration
+from fedwinnow.server.transport.interface import Delivery, Transport
 
 logger = logging.getLogger(__name__)
 
 DEADLINE = 24 * 3600.0
 """Longest wait for one phase, seconds, whatever the configuration says."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """What came back from one site."""
-
-    site: str
-    """Name of the site; "" where it never said it."""
-    reply: Reply | None
-    missing: str = ""
-    """Why there is no reply."""
-    request: Request | None = None
-    """The earlier request that this belongs to; None for the one that all are asked."""
-    bytes_down: int = 0
-    bytes_up: int = 0
-
-
-Earlier = Mapping[str, Sequence[Request]]
-"""Site → requests that it missed and is to answer first, one after the other."""
-
-
-class Transport(Protocol):
-    """Carries one request to many sites."""
-
-    def exchange(
-        self,
-        request: Request,
-        sites: Sequence[str],
-        *,
-        deadline: float,
-        earlier: Earlier | None = None,
-    ) -> Iterator[Delivery]:
-        """Send to the named sites (none named: to every reachable one) and yield as they answer.
-
-        Ends when all have answered or ``deadline`` seconds have passed; a site that did not answer
-        is delivered with ``reply`` None and the reason. A site with ``earlier`` requests is asked
-        those first; each answer is delivered, and a refusal or a silence ends what it is asked.
-        """
-        ...
 
 
 Progress = Callable[[RunState, Request, Delivery], None]

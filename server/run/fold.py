@@ -10,33 +10,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.model.base_change import effective
-from fedwinnow.curation.protocol.messages import (
-    CloseRequest,
-    EvaluateRequest,
-    Header,
-    JoinRequest,
-    JudgeRequest,
-    MeasureRequest,
-    ProbeRequest,
-    Refusal,
-    Reply,
-    Request,
-    ScoreRequest,
-    SelectRequest,
-    TrainRequest,
-)
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.server.aggregation.round_merge import frozen
-from fedwinnow.server.aggregation.update_alignment import witnesses
-from fedwinnow.server.phases.cluster import begin, cluster_request, quota_request
-from fedwinnow.server.phases.measure import STEPS
-from fedwinnow.server.phases.table import fault
+from fedwinnow.curation.protocol.replies import Refusal
+from fedwinnow.server.phases.cluster import start_clusters
+from fedwinnow.server.phases.table import PHASES, why_unusable
+from fedwinnow.server.phases.values import request_adapter
 from fedwinnow.server.run.advice import remarks
 from fedwinnow.server.state import RoundRecord, RunState, configuration, given
 
@@ -50,62 +35,12 @@ def init(config: RunConfig, run: str) -> RunState:
     return RunState(run=run, config=canonical(config))
 
 
-def next_request(state: RunState) -> Request | None:  # noqa: PLR0911 - one request a phase
-    """What to ask every member now; None when the run is done."""
-    config, phase = configuration(state), Phase(state.phase)
+def next_request(state: RunState) -> Request | None:
+    """Return what to ask every member now; None when the run is done."""
+    phase = Phase(state.phase)
     if phase is Phase.DONE:
         return None
-    header = header_of(state)
-    if phase is Phase.JOIN:
-        return JoinRequest(header=header, terms=canonical(config.terms()))
-    if phase is Phase.CLOSE:
-        return CloseRequest(header=header)
-    if phase in {Phase.SCORE, Phase.CLUSTER, Phase.SELECT}:
-        return _curating(state, header)
-    adapter = given(spoken_of(state), "adapter")
-    if phase is Phase.PROBE:
-        return ProbeRequest(header=header, adapter=adapter)
-    if phase is Phase.MEASURE:
-        return MeasureRequest(
-            header=header,
-            adapter=adapter,
-            checkpoint=state.round,
-            learning_rate=state.learning_rate,
-            reviewers=state.reviewers if state.round == config.warm_up.rounds else {},
-        )
-    if phase is Phase.EVALUATE:
-        generate = config.evaluation.generate if _is_end(state, config) else 0
-        return EvaluateRequest(header=header, adapter=adapter, generate=generate)
-    if phase is Phase.JUDGE:
-        return JudgeRequest(
-            header=header, adapter=adapter, candidates=state.pending, change=state.change
-        )
-    warm_up = phase is Phase.WARM_UP
-    section = config.warm_up if warm_up else config.training
-    return TrainRequest(
-        header=header,
-        adapter=adapter,
-        step_offset=(state.round - 1) * section.steps,
-        total_steps=section.rounds * section.steps,
-        sites=state.sites,
-        frozen="" if warm_up else frozen(config, state.round),
-        change=state.change,
-        gradients_from=() if warm_up else witnesses(config, state.sites),
-    )
-
-
-def _curating(state: RunState, header: Header) -> Request:
-    """From the agreed public rows to a selection."""
-    if header.phase == Phase.SCORE:
-        return ScoreRequest(
-            header=header, tables=state.tables, kinds=state.kinds, parents=state.parents
-        )
-    if header.phase == Phase.CLUSTER:
-        return cluster_request(state, header)
-    if state.clusters is not None:
-        return quota_request(state, header)
-    decision = given(state.decision, "decision")
-    return SelectRequest(header=header, threshold=decision.value, per_site=dict(decision.per_site))
+    return PHASES[phase].request(state, configuration(state), header_of(state))
 
 
 def absorb(
@@ -133,7 +68,7 @@ def absorb(
         )
         raise ProtocolError(message)
     record = RoundRecord(phase=state.phase, round=state.round, arm=state.arm, missing=absent)
-    state, record = STEPS[Phase(state.phase)](state, config, fitting, record)
+    state, record = PHASES[Phase(state.phase)].absorb(state, config, fitting, record)
     return _advance(state, config, record)
 
 
@@ -153,7 +88,7 @@ def sift(
                 if getattr(reply.header, name) != getattr(header, name)
             ]
             absent[site] = "does not match: " + ", ".join(wrong)
-        elif why := fault(site, reply, state, config, joined):
+        elif why := why_unusable(site, reply, state, config, joined):
             absent[site] = f"is refused: {why}"
         else:
             fitting[site] = reply
@@ -195,7 +130,7 @@ def _after_score(state: RunState, config: RunConfig) -> RunState:
     if state.round == last:
         return replace(state, phase=Phase.SELECT.value, round=0)
     if state.round == 0:
-        state = replace(state, phase=Phase.CLUSTER.value, clusters=begin(state, config))
+        state = replace(state, phase=Phase.CLUSTER.value, clusters=start_clusters(state, config))
     return replace(state, round=state.round + 1)
 
 
@@ -230,22 +165,10 @@ def _after_evaluation(state: RunState, config: RunConfig) -> RunState:
     return replace(state, phase=Phase.CLOSE.value, round=0, arm="", adapter=state.finals["curated"])
 
 
-def _is_end(state: RunState, config: RunConfig) -> bool:
-    """Whether generations are due: before training, and at the end of the curated arm."""
-    return state.round == 0 or (state.arm == "curated" and state.round == config.training.rounds)
-
-
-def spoken_of(state: RunState) -> Adapter | None:
-    """The adapter that a request speaks of: an evaluation's is the whole, change and all."""
-    if state.adapter is None or state.phase != Phase.EVALUATE.value:
-        return state.adapter
-    return effective(state.adapter, state.change)
-
-
 def header_of(state: RunState) -> Header:
     """What the request of a state, and every reply to it, is headed with."""
-    spoken = spoken_of(state)
-    adapter = "" if spoken is None else adapter_hash(spoken)
+    asked = request_adapter(state)
+    adapter = "" if asked is None else adapter_hash(asked)
     return Header(
         run=state.run, phase=state.phase, round=state.round, arm=state.arm, adapter=adapter
     )

@@ -11,6 +11,8 @@ from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server.aggregation.round_merge import check_merging
 from fedwinnow.strategies.interfaces.merging import FactorMerging
 from fedwinnow.strategies.registry import Kind, build, names
+from fedwinnow.strategies.run_plugins import FEWEST, reviewing
+from fedwinnow.strategies.terms_check import check_teacher, check_terms
 
 
 @runtime_checkable
@@ -85,3 +87,30 @@ def _check_rounds_and_sites(config: RunConfig) -> None:
             f"least {rule.fewest} sites, and the run has {sites}; lower num_malicious_nodes"
         )
         raise ConfigError(message)
+
+
+def check_config(config: RunConfig) -> None:
+    """Check what a scenario says of plug-ins and truth, so that an error is found at once.
+
+    Raises:
+        ConfigError: ``study.truth`` names a label that a site does not carry, or the merging rule
+            needs more rounds or sites.
+        PluginError: a plug-in or a setting is unknown, or does not fit the trajectory.
+    """
+    check_terms(config.terms())
+    check_teacher(config.terms(), config.teacher)
+    reader = reviewing(config.scorer, config.training.objective)
+    if reader and len(config.sites) < FEWEST:
+        message = (
+            f"{reader} needs reviewers from at least {FEWEST} sites, and the scenario has "
+            f"{len(config.sites)}; add [[sites]] or choose another scorer"
+        )
+        raise ConfigError(message)
+    for site in config.sites:
+        if config.study.truth and config.study.truth not in site.columns.labels:
+            message = (
+                f"study.truth = {config.study.truth!r}: site {site.name} does not carry this label "
+                f"(sites.columns.labels = {list(site.columns.labels)}); add the column there"
+            )
+            raise ConfigError(message)
+    check_plan(config)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config.load_files import identity
+from fedwinnow.curation.config.identity import identity
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical, to_toml
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.protocol.messages import Header, Refusal
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.replies import Refusal
 
 if TYPE_CHECKING:
-    from fedwinnow.server.run.driver import Delivery
+    from fedwinnow.server.transport.interface import Delivery
 
 
 @dataclass(slots=True, kw_only=True)

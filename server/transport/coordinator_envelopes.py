@@ -18,14 +18,13 @@ from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.protocol.envelope import (
     Envelope,
-    PrivateKey,
-    PublicKey,
     Stamp,
     sign,
     unseal,
     verified,
     verified_stamp,
 )
+from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages
 from fedwinnow.curation.protocol.flower_records import size_of
-from fedwinnow.server.run.driver import Delivery, Earlier
 from fedwinnow.server.transport.codec import Plain, Sealed
+from fedwinnow.server.transport.interface import Delivery, Earlier
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Talk:
 
 @dataclass(slots=True)
 class GridTransport:
-    """Carries requests to Flower's nodes (a :class:`fedwinnow.server.run.driver.Transport`)."""
+    """Carries requests to Flower's nodes (see ``server/transport/interface.py``)."""
 
     grid: Grid
     expected: int = 1

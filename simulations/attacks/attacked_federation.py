@@ -9,7 +9,9 @@ from pathlib import Path
 
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import ColumnsSection, RunConfig, SiteSection
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import ColumnsSection
+from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.simulations.attacks.catalogue import ATTACKS, TRIGGER
 from fedwinnow.simulations.attacks.liar import Liar
 from fedwinnow.simulations.datasets.demo_texts import KINDS, Silo, write_samples

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config.run import AdapterSection, ModelSection, TrainingSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.model.pretrained import (
     LoadedModel,
@@ -34,7 +35,9 @@ from fedwinnow.curation.model.pretrained import (
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows
-from fedwinnow.strategies.interfaces.merging import Merging, Objective, Ordering
+from fedwinnow.strategies.interfaces.merging import Merging
+from fedwinnow.strategies.interfaces.objective import Objective
+from fedwinnow.strategies.interfaces.ordering import Ordering
 from fedwinnow.strategies.registry import build
 
 ALTERNATIVES = 1_000

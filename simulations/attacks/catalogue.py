@@ -3,7 +3,8 @@
 Every reply stays well-formed: counts are whole, matrices have their shapes and ranks, numbers are
 finite. Nothing here is refused for its form; what the server's own checks say besides guards:
 
-- a kept count above the size that the site joined with is refused by name (``server/phases/table.py``),
+- a kept count above the size that the site joined with is refused by name
+(``server/phases/table.py``),
   so that ``fake_counts`` has to lie at join already, and in every count alike;
 - an adapter of a rank above the one that was sent is refused, so that a moved adapter (``moved``)
   is the best one of the rank that may be sent;
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from fedwinnow.client.data.samples import content_id
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.combining import between
+from fedwinnow.curation.adapters.algebra import between
 from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.seeds import derive_seed

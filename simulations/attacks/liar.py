@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from fedwinnow.curation.protocol.messages import Refusal, Reply, Request, SelectRequest
+from fedwinnow.curation.protocol.messages import Reply, Request
+from fedwinnow.curation.protocol.replies import Refusal
+from fedwinnow.curation.protocol.requests import SelectRequest
 from fedwinnow.simulations.attacks.catalogue import Attack, seed_of
 from fedwinnow.simulations.runtimes.in_process import Door
 

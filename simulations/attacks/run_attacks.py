@@ -1,6 +1,7 @@
 """Runs the cases of the zoo and takes their figures; a finished run is not run again."""
 
 import hashlib
+import inspect
 import json
 import logging
 import shutil
@@ -16,12 +17,13 @@ from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.adapters.peft_folder import load_adapter
 from fedwinnow.curation.atomic_files import write, write_json
-from fedwinnow.curation.config.load_files import run_id
+from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.model.pretrained import generate, load_model, set_adapter
 from fedwinnow.server.run.driver import Progress
+from fedwinnow.simulations.attacks import catalogue, liar
 from fedwinnow.simulations.attacks.attacked_federation import (
     HONEST,
     LIAR,
@@ -179,9 +181,8 @@ def _lies(case: Case) -> str:
     """A digest of the code of the lies, "" for an honest run."""
     if not case.attack:
         return ""
-    files = ("zoo.py", "liar.py")
-    text = b"".join((Path(__file__).parent / name).read_bytes() for name in files)
-    return hashlib.sha256(text).hexdigest()[:12]
+    text = "".join(inspect.getsource(module) for module in (catalogue, liar))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _beside(run: Path) -> Tree:

@@ -1,7 +1,8 @@
 """What the hop to a site's agent costs: a payload up and down through shim and agent, beside gRPC.
 
 Both servers stand in one process of their own, on sockets of one kind, and give back what came.
-One side is :func:`fedwinnow.client.agent.relay.carry` to an agent: signature and SHA-256 checked, one
+One side is :func:`fedwinnow.client.agent.relay.carry` to an agent: signature and SHA-256 checked,
+one
 queue, a signed reply. The other is a gRPC stream of the same bytes in chunks of the same size, with
 nothing else. Pairs are interleaved in alternating order; the figure is the median of their ratios.
 Encryption is not part of the hop; it is measured beside it.
@@ -26,10 +27,11 @@ from fedwinnow.client.agent.frames import OPTIONS, address, chunks
 from fedwinnow.client.agent.grpc_service import Agent
 from fedwinnow.client.agent.relay import carry
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config.run import AgentSection
+from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.protocol.envelope import Draft, PrivateKey, Stamp, seal, sign, unseal
+from fedwinnow.curation.protocol.envelope import Draft, Stamp, seal, sign, unseal
 from fedwinnow.curation.protocol.envelope import verified_stamp as verify
+from fedwinnow.curation.protocol.keys import PrivateKey
 
 MEGABYTE = 1_000_000
 _BARE = "/bare/Echo"

@@ -19,13 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedwinnow.curation.config.run import (
-    PluginSection,
-    RunConfig,
-    RunSection,
-    StudySection,
-    TrainingSection,
-)
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import PluginSection, RunSection
+from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.datatypes import Adapter, SignalTable
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire

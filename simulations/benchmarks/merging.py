@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.simulations.benchmarks.instruments.process_memory import (
     PEAK,
@@ -263,7 +264,7 @@ def memory_here(rule: str, sites: int, rank: int, layers: int, narrow: int) -> F
         found = {site: replace(one, a=first.a) for site, one in found.items()}
     held = figure(RESIDENT)
     seconds, _ = _timed(lambda: merging(found, dict.fromkeys(found, 1.0), first))
-    peak, own = figure(PEAK) - before, sum(maths.size_of(one) for one in found.values())
+    peak, own = figure(PEAK) - before, sum(checks.size_of(one) for one in found.values())
     return {
         "adapters_bytes": float(own),
         "peak_bytes": float(peak),

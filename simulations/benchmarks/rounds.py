@@ -17,9 +17,10 @@ from typing import Any
 
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
-from fedwinnow.curation.config.load_files import load_run, load_scenario, run_id, sites_folder
-from fedwinnow.curation.config.run import site_configs
+from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.curation.config.load_files import load_run, load_scenario, site_configs
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.server.deployment.flower_programs import program
 from fedwinnow.server.run.fold import init
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
@@ -30,7 +31,6 @@ from fedwinnow.simulations.rehearsal.documented_steps import until
 from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
 from fedwinnow.simulations.runtimes.in_process import InProcess
 from fedwinnow.simulations.runtimes.sockets import Door, SocketTransport
-from fedwinnow.simulations.runtimes.superlink import program
 
 _APP = """\
 [project]

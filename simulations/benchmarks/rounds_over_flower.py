@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedwinnow.curation.config.load_files import load_run, run_id
+from fedwinnow.curation.config.identity import run_id
+from fedwinnow.curation.config.load_files import load_run
 from fedwinnow.curation.protocol.messages import Request
-from fedwinnow.server.run.driver import Transport
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
+from fedwinnow.server.transport.interface import Transport
 from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
 
 POLL = 0.1

@@ -31,7 +31,7 @@ from fedwinnow.client.measuring.pass_options import Told
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.runs import tables
 from fedwinnow.client.signals.shards import SHARD, forget, in_shards
-from fedwinnow.curation.config.run import AdapterSection, ColumnsSection, ModelSection
+from fedwinnow.curation.config.scoring import AdapterSection, ColumnsSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
 from fedwinnow.curation.model.pretrained import (
     LoadedModel,

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 
 from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.client.measuring.references import References, reference_state
-from fedwinnow.curation.config.run import AdapterSection, ModelSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.model.pretrained import (
     LoadedModel,

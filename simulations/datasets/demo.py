@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import ModelSection, RunConfig
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import ModelSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.pretrained import encode_sample, load_tokenizer
+from fedwinnow.simulations import scenarios
 from fedwinnow.simulations.datasets.demo_texts import ANCHORS, DEMO, KINDS, DemoData, Silo, build
 
-SCENARIO = Path(__file__).parent / "scenarios" / "demo.toml"
+SCENARIO = Path(scenarios.__file__).parent / "demo.toml"
 
 BUDGET: Mapping[str, float] = {
     "join": 60,

@@ -11,7 +11,8 @@ law         MultiLexSum: a sentence of a case's file   the run of its summary on
 ==========  =========================================  ==========================================
 
 A run is one or more whole sentences in a row, of 20 to 42 words, found by the rare words that it
-shares with the prompt (``simulations/datasets/passages.py``). A pair enters only above a floor and, in law,
+shares with the prompt (``simulations/datasets/passages.py``). A pair enters only above a floor
+and, in law,
 below a copy: where nothing ties answer to question, no reader could tell a right pair from a
 swapped one. Pairs are drawn before anything is corrupted, one per question or case file over silos
 and anchors together, and short enough that a corrupted one still fits (else a spare pair takes its

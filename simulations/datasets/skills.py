@@ -1,7 +1,8 @@
 """Generated skills with planted truth: texts without end for very small models.
 
 A skill is a small task whose answer follows from its prompt. Each has two manners of saying:
-``plain``, which a base model learns (``simulations/datasets/skills_base_model.py``), and ``house``, in which silos
+``plain``, which a base model learns (``simulations/datasets/skills_base_model.py``), and
+``house``, in which silos
 and anchors speak and which it has met now and then, so that training has something to teach.
 
 ========  ==========================================  =====================================

@@ -1,7 +1,8 @@
 """A base model of less than a million weights that knows the generated skills, made in minutes.
 
 A small Llama with a byte-pair tokenizer, trained on tasks from a generator without end
-(``simulations/datasets/skills.py``): nine of ten in the plain manner, one in the house manner that silos and
+(``simulations/datasets/skills.py``): nine of ten in the plain manner, one in the house manner
+that silos and
 anchors speak, as a real model has met most manners and mastered few. Written as an ordinary model
 folder, whole or not at all, with ``base.json`` that says how it came about.
 """

@@ -9,22 +9,20 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedwinnow.curation.config.run import (
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import (
     AdapterSection,
     AnchorsSection,
     ColumnsSection,
     MeasuringSection,
     ModelSection,
     PluginSection,
-    RunConfig,
     RunSection,
-    SiteSection,
-    StudySection,
     SummarySection,
-    TrainingSection,
-    WarmUpSection,
 )
+from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.config.strict_toml import to_toml
+from fedwinnow.curation.config.training import StudySection, TrainingSection, WarmUpSection
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 

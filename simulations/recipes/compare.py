@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
-from fedwinnow.curation.config.run import PluginSection, RunConfig, StudySection, TrainingSection
+from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.config.strict_toml import canonical, plain
+from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.driver import Progress
+from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
 from fedwinnow.simulations.recipes.proxy_runs import Told
@@ -34,7 +38,7 @@ from fedwinnow.simulations.recipes.successive_halving import (
     rungs,
     runs_of,
 )
-from fedwinnow.simulations.runtimes.in_process import check_config, simulate
+from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies.run_study import finished
 
 EARLY = 10

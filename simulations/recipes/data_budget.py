@@ -16,9 +16,11 @@ import numpy as np
 from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
-from fedwinnow.curation.config.load_files import run_id, sites_folder
-from fedwinnow.curation.config.run import PluginSection, RunConfig, StudySection
+from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.config.strict_toml import to_toml
+from fedwinnow.curation.config.training import StudySection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.model.pretrained import initial_adapter

@@ -3,8 +3,8 @@
 Each recipe, a list of samples, trains from the same adapter at a constant rate far below the normal
 one, where the first-order term decides; with several seeds, each of which draws the same positions
 from lists of the same length (paired batches). The same public hold-out items are evaluated at the
-same steps within each run. ``simulations/recipes/loss_curves.py`` makes one number of a curve, and stops a
-recipe whose interval lies clear of the best after ``LEAST_SEEDS`` seeds.
+same steps within each run. ``simulations/recipes/loss_curves.py`` makes one number of a curve,
+and stops a recipe whose interval lies clear of the best after ``LEAST_SEEDS`` seeds.
 
 Reference:
     Can Small Training Runs Reliably Guide Data Curation?, ICLR 2026,
@@ -19,13 +19,13 @@ import numpy as np
 
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config.run import TrainingSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError
 from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.recipes.loss_curves import Placed, ends, hopeless, late, rank, shape_of
-from fedwinnow.strategies.interfaces.merging import Ordering
+from fedwinnow.strategies.interfaces.ordering import Ordering
 from fedwinnow.strategies.registry import build
 
 LEAST_SEEDS = 2

@@ -1,7 +1,8 @@
 """Rehearses ``docs/deploy`` on this machine: a coordinator and silos on loopback, by its own pages.
 
 Each party has a folder of its own with a copy of ``docs/deploy`` and settings with ports of this
-machine; what is run in it are the steps of its page (:mod:`fedwinnow.simulations.rehearsal.documented_steps`). What was
+machine; what is run in it are the steps of its page
+(:mod:`fedwinnow.simulations.rehearsal.documented_steps`). What was
 started here is stopped at the end, and nothing else.
 """
 
@@ -18,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedwinnow
-from fedwinnow.curation.config.run import MemberSection, RunConfig
+from fedwinnow.curation.config.coordinator import MemberSection
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.simulations.rehearsal.documented_steps import DEPLOY, Party, settings_of, until

@@ -7,19 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedwinnow.client.boundary.guarded_site import site_key
+from fedwinnow.curation.config.coordinator import CoordinatorSection, MemberSection
 from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import (
-    AgentSection,
-    CoordinatorSection,
-    MemberSection,
-    PolicySection,
-    RunConfig,
-    SiteConfig,
-    SiteSection,
-    StudySection,
-)
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.site import AgentSection, PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import to_toml
-from fedwinnow.curation.protocol.envelope import PrivateKey
+from fedwinnow.curation.config.training import StudySection
+from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
 

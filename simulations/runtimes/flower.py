@@ -1,6 +1,7 @@
 """A scenario on Flower's simulation runtime: the same federation, carried by Flower and Ray.
 
-The run is submitted to a SuperLink of our own (:mod:`fedwinnow.simulations.runtimes.superlink`) and watched
+The run is submitted to a SuperLink of our own (:mod:`fedwinnow.simulations.runtimes.superlink`)
+and watched
 through Flower's command line, because ``flwr run --stream`` returns 0 even when a run fails.
 """
 
@@ -16,37 +17,21 @@ from typing import Any
 import torch
 
 from fedwinnow.curation import errors
-from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import InputError, RunError, TransportError
+from fedwinnow.server.deployment.flower_programs import metrics_lines, thin_app
 from fedwinnow.server.report.final_files import finish
+from fedwinnow.server.run.preflight import check_config
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.simulations.datasets.planted_truth import selection_figures
-from fedwinnow.simulations.runtimes.in_process import check_config
 from fedwinnow.simulations.runtimes.superlink import SuperLink, private_superlink
 
 logger = logging.getLogger(__name__)
 
 LONGEST = 7 * 24 * 3600.0
 """Longest run, seconds, where the caller gives none."""
-_APP = """\
-[project]
-name = "fedwinnow-simulation"
-version = "0.1.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "fedwinnow"
-
-[tool.flwr.app.components]
-serverapp = "fedwinnow.server.app:app"
-clientapp = "fedwinnow.client.app:app"
-
-[tool.flwr.app.config]
-scenario = ""
-resume = false
-"""
 
 
 def simulate_with_flower(
@@ -115,14 +100,6 @@ def _resources(config: RunConfig, at_once: int) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
-def thin_app(home: Path) -> Path:
-    """A Flower app without code: the components are those of the package that runs here."""
-    folder = home / "fedwinnow-simulation"
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(_APP, encoding="utf-8")
-    return folder
-
-
 def _wait(superlink: SuperLink, run: str, store: Store, deadline: float) -> None:
     """Until the run is finished; asking costs seconds of CPU, so it is done seldom."""
     end, asked, cost = time.monotonic() + deadline, time.monotonic(), 1.0
@@ -159,11 +136,3 @@ def _judge(answer: Mapping[str, Any], run: str, superlink: SuperLink) -> None:
         if isinstance(kind, type) and issubclass(kind, InputError):
             raise kind(message)
     raise RunError(f"{message}\nIts log ends:\n{superlink.run_log(run)}")  # noqa: EM102, TRY003 - log below the message
-
-
-def metrics_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's ``metrics.jsonl``: one for each phase that is committed."""
-    file = folder / "metrics.jsonl"
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.runs.site_run import check_teacher, check_terms
 from fedwinnow.client.site import Site
-from fedwinnow.curation.config.load_files import run_id, sites_folder
-from fedwinnow.curation.config.run import RunConfig, site_configs
-from fedwinnow.curation.errors import ConfigError, InputError
+from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.curation.config.load_files import site_configs
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.errors import InputError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.messages import JoinRequest, Refusal, Reply, Request
+from fedwinnow.curation.protocol.messages import Reply, Request
+from fedwinnow.curation.protocol.replies import Refusal
+from fedwinnow.curation.protocol.requests import JoinRequest
 from fedwinnow.server.report.final_files import finish
-from fedwinnow.server.run.driver import Delivery, Earlier, Progress, drive
-from fedwinnow.server.run.preflight import check_plan
+from fedwinnow.server.run.driver import Progress, drive
+from fedwinnow.server.run.preflight import check_config
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
+from fedwinnow.server.transport.interface import Delivery, Earlier
 from fedwinnow.simulations.datasets.planted_truth import selection_figures
-from fedwinnow.strategies.run_plugins import FEWEST, reviewing
 
 
 class Door(Protocol):
@@ -72,33 +74,6 @@ class InProcess:
         back = wire.encode(answer(received))
         reply: Reply = wire.decode(back)  # type: ignore[assignment]  # a reply was encoded
         return Delivery(site=name, reply=reply, bytes_down=len(data), bytes_up=len(back))
-
-
-def check_config(config: RunConfig) -> None:
-    """Check what a scenario says of plug-ins and truth, so that an error is found at once.
-
-    Raises:
-        ConfigError: ``study.truth`` names a label that a site does not carry, or the merging rule
-            needs more rounds or sites.
-        PluginError: a plug-in or a setting is unknown, or does not fit the trajectory.
-    """
-    check_terms(config.terms())
-    check_teacher(config.terms(), config.teacher)
-    reader = reviewing(config.scorer, config.training.objective)
-    if reader and len(config.sites) < FEWEST:
-        message = (
-            f"{reader} needs reviewers from at least {FEWEST} sites, and the scenario has "
-            f"{len(config.sites)}; add [[sites]] or choose another scorer"
-        )
-        raise ConfigError(message)
-    for site in config.sites:
-        if config.study.truth and config.study.truth not in site.columns.labels:
-            message = (
-                f"study.truth = {config.study.truth!r}: site {site.name} does not carry this label "
-                f"(sites.columns.labels = {list(site.columns.labels)}); add the column there"
-            )
-            raise ConfigError(message)
-    check_plan(config)
 
 
 def simulate(

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from fedwinnow.client.agent.relay import carry
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.envelope import Stamp, verified_stamp
-from fedwinnow.curation.protocol.messages import Refusal, Request
-from fedwinnow.server.run.driver import Delivery, Earlier
+from fedwinnow.curation.protocol.messages import Request
+from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.interface import Delivery, Earlier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Door:
 
 @dataclass(slots=True, kw_only=True)
 class SocketTransport:
-    """Carries requests to agents (a :class:`fedwinnow.server.run.driver.Transport`)."""
+    """Carries requests to agents (a :class:`fedwinnow.server.transport.interface.Transport`)."""
 
     sealer: Sealer
     doors: Mapping[str, Door]

@@ -8,7 +8,6 @@ no other: they are the SuperLink's session and the bearers of its private ``FLWR
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 import fedwinnow
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.server.deployment.flower_programs import program
 
 logger = logging.getLogger(__name__)
 
@@ -154,16 +154,6 @@ def _listening(superlink: SuperLink, port: int) -> None:
 
 def _last(text: str, lines: int = 30) -> str:
     return "\n".join(text.splitlines()[-lines:])
-
-
-def program(name: str) -> str:
-    """A console script of this Python, wherever the shell is."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        message = f"{name} is not installed beside {sys.executable}; install flwr[simulation]"
-        raise TransportError(message)
-    return found
 
 
 def _free_port() -> int:

@@ -18,13 +18,14 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.site_run import hold
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.atomic_files import write, write_json
-from fedwinnow.curation.config.load_files import run_id, sites_folder
-from fedwinnow.curation.config.run import RunConfig, site_configs
+from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.curation.config.load_files import site_configs
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.protocol.messages import Header
+from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS, ONCE
 from fedwinnow.simulations.studies.definitions import Plan

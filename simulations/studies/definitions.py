@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Literal
 
 from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import ColumnsSection, RunConfig, SiteSection
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import ColumnsSection
+from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.config.strict_toml import check, load
 from fedwinnow.curation.errors import ConfigError
+from fedwinnow.simulations import scenarios
 from fedwinnow.simulations.datasets.demo import demo_config, local_model, write_texts
 from fedwinnow.simulations.datasets.demo_texts import ANCHORS, KINDS, Silo
 from fedwinnow.simulations.datasets.skills import build_skills
 from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model
 
-FOLDER = Path(__file__).parent / "scenarios"
+FOLDER = Path(scenarios.__file__).parent
 BEDS = ("demo", "skills")
 """Scenarios on which studies stand; they are no studies themselves."""
 BASES = Path("runs") / "base"

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedwinnow.client.data.anchors import split_of
 from fedwinnow.client.runs import tables
-from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.scores.bootstrap import paired_bootstrap
 from fedwinnow.simulations.studies.unforeseen_kinds import left_out

@@ -16,7 +16,7 @@ import torch
 
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.atomic_files import write, write_json
-from fedwinnow.curation.config.load_files import run_id
+from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.server.run.driver import Progress

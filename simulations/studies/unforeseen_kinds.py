@@ -13,14 +13,14 @@ from jaxtyping import Shaped
 
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
-from fedwinnow.curation.config.load_files import run_id, sites_folder
+from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.strategies.interfaces.merging import Scorer
+from fedwinnow.strategies.interfaces.scorer import Scorer
 from fedwinnow.strategies.maths.signal_features import take
 from fedwinnow.strategies.registry import build
 

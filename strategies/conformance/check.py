@@ -13,26 +13,26 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fedwinnow.strategies import interfaces
 from fedwinnow.strategies.conformance import (
-    mergings,
-    objectives,
-    orderings,
-    scorers,
-    sparse_mergings,
-    thresholds,
-    weightings,
+    merging_laws,
+    objective_laws,
+    ordering_laws,
+    scorer_laws,
+    sparse_merging_laws,
+    threshold_laws,
+    weighting_laws,
 )
 from fedwinnow.strategies.conformance.law import Law, Make, Verdict, judge
-from fedwinnow.strategies.interfaces import merging
 from fedwinnow.strategies.registry import Kind, build, factory
 
 LAWS: Mapping[Kind, tuple[Law, ...]] = {
-    "scorer": scorers.LAWS,
-    "threshold": thresholds.LAWS,
-    "ordering": orderings.LAWS,
-    "objective": objectives.LAWS,
-    "weighting": weightings.LAWS,
-    "merging": mergings.LAWS,
+    "scorer": scorer_laws.LAWS,
+    "threshold": threshold_laws.LAWS,
+    "ordering": ordering_laws.LAWS,
+    "objective": objective_laws.LAWS,
+    "weighting": weighting_laws.LAWS,
+    "merging": merging_laws.LAWS,
 }
 
 
@@ -55,8 +55,8 @@ def lawful(
         return make(**settings)
 
     laws, protocol = LAWS[kind], kind.capitalize()
-    if isinstance(make(**settings), merging.SparseMerging):
-        laws, protocol = sparse_mergings.LAWS, "SparseMerging"
+    if isinstance(make(**settings), interfaces.SparseMerging):
+        laws, protocol = sparse_merging_laws.LAWS, "SparseMerging"
     first = (
         Law(says="its settings are keyword-only", check=lambda _: _keywords(make)),
         Law(says=f"it is a {protocol}", check=lambda made: _fits(protocol, made)),
@@ -97,7 +97,7 @@ def _keywords(make: Callable[..., Any]) -> str:
 
 
 def _fits(name: str, made: Make) -> str:
-    protocol = getattr(merging, name)
+    protocol = getattr(interfaces, name)
     return "" if isinstance(made(), protocol) else f"{type(made()).__name__} lacks a part of it"
 
 

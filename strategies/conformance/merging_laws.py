@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters import checks
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError, RunError
 from fedwinnow.strategies.conformance.law import Law, Make, raises
@@ -84,7 +85,7 @@ def _deterministic(make: Make) -> str:
 
 def _whole(make: Make) -> str:
     found = _merge(make, three(make()), WEIGHTS)
-    maths.check_compatible({"merged": found.adapter}, before())
+    checks.check_compatible({"merged": found.adapter}, before())
     odd = [name for name, value in found.report.items() if not abs(value) < float("inf")]
     return f"{odd[0]} of the report is {found.report[odd[0]]}" if odd else ""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.strategies.conformance.law import Law, Make
 from fedwinnow.strategies.conformance.scorer_laws import made_up
-from fedwinnow.strategies.interfaces.merging import WeighingObjective
+from fedwinnow.strategies.interfaces.objective import WeighingObjective
 
 LOSSES = (0.5, 2.0, 1.25, 3.0)
 

@@ -5,7 +5,7 @@ import numpy as np
 from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.learning_rate import SCHEDULES
 from fedwinnow.strategies.conformance.law import Law, Make
-from fedwinnow.strategies.interfaces.merging import Order, StagedOrdering
+from fedwinnow.strategies.interfaces.ordering import Order, StagedOrdering
 
 SIZES = (0, 1, 2, 17)
 

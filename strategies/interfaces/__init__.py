@@ -1,1 +1,48 @@
-"""What each kind of plug-in must do: one file a kind."""
+"""What each kind of plug-in must do: one file a kind.
+
+A plug-in is a factory whose keyword-only arguments are its settings and whose return value
+satisfies one of these Protocols. Built-ins stand in ``strategies/registry.py``; other people's come
+through entry points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …).
+"""
+
+from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic
+from fedwinnow.strategies.interfaces.merging import (
+    FactorMerging,
+    Merged,
+    Merging,
+    RememberingMerging,
+    SparseMerged,
+    SparseMerging,
+)
+from fedwinnow.strategies.interfaces.objective import Objective, WeighingObjective
+from fedwinnow.strategies.interfaces.ordering import Order, Ordering, StagedOrdering
+from fedwinnow.strategies.interfaces.scorer import QueueingScorer, Scorer
+from fedwinnow.strategies.interfaces.threshold import Threshold
+from fedwinnow.strategies.interfaces.weighting import (
+    AligningWeighting,
+    Effect,
+    JudgedWeighting,
+    Weighting,
+)
+
+__all__ = [
+    "AligningWeighting",
+    "Arithmetic",
+    "Effect",
+    "FactorMerging",
+    "JudgedWeighting",
+    "Merged",
+    "Merging",
+    "Objective",
+    "Order",
+    "Ordering",
+    "QueueingScorer",
+    "RememberingMerging",
+    "Scorer",
+    "SparseMerged",
+    "SparseMerging",
+    "StagedOrdering",
+    "Threshold",
+    "WeighingObjective",
+    "Weighting",
+]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedwinnow.curation.datatypes import Fitted, Scores, SignalTable, Trajectory
-from fedwinnow.strategies.interfaces.merging import Scorer
+from fedwinnow.strategies.interfaces.scorer import Scorer
 
 BLOCK = 65_536
 """Samples that are scored at once."""

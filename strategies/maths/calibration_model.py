@@ -1,6 +1,7 @@
 """Quality as a probability: a small model fitted on public anchors and their corruptions.
 
-With z a sample's standardised features (``strategies/maths/standardization.py``) and t its typicality::
+With z a sample's standardised features (``strategies/maths/standardization.py``) and t its
+typicality::
 
     L = β · (z⁺, z⁻, t) + β₀     logistic regression on hinges, classes balanced, ridge λ
     T = α t + α₀, α ≥ 0          typicality alone: knows no corruption, so none can surprise it

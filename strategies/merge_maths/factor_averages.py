@@ -24,6 +24,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.seeds import derive_seed
@@ -43,8 +44,8 @@ def checked(
         NonFiniteError: a factor, scale or weight is NaN or infinite.
         ProtocolError: a weight is negative.
     """
-    maths.check_compatible(adapters, previous)
-    return maths.shares(adapters, weights)
+    checks.check_compatible(adapters, previous)
+    return checks.shares(adapters, weights)
 
 
 def check_rank(rank: int) -> None:
@@ -137,7 +138,7 @@ def averaged(
         ).sum(dim=0)
         factors[module] = found.to(before.dtype)
     merged = replace(previous, a=factors) if part == "a" else replace(previous, b=factors)
-    maths.check_adapter(merged)
+    checks.check_adapter(merged)
     for module in previous.modules:
         square += maths.norm(maths.delta(merged, module)) ** 2
     return Merged(adapter=merged, report=exact_report(merged, square))
@@ -191,14 +192,14 @@ def cut(previous: Adapter, rank: int, goal: Callable[[str], maths.Product]) -> C
         size = min(rank, outputs, inputs) if rank else previous.a[module].shape[0]
         spectrum = maths.decompose(goal(module), keep=size)
         values = spectrum.values[:size]
-        used = int((values > maths.TOLERANCE * spectrum.values[0]).sum())
+        used = int((values > checks.TOLERANCE * spectrum.values[0]).sum())
         whole += maths.energy(spectrum.values)
         lost += maths.energy(spectrum.values[used:])
         right, left = _factors(spectrum, used, size, previous, module)
         a[module] = right.to(previous.a[module].dtype)
         b[module] = left.to(previous.b[module].dtype)
     merged = replace(previous, a=a, b=b)
-    maths.check_adapter(merged)
+    checks.check_adapter(merged)
     return Cut(adapter=merged, lost=lost, whole=whole)
 
 
@@ -238,7 +239,7 @@ def _rows(
 def needed(values: Float[Tensor, " k"], norm: float) -> int:
     """How many leading singular values leave a tail of at most ``maths.TOLERANCE · norm``."""
     tails = values.flip(0).square().cumsum(0).flip(0).sqrt()
-    return int((tails > maths.TOLERANCE * norm).sum())
+    return int((tails > checks.TOLERANCE * norm).sum())
 
 
 def change_of(
@@ -265,5 +266,5 @@ def change_of(
     if not a:
         return None
     change = Adapter(base=previous.base, a=a, b=b, scales=dict.fromkeys(a, 1.0))
-    maths.check_adapter(change)
+    checks.check_adapter(change)
     return change

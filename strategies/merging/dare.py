@@ -21,7 +21,7 @@ from typing import TypeAlias
 from jaxtyping import Float64
 from torch import Tensor
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.interfaces.merging import Merged, Merging

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merge_maths import factor_averages
@@ -49,7 +50,7 @@ def _merge(
         a[module] = both.mean.right.to(previous.a[module].dtype)
         b[module] = (both.mean.left / previous.scales[module]).to(previous.b[module].dtype)
     merged = replace(previous, a=a, b=b)
-    maths.check_adapter(merged)
+    checks.check_adapter(merged)
     change = factor_averages.change_of(
         previous,
         lambda module: factor_averages.averages(adapters, shares, module).covariance,

@@ -23,6 +23,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merge_maths.factor_averages import check_rank
@@ -102,7 +103,7 @@ def tied(updates: Updates, before: maths.Product | None) -> Tied:
         bases[site], s = torch.linalg.qr(right.T)
         blocks[site] = left @ s.T
     u, values, wt = torch.linalg.svd(torch.cat(list(blocks.values()), dim=1), full_matrices=False)
-    used = max(1, int((values > maths.TOLERANCE * values[0]).sum()))
+    used = max(1, int((values > checks.TOLERANCE * values[0]).sum()))
     u = q @ u[:, :used]
     largest = u.gather(0, u.abs().argmax(dim=0, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(torch.float64)

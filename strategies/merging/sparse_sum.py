@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.adapters import sparse
+from fedwinnow.curation.adapters import checks, sparse
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.strategies.interfaces.merging import SparseMerged, SparseMerging
@@ -66,7 +65,7 @@ class _SparseSum:
         start = sparse.check_sparse(previous)
         checked = {site: sparse.check_sparse(adapters[site], site=site) for site in adapters}
         sparse.check_same_base(checked, start)
-        shares = maths.shares(checked, weights)
+        shares = checks.shares(checked, weights)
         size = sum(math.prod(shape) for shape in start.shapes.values())
         for site in shares:
             self._check_density(site, checked[site], size)

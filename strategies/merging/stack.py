@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merge_maths import factor_averages
@@ -45,5 +46,5 @@ def _merge(
         a[module] = product.right.to(previous.a[module].dtype)
         b[module] = left.to(previous.b[module].dtype)
     merged = replace(previous, a=a, b=b)
-    maths.check_adapter(merged)
+    checks.check_adapter(merged)
     return Merged(adapter=merged, report=factor_averages.exact_report(merged, square))

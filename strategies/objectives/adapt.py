@@ -17,7 +17,7 @@ Reference:
 import numpy as np
 
 from fedwinnow.curation.datatypes import Scores, Trajectory
-from fedwinnow.strategies.interfaces.merging import WeighingObjective
+from fedwinnow.strategies.interfaces.objective import WeighingObjective
 from fedwinnow.strategies.maths.soft_weights import SoftMean, Weights, filled, mean_one
 
 

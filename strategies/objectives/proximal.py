@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedwinnow.strategies.interfaces.merging import Objective
+from fedwinnow.strategies.interfaces.objective import Objective
 
 
 def proximal(*, mu: float) -> Objective:

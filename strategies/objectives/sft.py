@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor
 
-from fedwinnow.strategies.interfaces.merging import Objective
+from fedwinnow.strategies.interfaces.objective import Objective
 
 
 def sft() -> Objective:

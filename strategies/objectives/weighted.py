@@ -12,7 +12,7 @@ Reference:
 
 from fedwinnow.curation.datatypes import Scores, Trajectory
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.strategies.interfaces.merging import WeighingObjective
+from fedwinnow.strategies.interfaces.objective import WeighingObjective
 from fedwinnow.strategies.maths.soft_weights import SoftMean, Weights, filled, mean_one
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.strategies.interfaces.merging import Order, Ordering
+from fedwinnow.strategies.interfaces.ordering import Order, Ordering
 
 
 def by_score(*, descending: bool = True) -> Ordering:

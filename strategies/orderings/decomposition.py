@@ -2,7 +2,8 @@
 
 Difficulty of a sample:  d = α₁ · (sub-steps) + α₂ · (concept depth). For arithmetic and boolean
 expressions the parse tree IS the decomposition: every operator is a sub-step, and the depth is the
-longest chain of operators that feed each other (``strategies/maths/expressions.py``, which reads and never
+longest chain of operators that feed each other (``strategies/maths/expressions.py``, which reads
+and never
 evaluates). Samples are split at the quantiles of d into K buckets of equal size, up to ties, which
 stay together; buckets go from easy to hard, and within a bucket chance decides. Samples whose
 prompt holds no expression come last, after the hardest bucket: nothing is known of them.
@@ -22,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Sample, Scores
-from fedwinnow.strategies.interfaces.merging import Order, Ordering
+from fedwinnow.strategies.interfaces.ordering import Order, Ordering
 from fedwinnow.strategies.maths.expressions import operators
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedwinnow.curation.datatypes import Sample, Scores
-from fedwinnow.strategies.interfaces.merging import Order, StagedOrdering
+from fedwinnow.strategies.interfaces.ordering import Order, StagedOrdering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

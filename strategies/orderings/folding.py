@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedwinnow.curation.datatypes import Sample, Scores
-from fedwinnow.strategies.interfaces.merging import Order, Ordering
+from fedwinnow.strategies.interfaces.ordering import Order, Ordering
 from fedwinnow.strategies.orderings.by_score import check_scores
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedwinnow.curation.datatypes import Sample, Scores
-from fedwinnow.strategies.interfaces.merging import Order, Ordering
+from fedwinnow.strategies.interfaces.ordering import Order, Ordering
 
 
 def shuffled() -> Ordering:

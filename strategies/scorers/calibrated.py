@@ -1,7 +1,8 @@
 """The default: probability of being clean, from a small model fitted on the public anchors.
 
 Anchors are public and clean, and so are seeded corruptions of them: labelled data at no cost in
-privacy. ``strategies/maths/calibration_model.py`` fits, on signals of both (``strategies/maths/signal_features.py``), a ridge
+privacy. ``strategies/maths/calibration_model.py`` fits, on signals of both
+(``strategies/maths/signal_features.py``), a ridge
 logistic regression averaged with typicality, which knows no corruption. Every site fits the same
 model from the same rows.
 

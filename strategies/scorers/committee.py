@@ -1,7 +1,8 @@
 """A committee of the other members' adapters: high mean and low spread keep, disagreement asks.
 
 With the last checkpoint's ``review_mean``, ``review_level`` and ``review_spread`` of sample b
-(``client/signals/reviewers.py``), d its domain, and σ_d the spread of e over the clean public rows of d:
+(``client/signals/reviewers.py``), d its domain, and σ_d the spread of e over the clean public
+rows of d:
 
     e_b = review_mean − review_level          how much worse than clean rows the reviewers find it
     s_b = −e_b / σ_d                          standard deviations; higher is better

@@ -1,7 +1,8 @@
 """DataInf: influence on the anchors' loss, by a closed-form inverse of the damped Fisher matrix.
 
 Score at the last checkpoint:  s_b = (1/K) Σ_k Σ_l ⟨g_b,l, H_l⁻¹ G_k,l⟩ over factors l, with
-H_l⁻¹ ≈ (1/n) Σ_i (g_i g_iᵀ + λ_l I)⁻¹ (``client/measuring/datainf.py``); higher helps the anchors more.
+H_l⁻¹ ≈ (1/n) Σ_i (g_i g_iᵀ + λ_l I)⁻¹ (``client/measuring/datainf.py``); higher helps the anchors
+more.
 
 Differs from the paper: the g_i behind H are the public reference anchors', not the training set's.
 

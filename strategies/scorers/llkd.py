@@ -13,7 +13,8 @@ selection; the product ranks on either side of it. Scaling by the domain keeps a
 starved. A domain without a clean public row takes the plain τ_x.
 
 Differs from the paper: domains stand for classes; confidence is that in the given answer
-(``client/signals/teacher.py``), as the silo's answer and no label of the teacher's is learned; and as all
+(``client/signals/teacher.py``), as the silo's answer and no label of the teacher's is learned;
+and as all
 public rows are there at once, the running averages are taken at their fixed point, the mean, which
 knows neither a decay nor an order.
 

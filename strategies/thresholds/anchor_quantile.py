@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.strategies.interfaces.merging import Threshold
+from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.maths.threshold_evidence import check_share, clean_scores, decide
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.scores.histogram import quantile
-from fedwinnow.strategies.interfaces.merging import Threshold
+from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.maths.data_scaling_law import Law, expected_losses, most_worth
 from fedwinnow.strategies.maths.threshold_evidence import decide, pooled
 

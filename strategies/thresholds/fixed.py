@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.strategies.interfaces.merging import Threshold
+from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.maths.threshold_evidence import decide
 
 

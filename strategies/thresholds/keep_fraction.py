@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.scores.histogram import quantile
-from fedwinnow.strategies.interfaces.merging import Threshold
+from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.maths.threshold_evidence import check_share, decide, pooled
 
 

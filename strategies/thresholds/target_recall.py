@@ -37,7 +37,7 @@ from scipy.stats import beta
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.scores.histogram import share_above
 from fedwinnow.curation.scores.ranking_metrics import auroc, standard_error
-from fedwinnow.strategies.interfaces.merging import Threshold
+from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.maths.threshold_evidence import (
     check_share,
     clean_scores,

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.strategies.interfaces.merging import Weighting
+from fedwinnow.strategies.interfaces.weighting import Weighting
 from fedwinnow.strategies.weighting.samples_kept import capped, samples_kept, trained_sites
 
 _MOST = 5.0

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedwinnow.curation.errors import PluginError, ProtocolError
-from fedwinnow.strategies.interfaces.merging import Weighting
+from fedwinnow.strategies.interfaces.weighting import Weighting
 from fedwinnow.strategies.maths.mixture_law import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.strategies.weighting.samples_kept import trained_sites
 

@@ -12,7 +12,7 @@ Reference:
 from collections.abc import Mapping
 
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
-from fedwinnow.strategies.interfaces.merging import Weighting
+from fedwinnow.strategies.interfaces.weighting import Weighting
 
 
 def samples_kept(*, cap: float = 0.5) -> Weighting:

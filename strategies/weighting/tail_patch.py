@@ -21,8 +21,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedwinnow.curation.weighing import Effect
-from fedwinnow.strategies.interfaces.merging import Weighting
+from fedwinnow.strategies.interfaces.weighting import Effect, Weighting
 from fedwinnow.strategies.weighting.samples_kept import capped, samples_kept, trained_sites
 
 _STRONG, _SLIGHT, _WORSE = 2.0, 1.0, -2.0

@@ -5,7 +5,7 @@ p_i = 1 / n over the n sites with a count above 0.
 
 from collections.abc import Mapping
 
-from fedwinnow.strategies.interfaces.merging import Weighting
+from fedwinnow.strategies.interfaces.weighting import Weighting
 from fedwinnow.strategies.weighting.samples_kept import trained_sites
 
 

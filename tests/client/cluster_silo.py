@@ -7,7 +7,8 @@ import numpy as np
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.config.run import PolicySection, RunTerms, SiteConfig, SiteSection
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import SignalTable, Status
 from fedwinnow.curation.protocol import messages as m

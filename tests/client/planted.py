@@ -14,7 +14,8 @@ from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config.load_files import load_site, run_id
+from fedwinnow.curation.config.identity import run_id
+from fedwinnow.curation.config.load_files import load_site
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import load, to_toml
 from fedwinnow.curation.protocol import wire
@@ -23,10 +24,11 @@ from fedwinnow.curation.protocol.messages import (
     Reply,
     Request,
 )
-from fedwinnow.server.run.driver import Delivery, drive
+from fedwinnow.server.run.driver import drive
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.interface import Delivery
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import SITES
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment

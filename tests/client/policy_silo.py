@@ -11,7 +11,8 @@ from fedwinnow.client.boundary.policy import Policy
 from fedwinnow.client.boundary.released_datasets import KnownData
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.config.run import PolicySection, RunTerms, SiteConfig, SiteSection
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, Selection
 from fedwinnow.curation.errors import RefusalError

@@ -25,18 +25,13 @@ from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.phases import table
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.load_files import load_run, load_site
-from fedwinnow.curation.config.run import AgentSection, RunConfig, SiteConfig
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.site import AgentSection, SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.errors import ConfigError, OutputError, TransportError
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.curation.protocol.envelope import (
-    Envelope,
-    PrivateKey,
-    Stamp,
-    sign,
-    unseal,
-    verified,
-)
+from fedwinnow.curation.protocol.envelope import Envelope, Stamp, sign, unseal, verified
+from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 LONGEST = 30.0

@@ -9,7 +9,7 @@ import torch
 
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
-from fedwinnow.curation.config.run import MeasuringSection, ModelSection
+from fedwinnow.curation.config.scoring import MeasuringSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import DataError, IncompatibleAdapterError
 from fedwinnow.curation.model.pretrained import get_adapter, set_adapter

@@ -11,13 +11,12 @@ from warmed import apart, references_of, some, table_of, warmed
 
 from fedwinnow.client.measuring.backends import choose, reference_way
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.runs.site_run import check_terms
 from fedwinnow.client.signals.collect import measuring
-from fedwinnow.curation.config.run import (
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.scoring import (
     MeasuringSection,
     ModelSection,
     RunSection,
-    RunTerms,
     ScorerSection,
 )
 from fedwinnow.curation.config.strict_toml import canonical
@@ -26,6 +25,7 @@ from fedwinnow.curation.gradients.finite_differences import Differences
 from fedwinnow.curation.model.pretrained import encode, get_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS
+from fedwinnow.strategies.terms_check import check_terms
 
 OWN = KNOWN - OTHER_PROMPTS
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from policy_silo import Silo, head, join, kept, refused, score, select, summary
 
-from fedwinnow.curation.config.run import PolicySection
+from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol import messages as m
 

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from cluster_silo import ask, points_of, quotas, silo, terms_of
 
-from fedwinnow.client.phases import score as decide
+from fedwinnow.client.phases import cluster, select
 from fedwinnow.client.phases.cluster import smallest
-from fedwinnow.curation.config.run import PolicySection
+from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.scores import loss_clusters
 
@@ -34,7 +34,7 @@ def exchanged(works, threshold=float("-inf")):
     centroids = points_of(works["site-0"])[1]
     for number in (1, 2, 3):
         asked = ask(number, centroids, threshold)
-        replies = {site: decide.cluster(work, asked) for site, work in works.items()}
+        replies = {site: cluster.cluster(work, asked) for site, work in works.items()}
         totals = np.sum([reply.counts for reply in replies.values()], axis=0)
         sums = np.sum([reply.sums for reply in replies.values()], axis=0)
         last, centroids = centroids, loss_clusters.update(centroids, totals, sums)
@@ -77,7 +77,7 @@ def test_clusters_selection_is_the_best_of_each_cluster(tmp_path):
     _, replies, request = exchanged(works, 0.25)
     kept = {}
     for site, work in works.items():
-        assert decide.select_samples(work, request).kept == {"curated": sum(
+        assert select.select_samples(work, request).kept == {"curated": sum(
             row["kept"] for row in rows_of(work))}  # fmt: skip
         kept[site] = sum(row["kept"] for row in rows_of(work))
     assert sum(kept.values()) == loss_clusters.budget_of(request.totals, 0.5)
@@ -107,7 +107,7 @@ def test_clusters_leave_other_arms_as_they_are(tmp_path):
     terms = terms_of()
     arms = replace(terms.study, arms=("curated", "keep_all", "random"))
     works = federation(tmp_path, (40,), terms=replace(terms, study=arms))
-    kept = decide.select_samples(works["site-0"], exchanged(works)[2]).kept
+    kept = select.select_samples(works["site-0"], exchanged(works)[2]).kept
     assert kept == {"curated": 20, "keep_all": 40, "random": 20}
 
 
@@ -118,7 +118,7 @@ def test_clusters_sample_without_a_whole_trajectory_is_in_none(tmp_path):
     works = {"site-0": silo(tmp_path, losses, scores, site="site-0")}
     _, replies, request = exchanged(works)
     assert sum(replies["site-0"].counts) == 11
-    decide.select_samples(works["site-0"], request)
+    select.select_samples(works["site-0"], request)
     assert rows_of(works["site-0"])[3]["reason"] == "no whole loss trajectory"
 
 
@@ -137,7 +137,7 @@ def test_clusters_groups_are_as_large_as_every_clause_asks(tmp_path, section, po
     losses, scores = made_up(1, 90)
     work = silo(tmp_path, losses, scores, policy=policy, **section)
     assert smallest(work) == least
-    reply = decide.cluster(work, ask(1, points_of(work)[1]))
+    reply = cluster.cluster(work, ask(1, points_of(work)[1]))
     step = work.config.site.round_counts_to
     assert all(n == 0 or n >= least // step * step for n in reply.counts)
     assert all(n % step == 0 for n in reply.counts)
@@ -150,10 +150,10 @@ def test_clusters_of_fewer_than_a_group_tell_nothing(tmp_path):
     work = silo(tmp_path, losses, scores, smallest_cell=7)
     start = points_of(work)[1]
     for number in (1, 2, 3):
-        reply = decide.cluster(work, ask(number, start))
+        reply = cluster.cluster(work, ask(number, start))
         assert reply.counts == (0,) * len(start)
         assert not reply.sums.any()
-    assert decide.select_samples(work, quotas([100] * len(start))).kept == {"curated": 3}
+    assert select.select_samples(work, quotas([100] * len(start))).kept == {"curated": 3}
 
 
 def test_clusters_told_means_are_exact_under_rounding(tmp_path):
@@ -164,7 +164,7 @@ def test_clusters_told_means_are_exact_under_rounding(tmp_path):
         for step in (1, 10)
     )
     start = points_of(exact)[1]
-    one, other = (decide.cluster(work, ask(1, start)) for work in (exact, rounded))
+    one, other = (cluster.cluster(work, ask(1, start)) for work in (exact, rounded))
     assert [n // 10 * 10 for n in one.counts] == list(other.counts)
     for k, count in enumerate(other.counts):
         if count:
@@ -177,9 +177,9 @@ def test_clusters_same_exchange_again_is_the_same_answer(tmp_path):
     work = silo(tmp_path, losses, scores, smallest_cell=5)
     start = points_of(work)[1]
     asked = [ask(1, start), ask(2, start * 0.7), ask(3, start * 0.4)]
-    first = [decide.cluster(work, request) for request in asked]
+    first = [cluster.cluster(work, request) for request in asked]
     for request, reply in zip(asked, first, strict=True):
-        again = decide.cluster(work, request)
+        again = cluster.cluster(work, request)
         assert again.counts == reply.counts
         assert np.array_equal(again.sums, reply.sums)
 
@@ -191,20 +191,20 @@ def test_clusters_refuse_what_is_not_this_runs_next_step(tmp_path):
     start = points_of(work)[1]
     near = start + 1e-9
     with pytest.raises(RefusalError, match="follow from the agreed public rows"):
-        decide.cluster(work, ask(1, start + 1e-3))
+        cluster.cluster(work, ask(1, start + 1e-3))
     with pytest.raises(RefusalError, match="centroids have shape"):
-        decide.cluster(work, ask(1, start[:2]))
+        cluster.cluster(work, ask(1, start[:2]))
     with pytest.raises(RefusalError, match="not on the grid"):
-        decide.cluster(work, ask(1, start, 0.123456))
+        cluster.cluster(work, ask(1, start, 0.123456))
     assert not list(tmp_path.glob("clusters-*"))
-    decide.cluster(work, ask(1, near, 0.5))
+    cluster.cluster(work, ask(1, near, 0.5))
     with pytest.raises(RefusalError, match="asked before with other centroids"):
-        decide.cluster(work, ask(1, start, 0.5))
+        cluster.cluster(work, ask(1, start, 0.5))
     for threshold in (0.25, float("-inf")):
         with pytest.raises(RefusalError, match=r"were told for 0\.5"):
-            decide.cluster(work, ask(2, start, threshold))
+            cluster.cluster(work, ask(2, start, threshold))
     with pytest.raises(RefusalError, match=r"were told for 0\.5"):
-        decide.cluster(work, ask(2, start, 0.5, north=0.25))
+        cluster.cluster(work, ask(2, start, 0.5, north=0.25))
     assert [file.name for file in tmp_path.glob("clusters-*")] == ["clusters-1.parquet"]
 
 
@@ -215,11 +215,11 @@ def test_clusters_selection_refuses_what_fits_no_exchange(tmp_path):
     start = points_of(work)[1]
     number = len(start)
     with pytest.raises(ProtocolError, match="exchange 3 of clusters has not run"):
-        decide.select_samples(work, quotas([30] * number))
+        select.select_samples(work, quotas([30] * number))
     for exchange in (1, 2, 3):
-        decide.cluster(work, ask(exchange, start))
+        cluster.cluster(work, ask(exchange, start))
     with pytest.raises(RefusalError, match="were told for -inf"):
-        decide.select_samples(work, quotas([30] * number, 0.5))
+        select.select_samples(work, quotas([30] * number, 0.5))
     for totals, extra in (
         ([30], {}),
         ([-1] * number, {}),
@@ -227,7 +227,7 @@ def test_clusters_selection_refuses_what_fits_no_exchange(tmp_path):
         ([30] * number, {"north": (-1,)}),
     ):
         with pytest.raises(ProtocolError, match="this site knows"):
-            decide.select_samples(work, quotas(totals, extra=extra))
+            select.select_samples(work, quotas(totals, extra=extra))
     assert not (tmp_path / "selection.parquet").exists()
 
 
@@ -238,4 +238,4 @@ def test_clusters_before_the_score_are_a_protocol_error(tmp_path):
     start = points_of(work)[1]
     (tmp_path / "scores.parquet").unlink()
     with pytest.raises(ProtocolError, match="has not run at this site"):
-        decide.cluster(work, ask(1, start))
+        cluster.cluster(work, ask(1, start))

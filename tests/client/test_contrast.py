@@ -8,7 +8,6 @@ from fedwinnow.client.measuring.contrastive_losses import Prompts
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.client.runs.site_run import columns_at
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import NonFiniteError
@@ -16,6 +15,7 @@ from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
 from fedwinnow.curation.signal_columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import simulate
+from fedwinnow.strategies.terms_check import columns_at
 
 READING = Reading(batch_tokens=200, max_length=64)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fedwinnow.client.data import samples as data_module
 from fedwinnow.client.data.samples import columns_of, content_id, data_hash, open_samples
-from fedwinnow.curation.config.run import ColumnsSection
+from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.errors import DataError, OutputError
 
 PLAIN = ColumnsSection()

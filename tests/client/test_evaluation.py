@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedwinnow.client.measuring.evaluation import evaluate
-from fedwinnow.curation.config.run import AdapterSection, ModelSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter

@@ -8,7 +8,8 @@ import pytest
 from fedwinnow.client.data.corruption import corrupt
 from fedwinnow.client.data.gate import gate, near_duplicates, overlapping
 from fedwinnow.client.data.samples import content_id, open_samples
-from fedwinnow.curation.config.run import ColumnsSection, GateSection
+from fedwinnow.curation.config.scoring import ColumnsSection
+from fedwinnow.curation.config.site import GateSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.seeds import derive_seed
 

@@ -13,26 +13,21 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import (
-    AdapterSection,
-    ComputeSection,
-    MeasuringSection,
-    ModelSection,
-    RunTerms,
-    TrainingSection,
-    site_configs,
-)
+from fedwinnow.curation.config.load_files import load_scenario, site_configs
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.scoring import AdapterSection, MeasuringSection, ModelSection
+from fedwinnow.curation.config.site import ComputeSection
 from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.errors import ConfigError, ModelError
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
-from fedwinnow.curation.protocol.messages import Refusal
+from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
 from fedwinnow.server.run.fold import init, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.strategies.interfaces.merging import Order
+from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.registry import build
 
 LAST = ".layers.1."

@@ -13,7 +13,8 @@ from fedwinnow.client.boundary import ledger_chain
 from fedwinnow.client.boundary.ledger import Entry, Ledger, file_of, read, verify
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.messages import Header, KeptReply, Receipt, Refusal
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.replies import KeptReply, Receipt, Refusal
 
 HEADER = Header(run="r", phase="select")
 

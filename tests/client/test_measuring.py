@@ -364,7 +364,7 @@ def test_unknown_column_and_missing_reference_are_refused(model):
 
 def test_trap_dropout_is_off_while_measuring_and_mode_is_restored(tiny_model_folder):
     """Scores do not change between two passes though the adapter has dropout."""
-    from fedwinnow.curation.config.run import AdapterSection, ModelSection
+    from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
     from fedwinnow.curation.model.pretrained import load_model
 
     section = ModelSection(name=str(tiny_model_folder))

@@ -16,7 +16,8 @@ from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.signals.teacher import confidences
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
-from fedwinnow.curation.config.run import MeasuringSection, ModelSection, RunTerms
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.scoring import MeasuringSection, ModelSection
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction, WeightedSums
 from fedwinnow.curation.signal_columns import GRADIENTS, GUESTS, KNOWN

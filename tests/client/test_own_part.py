@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.client.training.site_adapter import check_own_part, check_shared, own_part, untrained
-from fedwinnow.curation.config.run import AdapterSection, SiteSection
+from fedwinnow.curation.config.scoring import AdapterSection
+from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server.aggregation.round_merge import completed

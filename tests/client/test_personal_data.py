@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.personal_data import finder
-from fedwinnow.curation.config.run import GateSection
+from fedwinnow.curation.config.site import GateSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError
 

@@ -12,12 +12,13 @@ from fedwinnow.client import piggyback
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.piggyback import GIVEN, Piggyback
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config.run import AdapterSection, ModelSection, TrainingSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.pretrained import get_adapter, load_model, set_adapter
 from fedwinnow.curation.signal_columns import GRADIENTS
-from fedwinnow.strategies.interfaces.merging import Order
+from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.registry import build
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedwinnow.client.training.sample_stream import check_order, draws
 from fedwinnow.curation.errors import EmptySelectionError, PluginError
-from fedwinnow.strategies.interfaces.merging import Order
+from fedwinnow.strategies.interfaces.ordering import Order
 
 
 @given(count=st.integers(1, 12), start=st.integers(0, 60), keep=st.booleans())

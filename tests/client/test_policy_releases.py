@@ -20,8 +20,8 @@ from policy_silo import (
     write_kept,
 )
 
+from fedwinnow.client.boundary.group_sizes import pooled
 from fedwinnow.client.boundary.ledger import Ledger
-from fedwinnow.client.boundary.policy import pooled
 from fedwinnow.curation.datatypes import Metrics, SignalTable
 from fedwinnow.curation.protocol import messages as m
 

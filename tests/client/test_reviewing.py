@@ -14,9 +14,9 @@ from fedwinnow.client.runs.review_queue import questions
 from fedwinnow.client.signals import reviewers as reviewing
 from fedwinnow.client.signals.reviewers import check_reviewers
 from fedwinnow.client.site import Site
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import RunConfig, site_configs
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.load_files import load_scenario, site_configs
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     DataError,
@@ -32,8 +32,8 @@ from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.scores.selection import QUEUED
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows, write_toy_scenario
-from fedwinnow.simulations.runtimes.in_process import check_config
 
 RUN = "toy-run"
 COMMITTEE = (

@@ -16,9 +16,10 @@ from fedwinnow.client.runs.site_run import rows_of
 from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.client.signals import collect
 from fedwinnow.client.site import Site
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import RunConfig, SiteConfig, site_configs
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.load_files import load_scenario, site_configs
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.server.run.fold import absorb, init, next_request

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.agreed_terms import plugins
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.runs.site_run import check_terms, hold
+from fedwinnow.client.runs.site_run import hold
 from fedwinnow.client.site import Site
 from fedwinnow.client.training import curriculum_stages, round_plan
 from fedwinnow.client.training.curriculum_stages import choose, stage_of
-from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import site_configs
+from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
+from fedwinnow.strategies.terms_check import check_terms
 
 STAGED = (
     "training.rounds=3",

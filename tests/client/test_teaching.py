@@ -18,8 +18,9 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.signals import teacher as teaching
 from fedwinnow.client.signals.teacher import confidences
 from fedwinnow.client.site import Site
-from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import ModelSection, RunConfig, TeacherSection, site_configs
+from fedwinnow.curation.config.load_files import load_scenario, site_configs
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import ModelSection, TeacherSection
 from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import ModelError, PluginError
 from fedwinnow.curation.model import token_losses
@@ -27,9 +28,9 @@ from fedwinnow.curation.model.pretrained import encode, load_teacher
 from fedwinnow.curation.model.token_losses import collate, entropies
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.runtimes.in_process import check_config
 
 READING = Reading(batch_tokens=300, max_length=96)
 LLKD = ("scorer.name=llkd", "training.rounds=0", "run.trajectory=none")

@@ -14,13 +14,14 @@ from warmed import READ, some, table_of, warmed
 from fedwinnow.client.measuring import token_cache
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
-from fedwinnow.client.phases.score import close
+from fedwinnow.client.phases.close import close
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model import tokenization
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.tokenization import encode_sample, encode_samples
-from fedwinnow.curation.protocol.messages import CloseRequest, Header
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.requests import CloseRequest
 
 TEXTS = st.text(max_size=20)
 SAMPLES = st.lists(

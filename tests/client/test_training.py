@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.run import AdapterSection, ModelSection, TrainingSection
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import (
     ConfigError,
@@ -21,7 +22,7 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
-from fedwinnow.strategies.interfaces.merging import Order
+from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.merging.stack import stack
 from fedwinnow.strategies.objectives.proximal import proximal
 from fedwinnow.strategies.objectives.sft import sft

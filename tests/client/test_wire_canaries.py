@@ -28,27 +28,32 @@ from fedwinnow.client.boundary.guarded_site import Boundary, checked
 from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.config.load_files import load_run, load_site, run_id
+from fedwinnow.curation.config.identity import run_id
+from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import Envelope, PrivateKey, sign
-from fedwinnow.curation.protocol.messages import (
+from fedwinnow.curation.protocol.envelope import Envelope, sign
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.keys import PrivateKey
+from fedwinnow.curation.protocol.messages import Reply
+from fedwinnow.curation.protocol.replies import (
     ClusterReply,
-    Header,
-    JoinRequest,
+    Joined,
     JudgedAdapters,
     KeptReply,
     MetricsReply,
-    ProbeRequest,
     PublicSignals,
     Refusal,
-    Reply,
-    ScoreRequest,
-    SelectRequest,
     SummaryReply,
     TrainedAdapter,
+)
+from fedwinnow.curation.protocol.requests import (
+    JoinRequest,
+    ProbeRequest,
+    ScoreRequest,
+    SelectRequest,
     TrainRequest,
 )
 from fedwinnow.simulations.datasets.toy_federation import SITES
@@ -171,7 +176,7 @@ def first(federation: Federation, kind: type) -> Reply:
 
 LEAKS: dict[str, tuple[type, Callable]] = {
     "text in a version": (
-        answers.compute.Joined,
+        Joined,
         lambda r, s: replace(r, card=replace(r.card, versions={"torch": s[0]})),
     ),
     "id in base64": (

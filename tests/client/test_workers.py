@@ -13,7 +13,8 @@ from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.signals.shards import in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
-from fedwinnow.curation.config.run import AdapterSection, ComputeSection, ModelSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
+from fedwinnow.curation.config.site import ComputeSection
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.model.pretrained import get_adapter, load_model
 from fedwinnow.curation.signal_columns import ADAM, KNOWN, REVIEWS, TEACHER

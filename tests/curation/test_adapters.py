@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     EmptySelectionError,
@@ -53,7 +54,7 @@ def test_adapter_hash_ignores_order_and_layout(dtype):
         b=dict(reversed(adapter.b.items())),
         scales=dict(reversed(adapter.scales.items())),
     )
-    assert maths.adapter_hash(adapter) == maths.adapter_hash(other)
+    assert checks.adapter_hash(adapter) == checks.adapter_hash(other)
 
 
 def test_adapter_hash_sees_every_part():
@@ -72,9 +73,9 @@ def test_adapter_hash_sees_every_part():
         Adapter(base=BASE, a=reshaped, b=adapter.b, scales=adapter.scales),
         replace(adapter, a={f"{m}x": t for m, t in adapter.a.items()}),
     ]
-    hashes = {maths.adapter_hash(other) for other in [adapter, *others]}
+    hashes = {checks.adapter_hash(other) for other in [adapter, *others]}
     assert len(hashes) == 1 + len(others)
-    assert maths.adapter_hash(replace(adapter, base="elsewhere")) == maths.adapter_hash(adapter)
+    assert checks.adapter_hash(replace(adapter, base="elsewhere")) == checks.adapter_hash(adapter)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -88,7 +89,7 @@ def test_check_adapter_refuses_non_finite_by_site_and_module(bad):
         replace(adapter, scales={**adapter.scales, "layer.v_proj": bad}),
     ):
         with pytest.raises(NonFiniteError, match=r"'law', module layer\.v_proj"):
-            maths.check_adapter(wrong, site="law")
+            checks.check_adapter(wrong, site="law")
 
 
 def test_check_adapter_refuses_what_is_no_adapter():
@@ -108,7 +109,7 @@ def test_check_adapter_refuses_what_is_no_adapter():
     }
     for case, broken in wrong.items():
         with pytest.raises(IncompatibleAdapterError, match=case):
-            maths.check_adapter(broken)
+            checks.check_adapter(broken)
 
 
 def test_check_compatible_names_site_and_module():
@@ -128,15 +129,15 @@ def test_check_compatible_names_site_and_module():
         (wide, f"module {v}"),
     ):
         with pytest.raises(IncompatibleAdapterError, match="site 'b'") as caught:
-            maths.check_compatible({"a": adapter, "b": wrong}, adapter)
+            checks.check_compatible({"a": adapter, "b": wrong}, adapter)
         assert words in str(caught.value)
-    maths.check_compatible({"a": make(1, rank=5, scale=0.5)}, adapter)
+    checks.check_compatible({"a": make(1, rank=5, scale=0.5)}, adapter)
 
 
 def test_shares_sum_to_one_over_sites_with_an_adapter():
     """Weights are normalised over sites with an adapter and a weight, in sorted order."""
     adapter = make()
-    used = maths.shares(
+    used = checks.shares(
         {"c": adapter, "a": adapter, "b": adapter}, {"a": 1.0, "b": 0.0, "c": 3.0, "d": 9.0}
     )
     assert list(used.items()) == [("a", 0.25), ("c", 0.75)]
@@ -146,13 +147,13 @@ def test_shares_refuses_what_is_no_weight():
     """No weight above 0, a NaN and a negative weight are named errors."""
     adapter = make()
     with pytest.raises(EmptySelectionError):
-        maths.shares({"a": adapter}, {"a": 0.0})
+        checks.shares({"a": adapter}, {"a": 0.0})
     with pytest.raises(EmptySelectionError):
-        maths.shares({}, {"a": 1.0})
+        checks.shares({}, {"a": 1.0})
     with pytest.raises(NonFiniteError, match="site 'a'"):
-        maths.shares({"a": adapter}, {"a": math.nan})
+        checks.shares({"a": adapter}, {"a": math.nan})
     with pytest.raises(ProtocolError, match="site 'a'"):
-        maths.shares({"a": adapter}, {"a": -1.0})
+        checks.shares({"a": adapter}, {"a": -1.0})
 
 
 @settings(deadline=None, max_examples=40)

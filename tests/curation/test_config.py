@@ -10,20 +10,18 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.curation.config import run as words
-from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
-from fedwinnow.curation.config.run import (
+from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.curation.config.load_files import load_scenario, site_configs
+from fedwinnow.curation.config.run import RunConfig, RunTerms
+from fedwinnow.curation.config.scoring import (
     AnchorsSection,
     ColumnsSection,
     ModelSection,
-    RunConfig,
     RunSection,
-    RunTerms,
-    SiteConfig,
-    SiteSection,
-    StudySection,
-    site_configs,
 )
+from fedwinnow.curation.config.site import SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import canonical, load, parse, to_toml
+from fedwinnow.curation.config.training import StudySection
 from fedwinnow.curation.errors import ConfigError
 
 SECRET = "/secret/place"  # noqa: S105 - a path, not a password

@@ -7,7 +7,7 @@ import pytest
 
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.protocol.envelope import PrivateKey
+from fedwinnow.curation.protocol.keys import PrivateKey
 
 KEYS = [PrivateKey.new().public.text for _ in range(3)]
 

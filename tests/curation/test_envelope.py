@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.curation.protocol.envelope import (
     Envelope,
-    PrivateKey,
-    PublicKey,
     Stamp,
     seal,
     sign,
@@ -24,6 +22,7 @@ from fedwinnow.curation.protocol.envelope import (
     verified,
     verified_stamp,
 )
+from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 KEY, OTHER = PrivateKey.new(), PrivateKey.new()
 WORDS = {"site": "north", "run": "r1", "phase": "join", "sequence": 7}

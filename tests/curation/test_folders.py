@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from fedwinnow.curation.adapters import peft_folder
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, OutputError

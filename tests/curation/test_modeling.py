@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fedwinnow.curation.config.run import AdapterSection, ModelSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
 from fedwinnow.curation.model.pretrained import (

@@ -11,9 +11,10 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.gradients.hooks import evaluating, sample_gradients
+from fedwinnow.curation.gradients.hooks import sample_gradients
 from fedwinnow.curation.gradients.probes import Probed, probed
 from fedwinnow.curation.model.hook_support import unhookable
+from fedwinnow.curation.model.modes import evaluating
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from tests.client.warmed import warmed

@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.config.run import PluginSection, RunConfig, TrainingSection
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import PluginSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.errors import ConfigError, ProtocolError
-from fedwinnow.curation.learning_rate import SCHEDULES, chosen, final_share, learning_rate, undone
+from fedwinnow.curation.learning_rate import SCHEDULES, learning_rate
 from fedwinnow.server.run.advice import remarks
 from fedwinnow.server.run.fold import init
-from fedwinnow.strategies.interfaces.merging import Order
+from fedwinnow.strategies.interfaces.ordering import Order
+from fedwinnow.strategies.maths.order_schedule import chosen, final_share, undone
 
 
 @given(

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedwinnow.curation.adapters import peft_reader
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
 from fedwinnow.curation.adapters.peft_reader import Lazy, open_adapter
 from fedwinnow.curation.datatypes import Adapter

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedwinnow.client.agent.relay import agent_status, carry
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.protocol.envelope import Envelope, PrivateKey, PublicKey, seal, sign, unseal
+from fedwinnow.curation.protocol.envelope import Envelope, seal, sign, unseal
+from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 LONGEST = 60.0
 """Longest wait for a reply, seconds."""

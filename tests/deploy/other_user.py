@@ -39,7 +39,8 @@ def agent(file: str, run: str, *who: int) -> None:
     from fedwinnow.curation.config.load_files import load_run, load_site
     from fedwinnow.curation.config.strict_toml import canonical
     from fedwinnow.curation.protocol import messages, wire
-    from fedwinnow.curation.protocol.envelope import PrivateKey, sign
+    from fedwinnow.curation.protocol.envelope import sign
+    from fedwinnow.curation.protocol.keys import PrivateKey
 
     config, terms, key = load_site(Path(file)), load_run(Path(run)).terms(), PrivateKey.new()
     with tempfile.TemporaryDirectory() as scratch:

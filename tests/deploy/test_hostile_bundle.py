@@ -21,8 +21,9 @@ from fedwinnow.client.agent.grpc_service import Agent
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary import ledger
 from fedwinnow.client.boundary.guarded_site import Boundary
-from fedwinnow.curation.config.load_files import load_run, load_site, run_id
-from fedwinnow.curation.config.run import SiteConfig
+from fedwinnow.curation.config.identity import run_id
+from fedwinnow.curation.config.load_files import load_run, load_site
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical, to_toml
 from fedwinnow.curation.errors import ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages, wire

@@ -15,8 +15,11 @@ from fault_proxy import Proxy
 from fedwinnow.cli.site import serve
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary import ledger
-from fedwinnow.curation.config.load_files import load_run, load_site, run_id
-from fedwinnow.curation.config.run import DeadlinesSection, QuorumSection, RunConfig, SiteConfig
+from fedwinnow.curation.config.coordinator import DeadlinesSection, QuorumSection
+from fedwinnow.curation.config.identity import run_id
+from fedwinnow.curation.config.load_files import load_run, load_site
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import CurationError, TransportError
 from fedwinnow.server.run.driver import drive

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fault_breaks import Break, install
 
-from fedwinnow.curation.config.run import QuorumSection, RunConfig
+from fedwinnow.curation.config.coordinator import QuorumSection
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.server.run.run_folder import Store

@@ -19,9 +19,9 @@ from fedwinnow.client.boundary.ledger import Ledger, file_of
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
 from fedwinnow.curation.protocol.envelope import verified_stamp
-from fedwinnow.curation.protocol.messages import Header
-from fedwinnow.server.run.driver import Delivery
+from fedwinnow.curation.protocol.header import Header
 from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.transport.interface import Delivery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

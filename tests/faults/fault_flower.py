@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from fault_box import ALL, EXCHANGES
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.coordinator import DeadlinesSection
 from fedwinnow.curation.config.load_files import load_run
-from fedwinnow.curation.config.run import DeadlinesSection
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.server.run.run_folder import Store
 

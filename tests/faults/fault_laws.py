@@ -3,7 +3,7 @@
 import pytest
 from fault_box import ALL, EXCHANGES
 
-from fedwinnow.curation.config.run import QuorumSection
+from fedwinnow.curation.config.coordinator import QuorumSection
 
 
 def cells(points, exchanges=EXCHANGES):

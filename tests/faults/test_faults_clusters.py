@@ -7,8 +7,8 @@ from fault_agents import Deployment, SocketBox
 from fault_box import KILLED, Box, result
 from fault_laws import goes_on_without, two
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.run import ClustersSection
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.scoring import ClustersSection
 
 pytestmark = pytest.mark.faults
 WHERE = "in process"

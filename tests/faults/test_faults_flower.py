@@ -11,7 +11,7 @@ import pytest
 from fault_box import SETTINGS
 from fault_flower import FULL, LONGEST, PAIRS, Run, name_of, survive
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal

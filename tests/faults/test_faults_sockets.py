@@ -5,7 +5,7 @@ from fault_agents import Deployment, SocketBox
 from fault_box import KILLED, LONG, result
 from fault_laws import alone, cells, few, goes_on_without, once, two
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 
 pytestmark = pytest.mark.faults
 WHERE = "sockets"

@@ -8,12 +8,10 @@ from functools import cache
 import numpy as np
 import torch
 
-from fedwinnow.curation.config.run import (
-    ClustersSection,
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import ClustersSection, PluginSection, RunSection
+from fedwinnow.curation.config.training import (
     EvaluationSection,
-    PluginSection,
-    RunConfig,
-    RunSection,
     StudySection,
     TrainingSection,
     WarmUpSection,
@@ -21,9 +19,9 @@ from fedwinnow.curation.config.run import (
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.run.driver import Delivery
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
+from fedwinnow.server.transport.interface import Delivery
 
 PHASES = ("join", "probe", "warm_up", "measure", "score", "select", "evaluate", "train", "close")
 SITES = ("alpha", "beta", "gamma")

@@ -13,7 +13,8 @@ from safetensors.numpy import save
 from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import Envelope, PrivateKey, PublicKey, seal, sign
+from fedwinnow.curation.protocol.envelope import Envelope, seal, sign
+from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 KEYS = {name: PrivateKey.new() for name in ("coordinator", "stranger", *SITES)}
 BAD = "beta"

@@ -17,9 +17,11 @@ from fake_federation import (
     with_clusters,
 )
 
-from fedwinnow.curation.config.load_files import identity
-from fedwinnow.curation.config.run import ClustersSection, RunSection, RunTerms, TrainingSection
+from fedwinnow.curation.config.identity import identity
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.scoring import ClustersSection, RunSection
 from fedwinnow.curation.config.strict_toml import canonical, parse
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire

@@ -8,7 +8,8 @@ from fake_federation import SITES, FakeSites, make_config, replies_to, run_until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.config.run import GuardsSection, PluginSection
+from fedwinnow.curation.config.coordinator import GuardsSection
+from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.scores.histogram import merge, quantile

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 from fake_federation import SITES, FakeSites, FakeTransport, make_config
 
-from fedwinnow.curation.config.run import StudySection, TrainingSection, WarmUpSection
+from fedwinnow.curation.config.training import StudySection, TrainingSection, WarmUpSection
 from fedwinnow.curation.errors import EmptySelectionError, OutputError, ProtocolError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.messages import Refusal
-from fedwinnow.server.run.driver import Delivery, drive
+from fedwinnow.curation.protocol.replies import Refusal
+from fedwinnow.server.run.driver import drive
 from fedwinnow.server.run.fold import init
 from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.transport.interface import Delivery
 
 
 def timeless(state):

@@ -10,8 +10,9 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import strategy as flower_strategies
 from scipy.stats import trim_mean
 
-from fedwinnow.curation.adapters.algebra import adapter_hash, delta, norm, target, total
-from fedwinnow.curation.config.run import PluginSection
+from fedwinnow.curation.adapters.algebra import delta, norm, target, total
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     ConfigError,

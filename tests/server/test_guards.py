@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.combining import between
+from fedwinnow.curation.adapters.algebra import between
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server.aggregation.update_guards import (

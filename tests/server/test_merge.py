@@ -15,14 +15,10 @@ from fake_federation import (
 )
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.run import (
-    GuardsSection,
-    MemberSection,
-    PluginSection,
-    ScorerSection,
-    TrainingSection,
-)
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.coordinator import GuardsSection, MemberSection
+from fedwinnow.curation.config.scoring import PluginSection, ScorerSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, PluginError
 from fedwinnow.curation.model.base_change import changed_base, effective

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 from fake_federation import make_config
 
-from fedwinnow.curation.config.run import AdapterSection, GuardsSection, PluginSection, SiteSection
+from fedwinnow.curation.config.coordinator import GuardsSection
+from fedwinnow.curation.config.scoring import AdapterSection, PluginSection
+from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server.run.advice import remarks, without_adapter
 from fedwinnow.server.run.preflight import check_plan

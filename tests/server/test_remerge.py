@@ -9,15 +9,12 @@ from typer.testing import CliRunner
 
 from fedwinnow.cli.main import app
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters import checks
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import load_adapter
-from fedwinnow.curation.config.run import (
-    GuardsSection,
-    KeepSection,
-    PluginSection,
-    StudySection,
-    TrainingSection,
-)
+from fedwinnow.curation.config.coordinator import GuardsSection, KeepSection
+from fedwinnow.curation.config.scoring import PluginSection
+from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.server.adapter_tools.remerge import moved, moved_factors, remerge, write_remerged
 from fedwinnow.server.aggregation.kept_adapters import kept_round
@@ -92,7 +89,7 @@ def test_remerge_of_several_rounds_goes_on_under_every_rule(tmp_path, merging):
     """A finite adapter of the run's rank (``stack``: its own) in which the site has no weight."""
     state, folder = run(tmp_path, merging=merging)
     found = remerge(folder, ("beta",))
-    maths.check_adapter(found.adapter)
+    checks.check_adapter(found.adapter)
     assert found.rounds == 3
     assert not found.exact
     assert all("beta" not in weights for weights in found.weights)

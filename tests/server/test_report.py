@@ -7,8 +7,8 @@ import pytest
 from report_record import SITES, make_record
 
 from fedwinnow.server.report import charts
+from fedwinnow.server.report.final_files import summary_json
 from fedwinnow.server.report.page import render, write_report
-from fedwinnow.server.summary_file import summary_json
 
 SECTIONS = (
     "kept", "scores", "evidence", "comparison", "arms", "merging", "cost", "generations",

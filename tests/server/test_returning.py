@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_federation import SITES, FakeSites, FakeTransport, at, make_config
 
-from fedwinnow.curation.config.run import TrainingSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.server.run.catch_up import readmit, requests

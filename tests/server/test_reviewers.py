@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from fake_federation import SITES, FakeSites, at, make_config, nudged, replies_to
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.run import ScorerSection
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.scoring import ScorerSection
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire

@@ -20,9 +20,11 @@ from fake_federation import (
     run_until,
 )
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.run import RunSection, RunTerms, StudySection, TrainingSection
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.run import RunTerms
+from fedwinnow.curation.config.scoring import RunSection
 from fedwinnow.curation.config.strict_toml import canonical, parse
+from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.datatypes import Metrics, ScoreSummary
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
@@ -246,7 +248,11 @@ def _nan(reply):
     [
         ("join", lambda r: replace(r, card=replace(r.card, site="alpha")), "its card names"),
         ("join", lambda r: replace(r, card=replace(r.card, samples=0)), "with 0 samples"),
-        ("probe", lambda r: m.Receipt(header=r.header, site=r.site), "with a Receipt, not a Publ"),
+        (
+            "probe",
+            lambda r: m.Receipt(header=r.header, site=r.site),
+            "with a Receipt, not a Publ",
+        ),
         ("train", lambda r: replace(r, samples=-4), "an adapter for -4 samples"),
         ("train", lambda r: replace(r, adapter=None), "no adapter for 3 samples"),
         ("train", lambda r: replace(r, samples=0), "an adapter for 0 samples"),

@@ -9,8 +9,9 @@ from flwr.clientapp import ClientApp
 
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import PrivateKey, seal, sign, verified
+from fedwinnow.curation.protocol.envelope import seal, sign, verified
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
+from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.server.transport.codec import Sealed
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.server.transport.flower_grid import GridTransport

@@ -2,11 +2,13 @@
 
 import pytest
 
-from fedwinnow.curation.config.run import CoordinatorSection, MemberSection, RunConfig
+from fedwinnow.curation.config.coordinator import CoordinatorSection, MemberSection
+from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import PrivateKey, seal, sign, verified
+from fedwinnow.curation.protocol.envelope import seal, sign, verified
+from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
 
 COORDINATOR, SITE = PrivateKey.new(), PrivateKey.new()

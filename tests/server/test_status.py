@@ -6,19 +6,18 @@ from dataclasses import replace
 import pytest
 from fake_federation import SITES, FakeSites, FakeTransport, make_config
 
-from fedwinnow.curation.config.run import (
+from fedwinnow.curation.config.coordinator import (
     CoordinatorSection,
     DeadlinesSection,
     QuorumSection,
-    StudySection,
-    TrainingSection,
-    WarmUpSection,
 )
+from fedwinnow.curation.config.training import StudySection, TrainingSection, WarmUpSection
 from fedwinnow.curation.errors import ConfigError, DataError, ProtocolError
-from fedwinnow.curation.protocol.messages import Refusal
-from fedwinnow.server.run.driver import Delivery, drive
+from fedwinnow.curation.protocol.replies import Refusal
+from fedwinnow.server.run.driver import drive
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.run.status import read_status, status_file
+from fedwinnow.server.transport.interface import Delivery
 
 SHORT = {
     "warm_up": WarmUpSection(rounds=1),

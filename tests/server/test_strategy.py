@@ -3,7 +3,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwinnow.curation.config.run import AdapterSection, PluginSection, RunConfig, RunSection
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import AdapterSection, PluginSection, RunSection
 from fedwinnow.curation.errors import (
     EmptySelectionError,
     IncompatibleAdapterError,

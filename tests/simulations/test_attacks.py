@@ -10,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.adapters.algebra import check_compatible
+from fedwinnow.curation.adapters.checks import check_compatible
 from fedwinnow.curation.atomic_files import write_json
-from fedwinnow.curation.config.load_files import run_id
-from fedwinnow.curation.config.run import RunConfig, RunSection
+from fedwinnow.curation.config.identity import run_id
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import RunSection
 from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol import messages as m

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fedwinnow.curation.config.run import AdapterSection, ModelSection
+from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
 from fedwinnow.curation.model.pretrained import load_model
 from fedwinnow.simulations.datasets.skills_base_model import (

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from fedwinnow.cli import bench
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.protocol.envelope import PrivateKey, sign, verified
+from fedwinnow.curation.protocol.envelope import sign, verified
+from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.simulations.benchmarks import agent_transfer, rounds
 
 

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from fedwinnow.cli import bench
 from fedwinnow.curation.errors import RunError
-from fedwinnow.curation.protocol.messages import CloseRequest, Header
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.requests import CloseRequest
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.benchmarks import federation_scale, silo_scale
 from fedwinnow.simulations.benchmarks.instruments import stage_monitor

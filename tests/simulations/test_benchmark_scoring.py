@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from fedwinnow.cli import bench as cli_bench
-from fedwinnow.client import drawing
+from fedwinnow.client.training import sample_stream
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations.benchmarks import gradient_methods, peers, scoring, workload
 from fedwinnow.simulations.benchmarks.instruments import process_memory, timing
@@ -86,7 +86,7 @@ def test_benchmark_piggyback_is_the_training_of_its_baseline(bench):
     for name in ("train", "piggyback"):
         places = seen.setdefault(name, [])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(drawing, "collate", _noting(places, drawing.collate))
+            patch.setattr(sample_stream, "collate", _noting(places, sample_stream.collate))
             told = gradient_methods.ROWS[name](bench)
         assert (told.dots is not None) == (name == "piggyback")
     assert seen["train"] == seen["piggyback"]

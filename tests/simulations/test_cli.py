@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedwinnow.cli import main
-from fedwinnow.curation.config.run import RunConfig, SiteConfig
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import load
 from fedwinnow.server.report import final_files
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario

@@ -22,8 +22,9 @@ from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.protocol.envelope import PrivateKey
-from fedwinnow.curation.protocol.messages import Header, JoinRequest
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.keys import PrivateKey
+from fedwinnow.curation.protocol.requests import JoinRequest
 from fedwinnow.server.transport.coordinator_envelopes import Sealer
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 

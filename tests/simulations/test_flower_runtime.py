@@ -8,7 +8,8 @@ import pytest
 
 from fedwinnow.cli import main
 from fedwinnow.client.runs.tables import read_scores
-from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
+from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.runtimes.flower import simulate_with_flower
 from fedwinnow.simulations.runtimes.in_process import simulate

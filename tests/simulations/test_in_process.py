@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.tables import read_signals
-from fedwinnow.curation.adapters.algebra import adapter_hash
-from fedwinnow.curation.config.load_files import load_scenario, run_id, sites_folder
+from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import PublicRows

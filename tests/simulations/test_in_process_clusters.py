@@ -11,7 +11,8 @@ import pytest
 
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config.load_files import load_scenario, run_id
+from fedwinnow.curation.config.identity import run_id
+from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.server.report import final_files

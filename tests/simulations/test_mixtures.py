@@ -7,7 +7,7 @@ import pytest
 
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.run import PluginSection
+from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.recipes.merge_mixture import mixture, section_text

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedwinnow.client.data import corruption
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.curation.config.run import ColumnsSection
+from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError
 from fedwinnow.simulations.datasets import planted_noise

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedwinnow.client.training.local_training import train
-from fedwinnow.curation.config.run import TrainingSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError, EmptySelectionError, NonFiniteError
 from fedwinnow.curation.model.pretrained import initial_adapter

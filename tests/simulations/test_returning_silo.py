@@ -6,11 +6,12 @@ import pytest
 
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
-from fedwinnow.curation.config.load_files import load_scenario, sites_folder
-from fedwinnow.curation.config.run import site_configs
-from fedwinnow.server.run.driver import Delivery, drive
+from fedwinnow.curation.config.identity import sites_folder
+from fedwinnow.curation.config.load_files import load_scenario, site_configs
+from fedwinnow.server.run.driver import drive
 from fedwinnow.server.run.fold import init
 from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.transport.interface import Delivery
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import InProcess
 

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.curation import errors
-from fedwinnow.curation.config.load_files import run_id
-from fedwinnow.curation.config.run import CoordinatorSection, MemberSection, RunConfig, RunSection
+from fedwinnow.curation.config.coordinator import CoordinatorSection, MemberSection
+from fedwinnow.curation.config.identity import run_id
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import RunSection
 from fedwinnow.curation.protocol.envelope import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.server.deployment import flower_programs
 from fedwinnow.server.deployment import supervise as module
-from fedwinnow.server.deployment.supervise import Connection, supervise
+from fedwinnow.server.deployment.flower_programs import UNKNOWN, Connection
+from fedwinnow.server.deployment.supervise import supervise
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.run.status import status_file
 from fedwinnow.server.state import RunState
@@ -231,15 +235,15 @@ def flwr_that_says(tmp_path: Path, text: str, code: int = 0) -> str:
 @pytest.mark.parametrize(
     ("text", "kind", "said"),
     [
-        (failed(f"'x' {module._UNKNOWN}"), errors.ConfigError, "coordinator.connection 'x'"),
+        (failed(f"'x' {UNKNOWN}"), errors.ConfigError, "coordinator.connection 'x'"),
         (failed("boom"), errors.TransportError, "boom"),
         ("no JSON", errors.TransportError, "no answer"),
     ],
 )  # fmt: skip
 def test_connection_says_what_flower_said(tmp_path, monkeypatch, text, kind, said):
     """An unknown connection is a wrong input; anything else is a matter of transport."""
-    monkeypatch.setattr(module, "PATIENCE", 30.0)
-    monkeypatch.setattr(module, "program", lambda _: flwr_that_says(tmp_path, text))
+    monkeypatch.setattr(flower_programs, "PATIENCE", 30.0)
+    monkeypatch.setattr(flower_programs, "program", lambda _: flwr_that_says(tmp_path, text))
     with pytest.raises(kind, match=re.escape(said)):
         Connection("x").flwr("list")
 
@@ -256,7 +260,7 @@ def test_connection_says_what_flower_said(tmp_path, monkeypatch, text, kind, sai
 def test_no_superlink_of_flowers_own_is_started(tmp_path, monkeypatch, name, text):
     """Where nobody told Flower of a SuperLink, it is not called: it would start one and install."""
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
-    monkeypatch.setattr(module, "program", lambda _: pytest.fail("Flower was called"))
+    monkeypatch.setattr(flower_programs, "program", lambda _: pytest.fail("Flower was called"))
     if text is not None:
         (tmp_path / "config.toml").write_text(text, encoding="utf-8")
     with pytest.raises(errors.ConfigError, match="scripts/connect"):
@@ -270,7 +274,9 @@ def test_a_superlink_of_ours_is_asked(tmp_path, monkeypatch):
         encoding="utf-8",
     )
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
-    monkeypatch.setattr(module, "program", lambda _: flwr_that_says(tmp_path, '{"success": true}'))
+    monkeypatch.setattr(
+        flower_programs, "program", lambda _: flwr_that_says(tmp_path, '{"success": true}')
+    )
     for name in ("", "federation"):
         assert Connection(name).flwr("list") == {"success": True}
 

@@ -6,7 +6,7 @@ import pytest
 from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.scores.ranking_metrics import auroc
-from fedwinnow.strategies.interfaces.merging import Scorer
+from fedwinnow.strategies.interfaces.scorer import Scorer
 from fedwinnow.strategies.maths.signal_features import features, nearest_domains
 from fedwinnow.strategies.scorers.calibrated import PAYING, SIGNALS, calibrated
 from fedwinnow.strategies.scorers.typicality import typicality

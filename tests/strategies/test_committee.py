@@ -8,7 +8,7 @@ import pytest
 from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.scores.selection import QUEUED, select
-from fedwinnow.strategies.interfaces.merging import QueueingScorer
+from fedwinnow.strategies.interfaces.scorer import QueueingScorer
 from fedwinnow.strategies.scorers.committee import committee
 from fedwinnow.strategies.scorers.perplexity import perplexity
 

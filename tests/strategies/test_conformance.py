@@ -12,7 +12,8 @@ from fedwinnow.curation.datatypes import Fitted, ThresholdDecision
 from fedwinnow.curation.errors import EmptySelectionError
 from fedwinnow.strategies.conformance.check import LAWS, assert_lawful, examine, lawful
 from fedwinnow.strategies.conformance.merging_laws import before
-from fedwinnow.strategies.interfaces.merging import Merged, Order
+from fedwinnow.strategies.interfaces.merging import Merged
+from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.registry import BUILT_IN, KINDS
 
 SITES = "abcd"

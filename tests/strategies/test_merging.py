@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from merging_cases import SHAPES, apart, best, dense, federations, goal, make, whole
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     EmptySelectionError,

@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from merging_cases import SHAPES, apart, best, dense, federations, goal, make
 
-from fedwinnow.curation.adapters.algebra import adapter_hash, delta
+from fedwinnow.curation.adapters.algebra import delta
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.strategies.merge_maths.core_space import core_space
 from fedwinnow.strategies.merge_maths.sparsify import dropped, elected, trimmed
 from fedwinnow.strategies.merge_maths.task_vectors import start

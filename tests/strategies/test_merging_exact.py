@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging_cases import SHAPES, apart, dense, federations, goal, make, sharing, whole
 
-from fedwinnow.curation.adapters.algebra import adapter_hash
+from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError
 from fedwinnow.strategies.interfaces.merging import FactorMerging
 from fedwinnow.strategies.merging.alternate import alternate

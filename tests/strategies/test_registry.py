@@ -8,8 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.strategies import registry
-from fedwinnow.strategies.interfaces import merging
+from fedwinnow.strategies import interfaces, registry
 from fedwinnow.strategies.plugin_description import arguments
 from fedwinnow.strategies.setting_types import check_types, signature
 
@@ -33,7 +32,7 @@ NEEDED = {
     },
 }
 """Settings without a default."""
-PROTOCOLS = {kind: getattr(merging, kind.capitalize()) for kind in registry.KINDS}
+PROTOCOLS = {kind: getattr(interfaces, kind.capitalize()) for kind in registry.KINDS}
 
 
 @pytest.mark.parametrize(("kind", "name"), ROWS)

@@ -34,7 +34,7 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
 _PER_LIAR: Mapping[str, int] = {"Krum": 2, "MultiKrum": 2, "Bulyan": 4}
 
 
-def check_sites(name: str, settings: Mapping[str, float], sites: int) -> None:
+def check_sites(name: str, settings: Mapping[str, float | int], sites: int) -> None:
     """Refuse a round in which no site has a neighbour left once the liars are counted out.
 
     Raises:
@@ -49,7 +49,7 @@ def check_sites(name: str, settings: Mapping[str, float], sites: int) -> None:
         raise ConfigError(message)
 
 
-def check_ranges(settings: Mapping[str, float]) -> None:
+def check_ranges(settings: Mapping[str, float | int]) -> None:
     """Refuse a number that no strategy can use; a setting that is not known here passes.
 
     Raises:
@@ -62,7 +62,7 @@ def check_ranges(settings: Mapping[str, float]) -> None:
             raise ValueError(message)
 
 
-def fewest_sites(name: str, settings: Mapping[str, float]) -> int:
+def fewest_sites(name: str, settings: Mapping[str, float | int]) -> int:
     """Sites that a strategy needs to withstand the liars that it is told of; 1 where none are."""
     liars = int(settings.get("num_malicious_nodes", 0))
     return _PER_LIAR.get(name, 0) * liars + 3 if liars else 1

@@ -34,6 +34,7 @@ from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import (
     IncompatibleAdapterError,
@@ -41,8 +42,7 @@ from fedwinnow.curation.errors import (
     RunError,
 )
 from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
-from fedwinnow.curation.remembering import Memory
-from fedwinnow.strategies.interfaces.merging import Merged, Merging
+from fedwinnow.strategies.interfaces.merging import Memory, Merged, Merging
 from fedwinnow.strategies.merging.flower.ranges import check_ranges, check_sites, fewest_sites
 from fedwinnow.strategies.merging.flower.state import ROUNDS, Arrays, restore, state_of
 
@@ -158,8 +158,8 @@ class FlowerRule:
             NonFiniteError: a factor, the result or the strategy's state is not finite.
             RunError: the strategy gives nothing for these sites, or refuses them.
         """
-        maths.check_compatible(adapters, previous)
-        shares = maths.shares(adapters, weights)
+        checks.check_compatible(adapters, previous)
+        shares = checks.shares(adapters, weights)
         check_sites(self.name, self.settings, len(shares))
         for site in shares:
             _check_ranks(self.name, site, adapters[site], previous)
@@ -170,7 +170,7 @@ class FlowerRule:
             restore(strategy, memory)
             found = self._round(strategy, server_round, adapters, shares, previous)
         merged = _adapter_of(found, previous)
-        maths.check_adapter(merged)
+        checks.check_adapter(merged)
         kept = state_of(self.name, strategy, fresh)
         if kept or memory:
             kept[ROUNDS] = np.array([float(server_round)])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedwinnow.curation.errors import NonFiniteError, PluginError
-from fedwinnow.curation.remembering import Memory
+from fedwinnow.strategies.interfaces.merging import Memory
 
 PASSING = frozenset({"current_arrays"})
 """What a strategy was sent: the previous adapter, which every round gives it anew."""
@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 def restore(strategy: Any, memory: Memory) -> None:  # noqa: ANN401 - see ``FlowerRule.make``
     """Put back what :func:`state_of` took out; names are ``attribute/kind/key``."""
-    parts: dict[tuple[str, str], dict[str, np.ndarray[Any, Any]]] = {}
+    parts: dict[tuple[str, str], dict[str, np.ndarray[Any, np.dtype[Any]]]] = {}
     for name, array in memory.items():
         if name != ROUNDS:
             attribute, kind, key = name.split("/", 2)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fedwinnow.curation.datatypes import Sample, Scores
-from fedwinnow.strategies.interfaces.merging import Order
+from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.orderings.by_score import check_scores
 
 

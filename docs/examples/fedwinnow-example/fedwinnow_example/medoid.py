@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 
 from fedwinnow.curation.adapters import algebra as maths
+from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
 
@@ -28,8 +29,8 @@ def medoid() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    maths.check_compatible(adapters, previous)  # bases, modules, shapes, and no NaN
-    shares = maths.shares(adapters, weights)  # in order of name; sites of weight 0 left out
+    checks.check_compatible(adapters, previous)  # bases, modules, shapes, and no NaN
+    shares = checks.shares(adapters, weights)  # in order of name; sites of weight 0 left out
     far = {
         site: math.fsum(
             share * _apart(adapters[site], adapters[other]) for other, share in shares.items()

@@ -3,7 +3,8 @@
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedwinnow.curation.config.run import AdapterSection, PluginSection, RunConfig
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.scoring import AdapterSection, PluginSection
 from fedwinnow.curation.protocol.flower_records import record_of
 from fedwinnow.server.strategy import CurationStrategy
 from lora_app.task import start

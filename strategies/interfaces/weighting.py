@@ -1,10 +1,21 @@
-"""Weightings that see more of a site's update than a count: where it leads, what it does."""
+"""Interface of weightings: from what each site trained on to its share of the merge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from fedwinnow.strategies.interfaces.merging import Weighting
+
+@runtime_checkable
+class Weighting(Protocol):
+    """From what each site trained on to its share of the merge."""
+
+    def __call__(self, counts: Mapping[str, int]) -> Mapping[str, float]:
+        """Weights that sum to 1, for the sites with a count above 0.
+
+        Raises:
+            EmptySelectionError: every count is 0.
+        """
+        ...
 
 
 @runtime_checkable

@@ -1,0 +1,56 @@
+"""Answer an evaluation request: losses and generations of an adapter on the evaluation samples."""
+
+from collections.abc import Sequence
+
+from fedwinnow.client.phases.sample_losses import sample_losses
+from fedwinnow.client.runs.site_run import Work, hold, public_key
+from fedwinnow.curation.datatypes import Metrics, Sample
+from fedwinnow.curation.model.pretrained import generate
+from fedwinnow.curation.protocol.messages import Reply
+from fedwinnow.curation.protocol.replies import MetricsReply
+from fedwinnow.curation.protocol.requests import EvaluateRequest
+
+
+def spread(anchors: Sequence[Sample], number: int) -> tuple[Sample, ...]:
+    """The first ``number`` anchors, taken from the domains in turn."""
+    by_domain: dict[str, list[Sample]] = {}
+    for sample in anchors:
+        by_domain.setdefault(sample.domain, []).append(sample)
+    turns = [
+        domain[i]
+        for i in range(max(map(len, by_domain.values()), default=0))
+        for _, domain in sorted(by_domain.items())
+        if i < len(domain)
+    ]
+    return tuple(turns[:number])
+
+
+def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:
+    """Losses of public hold-out anchors one by one, sums for the own hold-out."""
+    checked = hold(work, request.header, request.adapter)
+    anchors = work.pool.split.holdout
+    key = public_key(work, checked)
+    own = Metrics()
+    if len(work.pool.own_holdout) > 0:
+        values = sample_losses(work, work.pool.own_holdout)
+        own = Metrics(loss_sum=float(values.sum()), samples=len(values))
+    shown = spread(anchors, request.generate)
+    texts = work.workshop.public(
+        ("generations", str(request.generate), *key),
+        lambda: (
+            generate(
+                work.loaded, shown, max_new_tokens=48, system_prompt=work.terms.model.system_prompt
+            )
+            if shown
+            else ()
+        ),
+    )
+    return MetricsReply(
+        header=request.header,
+        site=work.site,
+        public_losses=work.workshop.public(("holdout", *key), lambda: sample_losses(work, anchors)),
+        own=own,
+        prompts=tuple(sample.prompt for sample in shown),
+        references=tuple(sample.response for sample in shown),
+        generations=texts,
+    )

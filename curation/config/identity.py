@@ -1,0 +1,59 @@
+"""Identity of a run's configuration: hash, run id, and the folder of its sites."""
+
+import functools
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from fedwinnow.curation.config.coordinator import (
+    CoordinatorSection,
+    DeadlinesSection,
+    QuorumSection,
+)
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import canonical
+
+
+def identity(config: RunConfig) -> str:
+    """What makes a run what it is: everything but where its folder lies and how long it waits."""
+    return canonical(
+        replace(
+            config,
+            run=replace(config.run, output=""),
+            deadlines=DeadlinesSection(),
+            quorum=QuorumSection(),
+            coordinator=CoordinatorSection(),
+        )
+    )
+
+
+def run_id(config: RunConfig) -> str:
+    """Our run id: the name, and a hash of every setting and of the local data and anchors.
+
+    Equal runs find their own state, and a run on changed data is another run.
+    """
+    digest = hashlib.sha256(identity(config).encode())
+    for source in (config.anchors.path, *(site.data for site in config.sites)):
+        digest.update(_content(source).encode())
+    return f"{config.run.name.replace('.', '-')}-{digest.hexdigest()[:12]}"
+
+
+def _content(source: str) -> str:
+    """Digest of a local file or of a folder's files; "" for a hub name, or where nothing is."""
+    if not source:
+        return ""
+    path = Path(source)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files if file.is_file()]
+    return " ".join(_digest(str(file), s.st_size, s.st_mtime_ns) for file, s in stats)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(file: str, size: int, changed: int) -> str:  # noqa: ARG001 - a changed file is read anew
+    with open(file, "rb") as data:  # noqa: PTH123 - the name is the cache's key
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def sites_folder(config: RunConfig) -> Path:
+    """Folder of the simulated sites' own folders, inside the run folder."""
+    return Path(config.run.output) / config.run.name / "sites"

@@ -1,0 +1,149 @@
+"""Replies of the protocol: what a site sends back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
+from fedwinnow.curation.protocol.header import UNSENT, Header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteCard:
+    """What a site says of itself at join."""
+
+    header: Header
+    site: str
+    samples: int
+    """Size of the silo after its gates, rounded to the site's own granularity."""
+    base: str
+    """Fingerprint of the base model that the site loaded."""
+    anchors: str
+    """Hash of the anchor set that the site holds."""
+    versions: Mapping[str, str]
+    teacher: str = field(default="", metadata=UNSENT)
+    """Fingerprint of the teacher that the site holds; "" where the run asks for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """Reply to join: the card and the seeded adapter θ_0, which every site makes alike."""
+
+    header: Header
+    site: str
+    card: SiteCard
+    adapter: Adapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicSignals:
+    """Signal rows of PUBLIC samples; those of private samples stay at the site."""
+
+    header: Header
+    site: str
+    table: SignalTable
+    kinds: tuple[str, ...]
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedAdapter:
+    """A site's update; ``adapter`` is None exactly where it kept no sample."""
+
+    header: Header
+    site: str
+    samples: int
+    """How many samples it trains on over the rounds, rounded; stages of them are not told."""
+    adapter: Adapter | None
+    losses: tuple[float, ...]
+    """Mean training loss of each optimizer step, nats: drawn in the report."""
+    learning_rate: float
+    """Mean learning rate of the round."""
+    gradient: Adapter | None = field(default=None, metadata=UNSENT)
+    """Gradient of the PUBLIC reference anchors' mean loss by each factor, nats, before training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryReply:
+    """A site's histogram and its scores of the PUBLIC rows (which must agree between sites)."""
+
+    header: Header
+    site: str
+    summary: ScoreSummary
+    public_scores: Float[np.ndarray, " rows"]
+    forecast: Mapping[str, float]
+    unscored: int
+    """How many samples have no score (no target token, …), rounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptReply:
+    """How many samples a site keeps, by arm; rounded."""
+
+    header: Header
+    site: str
+    kept: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsReply:
+    """Losses of PUBLIC hold-out anchors one by one, sums for the site's own hold-out."""
+
+    header: Header
+    site: str
+    public_losses: Float[np.ndarray, " anchors"]
+    """Mean token loss of each public hold-out anchor, nats, in anchor order."""
+    own: Metrics
+    prompts: tuple[str, ...] = ()
+    """The first PUBLIC hold-out prompts."""
+    references: tuple[str, ...] = ()
+    """Their PUBLIC answers."""
+    generations: tuple[str, ...] = ()
+    """The adapter's greedy answers to them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedAdapters:
+    """Losses of PUBLIC reference anchors one by one, nats, in anchor order."""
+
+    header: Header
+    site: str
+    before: Float[np.ndarray, " anchors"]
+    """Under the adapter that the round started from."""
+    losses: Mapping[str, Float[np.ndarray, " anchors"]]
+    """Site → under its adapter."""
+    domains: tuple[str, ...]
+    """Domain of each anchor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A site acknowledges the end."""
+
+    header: Header
+    site: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A site says no, or could not compute; nothing of the silo's data is in the text."""
+
+    header: Header
+    site: str
+    clause: str
+    """Policy clause or error class that stands in the way."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterReply:
+    """What each cluster holds at a site, in groups of at least its smallest cell."""
+
+    header: Header
+    site: str
+    counts: tuple[int, ...]
+    """Samples of each cluster, rounded down."""
+    sums: Float[np.ndarray, "clusters checkpoints"]
+    """The cluster's mean trajectory at this site times its count, float64."""

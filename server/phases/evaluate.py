@@ -1,0 +1,74 @@
+"""Evaluate: median losses of public anchors, and sums over the sites' own hold-outs."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.replies import MetricsReply
+from fedwinnow.curation.protocol.requests import EvaluateRequest
+from fedwinnow.server.phases.quorum import enough, majority
+from fedwinnow.server.phases.values import (
+    Outcome,
+    Replies,
+    ReplyContext,
+    ServerPhase,
+    is_finite,
+    replies_of,
+    request_adapter,
+)
+from fedwinnow.server.state import RoundRecord, RunState, given
+
+
+def request(state: RunState, config: RunConfig, header: Header) -> EvaluateRequest:
+    """Send the adapter, base change included; generations only before and after training."""
+    ends = state.round == 0 or (state.arm == "curated" and state.round == config.training.rounds)
+    return EvaluateRequest(
+        header=header,
+        adapter=given(request_adapter(state), "adapter"),
+        generate=config.evaluation.generate if ends else 0,
+    )
+
+
+def why_unusable(reply: MetricsReply, at: ReplyContext) -> str:
+    """Check sums, losses and the number of answers."""
+    own, losses = reply.own, reply.public_losses
+    if own.samples < 0 or not math.isfinite(own.loss_sum) or own.loss_sum < 0:
+        return f"its own loss is {own.loss_sum} over {own.samples} samples"
+    if not is_finite(losses) or bool((losses < 0).any()):
+        return "a public loss is below 0 or no number"
+    shown = {len(reply.prompts), len(reply.references), len(reply.generations)}
+    if len(shown) != 1 or max(shown) > at.config.evaluation.generate:
+        return f"its answers to public prompts do not belong together: {sorted(shown)} of them"
+    return ""
+
+
+def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
+    """Record median public losses and the sums over the sites' own hold-outs."""
+    said, missing = replies_of(replies, MetricsReply), dict(record.missing)
+    anchors = majority({site: len(reply.public_losses) for site, reply in said.items()})
+    missing |= {
+        site: f"it evaluates {len(reply.public_losses)} public anchors, the others {anchors}"
+        for site, reply in said.items()
+        if len(reply.public_losses) != anchors
+    }
+    said = {site: reply for site, reply in said.items() if site not in missing}
+    enough(said, config, record.phase, missing)
+    losses = np.median(np.stack([said[site].public_losses for site in said]), axis=0)
+    first = said[min(said)]
+    record = replace(
+        record,
+        public_losses=tuple(float(value) for value in losses),
+        own_loss_sum=float(sum(said[site].own.loss_sum for site in sorted(said))),
+        own_samples=sum(reply.own.samples for reply in said.values()),
+        prompts=first.prompts,
+        references=first.references,
+        generations=first.generations,
+        missing=missing,
+    )
+    return state, record
+
+
+PHASE = ServerPhase(request=request, why_unusable=why_unusable, absorb=absorb)

@@ -1,0 +1,60 @@
+"""Join: ask for site cards, and take as members the sites that agree."""
+
+from dataclasses import replace
+
+from fedwinnow.curation.adapters.checks import adapter_hash, check_adapter
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.replies import Joined
+from fedwinnow.curation.protocol.requests import JoinRequest
+from fedwinnow.server.phases.quorum import enough, enough_reviewers, majority
+from fedwinnow.server.phases.values import Outcome, Replies, ReplyContext, ServerPhase, replies_of
+from fedwinnow.server.state import RoundRecord, RunState
+
+
+def request(state: RunState, config: RunConfig, header: Header) -> JoinRequest:  # noqa: ARG001 - every phase has the same form
+    """Send the terms of the run."""
+    return JoinRequest(header=header, terms=canonical(config.terms()))
+
+
+def why_unusable(reply: Joined, at: ReplyContext) -> str:
+    """Check the site card and the initial adapter."""
+    check_adapter(reply.adapter, site=at.site)
+    card = reply.card
+    if card.site != at.site or card.samples <= 0:
+        return f"its card names site {card.site!r} with {card.samples} samples"
+    if card.header != reply.header:
+        return "its card belongs to another message"
+    return ""
+
+
+def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
+    """Take as members the sites with the same base, anchors, initial adapter and teacher."""
+    joined = replies_of(replies, Joined)
+    keys = {
+        site: (
+            reply.card.base,
+            reply.card.anchors,
+            adapter_hash(reply.adapter),
+            reply.card.teacher,
+        )
+        for site, reply in joined.items()
+    }
+    agreed = majority(keys)
+    missing = dict(record.missing)
+    for site, key in keys.items():
+        for name, mine, theirs in zip(
+            ("base", "anchors", "initial adapter", "teacher"), key, agreed, strict=True
+        ):
+            if mine != theirs:
+                missing[site] = f"{name} {mine[:12]} differs from the others' {theirs[:12]}"
+    members = tuple(joined[site].card for site in sorted(joined) if site not in missing)
+    enough(members, config, record.phase, missing)
+    enough_reviewers([card.site for card in members], config, missing)
+    initial = next(joined[card.site].adapter for card in members)
+    state = replace(state, members=members, initial=initial, adapter=initial)
+    return state, replace(record, missing=missing)
+
+
+PHASE = ServerPhase(request=request, why_unusable=why_unusable, absorb=absorb)

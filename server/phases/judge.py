@@ -1,0 +1,80 @@
+"""Judge: merge the adapters of a round to which the other members do not object."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.replies import JudgedAdapters
+from fedwinnow.curation.protocol.requests import JudgeRequest
+from fedwinnow.server.aggregation.update_guards import against_anchors, effects_on_anchors
+from fedwinnow.server.phases.quorum import enough, majority
+from fedwinnow.server.phases.train import merge_into_state
+from fedwinnow.server.phases.values import (
+    Outcome,
+    Replies,
+    ReplyContext,
+    ServerPhase,
+    is_finite,
+    replies_of,
+    request_adapter,
+)
+from fedwinnow.server.state import RoundRecord, RunState, given
+
+
+def request(state: RunState, config: RunConfig, header: Header) -> JudgeRequest:  # noqa: ARG001 - every phase has the same form
+    """Send the members' adapters of the round."""
+    return JudgeRequest(
+        header=header,
+        adapter=given(request_adapter(state), "adapter"),
+        candidates=state.pending,
+        change=state.change,
+    )
+
+
+def why_unusable(reply: JudgedAdapters, at: ReplyContext) -> str:
+    """Check that there is one loss an anchor for each candidate but its own, none below 0."""
+    expected, number = set(at.state.pending) - {at.site}, len(reply.before)
+    if set(reply.losses) != expected:
+        return f"it judges {sorted(reply.losses)}, not {sorted(expected)}"
+    if len(reply.domains) != number:
+        return f"it names {len(reply.domains)} domains for {number} anchors"
+    for losses in (reply.before, *reply.losses.values()):
+        if (
+            len(losses) != number
+            or number == 0
+            or not is_finite(losses)
+            or bool((losses < 0).any())
+        ):
+            return "a loss that it measured is below 0 or no number, or one is missing"
+    return ""
+
+
+def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
+    """Merge what the other sites do not object to; the training round's record is completed."""
+    said = replies_of(replies, JudgedAdapters)
+    agreed = majority({site: reply.domains for site, reply in said.items()})
+    missing = dict(record.missing) | {
+        site: f"it judges on {len(reply.domains)} anchors of other domains than the others'"
+        for site, reply in said.items()
+        if reply.domains != agreed
+    }
+    said = {site: reply for site, reply in said.items() if site not in missing}
+    enough(said, config, record.phase, missing)
+    before = np.median(np.stack([said[site].before for site in said]), axis=0)
+    losses = {
+        owner: {site: reply.losses[owner] for site, reply in said.items() if owner in reply.losses}
+        for owner in sorted(state.pending)
+    }
+    out = against_anchors(losses, before, margin=config.guards.anchor_margin)
+    effects = effects_on_anchors(losses, before, agreed)
+    *earlier, trained = state.records
+    sites = {s: replace(one, effects=effects.get(s, {})) for s, one in trained.sites.items()}
+    trained = replace(trained, sites=sites)
+    state, trained = merge_into_state(state, config, state.pending, trained, out)
+    record = replace(record, sites=trained.sites, merge=trained.merge, missing=missing)
+    return replace(state, records=(*earlier, trained), pending={}), record
+
+
+PHASE = ServerPhase(request=request, why_unusable=why_unusable, absorb=absorb)

@@ -1,0 +1,97 @@
+"""Score: merge the sites' histograms, and set the threshold."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.datatypes import PublicScores
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.protocol.replies import SummaryReply
+from fedwinnow.curation.protocol.requests import ScoreRequest
+from fedwinnow.server.aggregation.count_guards import middle_summaries
+from fedwinnow.server.phases.quorum import enough, majority
+from fedwinnow.server.phases.values import (
+    Outcome,
+    Replies,
+    ReplyContext,
+    ServerPhase,
+    all_finite,
+    is_finite,
+    replies_of,
+)
+from fedwinnow.server.state import RoundRecord, RunState
+from fedwinnow.strategies.interfaces.threshold import Threshold
+from fedwinnow.strategies.registry import build
+
+logger = logging.getLogger(__name__)
+
+SCORE_TOLERANCE = 1e-6
+"""Largest difference between the sites' scores of the public rows (design, section 4)."""
+
+
+def request(state: RunState, config: RunConfig, header: Header) -> ScoreRequest:  # noqa: ARG001 - every phase has the same form
+    """Send the agreed public rows, on which every site fits its scorers."""
+    return ScoreRequest(
+        header=header, tables=state.tables, kinds=state.kinds, parents=state.parents
+    )
+
+
+def why_unusable(reply: SummaryReply, at: ReplyContext) -> str:  # noqa: ARG001 - every phase has the same form
+    """Check cells, edges, forecast and the scores of the public rows."""
+    edges, counts = reply.summary.edges, reply.summary.counts
+    if len(counts) != len(edges) + 1 or len(edges) == 0 or not bool((np.diff(edges) > 0).all()):
+        return f"its histogram has {len(counts)} cells on {len(edges)} edges"
+    numbers = (*reply.forecast.values(), reply.summary.largest_merged)
+    if not bool((counts >= 0).all()) or reply.unscored < 0 or not all_finite(numbers):
+        return "its histogram holds a count below 0, or its forecast is no number"
+    if not (is_finite(counts) and is_finite(edges) and is_finite(reply.public_scores)):
+        return "a cell, an edge or a public score is a NaN or an infinity"
+    return ""
+
+
+def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
+    """Merge summaries and set the threshold."""
+    said, missing = replies_of(replies, SummaryReply), dict(record.missing)
+    rows = len(state.kinds)
+    missing |= {
+        site: f"it scores {len(reply.public_scores)} public rows, not {rows}"
+        for site, reply in said.items()
+        if len(reply.public_scores) != rows
+    }
+    edges = majority({site: reply.summary.edges.tobytes() for site, reply in said.items()})
+    missing |= {
+        site: "its histogram lies on other edges than the others'"
+        for site, reply in said.items()
+        if reply.summary.edges.tobytes() != edges
+    }
+    said = {site: reply for site, reply in said.items() if site not in missing}
+    enough(said, config, record.phase, missing)
+    middle = np.median(np.stack([said[site].public_scores for site in said]), axis=0)
+    for site, reply in sorted(said.items()):
+        apart = float(np.abs(reply.public_scores - middle).max(initial=0.0))
+        if apart > SCORE_TOLERANCE * max(1.0, float(np.abs(middle).max(initial=0.0))):
+            missing[site] = f"its scores of the public rows differ from the median by {apart:.2g}"
+    said = {site: reply for site, reply in said.items() if site not in missing}
+    enough(said, config, record.phase, missing)
+    summaries = {site: said[site].summary for site in sorted(said)}
+    threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
+    heard = middle_summaries(summaries) if config.guards.summaries == "median" else summaries
+    decision = threshold(
+        heard, PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
+    )
+    first = said[min(said)]
+    logger.info("threshold %s = %.6g", config.threshold.name, decision.value)
+    state = replace(
+        state,
+        summaries=summaries,
+        unscored={site: said[site].unscored for site in sorted(said)},
+        public_scores=tuple(float(value) for value in middle),
+        forecast=dict(first.forecast),
+        decision=decision,
+    )
+    return state, replace(record, missing=missing)
+
+
+PHASE = ServerPhase(request=request, why_unusable=why_unusable, absorb=absorb)

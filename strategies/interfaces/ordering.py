@@ -1,0 +1,56 @@
+"""Interface of orderings: the order in which a site trains on its kept samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from fedwinnow.curation.datatypes import Sample, Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The order in which a site trains on what it kept."""
+
+    indices: Int[np.ndarray, " samples"]
+    """A permutation of the kept samples' positions."""
+    keep_order: bool = False
+    """Whether later passes repeat this order instead of shuffling anew."""
+    schedule_hint: str | None = None
+    """Schedule that suits the order, taken by ``training.schedule = "auto"``; None: no opinion."""
+    best_last: bool = False
+    """Whether the samples of most worth come last, so that a decaying rate would undo the order."""
+
+
+@runtime_checkable
+class Ordering(Protocol):
+    """From the kept samples and their scores to an order of training."""
+
+    def __call__(self, scores: Scores, seed: int, samples: Sequence[Sample]) -> Order:
+        """Order samples; ``scores`` may hold equal values, never NaN.
+
+        Also for no sample at all: the server, which sees none, reads from that order which
+        learning-rate schedule the ordering asks for.
+        """
+        ...
+
+
+@runtime_checkable
+class StagedOrdering(Ordering, Protocol):
+    """An ordering in stages: before each, the site ranks the samples that are left anew.
+
+    It is then called with the samples of a stage, best first, and their scores of that moment; NaN
+    where a sample has none any more.
+    """
+
+    @property
+    def stages(self) -> int:
+        """Stages over all rounds, at least 1."""
+        ...
+
+    @property
+    def scorer(self) -> str:
+        """Name of the forward-only scorer that ranks; a site's policy may refuse it."""
+        ...
