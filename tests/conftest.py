@@ -1,7 +1,9 @@
 """Fixtures of the whole suite: a tiny model on disk, no network, one thread a process."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -33,3 +35,14 @@ def tiny_model(tiny_model_folder) -> LoadedModel:
     section = ModelSection(name=str(tiny_model_folder), max_length=96)
     adapter = AdapterSection(rank=4, alpha=8.0, targets=("q_proj", "v_proj"))
     return load_model(section, adapter, seed=0)
+
+
+@pytest.fixture
+def make_grid(monkeypatch) -> Callable[..., Any]:
+    """A Grid over ClientApps by node id, inside a Flower task that does not exist."""
+    from flwr.supercore.task_identity import TaskIdentity
+    from in_process_grid import InProcessGrid
+
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    return InProcessGrid

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from same_table import same
 
 from fedwinnow.client.signals.shards import FOLDER, forget, in_shards
 from fedwinnow.curation.datatypes import Sample, SignalTable
@@ -48,18 +49,6 @@ class Meter:
             reference_gram=np.eye(2),
             learning_rate=0.5,
         )
-
-
-def same(one: SignalTable, other: SignalTable) -> None:
-    """Bit for bit."""
-    assert (one.ids, one.domains, one.checkpoint) == (other.ids, other.domains, other.checkpoint)
-    assert (one.references, one.learning_rate) == (other.references, other.learning_rate)
-    np.testing.assert_array_equal(one.status, other.status)
-    np.testing.assert_array_equal(one.reference_gram, other.reference_gram)
-    assert set(one.columns) == set(other.columns)
-    for name, values in one.columns.items():
-        np.testing.assert_array_equal(values, other.columns[name])
-        assert values.dtype == other.columns[name].dtype
 
 
 @given(number=st.integers(0, 40), size=st.integers(1, 12))

@@ -8,6 +8,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
     checkpoint_wrapper,
 )
+from warmed import warmed
 
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError, RunError
@@ -17,7 +18,6 @@ from fedwinnow.curation.model.hook_support import unhookable
 from fedwinnow.curation.model.modes import evaluating
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate, sample_losses
-from tests.client.warmed import warmed
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 import tomllib
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from fedwinnow.curation.config import strict_toml
 from fedwinnow.curation.config.flower_overrides import OWN_KEYS, overrides, run_config_scenario
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def flat(tree, prefix=""):

@@ -1,15 +1,15 @@
 """The example of a plain Flower app learns with our strategy, over serialised messages."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
+from repository import ROOT
 
 pytestmark = pytest.mark.flower
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "flower-app"
+EXAMPLE = ROOT / "docs" / "examples" / "flower-app"
 CONFIG = {"rounds": 8, "rank": 4, "alpha": 8.0}
 
 

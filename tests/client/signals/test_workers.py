@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from same_table import same
 from warmed import READ, some, warmed
 
 from fedwinnow.client.measuring.measuring_pass import measure
@@ -18,7 +19,6 @@ from fedwinnow.curation.config.site import ComputeSection
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.model.pretrained import get_adapter, load_model
 from fedwinnow.curation.signal_columns import ADAM, KNOWN, REVIEWS, TEACHER
-from tests.client.test_shards import same
 
 pytestmark = [  # Ray takes seconds to start, and does not wait for its own processes
     pytest.mark.flower,

@@ -3,12 +3,9 @@
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 
-import pytest
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 
 
 class InProcessGrid(Grid):
@@ -71,11 +68,3 @@ class InProcessGrid(Grid):
     def create_message(self, *args, **kwargs):
         """Deprecated in Flower."""
         raise NotImplementedError
-
-
-@pytest.fixture
-def make_grid(monkeypatch) -> Callable[[Mapping[int, ClientApp]], InProcessGrid]:
-    """A Grid over ClientApps by node id, inside a Flower task that does not exist."""
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
-    return InProcessGrid

@@ -5,6 +5,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from fedwinnow.cli import main
 from fedwinnow.client.runs.tables import read_scores
@@ -15,7 +16,6 @@ from fedwinnow.simulations.runtimes.flower import simulate_with_flower
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.runtimes.superlink import bearers
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.flower,
     pytest.mark.skipif(

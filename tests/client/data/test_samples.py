@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 
 from fedwinnow.client.data import samples as data_module
 from fedwinnow.client.data.samples import columns_of, content_id, data_hash, open_samples
@@ -261,7 +262,7 @@ def test_local_files_touch_no_shared_cache(tmp_path):
         "[list(open_samples(s, C())) for s in sys.argv[1:]]"
     )
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     subprocess.run(
         [sys.executable, "-c", code, *sources],
         env=environment | {"PYTHONPATH": root},

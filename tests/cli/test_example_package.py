@@ -5,9 +5,9 @@ import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from fedwinnow.cli.plugins import plugin_rows
 from fedwinnow.curation.config.load_files import load_scenario
@@ -18,7 +18,6 @@ from fedwinnow.strategies.conformance.check import examine
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "fedwinnow-example"
 SIX = {
     "scorer": "typical_loss",
