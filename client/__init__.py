@@ -1,1 +1,1 @@
-"""What a silo does: read, measure, score, select, train, evaluate."""
+"""The site, a silo's end of the federation: read, measure, score, select, train, evaluate."""

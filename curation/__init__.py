@@ -1,1 +1,1 @@
-"""Nouns and maths: what is said and computed, without a transport."""
+"""Data types, message protocol, configuration, adapters and gradients: what both ends share."""

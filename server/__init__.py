@@ -1,1 +1,1 @@
-"""What the coordinator does: ask, threshold, merge, report."""
+"""The coordinator's end: ask, check, set the threshold, merge, report."""

@@ -1,1 +1,1 @@
-"""Whole federations in a box, and the command line."""
+"""Federations on one machine: data sets, runtimes, studies, recipes, attacks, benchmarks."""

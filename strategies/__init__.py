@@ -1,1 +1,1 @@
-"""What can be swapped: one small pure file each, its paper in the first lines."""
+"""What can be swapped: plug-ins, their interfaces, the formulas they share, and their laws."""

@@ -1,1 +1,1 @@
-"""The trust boundary of a site: policy, clauses, ledger, and the one guarded door."""
+"""The trust boundary of a site: policy, clauses, ledger, guarded site."""

@@ -1,1 +1,1 @@
-"""One file a phase: what a site answers to each request."""
+"""Answer a request: one file a phase."""

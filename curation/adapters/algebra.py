@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 
 
@@ -107,7 +106,7 @@ def combined(parts: Sequence[tuple[float, Adapter]], like: Adapter) -> Adapter:
     """
     a, b = {}, {}
     for module in like.modules:
-        products = [(share, maths.delta(one, module)) for share, one in parts]
+        products = [(share, delta(one, module)) for share, one in parts]
         (share, first), *others = products
         left, right = first.left, first.right
         if all(torch.equal(right, other.right) for _, other in others):
@@ -115,7 +114,7 @@ def combined(parts: Sequence[tuple[float, Adapter]], like: Adapter) -> Adapter:
         elif all(torch.equal(left, other.left) for _, other in others):
             right = sum((c * other.right for c, other in others), start=share * right)
         else:
-            whole = maths.total([maths.delta(one, module, c) for c, one in parts])
+            whole = total([delta(one, module, c) for c, one in parts])
             left, right = whole.left, whole.right
         a[module] = right.to(like.a[module].dtype)
         b[module] = (left / like.scales[module]).to(like.b[module].dtype)
@@ -128,7 +127,7 @@ def between(start: Adapter, end: Adapter, share: float) -> Adapter:
 
 
 def balanced(
-    spectrum: maths.Spectrum, like: Adapter, module: str, kept: slice = slice(None)
+    spectrum: Spectrum, like: Adapter, module: str, kept: slice = slice(None)
 ) -> tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]:
     """A and B of one module with singular values in equal parts in both.
 

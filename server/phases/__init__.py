@@ -1,1 +1,1 @@
-"""One file a phase: check the replies and absorb them."""
+"""Ask, check the replies and absorb them: one file a phase."""

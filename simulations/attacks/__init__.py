@@ -1,1 +1,1 @@
-"""One liar among honest sites: what each attack does to a run, without guards and with them."""
+"""One lying site among honest ones, without guards and with them."""

@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured side by side in one run."""
+"""Ratios of time and memory, measured side by side in one run."""

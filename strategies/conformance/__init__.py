@@ -1,1 +1,1 @@
-"""The laws that plug-ins of each kind are held to, on made-up inputs."""
+"""Check a plug-in by the laws of its kind, on made-up inputs."""

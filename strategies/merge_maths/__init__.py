@@ -1,1 +1,1 @@
-"""Formulas that merging rules share: factor averages, task vectors, core space, sparsity."""
+"""Formulas that plug-ins share."""

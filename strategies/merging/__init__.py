@@ -1,1 +1,1 @@
-"""Merging rules: from the sites' adapters to one, on CPU tensors of the factors."""
+"""Plug-ins and nothing else: one small file each, with its paper in the first lines."""

@@ -1,1 +1,1 @@
-"""Objectives: what one training step minimises."""
+"""Plug-ins and nothing else: one small file each, with its paper in the first lines."""

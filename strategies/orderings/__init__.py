@@ -1,1 +1,1 @@
-"""Orderings: from the scores of kept samples to an order of training."""
+"""Plug-ins and nothing else: one small file each, with its paper in the first lines."""

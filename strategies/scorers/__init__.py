@@ -1,1 +1,1 @@
-"""Scorers: from signals to one number per sample, higher is better."""
+"""Plug-ins and nothing else: one small file each, with its paper in the first lines."""

@@ -1,1 +1,1 @@
-"""Thresholds: from score summaries to one number that every site applies."""
+"""Plug-ins and nothing else: one small file each, with its paper in the first lines."""

@@ -1,1 +1,1 @@
-"""Weightings: from kept counts to each site's share of the merge."""
+"""Plug-ins and nothing else: one small file each, with its paper in the first lines."""
