@@ -127,8 +127,8 @@ class Site:
         return self._work[run]
 
     def _make(self, folder: Path, terms: RunTerms) -> Work:
-        check_terms(terms)
-        check_teacher(terms, self.config.teacher)
+        plugins = check_terms(terms)
+        check_teacher(plugins, self.config.teacher)
         own = self.config.teacher
         teacher = replace(terms.teacher, name=own.name, gguf_file=own.gguf_file)
         model = replace(
@@ -141,6 +141,7 @@ class Site:
             pool=open_pool(self.config, terms),
             model=model,
             workshop=self.workshop,
+            plugins=plugins,
             teacher=teacher,
         )
 

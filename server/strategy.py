@@ -22,12 +22,13 @@ from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, Transp
 from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
 from fedwinnow.server.aggregation.round_merge import merge_plain
 from fedwinnow.server.run.driver import DEADLINE, Progress, drive
-from fedwinnow.server.run.preflight import check_merge, check_plan
+from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.codec import codec_of
 from fedwinnow.server.transport.flower_grid import GridTransport, reachable
 from fedwinnow.strategies.interfaces.merging import Memory
+from fedwinnow.strategies.run_plugins import MergePlugins
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class CurationStrategy(Strategy):
         """
         self._ttl = timeout
         if initial_arrays is not None:
-            check_merge(self.config)
+            MergePlugins.of(self.config)
             of_flower = (train_config, evaluate_config, evaluate_fn)
             return super().start(grid, initial_arrays, num_rounds, timeout, *of_flower)
         from fedwinnow.server.report.final_files import finish  # noqa: PLC0415 - transformers load only here

@@ -5,20 +5,19 @@ from fedwinnow.curation.config.scoring import TeacherSection
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.signal_columns import (
     BACKENDS,
-    CONTRASTS,
     GRADIENTS,
     GUESTS,
-    ONCE,
     REVIEWS,
     TEACHER,
 )
-from fedwinnow.strategies.interfaces.ordering import StagedOrdering
-from fedwinnow.strategies.registry import build
-from fedwinnow.strategies.run_plugins import readers, scorers, weighing
+from fedwinnow.strategies.run_plugins import RunPlugins
 
 
-def check_terms(terms: RunTerms) -> None:
-    """Refuse terms that this site could not fulfil later.
+def check_terms(terms: RunTerms) -> RunPlugins:
+    """Make the plug-ins of a run, and refuse terms that this site could not fulfil later.
+
+    Returns:
+        The plug-ins.
 
     Raises:
         PluginError: a plug-in or a setting is unknown here; where ``run.trajectory`` is "none", a
@@ -26,10 +25,10 @@ def check_terms(terms: RunTerms) -> None:
             by such a scorer, the objective weighs by scores of another unit, or reviewers would all
             have learned the same.
     """
-    section = terms.training
-    ordering = build("ordering", section.ordering.name, section.ordering.settings)
-    if isinstance(ordering, StagedOrdering):
-        needs = build("scorer", ordering.scorer, {}).columns & (GRADIENTS | GUESTS)
+    plugins = RunPlugins.of(terms)
+    ordering, ranker = plugins.staged_ordering, plugins.stage_scorer
+    if ordering is not None and ranker is not None:
+        needs = ranker.columns & (GRADIENTS | GUESTS)
         if needs:
             message = (
                 f"training.ordering ranks by scorer {ordering.scorer!r}, which needs gradient "
@@ -37,14 +36,14 @@ def check_terms(terms: RunTerms) -> None:
                 f"({', '.join(sorted(needs))}); choose a forward-only scorer such as 'ira'"
             )
             raise PluginError(message)
-    objective, unit = weighing(section.objective), scorers(terms.scorer)[terms.scorer.name].unit
+    objective, unit = plugins.weighing_objective, plugins.scorer.unit
     if objective is not None and objective.unit not in {"", unit}:
         message = (
-            f"objective {section.objective.name!r} weighs by scores in {objective.unit}, scorer "
-            f"{terms.scorer.name!r} gives {unit}; choose scorer 'calibrated'"
+            f"objective {terms.training.objective.name!r} weighs by scores in {objective.unit}, "
+            f"scorer {terms.scorer.name!r} gives {unit}; choose scorer 'calibrated'"
         )
         raise PluginError(message)
-    for name, scorer in scorers(terms.scorer).items():
+    for name, scorer in plugins.scorers.items():
         if terms.run.trajectory == "none" and scorer.columns & GRADIENTS:
             message = (
                 f"scorer {name!r} needs gradient columns, which run.trajectory = 'none' does not "
@@ -57,16 +56,17 @@ def check_terms(terms: RunTerms) -> None:
             "run.trajectory = 'none' leaves out; set run.trajectory = 'global'"
         )
         raise PluginError(message)
-    _check_backend(terms)
-    _check_reviews(terms)
+    _check_backend(terms, plugins)
+    _check_reviews(terms, plugins)
+    return plugins
 
 
-def _check_backend(terms: RunTerms) -> None:
-    """Each reader's columns must be among those that the chosen way to measure gives."""
+def _check_backend(terms: RunTerms, plugins: RunPlugins) -> None:
+    """Refuse a plug-in that reads columns which the chosen backend cannot measure."""
     backend = terms.measuring.backend
     if backend == "auto" or terms.run.trajectory == "none":
         return
-    for name, columns in readers(terms.scorer, terms.training.objective).items():
+    for name, columns in plugins.columns_read.items():
         if lacking := sorted(columns & GRADIENTS - BACKENDS[backend]):
             able = [repr(one) for one, given in BACKENDS.items() if set(lacking) <= given]
             message = (
@@ -76,9 +76,9 @@ def _check_backend(terms: RunTerms) -> None:
             raise PluginError(message)
 
 
-def _check_reviews(terms: RunTerms) -> None:
-    """Reviewers are the sites' own warm-up adapters, so there must be such."""
-    for name, columns in readers(terms.scorer, terms.training.objective).items():
+def _check_reviews(terms: RunTerms, plugins: RunPlugins) -> None:
+    """Refuse reviews without different warm-up adapters: these are the reviewers."""
+    for name, columns in plugins.columns_read.items():
         if not columns & REVIEWS:
             continue
         if terms.run.trajectory == "none":
@@ -92,31 +92,16 @@ def _check_reviews(terms: RunTerms) -> None:
             raise PluginError(message)
 
 
-def check_teacher(terms: RunTerms, teacher: TeacherSection) -> None:
+def check_teacher(plugins: RunPlugins, teacher: TeacherSection) -> None:
     """Refuse a run whose scorer needs a teacher that is not there.
 
     Raises:
         PluginError: naming the plug-in and the setting.
     """
-    for name, columns in readers(terms.scorer, terms.training.objective).items():
+    for name, columns in plugins.columns_read.items():
         if columns & TEACHER and not teacher.name:
             message = (
                 f"{name} needs a teacher, and teacher.name is empty; name a model with the base's "
                 "tokenizer there (in a deployment: in each site.toml), or choose another scorer"
             )
             raise PluginError(message)
-
-
-def columns_at(checkpoint: int, terms: RunTerms) -> frozenset[str]:
-    """Which columns the run's scorers and its objective need at a checkpoint."""
-    needed = frozenset().union(*readers(terms.scorer, terms.training.objective).values())
-    needed |= {"loss"} if terms.clusters.count else frozenset()
-    needed -= unmeasured(terms)
-    if checkpoint == 0:
-        return needed - GRADIENTS - REVIEWS
-    return needed - ONCE if checkpoint == terms.warm_up.rounds else needed - ONCE - REVIEWS
-
-
-def unmeasured(terms: RunTerms) -> frozenset[str]:
-    """Columns that no reader gets: without other prompts there is no mean over them."""
-    return frozenset() if terms.measuring.contrast_prompts else CONTRASTS

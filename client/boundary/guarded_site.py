@@ -34,7 +34,6 @@ from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import Refusal
-from fedwinnow.strategies.run_plugins import reviewing
 
 logger = logging.getLogger(__name__)
 
@@ -170,11 +169,12 @@ class Boundary:
         """Who else gets a reply by the agreed terms: members review, or judge, with adapters."""
         if not isinstance(reply, messages.TrainedAdapter) or reply.adapter is None:
             return ""
-        terms, header = self.site.work(reply.header.run).terms, reply.header
+        work, header = self.site.work(reply.header.run), reply.header
+        terms = work.terms
         if header.phase == Phase.TRAIN.value:
             return "members" if terms.guards.anchor_margin > 0 else ""
         last = (header.phase, header.round) == (Phase.WARM_UP.value, terms.warm_up.rounds)
-        return "members" if last and reviewing(terms.scorer, terms.training.objective) else ""
+        return "members" if last and work.plugins.reviews_reader else ""
 
     def _request(self, stamp: Stamp, payload: bytes) -> Request:
         request = wire.decode(payload)

@@ -54,6 +54,7 @@ from fedwinnow.curation.protocol.requests import (
     ScoreRequest,
     SelectRequest,
 )
+from fedwinnow.strategies.run_plugins import RunPlugins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ class Policy:
         ask("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
                   " or ".join(fitting))  # fmt: skip
         if isinstance(request, JoinRequest):
-            self._terms(parse_terms(request.terms))
+            self._terms(parse_terms(request.terms), None)
             return
         if isinstance(request, CloseRequest):
             return
@@ -88,8 +89,8 @@ class Policy:
         if work is None:
             message = f"run {request.header.run!r} has not been joined; send the join request first"
             raise ProtocolError(message)
-        self._terms(work.terms)
-        check_place(request, work.terms)
+        self._terms(work.terms, work.plugins)
+        check_place(request, work.terms, work.plugins)
         check_brought(request, self.section)
         self._data(work, request.header.run, ledger)
         self._counts(request, work, ledger, digest)
@@ -126,8 +127,13 @@ class Policy:
             return replace(reply, losses=losses)
         return reply
 
-    def _terms(self, terms: RunTerms) -> None:
-        """Clauses that the agreed terms of a run may break."""
+    def _terms(self, terms: RunTerms, made: RunPlugins | None) -> None:
+        """Refuse terms that break a clause.
+
+        Args:
+            terms: The terms of the run.
+            made: Its plug-ins; None before it has joined: they are made once they are allowed.
+        """
         section = self.section
         ask(
             "allow_unsealed_adapters",
@@ -157,7 +163,7 @@ class Policy:
         limits = section.max_rounds, section.max_steps, section.max_rank
         for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
             ask(f"max_{name}", came, came <= limit, f"at most {limit}")
-        sharer = shares_adapters(terms)
+        sharer = shares_adapters(terms, RunPlugins.of(terms) if made is None else made)
         ask(
             "share_adapter_with_members",
             f"{sharer}, for which this site's adapter goes to the other members",

@@ -11,14 +11,13 @@ from fedwinnow.curation.protocol.requests import JoinRequest
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.curation.signal_columns import TEACHER
 from fedwinnow.curation.versions import versions
-from fedwinnow.strategies.terms_check import columns_at
 
 
 def join(work: Work, request: JoinRequest) -> Reply:
     """Say who the site is and make the seeded initial adapter."""
     check_own_part(work.config.site, work.terms.adapter)
     teacher, scored = "", work.terms.measuring.layers
-    if columns_at(0, work.terms) & TEACHER:  # before the base, so that one of them is in memory
+    if work.plugins.columns_at(0) & TEACHER:  # before the base, so that one of them is in memory
         teacher = teacher_fingerprint(work)
     if scored:
         work.loaded.last_layers(scored)  # refused now rather than after a round of training

@@ -22,7 +22,6 @@ from fedwinnow.curation.protocol.requests import (
     ProbeRequest,
 )
 from fedwinnow.curation.signal_columns import GUESTS, REVIEWS, TEACHER
-from fedwinnow.strategies.terms_check import columns_at
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def _signals(
     learning_rate: float,
     reviewers: Mapping[str, Adapter] = MappingProxyType({}),
 ) -> Reply:
-    columns = columns_at(checkpoint, work.terms)
+    columns = work.plugins.columns_at(checkpoint)
     guests = taught(work) if columns & TEACHER else Beside()  # before the student is loaded
     checked = hold(work, header, adapter)
     if columns & REVIEWS:

@@ -15,7 +15,6 @@ from fedwinnow.curation.protocol.requests import ScoreRequest
 from fedwinnow.curation.scores.histogram import edges_from_public, summarise
 from fedwinnow.strategies.interfaces.scorer import QueueingScorer
 from fedwinnow.strategies.maths.blockwise_scoring import score_in_blocks
-from fedwinnow.strategies.run_plugins import scorers
 
 
 def score(work: Work, request: ScoreRequest) -> Reply:
@@ -29,7 +28,7 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     everything: dict[str, Scores] = {}
     deciding: Fitted | None = None
     queue = None
-    for name, scorer in scorers(work.terms.scorer).items():
+    for name, scorer in work.plugins.scorers.items():
         fitted = scorer.fit(public)
         everything[name] = score_in_blocks(scorer, private, fitted)
         if deciding is None and isinstance(scorer, QueueingScorer):
@@ -85,7 +84,7 @@ def _check_rows(work: Work, request: ScoreRequest) -> None:
 
 
 def _edges(work: Work, public_scores: Scores) -> np.ndarray:
-    unit = scorers(work.terms.scorer)[work.terms.scorer.name].unit
+    unit = work.plugins.scorer.unit
     return edges_from_public(
         public_scores, bins=work.terms.summary.bins, probability=unit == "probability"
     )

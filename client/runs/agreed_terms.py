@@ -10,13 +10,19 @@ from collections.abc import Iterator, Mapping
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.protocol.messages import Request
-from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest
-from fedwinnow.curation.protocol.requests import CloseRequest, EvaluateRequest, JoinRequest, JudgeRequest, MeasureRequest, ProbeRequest, ScoreRequest, SelectRequest, TrainRequest
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.protocol.requests import (
+    ClusterRequest,
+    EvaluateRequest,
+    JudgeRequest,
+    MeasureRequest,
+    QuotaRequest,
+    SelectRequest,
+    TrainRequest,
+)
 from fedwinnow.strategies.interfaces.ordering import StagedOrdering
-from fedwinnow.strategies.run_plugins import reviewing
 from fedwinnow.strategies.registry import Kind, build, factory
-
+from fedwinnow.strategies.run_plugins import RunPlugins
 
 
 def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
@@ -68,14 +74,14 @@ def steps(terms: RunTerms) -> int:
     return warm_up_rounds(terms) * terms.warm_up.steps + training
 
 
-def shares_adapters(terms: RunTerms) -> str:
+def shares_adapters(terms: RunTerms, plugins: RunPlugins) -> str:
     """What makes members' adapters travel to the other members; "" for nothing."""
     if terms.guards.anchor_margin > 0:
         return "guards.anchor_margin"
-    return reviewing(terms.scorer, terms.training.objective)
+    return plugins.reviews_reader
 
 
-def check_place(request: Request, terms: RunTerms) -> None:
+def check_place(request: Request, terms: RunTerms, plugins: RunPlugins) -> None:
     """Refuse a request that is none of those which the agreed terms announce.
 
     Raises:
@@ -97,7 +103,7 @@ def check_place(request: Request, terms: RunTerms) -> None:
         last = warm_up_rounds(terms)
         _agreed("checkpoint", request.checkpoint, 1 <= request.checkpoint <= last, f"1 to {last}")
         _agreed("round", number, number == request.checkpoint, request.checkpoint)
-        due = number == last and reviewing(terms.scorer, terms.training.objective) != ""
+        due = number == last and plugins.reviews_reader != ""
         _agreed("reviewers", len(request.reviewers), due or not request.reviewers, "none")
     elif isinstance(request, EvaluateRequest):
         last, most = terms.training.rounds, terms.evaluation.generate

@@ -10,27 +10,16 @@ import numpy as np
 from fedwinnow.client.data.site_data import Pool
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.adapters.checks import adapter_hash, check_adapter
-from fedwinnow.curation.model.base_change import changed_base
-from fedwinnow.curation.signal_columns import (
-    BACKENDS,
-    CONTRASTS,
-    GRADIENTS,
-    GUESTS,
-    ONCE,
-    REVIEWS,
-    TEACHER,
-)
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import ModelSection, TeacherSection
 from fedwinnow.curation.config.site import SiteConfig
-from fedwinnow.curation.errors import PluginError, ProtocolError
-from fedwinnow.curation.protocol.header import Header
-from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
-from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
-from fedwinnow.strategies.interfaces.ordering import StagedOrdering
 from fedwinnow.curation.config.strict_toml import canonical, parse
-from fedwinnow.strategies.run_plugins import readers, scorers, weighing
-from fedwinnow.strategies.registry import build
+from fedwinnow.curation.datatypes import Adapter, SignalTable
+from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.model.base_change import changed_base
+from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
+from fedwinnow.curation.protocol.header import Header
+from fedwinnow.strategies.run_plugins import RunPlugins
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +33,8 @@ class Work:
     model: ModelSection
     """The agreed model section, with the site's own name of the base model."""
     workshop: Workshop
+    plugins: RunPlugins
+    """The run's plug-ins, made once."""
     teacher: TeacherSection = field(default_factory=TeacherSection)
     """The agreed teacher section, with the site's own name of the teacher; "" where it has none."""
 
@@ -79,18 +70,6 @@ def parse_terms(text: str) -> RunTerms:
         message = "terms must be a JSON object"
         raise ProtocolError(message)
     return parse(tree, RunTerms)
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def hold(work: Work, header: Header, adapter: Adapter, change: Adapter | None = None) -> str:
@@ -132,5 +111,3 @@ def rows_of(table: SignalTable, keep: Sequence[int]) -> SignalTable:
         reference_gram=table.reference_gram,
         learning_rate=table.learning_rate,
     )
-
-

@@ -22,10 +22,9 @@ from fedwinnow.client.runs.site_run import Work
 from fedwinnow.client.signals.collect import measuring, public_rows
 from fedwinnow.client.signals.shards import forget
 from fedwinnow.curation.datatypes import Scores
+from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.signal_columns import GRADIENTS
-from fedwinnow.strategies.interfaces.scorer import Scorer
-from fedwinnow.strategies.registry import build
-from fedwinnow.strategies.terms_check import unmeasured
+from fedwinnow.strategies.run_plugins import unmeasured_columns
 
 Places = Int[np.ndarray, " samples"]
 """Positions of samples in the silo's data order."""
@@ -86,13 +85,16 @@ def choose(
     return tables.read_stage(own)
 
 
-def score_now(work: Work, adapter: str, name: str) -> Callable[[Places], Scores]:
+def score_now(work: Work, adapter: str) -> Callable[[Places], Scores]:
     """What scores samples of the silo at the held adapter, by one forward-only scorer.
 
     The scorer is fitted on the site's own measurement of the public rows at the same adapter.
     """
-    scorer: Scorer = build("scorer", name, {})
-    columns = scorer.columns - GRADIENTS - unmeasured(work.terms)
+    scorer = work.plugins.stage_scorer
+    if scorer is None:  # pragma: no cover - called only for an ordering with stages
+        message = "this run's ordering has no stages"
+        raise ProtocolError(message)
+    columns = scorer.columns - GRADIENTS - unmeasured_columns(work.terms)
     table = measuring(work, adapter, columns=columns, checkpoint=0)
 
     def score(places: Places) -> Scores:

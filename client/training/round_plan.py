@@ -17,7 +17,7 @@ from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.requests import TrainRequest
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.interfaces.objective import Objective, WeighingObjective
+from fedwinnow.strategies.interfaces.objective import Objective
 from fedwinnow.strategies.interfaces.ordering import Order, Ordering, StagedOrdering
 from fedwinnow.strategies.maths.order_schedule import chosen
 from fedwinnow.strategies.registry import build
@@ -72,13 +72,13 @@ def arm_lesson(work: Work, request: TrainRequest, adapter: str) -> Lesson:
     """A round of an arm: what it keeps, or a stage of that; one seed over all rounds of either."""
     section, header = work.terms.training, request.header
     seed = derive_seed(work.terms.run.seed, work.site, header.phase)
-    ordering: Ordering = build("ordering", section.ordering.name, section.ordering.settings)
+    ordering, staged = work.plugins.ordering, work.plugins.staged_ordering
     places, scores = kept_by(work, header.arm)
     kept, first_round = len(places), 1
     weights = weights_of(work, header.arm, places, scores)
-    if isinstance(ordering, StagedOrdering) and kept > 0:
-        stage = stage_at(work, ordering, header.round, kept)
-        score = score_now(work, adapter, ordering.scorer)
+    if staged is not None and kept > 0:
+        stage = stage_at(work, staged, header.round, kept)
+        score = score_now(work, adapter)
         everything, (places, scores) = places, choose(work, header.arm, stage, places, score)
         if weights is not None:
             weights = weights[np.searchsorted(everything, places)]
@@ -89,7 +89,7 @@ def arm_lesson(work: Work, request: TrainRequest, adapter: str) -> Lesson:
         samples=samples,
         kept=kept,
         order=order,
-        objective=build("objective", section.objective.name, section.objective.settings),
+        objective=work.plugins.objective,
         weights=weights,
         first_step=(first_round - 1) * section.steps,
         seed=seed,
@@ -121,9 +121,8 @@ def weights_of(work: Work, arm: str, places: Places, scores: Scores) -> Weights 
     Raises:
         PluginError: the objective gave no number of at least 0 for each sample.
     """
-    section = work.terms.training.objective
-    objective = build("objective", section.name, section.settings)
-    if arm != "curated" or not isinstance(objective, WeighingObjective) or len(places) == 0:
+    objective = work.plugins.weighing_objective
+    if arm != "curated" or objective is None or len(places) == 0:
         return None
     trajectory = tuple(
         rows_of(tables.read_signals(work.folder / f"signals-{checkpoint}.parquet"), places.tolist())
@@ -132,8 +131,8 @@ def weights_of(work: Work, arm: str, places: Places, scores: Scores) -> Weights 
     weights = objective.weights(scores, trajectory)
     if weights.shape != places.shape or not (np.isfinite(weights) & (weights >= 0)).all():
         message = (
-            f"objective {section.name!r}: expected {len(places)} weights of at least 0, got "
-            f"{weights.shape[0]} that are not; repair the objective plug-in"
+            f"objective {work.terms.training.objective.name!r}: expected {len(places)} weights of "
+            f"at least 0, got {weights.shape[0]} that are not; repair the objective plug-in"
         )
         raise PluginError(message)
     return weights
@@ -148,18 +147,16 @@ def behind(work: Work, header: Header) -> int:
     Reference:
         L. Kish, Survey Sampling, Wiley, 1965
     """
-    section, arm = work.terms.training, header.arm
+    arm = header.arm
     places = np.flatnonzero(tables.read_kept(work.folder / "selection.parquet", arm))
     if len(places) == 0:
         return 0
-    ordering: Ordering = build("ordering", section.ordering.name, section.ordering.settings)
     weights = np.ones(len(places))
-    objective = build("objective", section.objective.name, section.objective.settings)
-    if isinstance(objective, WeighingObjective):
+    if work.plugins.weighing_objective is not None:
         known = weights_of(work, arm, *kept_by(work, arm))
         weights = weights if known is None else known
-    if isinstance(ordering, StagedOrdering):
-        stage = stage_at(work, ordering, header.round, len(places))
+    if work.plugins.staged_ordering is not None:
+        stage = stage_at(work, work.plugins.staged_ordering, header.round, len(places))
         taken, _ = tables.read_stage(stage.file(work.folder, arm))
         weights = weights[np.searchsorted(places, taken)]
     squares = float((weights**2).sum())

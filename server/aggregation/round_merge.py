@@ -19,10 +19,8 @@ from fedwinnow.curation.errors import EmptySelectionError, PluginError, Protocol
 from fedwinnow.curation.model.base_change import add_change, changed_base
 from fedwinnow.server.aggregation.update_guards import bound_norms, cap_weights, krum, middle
 from fedwinnow.strategies.interfaces.merging import (
-    FactorMerging,
     Memory,
     Merged,
-    Merging,
     SparseMerging,
     merge_remembering,
 )
@@ -33,6 +31,7 @@ from fedwinnow.strategies.interfaces.weighting import (
     Weighting,
 )
 from fedwinnow.strategies.registry import build
+from fedwinnow.strategies.run_plugins import MergePlugins
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +65,9 @@ def merge_plain(
         IncompatibleAdapterError: adapters do not belong together.
         ProtocolError: the merge has a change of the base, which would be lost.
     """
-    rule: Merging = build("merging", config.merging.name, config.merging.settings)
-    weights = _weights(config, counts, None)
-    merged, memory = merge_remembering(rule, adapters, weights, previous, memory)
+    plugins = MergePlugins.of(config)
+    weights = _weights(plugins.weighting, counts, None)
+    merged, memory = merge_remembering(plugins.merging, adapters, weights, previous, memory)
     if merged.change is not None:
         message = (
             f"merging.name = {config.merging.name!r}: expected a rule that leaves the base as "
@@ -91,15 +90,6 @@ class Seen:
     """Site → category of anchors → what its adapter does to their loss, by the judges' word."""
     before: Mapping[str, float] = field(default_factory=dict)
     """Site → weight in the arm's round before."""
-
-
-def frozen(config: RunConfig, number: int) -> str:
-    """The factor that no site trains in a round (counted from 1): "a", "b", or "" for neither."""
-    rule = build("merging", config.merging.name, config.merging.settings)
-    if not isinstance(rule, FactorMerging):
-        return ""
-    trained = rule.trains(number - 1)
-    return next((factor for factor in ("a", "b") if factor not in trained), "")
 
 
 def merge_round(
@@ -137,10 +127,10 @@ def merge_round(
     if not used:
         raise _nobody_left(bounded)
     told = {site: counts[site] for site in used}
-    weights = _weights(config, told, None if warm_up else seen)
-    rule: Merging = build("merging", "core_svd", {})
+    plugins = MergePlugins.of(config)
+    weights = _weights(plugins.weighting, told, None if warm_up else seen)
+    rule = build("merging", "core_svd", {}) if warm_up else plugins.merging
     if not warm_up:
-        rule = build("merging", config.merging.name, config.merging.settings)
         liars = _liars_among(len(used), config.guards, judged=len(bounded))
         used, weights, words = guarded(used, weights, previous, config.guards, liars=liars)
         bounded = _joined(bounded, words)
@@ -170,7 +160,7 @@ def _nobody_left(words: Mapping[str, str]) -> EmptySelectionError:
     return EmptySelectionError(message)
 
 
-def check_merging(config: RunConfig) -> None:
+def check_merging(config: RunConfig, plugins: MergePlugins) -> None:
     """Refuse a rule that cannot merge what the run trains, or not together with its guards.
 
     Raises:
@@ -178,21 +168,19 @@ def check_merging(config: RunConfig) -> None:
             guards' rule would make anew; the weighting needs judges, and there are none.
     """
     name = config.merging.name
-    rule = build("merging", name, config.merging.settings)
-    if isinstance(rule, SparseMerging):
+    if isinstance(plugins.merging, SparseMerging):
         message = (
             f"merging.name = {name!r} merges sparse differences, and a run trains LoRA adapters; "
             "use it with `fedwinnow merge`, or choose core_svd"
         )
         raise PluginError(message)
-    weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    if isinstance(weighting, JudgedWeighting) and config.guards.anchor_margin == 0:
+    if plugins.reads_judgements and config.guards.anchor_margin == 0:
         message = (
             f"weighting.name = {config.weighting.name!r} reads what the other sites measure of "
             "each adapter; set guards.anchor_margin (a large one leaves nobody out)"
         )
         raise PluginError(message)
-    if isinstance(rule, FactorMerging) and config.guards.rule in {"median", "trimmed_mean"}:
+    if plugins.factor_merging and config.guards.rule in {"median", "trimmed_mean"}:
         message = (
             f"guards.rule = {config.guards.rule!r} makes both factors anew, and merging.name = "
             f"{name!r} needs one that all sites share; set guards.rule to 'krum' or 'none'"
@@ -201,10 +189,9 @@ def check_merging(config: RunConfig) -> None:
 
 
 def _weights(
-    config: RunConfig, counts: Mapping[str, int], seen: Seen | None
+    weighting: Weighting, counts: Mapping[str, int], seen: Seen | None
 ) -> Mapping[str, float]:
-    """Weights by counts alone, or also by what was seen, where the weighting reads it."""
-    weighting: Weighting = build("weighting", config.weighting.name, config.weighting.settings)
+    """Return weights by counts alone, or also by what was seen, where the weighting reads it."""
     if seen is not None and isinstance(weighting, AligningWeighting):
         return weighting.align(counts, seen.alignments, seen.before)
     if seen is not None and isinstance(weighting, JudgedWeighting):

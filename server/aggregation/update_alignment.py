@@ -11,20 +11,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
-from fedwinnow.strategies.interfaces.weighting import AligningWeighting
-from fedwinnow.strategies.registry import build
+from fedwinnow.strategies.run_plugins import MergePlugins
 
 WITNESSES = 3
 """Members that are asked for the gradient: the first by name."""
 
 
-def witnesses(config: RunConfig, sites: tuple[str, ...]) -> tuple[str, ...]:
-    """Who tells the anchors' gradient in a training round; nobody where no weighting reads it."""
-    weighting = build("weighting", config.weighting.name, config.weighting.settings)
-    return sites[:WITNESSES] if isinstance(weighting, AligningWeighting) else ()
+def witnesses(plugins: MergePlugins, sites: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the sites that send the anchors' gradient; none where no weighting reads it."""
+    return sites[:WITNESSES] if plugins.reads_alignments else ()
 
 
 def alignments(

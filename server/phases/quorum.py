@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import PluginError, ProtocolError
-from fedwinnow.strategies.run_plugins import FEWEST, reviewing
+from fedwinnow.strategies.run_plugins import FEWEST, RunPlugins
 
 K = TypeVar("K", bound=Hashable)
 
@@ -42,7 +42,7 @@ def enough_reviewers(sites: Collection[str], config: RunConfig, missing: Mapping
         ProtocolError: it does, and they are too few.
     """
     try:
-        reader = reviewing(config.scorer, config.training.objective)
+        reader = RunPlugins.of(config.terms()).reviews_reader
     except PluginError:
         return False  # the sites need the plug-in, and say so at join where they do not have it
     if reader and len(sites) < FEWEST:

@@ -14,7 +14,7 @@ from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import TrainedAdapter
 from fedwinnow.curation.protocol.requests import TrainRequest
 from fedwinnow.server.aggregation.count_guards import guarded_counts
-from fedwinnow.server.aggregation.round_merge import Seen, frozen, merge_round
+from fedwinnow.server.aggregation.round_merge import Seen, merge_round
 from fedwinnow.server.aggregation.update_alignment import alignments, witnesses
 from fedwinnow.server.phases.quorum import enough_reviewers
 from fedwinnow.server.phases.values import (
@@ -28,6 +28,7 @@ from fedwinnow.server.phases.values import (
     why_too_many,
 )
 from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
+from fedwinnow.strategies.run_plugins import MergePlugins
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +37,16 @@ def request(state: RunState, config: RunConfig, header: Header) -> TrainRequest:
     """Send the adapter to train from, and the place of the round in the learning-rate plan."""
     warm_up = header.phase == Phase.WARM_UP
     section = config.warm_up if warm_up else config.training
+    plugins = MergePlugins.of(config)
     return TrainRequest(
         header=header,
         adapter=given(request_adapter(state), "adapter"),
         step_offset=(state.round - 1) * section.steps,
         total_steps=section.rounds * section.steps,
         sites=state.sites,
-        frozen="" if warm_up else frozen(config, state.round),
+        frozen="" if warm_up else plugins.frozen_factor(state.round),
         change=state.change,
-        gradients_from=() if warm_up else witnesses(config, state.sites),
+        gradients_from=() if warm_up else witnesses(plugins, state.sites),
     )
 
 

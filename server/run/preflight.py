@@ -9,9 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server.aggregation.round_merge import check_merging
-from fedwinnow.strategies.interfaces.merging import FactorMerging
 from fedwinnow.strategies.registry import Kind, build, names
-from fedwinnow.strategies.run_plugins import FEWEST, reviewing
+from fedwinnow.strategies.run_plugins import FEWEST, MergePlugins
 from fedwinnow.strategies.terms_check import check_teacher, check_terms
 
 
@@ -21,16 +20,6 @@ class CountingMerging(Protocol):
 
     fewest: int
     """Sites that it needs, at least 1."""
-
-
-def check_merge(config: RunConfig) -> None:
-    """Make what merges: all that rounds of an ordinary Flower app need of a configuration.
-
-    Raises:
-        PluginError: the weighting, the rule or a setting of theirs is unknown or wrong.
-    """
-    build("weighting", config.weighting.name, config.weighting.settings)
-    build("merging", config.merging.name, config.merging.settings)
 
 
 def check_plan(config: RunConfig) -> None:
@@ -53,19 +42,14 @@ def check_plan(config: RunConfig) -> None:
         if section.name in names(kind):
             build(kind, section.name, section.settings)
     build("threshold", config.threshold.name, config.threshold.settings)
-    check_merge(config)
-    check_merging(config)
-    _check_rounds_and_sites(config)
+    plugins = MergePlugins.of(config)
+    check_merging(config, plugins)
+    _check_rounds_and_sites(config, plugins)
 
 
-def _check_rounds_and_sites(config: RunConfig) -> None:
-    training = config.training
-    rule = build("merging", config.merging.name, config.merging.settings)
-    if (
-        training.rounds == 1
-        and isinstance(rule, FactorMerging)
-        and rule.trains(0) != rule.trains(1)
-    ):
+def _check_rounds_and_sites(config: RunConfig, plugins: MergePlugins) -> None:
+    training, rule = config.training, plugins.factor_merging
+    if training.rounds == 1 and rule and rule.trains(0) != rule.trains(1):
         message = (
             f"training.rounds = 1: merging.name = {config.merging.name!r} trains the factors in "
             "turn and needs at least 2 rounds; raise training.rounds, or set merging.name = "
@@ -73,7 +57,7 @@ def _check_rounds_and_sites(config: RunConfig) -> None:
         )
         raise ConfigError(message)
     small = [site for site in config.sites if 0 < site.rank < config.adapter.rank]
-    if small and isinstance(rule, FactorMerging):
+    if small and rule:
         message = (
             f"sites.rank = {small[0].rank} of site {small[0].name!r}: merging.name = "
             f"{config.merging.name!r} has all sites share a factor, which has one rank; set "
@@ -81,10 +65,11 @@ def _check_rounds_and_sites(config: RunConfig) -> None:
         )
         raise ConfigError(message)
     sites = len(config.sites) or len(config.members)
-    if isinstance(rule, CountingMerging) and 0 < sites < rule.fewest:
+    counting = plugins.merging
+    if isinstance(counting, CountingMerging) and 0 < sites < counting.fewest:
         message = (
             f"merging.name = {config.merging.name!r} with {dict(config.merging.settings)} needs at "
-            f"least {rule.fewest} sites, and the run has {sites}; lower num_malicious_nodes"
+            f"least {counting.fewest} sites, and the run has {sites}; lower num_malicious_nodes"
         )
         raise ConfigError(message)
 
@@ -97,9 +82,9 @@ def check_config(config: RunConfig) -> None:
             needs more rounds or sites.
         PluginError: a plug-in or a setting is unknown, or does not fit the trajectory.
     """
-    check_terms(config.terms())
-    check_teacher(config.terms(), config.teacher)
-    reader = reviewing(config.scorer, config.training.objective)
+    plugins = check_terms(config.terms())
+    check_teacher(plugins, config.teacher)
+    reader = plugins.reviews_reader
     if reader and len(config.sites) < FEWEST:
         message = (
             f"{reader} needs reviewers from at least {FEWEST} sites, and the scenario has "

@@ -12,6 +12,7 @@ from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSectio
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import SignalTable, Status
 from fedwinnow.curation.protocol import messages as m
+from fedwinnow.strategies.run_plugins import RunPlugins
 
 CHECKPOINTS = 2
 EDGES = np.linspace(0.0, 1.0, 5)
@@ -57,8 +58,9 @@ def silo(folder, losses, scores, *, site="north", terms=None, policy=None, **sec
         simulation=policy is None,
         policy=policy or PolicySection(),
     )
+    terms = terms or terms_of()
     work = Work(
-        config=config, terms=terms or terms_of(), folder=folder,
+        config=config, terms=terms, folder=folder, plugins=RunPlugins.of(terms),
         pool=SimpleNamespace(samples=()), model=None, workshop=None,
     )  # fmt: skip
     tables.write_scores(folder / "scores.parquet", private[-1], {"perplexity": scores}, EDGES)

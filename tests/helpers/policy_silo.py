@@ -15,9 +15,10 @@ from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, Selection
-from fedwinnow.curation.errors import RefusalError
+from fedwinnow.curation.errors import PluginError, RefusalError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
+from fedwinnow.strategies.run_plugins import RunPlugins
 
 OPEN = {"allow_unsealed_adapters": True, "smallest_group": 8, "min_change": 5}
 PLAIN = {
@@ -27,6 +28,14 @@ PLAIN = {
     "adapter": {"rank": 4},
     "evaluation": {"generate": 2},
 }
+
+
+def made_of(terms):
+    """The plug-ins of terms; None where they cannot be made: a policy refuses such terms first."""
+    try:
+        return RunPlugins.of(terms)
+    except PluginError:
+        return None
 
 
 def adapter_of(rank=4, width=6):
@@ -61,9 +70,10 @@ class Silo:
             anchors_hash=anchors,
         )
         site = SiteSection(name="law", data="d", round_counts_to=self.rounds_to)
+        agreed = terms_of(**terms)
         return Work(
-            config=SiteConfig(site=site), terms=terms_of(**terms), folder=folder, pool=pool,
-            model=None, workshop=None,
+            config=SiteConfig(site=site), terms=agreed, folder=folder, pool=pool,
+            model=None, workshop=None, plugins=made_of(agreed),
         )  # fmt: skip
 
     def ask(self, request, work=None, digest=""):

@@ -15,7 +15,7 @@ from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
 from fedwinnow.curation.signal_columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.strategies.terms_check import columns_at
+from fedwinnow.strategies.run_plugins import RunPlugins
 
 READING = Reading(batch_tokens=200, max_length=64)
 
@@ -157,9 +157,11 @@ def test_measuring_keeps_the_mode_of_training(model):
 def test_without_other_prompts_no_scorer_waits_for_them(tmp_path):
     """measuring.contrast_prompts = 0 asks for no contrast column, at any checkpoint."""
     scenario = write_toy_scenario(tmp_path, samples=6)
-    assert columns_at(0, load_scenario(scenario).terms()) >= CONTRASTS
+    assert RunPlugins.of(load_scenario(scenario).terms()).columns_at(0) >= CONTRASTS
     terms = load_scenario(scenario, ["measuring.contrast_prompts=0"]).terms()
-    assert not any(columns_at(t, terms) & CONTRASTS for t in range(terms.warm_up.rounds + 1))
+    assert not any(
+        RunPlugins.of(terms).columns_at(t) & CONTRASTS for t in range(terms.warm_up.rounds + 1)
+    )
 
 
 @pytest.mark.slow

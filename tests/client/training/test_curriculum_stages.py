@@ -153,7 +153,7 @@ def test_stages_rank_with_the_adapter_of_the_round(unbroken):
     for number in (1, 3):
         request = requests[number - 1]
         adapter = hold(work, request.header, request.adapter)
-        said[number] = curriculum_stages.score_now(work, adapter, "ira")(places)
+        said[number] = curriculum_stages.score_now(work, adapter)(places)
     assert said[3].tolist() == scores.tolist()
     assert said[1].tolist() != scores.tolist()
 

@@ -22,10 +22,16 @@ from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, PluginError
 from fedwinnow.curation.model.base_change import changed_base, effective
-from fedwinnow.server.aggregation.round_merge import Seen, check_merging, frozen, merge_round
+from fedwinnow.server.aggregation.round_merge import Seen, check_merging, merge_round
 from fedwinnow.server.run.fold import absorb, next_request
 from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.state import RunState
+from fedwinnow.strategies.run_plugins import MergePlugins
+
+
+def held_to_guards(config):
+    """Check a configuration's own merging plug-ins."""
+    check_merging(config, MergePlugins.of(config))
 
 
 def merging(name: str, **changes):
@@ -86,10 +92,18 @@ def test_merge_evaluates_and_keeps_the_whole(rule):
 
 def test_merge_asks_for_one_factor_where_the_rule_says_so():
     """freeze_a and fedsvd train B; alternate B, A, B; other rules both; warm-up always both."""
-    assert [frozen(merging("freeze_a"), n) for n in (1, 2, 3)] == ["a", "a", "a"]
-    assert [frozen(merging("alternate"), n) for n in (1, 2, 3)] == ["a", "b", "a"]
-    assert [frozen(merging("fedsvd"), n) for n in (1, 2)] == ["a", "a"]
-    assert frozen(make_config(), 1) == ""
+    assert [MergePlugins.of(merging("freeze_a")).frozen_factor(n) for n in (1, 2, 3)] == [
+        "a",
+        "a",
+        "a",
+    ]
+    assert [MergePlugins.of(merging("alternate")).frozen_factor(n) for n in (1, 2, 3)] == [
+        "a",
+        "b",
+        "a",
+    ]
+    assert [MergePlugins.of(merging("fedsvd")).frozen_factor(n) for n in (1, 2)] == ["a", "a"]
+    assert MergePlugins.of(make_config()).frozen_factor(1) == ""
     assert next_request(run_until(merging("freeze_a"), "warm_up")).frozen == ""
     assert next_request(run_until(merging("freeze_a"), "train")).frozen == "a"
 
@@ -164,8 +178,8 @@ def test_merge_with_the_middle_of_three_sites():
 def test_merge_refuses_what_does_not_go_together_before_anything_starts(rule, guard, said):
     """A rule for sparse differences, or a shared factor that the guard would make anew."""
     with pytest.raises(PluginError, match=said):
-        check_merging(merging(rule, guards=GuardsSection(rule=guard)))
-    check_merging(merging("freeze_a", guards=GuardsSection(rule="krum")))
+        held_to_guards(merging(rule, guards=GuardsSection(rule=guard)))
+    held_to_guards(merging("freeze_a", guards=GuardsSection(rule="krum")))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +257,7 @@ def test_merge_weighs_by_what_the_judges_measure():
     config = make_config(
         weighting=PluginSection(name="tail_patch"), guards=GuardsSection(anchor_margin=1e6)
     )
-    check_merging(config)
+    held_to_guards(config)
     state = step(step(run_until(config, "train")), harmful=())
     trained = state.records[-2]
     equal = [one.weight for one in trained.sites.values()]
@@ -252,7 +266,7 @@ def test_merge_weighs_by_what_the_judges_measure():
     assert bad["gamma"].effects["law"].gain < 0 < bad["alpha"].effects["law"].gain
     assert bad["gamma"].weight == pytest.approx(3 / 133)
     with pytest.raises(PluginError, match=r"guards\.anchor_margin"):
-        check_merging(make_config(weighting=PluginSection(name="tail_patch")))
+        held_to_guards(make_config(weighting=PluginSection(name="tail_patch")))
 
 
 def test_merge_refuses_a_judge_of_other_anchors_and_goes_on():
