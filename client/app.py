@@ -80,7 +80,8 @@ def _told(error: TransportError) -> str:
 
 def _computed(message: Message, context: Context) -> RecordDict:
     """Answer as a simulated site."""
-    from fedwinnow.curation.protocol import messages  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.refusals import refusal_of  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.protocol import messages  # noqa: PLC0415 - likewise
     from fedwinnow.curation.protocol.flower_messages import message_records  # noqa: PLC0415 - likewise
 
     header, name = messages.Header(run="", phase=""), ""
@@ -93,9 +94,7 @@ def _computed(message: Message, context: Context) -> RecordDict:
     except Exception as error:
         logger.exception("node %d cannot answer as site %r", context.node_id, name)
         reason = "the node could not carry the message to its site; its own log says why"
-        clause = type(error).__name__
-        refusal = messages.Refusal(header=header, site=name, clause=clause, reason=reason)
-        return message_records(refusal)
+        return message_records(refusal_of(error, header, name, told=False, otherwise=reason))
 
 
 def site_of(context: Context) -> "Site":

@@ -14,6 +14,7 @@ from pathlib import Path
 from fedwinnow.client.data.site_data import open_pool
 from fedwinnow.client.phases.table import answer
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
+from fedwinnow.client.runs.refusals import refusal_of
 from fedwinnow.client.runs.site_run import Work, parse_terms
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config.run import RunTerms
@@ -25,19 +26,14 @@ from fedwinnow.curation.errors import (
     ModelError,
     OutputError,
     ProtocolError,
-    RefusalError,
 )
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.header import PROTOCOL, Header
+from fedwinnow.curation.protocol.header import PROTOCOL
 from fedwinnow.curation.protocol.messages import Reply, Request
-from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.curation.protocol.requests import JoinRequest
 from fedwinnow.strategies.terms_check import check_teacher, check_terms
 
 logger = logging.getLogger(__name__)
-
-OWN = "the site could not compute this; its own log says why"
-"""What a server hears of the silo's files: error texts name paths, columns and counts."""
 
 
 @dataclass(slots=True)
@@ -60,12 +56,11 @@ class Site:
         except CurationError as error:
             logger.warning("site %s refuses %s: %s", self.name, request.header.phase, error)
             own = isinstance(error, DataError | ModelError | OutputError)
-            reason = OWN if own and not self.config.simulation else str(error)
-            clause = error.clause if isinstance(error, RefusalError) else type(error).__name__
-            return self._refusal(request.header, clause, reason)
+            told = self.config.simulation or not own
+            return refusal_of(error, request.header, self.name, told=told)
         except Exception as error:
             logger.exception("site %s failed in phase %s", self.name, request.header.phase)
-            return self._refusal(request.header, type(error).__name__, OWN)
+            return refusal_of(error, request.header, self.name, told=False)
 
     def answer(self, request: Request) -> Reply:
         """Answer a request, raising what goes wrong: for tests and for a local simulation.
@@ -144,9 +139,6 @@ class Site:
             plugins=plugins,
             teacher=teacher,
         )
-
-    def _refusal(self, header: Header, clause: str, reason: str) -> Refusal:
-        return Refusal(header=header, site=self.name, clause=clause, reason=reason)
 
 
 def _reply(message: object) -> Reply:

@@ -37,7 +37,7 @@ def test_threat_model_names_clauses_that_exist():
 
 
 def test_threat_model_says_what_is_not_there():
-    """The page says plainly that neither sealed sums nor noise are built."""
+    """The page says plainly that neither secure sums nor noise are built."""
     assert PAGE.count("**no**") >= 2
     assert "**not built**" in PAGE
     assert "no noise yet" in PAGE

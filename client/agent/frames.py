@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedwinnow.curation.errors import ConfigError, ProtocolError
-from fedwinnow.curation.protocol.envelope import Draft, Envelope
+from fedwinnow.curation.protocol.envelope import Envelope, UnsignedEnvelope
 
 HANDLE, STATUS = "/fedwinnow.Agent/Handle", "/fedwinnow.Agent/Status"
 """Paths of the two methods."""
@@ -74,7 +74,7 @@ def request_frames(envelope: Envelope) -> Iterator[bytes]:
     yield from chunks(envelope.payload)
 
 
-def reply_frames(draft: Draft) -> Iterator[bytes]:
+def reply_frames(draft: UnsignedEnvelope) -> Iterator[bytes]:
     """Frames of a reply: payload, hashed as it goes, then words."""
     digest = hashlib.sha256()
     for chunk in chunks(draft.payload):

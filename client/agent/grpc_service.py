@@ -37,7 +37,7 @@ from fedwinnow.curation.errors import (
     ProtocolError,
     UnauthorisedError,
 )
-from fedwinnow.curation.protocol.envelope import Draft, Stamp
+from fedwinnow.curation.protocol.envelope import Stamp, UnsignedEnvelope
 
 logger = logging.getLogger(__name__)
 
@@ -161,13 +161,13 @@ class Agent:
             raise UnauthorisedError(message)
         return found, payload
 
-    def compute(self, stamp: Stamp, payload: bytes) -> "Future[Draft]":
+    def compute(self, stamp: Stamp, payload: bytes) -> "Future[UnsignedEnvelope]":
         """Queue a request; one is computed at a time."""
         with self._counting:
             self.activity.waiting += 1
         return self._computing.submit(self._compute, stamp, payload)
 
-    def _compute(self, stamp: Stamp, payload: bytes) -> Draft:
+    def _compute(self, stamp: Stamp, payload: bytes) -> UnsignedEnvelope:
         activity = self.activity
         with self._counting:
             activity.waiting -= 1

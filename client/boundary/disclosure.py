@@ -88,9 +88,9 @@ def _shared(policy: PolicySection) -> str:
 
 def refused_altogether(policy: PolicySection) -> str:
     """Why no run at all would be joined; "" where one could be."""
-    if not policy.allow_unsealed_adapters:
+    if not policy.allow_individual_updates:
         return (
-            "policy.allow_unsealed_adapters is false, and sums that hide a single site's adapter "
+            "policy.allow_individual_updates is false, and sums that hide a single site's adapter "
             "and histogram from the coordinator are not built yet"
         )
     if policy.privacy_budget != float("inf"):

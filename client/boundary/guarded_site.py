@@ -4,7 +4,7 @@ In this order, and nothing is skipped: the coordinator's signature, the recipien
 never seen before (on the disk before anything is computed), the policy's word on the request,
 :meth:`Site.handle`, the policy's word on the reply, the ledger (on the disk before anything
 leaves), encryption to the coordinator, the site's own signature. Whoever cannot show the first
-three gets no reply at all; every other "no" travels as a sealed :class:`Refusal` with its clause.
+three gets no reply at all; every other "no" is an encrypted :class:`Refusal` with its clause.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
 from fedwinnow.client.boundary.released_datasets import KnownData
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.site import OWN, Site
+from fedwinnow.client.runs.refusals import refusal_of
+from fedwinnow.client.site import Site
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import (
@@ -29,7 +30,13 @@ from fedwinnow.curation.errors import (
     UnauthorisedError,
 )
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.curation.protocol.envelope import Draft, Envelope, Stamp, seal, verified_stamp
+from fedwinnow.curation.protocol.envelope import (
+    Envelope,
+    Stamp,
+    UnsignedEnvelope,
+    encrypt,
+    verified_stamp,
+)
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
@@ -101,8 +108,8 @@ class Boundary:
             write(self.sequence_file, b"%d\n" % found.sequence)
         return found
 
-    def answer(self, stamp: Stamp, payload: bytes) -> Draft:
-        """The sealed reply to an admitted request, still to be signed.
+    def answer(self, stamp: Stamp, payload: bytes) -> UnsignedEnvelope:
+        """The encrypted reply to an admitted request, still to be signed.
 
         Args:
             stamp: What :meth:`admit` returned.
@@ -118,13 +125,11 @@ class Boundary:
             reply = self._decide(request, stamp.digest)
         except CurationError as error:
             logger.warning("site %s refuses %s: %s", self.site.name, stamp.phase, error)
-            clause = error.clause if isinstance(error, RefusalError) else type(error).__name__
-            told = str(error) if isinstance(error, RefusalError | ProtocolError) else OWN
-            reply = Refusal(header=header, site=self.site.name, clause=clause, reason=told)
+            told = isinstance(error, RefusalError | ProtocolError)
+            reply = refusal_of(error, header, self.site.name, told=told)
         except Exception as error:
             logger.exception("site %s failed in phase %s", self.site.name, stamp.phase)
-            clause = type(error).__name__
-            reply = Refusal(header=header, site=self.site.name, clause=clause, reason=OWN)
+            reply = refusal_of(error, header, self.site.name, told=False)
         return self._release(stamp, reply)
 
     def _decide(self, request: Request, digest: str) -> Reply:
@@ -137,8 +142,8 @@ class Boundary:
             return reply
         return self.policy.release(reply, self.site.work(request.header.run), self.ledger)
 
-    def _release(self, stamp: Stamp, reply: Reply) -> Draft:
-        """Enter the reply in the ledger, and seal it."""
+    def _release(self, stamp: Stamp, reply: Reply) -> UnsignedEnvelope:
+        """Enter the reply in the ledger, and encrypt it."""
         plain = wire.encode(reply)
         data, anchors = self._origin(reply)
         entry = Entry.of(
@@ -152,9 +157,9 @@ class Boundary:
         )
         head = self.ledger.append(entry)
         words = {"site": self.site.name, "run": stamp.run, "phase": stamp.phase}
-        return Draft(
+        return UnsignedEnvelope(
             key=self.key,
-            payload=seal(plain, self.coordinator),
+            payload=encrypt(plain, self.coordinator),
             words={**words, "sequence": stamp.sequence, "ledger": head},
         )
 

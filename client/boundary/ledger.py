@@ -55,13 +55,13 @@ class Entry:
     arrays: Mapping[str, str]
     """Name → dtype and shape of each array."""
     size: int
-    """Bytes of the message before it was sealed."""
+    """Bytes of the message before it was encrypted."""
     sha256: str
     """Of the same bytes."""
     request: str
     """SHA-256 of the request that it answers."""
     recipient: str
-    """Fingerprint of the key that it is sealed to."""
+    """Fingerprint of the key that it is encrypted to."""
     data: str = ""
     """Hash of the data set that it was computed from; "" where none was opened."""
     anchors: str = ""

@@ -136,10 +136,10 @@ class Policy:
         """
         section = self.section
         ask(
-            "allow_unsealed_adapters",
+            "allow_individual_updates",
             "a run whose adapters and histograms the coordinator sees one by one",
-            section.allow_unsealed_adapters,
-            "sealed sums alone, which are not built yet, unless it is set to true knowingly",
+            section.allow_individual_updates,
+            "secure sums alone, which are not built yet, unless it is set to true knowingly",
         )
         ask(
             "privacy_budget",

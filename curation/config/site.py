@@ -12,7 +12,7 @@ from fedwinnow.curation.config.scoring import (
     ModelSection,
     TeacherSection,
 )
-from fedwinnow.curation.config.strict_toml import check
+from fedwinnow.curation.config.strict_toml import check, renamed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,9 @@ class PolicySection:
     """The coordinator's public key, as `fedwinnow keys` prints it; no other is obeyed."""
     anchors_hash: str = ""
     """Hash of the anchor set that was agreed; "" takes the one in ``anchors.path`` as it is."""
-    allow_unsealed_adapters: bool = False
+    allow_individual_updates: bool = field(
+        default=False, metadata=renamed("allow_unsealed_adapters")
+    )
     """Whether adapters and histograms may be seen by the coordinator one by one; set knowingly."""
     share_adapter_with_members: bool = False
     """Whether this site's adapters may go on to all members, and to who carries requests."""

@@ -23,6 +23,12 @@ QUIET: Mapping[str, Any] = {"quiet": True}
 So a setting that a run does not use changes neither its id nor the terms that it sends.
 """
 
+
+def renamed(old: str) -> Mapping[str, Any]:
+    """Return the metadata of a field whose key was ``old``: that key is an error naming the new."""
+    return {"was": old}
+
+
 WORDS: Mapping[object, str] = {
     str: "a text",
     int: "a whole number",
@@ -84,6 +90,10 @@ def parse(tree: Mapping[str, Any], cls: type[T], prefix: str = "") -> T:
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass by contract
     for key in tree:
         if key not in known:
+            now = [f.name for f in known.values() if f.metadata.get("was") == key]
+            if now:
+                message = f"key {prefix}{key} is now called {prefix}{now[0]}; rename it"
+                raise ConfigError(message)
             message = f"unknown key {prefix}{key}; allowed here: {', '.join(sorted(known))}"
             raise ConfigError(message)
     values = {}

@@ -1,4 +1,4 @@
-"""Signed requests and sealed replies: what travels between a coordinator and a site's agent.
+"""Signed requests and encrypted replies: what travels between a coordinator and a site's agent.
 
 A coordinator signs each request with Ed25519 (RFC 8032); a site encrypts each reply to the
 coordinator's X25519 key by HPKE (RFC 9180, base mode: X25519, HKDF-SHA256, AES-256-GCM) and signs
@@ -54,7 +54,7 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class UnsignedEnvelope:
     """A payload that its key's owner is about to sign: a stream may be hashed while it travels."""
 
     key: PrivateKey
@@ -77,7 +77,7 @@ class Draft:
 
 def sign(key: PrivateKey, payload: bytes, **words: typing.Any) -> Envelope:  # noqa: ANN401 - fields of Stamp
     """An envelope around a payload as it travels; ``words`` are the stamp's other fields."""
-    return Draft(key=key, payload=payload, words=words).signed()
+    return UnsignedEnvelope(key=key, payload=payload, words=words).signed()
 
 
 def verified(envelope: Envelope, key: PublicKey) -> Stamp:
@@ -122,13 +122,13 @@ def verified_stamp(text: bytes, signature: bytes, key: PublicKey) -> Stamp:
     return stamp
 
 
-def seal(payload: bytes, reader: PublicKey) -> bytes:
+def encrypt(payload: bytes, reader: PublicKey) -> bytes:
     """Encrypt a payload to a key's owner."""
-    return _suite().encrypt(payload, X25519PublicKey.from_public_bytes(reader.sealing))
+    return _suite().encrypt(payload, X25519PublicKey.from_public_bytes(reader.encrypting))
 
 
-def unseal(payload: bytes, key: PrivateKey) -> bytes:
-    """Decrypt what :func:`seal` made.
+def decrypt(payload: bytes, key: PrivateKey) -> bytes:
+    """Decrypt what :func:`encrypt` made.
 
     Raises:
         ProtocolError: it was made for another key, or was changed or cut.

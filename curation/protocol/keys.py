@@ -24,7 +24,7 @@ class PublicKey:
     """A party's pinned identity: one key that verifies, one that encrypts."""
 
     verifying: bytes
-    sealing: bytes
+    encrypting: bytes
 
     @classmethod
     def parse(cls, text: str, setting: str = "key") -> "PublicKey":
@@ -39,12 +39,12 @@ class PublicKey:
     @property
     def text(self) -> str:
         """The one-line form, to be pinned in a configuration."""
-        return _PUBLIC + base64.urlsafe_b64encode(self.verifying + self.sealing).decode()
+        return _PUBLIC + base64.urlsafe_b64encode(self.verifying + self.encrypting).decode()
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of both keys: 32 hexadecimal digits, to be compared by phone."""
-        return hashlib.sha256(self.verifying + self.sealing).hexdigest()[:32]
+        return hashlib.sha256(self.verifying + self.encrypting).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

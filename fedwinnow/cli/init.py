@@ -77,7 +77,7 @@ SITE_STEPS = """\
 #   site.name                       as the coordinator's [[members]] spell it
 #   policy.coordinator              the line that the coordinator's `fedwinnow keys` printed
 #   policy.anchors_hash             what `fedwinnow site check` prints, once all agreed on anchors
-#   policy.allow_unsealed_adapters  true, if the coordinator may see this site's adapter and
+#   policy.allow_individual_updates  true, if the coordinator may see this site's adapter and
 #                                   histogram by themselves; while it is false all is refused
 #   site.smallest_cell, site.round_counts_to   how coarse counts and histograms are that leave
 #   agent.socket, agent.token       SOCKET and TOKEN of silo.env

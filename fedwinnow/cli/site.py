@@ -192,7 +192,7 @@ def _show_egress(entries: Sequence[Mapping[str, Any]]) -> None:
     for what, sizes in sums.items():
         print(f"  {len(sizes):>5} × {what}, {sum(sizes):,} bytes")
     for recipient in sorted({str(entry["recipient"]) for entry in entries}):
-        print(f"sealed to {recipient}")
+        print(f"encrypted to {recipient}")
 
 
 def keys(

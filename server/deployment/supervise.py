@@ -35,7 +35,7 @@ from fedwinnow.server.deployment.flower_programs import (
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.run.status import read_status, status_file
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ def supervise(file: Path, config: RunConfig, *, resume: bool = False) -> Path:
     """
     check_config(config)
     store = Store.open(config, resume=resume)
-    Sealer.open(config, store.folder)  # a missing key or member is said before anything starts
+    CoordinatorEnvelopes.open(
+        config, store.folder
+    )  # a missing key or member is said before anything starts
     for member in config.members:
         mark = PublicKey.parse(member.key, "members.key").fingerprint
         logger.info("member %s: key with fingerprint %s", member.name, mark)

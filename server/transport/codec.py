@@ -1,4 +1,4 @@
-"""How a request becomes Flower's records and a reply is read: in plain, or signed and sealed.
+"""How a request becomes Flower's records and a reply is read: in plain, or signed and encrypted.
 
 Plain is for simulations. Where a node of a deployment cannot reach its agent, its shim says so in a
 record of its own, ``shim``.
@@ -16,11 +16,11 @@ from fedwinnow.curation.protocol import messages
 from fedwinnow.curation.protocol.envelope import Stamp
 from fedwinnow.curation.protocol.flower_messages import message_in, message_records
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records, payload_record
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 
 
 @dataclass(slots=True)
-class Plain:
+class PlainCodec:
     """Messages as they are: text and named arrays."""
 
     members: tuple[str, ...] = ()
@@ -47,22 +47,22 @@ class Plain:
 
 
 @dataclass(slots=True)
-class Sealed:
-    """Messages in envelopes: requests signed for one site, replies sealed by it."""
+class EnvelopeCodec:
+    """Messages in envelopes: requests signed for one site, replies encrypted by it."""
 
-    sealer: Sealer
+    envelopes: CoordinatorEnvelopes
     _sent: dict[str, Stamp] = field(default_factory=dict)
     _payload: tuple[bytes, ArrayRecord] | None = None
 
     @property
     def members(self) -> tuple[str, ...]:
         """The pinned sites, in order of name."""
-        return tuple(sorted(self.sealer.members))
+        return tuple(sorted(self.envelopes.members))
 
     def request(self, request: messages.Request, site: str) -> RecordDict:
         """A request as records, signed for one site; all sites share one payload."""
-        envelope = self.sealer.envelope(request, site)
-        self._sent[site] = self.sealer.sent(envelope)
+        envelope = self.envelopes.envelope(request, site)
+        self._sent[site] = self.envelopes.sent(envelope)
         if self._payload is None or self._payload[0] is not envelope.payload:
             self._payload = (envelope.payload, payload_record(envelope.payload))
         return envelope_records(envelope, self._payload[1])
@@ -78,13 +78,17 @@ class Sealed:
             why = str(content.config_records["shim"].get("error", ""))[:200]
             message = f"its node could not reach its agent: {why}"
             raise TransportError(message)
-        return self.sealer.reply(envelope_in(content), self._sent[site])
+        return self.envelopes.reply(envelope_in(content), self._sent[site])
 
 
-def codec_of(config: RunConfig, folder: Path) -> Plain | Sealed:
-    """The codec of a run: sealed where a coordinator's key is set; ``folder`` is the run's.
+def codec_of(config: RunConfig, folder: Path) -> PlainCodec | EnvelopeCodec:
+    """The codec of a run: encrypted where a coordinator's key is set; ``folder`` is the run's.
 
     Raises:
         ConfigError: a key is missing or malformed, or no member is pinned.
     """
-    return Sealed(Sealer.open(config, folder)) if config.coordinator.key else Plain()
+    return (
+        EnvelopeCodec(CoordinatorEnvelopes.open(config, folder))
+        if config.coordinator.key
+        else PlainCodec()
+    )

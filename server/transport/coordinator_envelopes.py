@@ -19,8 +19,8 @@ from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.protocol.envelope import (
     Envelope,
     Stamp,
+    decrypt,
     sign,
-    unseal,
     verified,
     verified_stamp,
 )
@@ -28,8 +28,8 @@ from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 
 @dataclass(slots=True, kw_only=True)
-class Sealer:
-    """Signs for the coordinator and opens what the members sealed to it."""
+class CoordinatorEnvelopes:
+    """Signs for the coordinator and opens what the members encrypted to it."""
 
     key: PrivateKey
     members: Mapping[str, PublicKey]
@@ -41,8 +41,8 @@ class Sealer:
     _encoded: tuple[messages.Request, bytes] | None = None
 
     @classmethod
-    def open(cls, config: RunConfig, folder: Path) -> "Sealer":
-        """The sealer of a deployed run; ``folder`` is the run's.
+    def open(cls, config: RunConfig, folder: Path) -> "CoordinatorEnvelopes":
+        """The envelopes of a deployed run; ``folder`` is the run's.
 
         Raises:
             ConfigError: the key file or a member's key is missing or malformed.
@@ -94,7 +94,7 @@ class Sealer:
             if came != expected:
                 message = f"reply is stamped with {name} {came!r}, the request with {expected!r}"
                 raise ProtocolError(message)
-        reply = wire.decode(unseal(envelope.payload, self.key))
+        reply = wire.decode(decrypt(envelope.payload, self.key))
         if not isinstance(reply, typing.get_args(messages.Reply)):
             message = f"a {type(reply).__name__} came where a reply was expected"
             raise ProtocolError(message)
@@ -106,7 +106,7 @@ class Sealer:
         return reply
 
     def sent(self, envelope: Envelope) -> Stamp:
-        """The stamp of an envelope that this sealer made: what a reply must answer to."""
+        """The stamp of an envelope that this envelopes made: what a reply must answer to."""
         return verified_stamp(envelope.stamp, envelope.signature, self.key.public)
 
     def _payload(self, request: messages.Request) -> bytes:

@@ -19,7 +19,7 @@ from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages
 from fedwinnow.curation.protocol.flower_records import size_of
-from fedwinnow.server.transport.codec import Plain, Sealed
+from fedwinnow.server.transport.codec import EnvelopeCodec, PlainCodec
 from fedwinnow.server.transport.interface import Delivery, Earlier
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class GridTransport:
     """Longest wait for them, seconds; a site that is away later costs no waiting of its own."""
     poll: float = 0.1
     """Pause between two looks for replies, seconds."""
-    codec: Plain | Sealed = field(default_factory=Plain)
-    """How messages become Flower's records: in plain, or signed and sealed."""
+    codec: PlainCodec | EnvelopeCodec = field(default_factory=PlainCodec)
+    """How messages become Flower's records: in plain, or signed and encrypted."""
     resends: int = 0
     """How often a request is sent again to a site whose node or agent failed, in one phase."""
     pause: float = 15.0

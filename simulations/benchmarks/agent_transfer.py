@@ -29,7 +29,7 @@ from fedwinnow.client.agent.relay import carry
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.protocol.envelope import Draft, Stamp, seal, sign, unseal
+from fedwinnow.curation.protocol.envelope import Stamp, UnsignedEnvelope, decrypt, encrypt, sign
 from fedwinnow.curation.protocol.envelope import verified_stamp as verify
 from fedwinnow.curation.protocol.keys import PrivateKey
 
@@ -62,11 +62,11 @@ class Echo:
         """Check the signature."""
         return verify(stamp, signature, self.key.public)
 
-    def answer(self, stamp: Stamp, payload: bytes) -> Draft:
+    def answer(self, stamp: Stamp, payload: bytes) -> UnsignedEnvelope:
         """The same payload, to be signed."""
         words = {"site": stamp.site, "run": stamp.run, "phase": stamp.phase}
         whole = {**words, "sequence": stamp.sequence, "ledger": ""}
-        return Draft(key=self.key, payload=payload, words=whole)
+        return UnsignedEnvelope(key=self.key, payload=payload, words=whole)
 
 
 def serve(folder: Path) -> None:
@@ -105,7 +105,7 @@ def bench_transfer(pairs: int = 5, *, megabytes: int = 100) -> dict[str, float]:
 
     Returns:
         ``ratio`` (median over pairs), ``agent_seconds`` and ``bare_seconds`` (medians, up and
-        down), ``seal_seconds`` (to encrypt and decrypt once), ``megabytes``, ``pairs``.
+        down), ``encrypt_seconds`` (to encrypt and decrypt once), ``megabytes``, ``pairs``.
 
     Raises:
         TransportError: the servers did not start.
@@ -132,13 +132,13 @@ def bench_transfer(pairs: int = 5, *, megabytes: int = 100) -> dict[str, float]:
         with _servers(folder):
             times = timed_pairs(bare, agent, pairs)
         start = time.perf_counter()
-        unseal(seal(payload, key.public), key)
-        sealing = time.perf_counter() - start
+        decrypt(encrypt(payload, key.public), key)
+        encrypting = time.perf_counter() - start
     return {
         "ratio": statistics.median(second / first for first, second in times),
         "agent_seconds": statistics.median(second for _, second in times),
         "bare_seconds": statistics.median(first for first, _ in times),
-        "seal_seconds": sealing,
+        "encrypt_seconds": encrypting,
         "megabytes": megabytes,
         "pairs": pairs,
     }

@@ -1,7 +1,7 @@
 """What a round costs beyond its computing and its bytes: in process, over sockets, over Flower.
 
 Every path asks three toy sites the same question again and again, so that each answers from its
-disk: what is left is the round itself (messages, checks, policy, ledger, seals, waiting). Over
+disk: what is left is the round itself (messages, checks, policy, ledger, encryption, waiting). Over
 Flower the deployment of ``docs/deploy`` is started on this machine, agents warm, and an empty
 Flower message alternates with each round in the same Flower run; the difference is ours.
 """
@@ -23,7 +23,7 @@ from fedwinnow.curation.errors import TransportError
 from fedwinnow.server.deployment.flower_programs import program
 from fedwinnow.server.run.fold import init
 from fedwinnow.server.run.run_folder import Store
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
 from fedwinnow.simulations.benchmarks.rounds_over_flower import ask, warmed
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
@@ -128,8 +128,8 @@ def bench_deployed(pairs: int = 10) -> dict[str, float]:
             for site, silo in stage.silos.items()
         }
         config = load_run(file)
-        sealer = Sealer.open(config, home / "sockets")
-        over_sockets = SocketTransport(sealer=sealer, doors=doors)
+        envelopes = CoordinatorEnvelopes.open(config, home / "sockets")
+        over_sockets = SocketTransport(envelopes=envelopes, doors=doors)
         state, request = warmed(over_sockets, init(config, run_id(config)))
         sockets = timed_pairs(lambda: ask(over_sockets, request, state), lambda: None, pairs)
         return figures(json.loads(out.read_text(encoding="utf-8"))) | {

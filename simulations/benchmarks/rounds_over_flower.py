@@ -1,7 +1,7 @@
 """The server's part of ``fedwinnow bench rounds`` over Flower: rounds and empty messages in turn.
 
 It runs where a ServerApp runs. A round asks every site the same question again: its agent checks
-signature, sequence and policy, finds the answer on its disk, enters it in the ledger, seals and
+signature, sequence and policy, finds the answer on its disk, enters it in the ledger, encrypts and
 signs it. That is everything that a round costs but its own computing and its own bytes. An empty
 message is one record without a value, answered by the node's app without an agent.
 """

@@ -1,6 +1,6 @@
 """A federation of site agents on this machine, without Flower: envelopes over Unix sockets.
 
-The same boundary, policy, ledger and seals as in a deployment, at a tenth of its cost: what a
+The same boundary, policy, ledger and encryption as in a deployment, at a tenth of its cost: what a
 coordinator uses to rehearse a run, and what the fault tests kill.
 """
 
@@ -15,7 +15,7 @@ from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.envelope import Stamp, verified_stamp
 from fedwinnow.curation.protocol.messages import Request
 from fedwinnow.curation.protocol.replies import Refusal
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.server.transport.interface import Delivery, Earlier
 
 
@@ -31,7 +31,7 @@ class Door:
 class SocketTransport:
     """Carries requests to agents (a :class:`fedwinnow.server.transport.interface.Transport`)."""
 
-    sealer: Sealer
+    envelopes: CoordinatorEnvelopes
     doors: Mapping[str, Door]
 
     def exchange(
@@ -76,12 +76,14 @@ class SocketTransport:
             return Delivery(site=site, reply=None, missing="no agent is known for it")
         down = up = 0
         try:
-            envelope = self.sealer.envelope(request, site)
-            sent: Stamp = verified_stamp(envelope.stamp, envelope.signature, self.sealer.key.public)
+            envelope = self.envelopes.envelope(request, site)
+            sent: Stamp = verified_stamp(
+                envelope.stamp, envelope.signature, self.envelopes.key.public
+            )
             down = len(envelope.payload)
             answer = carry(envelope, door.socket, door.token, timeout=deadline)
             up = len(answer.payload)
-            reply = self.sealer.reply(answer, sent)
+            reply = self.envelopes.reply(answer, sent)
         except CurationError as error:
             why = f"{type(error).__name__}: {error}"
             return Delivery(site=site, reply=None, missing=why, bytes_down=down, bytes_up=up)

@@ -99,7 +99,5 @@ LAWS = (
         says="no sample at all is an error by name, or a threshold that is a number", check=_nothing
     ),
     Law(says="no site at all is an error by name", check=_no_site, required=False),
-    Law(
-        says="the sites' sum gives the same threshold (sealed mode)", check=_summed, required=False
-    ),
+    Law(says="the sites' sum gives the same threshold (secure sum)", check=_summed, required=False),
 )

@@ -25,7 +25,7 @@ from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.curation.protocol.requests import JoinRequest
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 
@@ -146,7 +146,7 @@ def test_may_leave_follows_the_policy(site):
         (line,) = [line for line in may_leave(open_) if line.startswith("cluster:")]
         assert words in line
         assert ("groups of at least 40" in line) == (most > 0)
-    closed = replace(config, policy=replace(config.policy, allow_unsealed_adapters=False))
+    closed = replace(config, policy=replace(config.policy, allow_individual_updates=False))
     assert may_leave(closed)[0].startswith("as it stands only refusals")
 
 
@@ -156,7 +156,7 @@ def test_site_check_warns_of_what_hardly_was_meant(site, tmp_path):
     config = replace(config, work=str(tmp_path / "work"))
     loose = Path(config.site.data)
     loose.chmod(0o644)
-    shut = replace(config.policy, allow_unsealed_adapters=False, phases=("probe",))
+    shut = replace(config.policy, allow_individual_updates=False, phases=("probe",))
     told = " ".join(check_site(replace(config, policy=shut), load_model=False).warnings)
     for words in ("policy.smallest_group is 1", "site.smallest_cell is 0", "anchors_hash is empty",
                   "refused at join", "leaves out evaluate"):  # fmt: skip
@@ -187,10 +187,10 @@ def joined(file: Path, deployment: Path) -> None:
     """One request that is answered: the ledger holds an entry."""
     config: RunConfig = load_run(deployment / "run.toml")
     boundary = Boundary.open(load_site(file))
-    sealer = Sealer.open(config, file.parent / "coordinator")
+    envelopes = CoordinatorEnvelopes.open(config, file.parent / "coordinator")
     header = Header(run="law-1", phase="join")
     request = JoinRequest(header=header, terms=canonical(config.terms()))
-    checked(sealer.envelope(request, "north"), boundary)
+    checked(envelopes.envelope(request, "north"), boundary)
     boundary.ledger.close()
 
 
@@ -280,7 +280,7 @@ def test_init_writes_a_run_and_a_site_that_say_what_lacks(deployment, fedwinnow,
     code, _, err = fedwinnow("run", tmp_path / "run.toml")
     assert (code, "coordinator.key" in err) == (2, True)
     site = load_site(tmp_path / "site.toml")
-    assert not site.policy.allow_unsealed_adapters
+    assert not site.policy.allow_individual_updates
     for file in ("run.toml", "site.toml"):
         lines = (tmp_path / file).read_text(encoding="utf-8").splitlines()
         given = [i for i, line in enumerate(lines) if " = " in line and line[0] != "#"]

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedwinnow.client.agent.relay import agent_status, carry
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.protocol.envelope import Envelope, seal, sign, unseal
+from fedwinnow.curation.protocol.envelope import Envelope, decrypt, encrypt, sign
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 LONGEST = 60.0
@@ -168,9 +168,9 @@ def seen(s: Stolen) -> str:
 
 
 OPENS: dict[str, Callable[[Stolen], Any]] = {
-    "open the reply with its own key": lambda s: len(unseal(s.reply.payload, OWN)),
+    "open the reply with its own key": lambda s: len(decrypt(s.reply.payload, OWN)),
     "open the reply with the public key as a private one": lambda s: len(
-        unseal(s.reply.payload, PrivateKey(OWN.signing, s.coordinator.sealing))
+        decrypt(s.reply.payload, PrivateKey(OWN.signing, s.coordinator.encrypting))
     ),
     "find words in the reply": seen,
 }
@@ -181,12 +181,12 @@ def forged(s: Stolen) -> dict[str, Envelope]:
     payload = bytearray(s.reply.payload)
     payload[-1] ^= 1
     words = {name: s.stamp[name] for name in ("site", "run", "phase", "sequence")}
-    mine = sign(OWN, seal(b"anything", s.coordinator), **words)
+    mine = sign(OWN, encrypt(b"anything", s.coordinator), **words)
     stamp = json.loads(s.reply.stamp) | {"sender": json.loads(mine.stamp)["sender"]}
     return {
         "a bit changed": replace(s.reply, payload=bytes(payload)),
         "cut": replace(s.reply, payload=s.reply.payload[:-1]),
-        "its own, sealed": mine,
+        "its own, encrypted": mine,
         "its own under the site's stamp": replace(mine, stamp=s.reply.stamp),
         "the site's words in its own name": replace(mine, stamp=json.dumps(stamp).encode()),
         "the site's stamp over its own bytes": replace(s.reply, payload=mine.payload),

@@ -27,8 +27,8 @@ from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical, to_toml
 from fedwinnow.curation.errors import ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.curation.protocol.envelope import Envelope, Stamp, unseal
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.curation.protocol.envelope import Envelope, Stamp, decrypt
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.simulations.rehearsal.documented_steps import until
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
@@ -71,7 +71,7 @@ class Stage:
     folder: Path
     config: SiteConfig
     paths: dict[str, str]
-    sealer: Sealer
+    envelopes: CoordinatorEnvelopes
     request: Envelope
     log: Path
     process: subprocess.Popen
@@ -83,7 +83,7 @@ class Stage:
         os.chown(own, user, user)
         plan = self.folder / "plan.json"
         words = {"paths": self.paths, "own": str(own), "request": hostile.text(self.request)}
-        words |= {"coordinator": self.sealer.key.public.text, "reply": reply}
+        words |= {"coordinator": self.envelopes.key.public.text, "reply": reply}
         plan.write_text(json.dumps(words))
         command = started("bundle", user, plan, plan)
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120,
@@ -165,7 +165,10 @@ def stage() -> Iterator[Stage]:
     folder = Path(tempfile.mkdtemp(prefix="fw-", dir="/tmp"))
     run = furnished(folder)
     config, paths = load_run(run), paths_of(folder, run_id(load_run(run)))
-    sealer, log = Sealer.open(config, folder / "runs" / "toy"), folder / "agent.log"
+    envelopes, log = (
+        CoordinatorEnvelopes.open(config, folder / "runs" / "toy"),
+        folder / "agent.log",
+    )
     header = messages.Header(run=run_id(config), phase="join")
     join = messages.JoinRequest(header=header, terms=canonical(config.terms()))
     command = started("agent", AGENT, folder / "north" / "site.toml", run)
@@ -175,12 +178,12 @@ def stage() -> Iterator[Stage]:
         )
     try:
         until(lambda: answers(paths), "agent", log=log, longest=120.0)
-        request = sealer.envelope(join, "north")
+        request = envelopes.envelope(join, "north")
         yield Stage(
             folder=folder,
             config=load_site(folder / "north" / "site.toml"),
             paths=paths,
-            sealer=sealer,
+            envelopes=envelopes,
             request=request,
             log=log,
             process=process,
@@ -219,7 +222,7 @@ def test_hostile_bundle_carries_what_it_cannot_open(stage, results):
     assert results["users"] == [NODE] * 6
     reply = hostile.envelope_of(results["reply"])
     assert isinstance(
-        stage.sealer.reply(reply, stage.sealer.sent(stage.request)), messages.Joined
+        stage.envelopes.reply(reply, stage.envelopes.sent(stage.request)), messages.Joined
     ), stage.log.read_text()
 
 
@@ -240,12 +243,12 @@ def test_hostile_bundle_obtains_no_reply(results, name):
 
 @pytest.mark.parametrize("name", hostile.OPENS)
 def test_hostile_bundle_cannot_read_the_reply(results, name):
-    """The reply that it carries stays sealed."""
+    """The reply that it carries stays encrypted."""
     assert results["tried"][name][0] in {"ProtocolError", "LookupError"}, results["tried"][name]
 
 
 def test_hostile_bundle_reads_the_request(stage, results):
-    """What is not protected: a request is signed, not sealed, and its carrier reads the terms."""
+    """What is not protected: a request is only signed, and its carrier reads the terms."""
     asked = wire.decode(stage.request.payload)
     assert isinstance(asked, messages.JoinRequest)
     assert asked.header.run.encode() in stage.request.payload
@@ -254,20 +257,20 @@ def test_hostile_bundle_reads_the_request(stage, results):
 
 def test_hostile_bundle_cannot_speak_for_the_site(stage, results):
     """No reply that it changes or makes is taken; nor is a true one for a later request."""
-    sent = stage.sealer.sent(stage.request)
+    sent = stage.envelopes.sent(stage.request)
     for name, parts in results["forged"].items():
         with pytest.raises(ProtocolError):
-            pytest.fail(f"{name}: {stage.sealer.reply(hostile.envelope_of(parts), sent)}")
+            pytest.fail(f"{name}: {stage.envelopes.reply(hostile.envelope_of(parts), sent)}")
     later = replace(sent, sequence=sent.sequence + 1)
     with pytest.raises(ProtocolError, match="stamped with sequence"):
-        stage.sealer.reply(hostile.envelope_of(results["reply"]), later)
+        stage.envelopes.reply(hostile.envelope_of(results["reply"]), later)
 
 
 @pytest.mark.usefixtures("results")
 def test_hostile_bundle_leaves_the_agent_as_it_was(stage, entered):
     """One message left, to the coordinator; the chain is whole; every file is the agent's alone."""
     (entry,) = (line for _, line in ledger.read(entered))
-    assert (entry["kind"], entry["recipient"]) == ("Joined", stage.sealer.key.public.fingerprint)
+    assert (entry["kind"], entry["recipient"]) == ("Joined", stage.envelopes.key.public.fingerprint)
     assert ledger.verify(entered) == []
     for path in [entered, *entered.rglob("*")]:
         assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (AGENT, 0), path
@@ -300,7 +303,7 @@ def test_hostile_bundle_would_read_the_process_as_root(stage):
     stolen = hostile.Stolen(
         paths={},
         own=stage.folder,
-        coordinator=stage.sealer.key.public,
+        coordinator=stage.envelopes.key.public,
         request=stage.request,
         reply=stage.request,
         process=os.getpid(),
@@ -328,7 +331,7 @@ def test_hostile_bundle_would_get_replies_of_a_trusting_agent(stage, results, mo
         stolen = hostile.Stolen(
             paths={"socket": section.socket, "token": section.token},
             own=there,
-            coordinator=stage.sealer.key.public,
+            coordinator=stage.envelopes.key.public,
             request=stage.request,
             reply=hostile.envelope_of(results["reply"]),
         )
@@ -340,9 +343,9 @@ def test_hostile_bundle_would_get_replies_of_a_trusting_agent(stage, results, mo
 
 
 def test_hostile_bundle_would_read_an_open_reply(stage, results):
-    """The control: words are found in a reply that nobody sealed, and its reader opens the seal."""
+    """The control: words are found in a reply that nobody encrypted, and its reader decrypts it."""
     reply = hostile.envelope_of(results["reply"])
-    plain = unseal(reply.payload, stage.sealer.key)
-    stolen = hostile.Stolen(paths={}, own=stage.folder, coordinator=stage.sealer.key.public,
+    plain = decrypt(reply.payload, stage.envelopes.key)
+    stolen = hostile.Stolen(paths={}, own=stage.folder, coordinator=stage.envelopes.key.public,
                             request=stage.request, reply=replace(reply, payload=plain))  # fmt: skip
     assert hostile.outcome(hostile.seen, stolen)[0] == "got"

@@ -24,7 +24,7 @@ from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import CurationError, TransportError
 from fedwinnow.server.run.driver import drive
 from fedwinnow.server.run.run_folder import Store
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.simulations.datasets.toy_federation import SITES
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 from fedwinnow.simulations.runtimes.sockets import Door, SocketTransport
@@ -52,8 +52,8 @@ def attempt(config: RunConfig, broken: Break | None, log: Path, doors: dict[str,
             doors = doors | {broken.site: replace(door, socket=proxy.socket)}
     try:
         store = Store.open(config, resume=True)
-        sealer = Sealer.open(config, store.folder)
-        transport = SocketTransport(sealer=sealer, doors=doors)
+        envelopes = CoordinatorEnvelopes.open(config, store.folder)
+        transport = SocketTransport(envelopes=envelopes, doors=doors)
         drive(store.begin(config, run_id(config)), transport, store=store)
     except CurationError as error:
         logging.getLogger(__name__).exception("the run ended")

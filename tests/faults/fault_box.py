@@ -136,7 +136,7 @@ def lives(broken: Break | None) -> int:
 
 
 def result(state: RunState) -> bytes:
-    """A state without what a clock, a waiting time or a seal's size says."""
+    """A state without what a clock, a waiting time or a ciphertext's size says."""
     records = tuple(
         replace(record, seconds=0.0, bytes_down=0, bytes_up=0) for record in state.records
     )

@@ -67,7 +67,7 @@ def test_faults_clusters_lost_reply_is_done_without(clustered, context, tmp_path
 
 
 def test_faults_clusters_over_sockets_are_those_of_one_process(unharmed, context):
-    """Seals, policies, ledgers and sockets change nothing: the same clusters and adapter."""
+    """Encryption, policies, ledgers and sockets change nothing: the same clusters and adapter."""
     deployment = Deployment.write()
     deployment.run = replace(deployment.run, clusters=SECTION)
     deployment.sites = {

@@ -57,7 +57,7 @@ def survives(run, broken, whole):
 
 
 def test_faults_sockets_end_with_the_adapter_of_one_process(whole, unbroken):
-    """Seals, policies, ledgers and sockets change nothing: the same adapter, bit for bit."""
+    """Encryption, policies, ledgers and sockets change nothing: the same adapter, bit for bit."""
     one, other = (x.state().finals["curated"] for x in (whole.box, unbroken))
     assert adapter_hash(one) == adapter_hash(other)
 

@@ -12,9 +12,9 @@ from malformed_kinds import KINDS
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import seal, sign
+from fedwinnow.curation.protocol.envelope import encrypt, sign
 from fedwinnow.server.run.fold import absorb, next_request
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 
 
 @cache
@@ -33,10 +33,12 @@ def nameless(state) -> bytes:
 
 
 @pytest.fixture
-def sealer(tmp_path) -> Sealer:
+def envelopes(tmp_path) -> CoordinatorEnvelopes:
     """The coordinator's."""
     members = {site: KEYS[site].public for site in SITES}
-    return Sealer(key=KEYS["coordinator"], members=members, sequence_file=tmp_path / "sequence")
+    return CoordinatorEnvelopes(
+        key=KEYS["coordinator"], members=members, sequence_file=tmp_path / "sequence"
+    )
 
 
 def test_there_are_enough_kinds():
@@ -45,7 +47,7 @@ def test_there_are_enough_kinds():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_malformed_reply_is_refused_by_name_and_changes_nothing_else(kind, sealer):
+def test_malformed_reply_is_refused_by_name_and_changes_nothing_else(kind, envelopes):
     """After it the state is that of a silent site, except for the reason in the record."""
     phase, make, expected = KINDS[kind]
     state = at(phase)
@@ -53,14 +55,14 @@ def test_malformed_reply_is_refused_by_name_and_changes_nothing_else(kind, seale
     replies: dict[str, m.Reply] = {}
     missing: dict[str, str] = {}
     for site in SITES:
-        sent = sealer.sent(sealer.envelope(request, site))
+        sent = envelopes.sent(envelopes.envelope(request, site))
         honest = FakeSites().answer(site, request)
         envelope = (
             make(Bench(request=request, reply=honest, sequence=sent.sequence))
             if site == BAD
             else sign(
                 KEYS[site],
-                seal(wire.encode(honest), sealer.key.public),
+                encrypt(wire.encode(honest), envelopes.key.public),
                 site=site,
                 run=sent.run,
                 phase=sent.phase,
@@ -68,7 +70,7 @@ def test_malformed_reply_is_refused_by_name_and_changes_nothing_else(kind, seale
             )
         )
         try:
-            replies[site] = sealer.reply(envelope, sent)
+            replies[site] = envelopes.reply(envelope, sent)
         except CurationError as error:
             missing[site] = str(error)
     after = absorb(state, replies, missing)
@@ -81,15 +83,15 @@ def test_malformed_reply_is_refused_by_name_and_changes_nothing_else(kind, seale
 @pytest.mark.parametrize(
     "phase", ["join", "probe", "warm_up", "measure", "score", "cluster", "select"]
 )
-def test_honest_reply_passes_the_same_way(phase, sealer):
+def test_honest_reply_passes_the_same_way(phase, envelopes):
     """The bench itself is honest: what is not changed is taken."""
     state = at(phase)
     request = next_request(state)
     replies = {}
     for site in SITES:
-        sent = sealer.sent(sealer.envelope(request, site))
+        sent = envelopes.sent(envelopes.envelope(request, site))
         plain = wire.encode(FakeSites().answer(site, request))
         words = {"site": site, "run": sent.run, "phase": sent.phase, "sequence": sent.sequence}
-        envelope = sign(KEYS[site], seal(plain, sealer.key.public), **words)
-        replies[site] = sealer.reply(envelope, sent)
+        envelope = sign(KEYS[site], encrypt(plain, envelopes.key.public), **words)
+        replies[site] = envelopes.reply(envelope, sent)
     assert not absorb(state, replies).records[-1].missing

@@ -87,9 +87,9 @@ def test_wire_holds_nothing_planted_in_a_silo(federation):
 
 
 def test_wire_envelope_shows_no_byte_of_its_reply(federation):
-    """A payload holds neither the kind nor any 16 bytes of the reply that it seals."""
+    """A payload holds neither the kind nor any 16 bytes of the reply that it encrypts."""
     ear = federation.ear
-    for plain, payload in zip(ear.plain, ear.sealed[::4], strict=True):
+    for plain, payload in zip(ear.plain, ear.encrypted[::4], strict=True):
         kind = type(wire.decode(plain)).__name__
         assert kind.encode() not in payload
         assert not any(plain[at : at + 16] in payload for at in range(0, len(plain) - 16, 16))
@@ -102,7 +102,7 @@ def test_wire_every_reply_that_left_stands_in_its_ledger(federation):
         folder = Path(boundary.site.config.work)
         assert ledger.verify(folder) == []
         entered += [entry["sha256"] for _, entry in ledger.read(folder)]
-        assert federation.ear.sealer.ledgers[site] == boundary.ledger.head
+        assert federation.ear.envelopes.ledgers[site] == boundary.ledger.head
     left = Counter(hashlib.sha256(plain).hexdigest() for plain in federation.ear.plain)
     assert left <= Counter(entered)
 
@@ -252,7 +252,7 @@ def test_wire_search_finds_a_leak(federation, leak):
 def test_wire_of_a_leaking_site_is_caught(federation, monkeypatch):
     """Scores in a forecast pass every check of the boundary; the search finds them."""
     boundary = federation.ear.boundaries["north"]
-    ear = Wire(boundaries={"north": boundary}, sealer=federation.ear.sealer)
+    ear = Wire(boundaries={"north": boundary}, envelopes=federation.ear.envelopes)
     (request,) = {id(r): r for r in federation.ear.asked if isinstance(r, ScoreRequest)}.values()
     work = boundary.site.work(request.header.run)
     (stored,) = work.folder.glob("replies/score-*")
@@ -304,7 +304,7 @@ def refused(federation: Federation, ear: Wire) -> list[Refusal]:
 def test_wire_refusals_hold_nothing_planted(federation):
     """Whatever a coordinator asks amiss, the no that it gets names a clause and nothing else."""
     boundary = federation.ear.boundaries["north"]
-    ear = Wire(boundaries={"north": boundary}, sealer=federation.ear.sealer)
+    ear = Wire(boundaries={"north": boundary}, envelopes=federation.ear.envelopes)
     replies = refused(federation, ear)
     assert all(isinstance(reply, Refusal) for reply in replies), replies
     assert {"policy.max_rank", "policy.arms", "policy.summaries"} <= {r.clause for r in replies}
@@ -325,12 +325,12 @@ def test_wire_failures_hold_nothing_planted(federation, monkeypatch):
     def failing(*_: object) -> Reply:
         raise ValueError(canary)
 
-    sealer = federation.ear.sealer
+    envelopes = federation.ear.envelopes
     key = federation.ear.boundaries["north"].key
     for work, changes in (("w1", {"site": site}), ("w2", {})):
         boundary = Boundary.open(replace(own, work=str(federation.folder / work), **changes))
         assert boundary.key == key
-        ear = Wire(boundaries={"north": boundary}, sealer=sealer)
+        ear = Wire(boundaries={"north": boundary}, envelopes=envelopes)
         monkeypatch.setitem(answers._ANSWERS, JoinRequest, failing)
         reply = ear.ask(JoinRequest(header=Header(run="r", phase="join"), terms=terms), "north")
         assert isinstance(reply, Refusal)

@@ -1,4 +1,4 @@
-"""Laws of signed and sealed messages over Flower: pinned members, resends, nodes that move."""
+"""Laws of signed and encrypted messages over Flower: pinned members, resends, nodes that move."""
 
 import time
 from dataclasses import replace
@@ -9,11 +9,11 @@ from flwr.clientapp import ClientApp
 
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import seal, sign, verified
+from fedwinnow.curation.protocol.envelope import encrypt, sign, verified
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
 from fedwinnow.curation.protocol.keys import PrivateKey
-from fedwinnow.server.transport.codec import Sealed
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.codec import EnvelopeCodec
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.server.transport.flower_grid import GridTransport
 
 COORDINATOR = PrivateKey.new()
@@ -50,8 +50,8 @@ class Node:
         self.seen.append(request)
         reply = m.Receipt(header=request.header, site=self.site)
         words = {"site": stamp.site, "run": stamp.run, "phase": stamp.phase}
-        sealed = seal(wire.encode(reply), COORDINATOR.public)
-        answer = sign(self.key, sealed, sequence=stamp.sequence, **words)
+        encrypted = encrypt(wire.encode(reply), COORDINATOR.public)
+        answer = sign(self.key, encrypted, sequence=stamp.sequence, **words)
         return Message(envelope_records(answer), reply_to=message)
 
     def identity(self, message, context):  # noqa: ARG002 - Flower's signature
@@ -62,17 +62,17 @@ class Node:
 
 @pytest.fixture
 def transport(make_grid, tmp_path):
-    """A sealed transport over nodes by id."""
+    """A encrypted transport over nodes by id."""
 
     def make(nodes, **settings):
-        sealer = Sealer(
+        envelopes = CoordinatorEnvelopes(
             key=COORDINATOR,
             members={site: key.public for site, key in KEYS.items()},
             sequence_file=tmp_path / "sequence",
         )
         grid = make_grid({number: node.app for number, node in nodes.items()})
         settings = {"patience": 0.3, "poll": 0.01, "pause": 0.05, "resends": 2} | settings
-        return GridTransport(grid=grid, codec=Sealed(sealer), **settings)
+        return GridTransport(grid=grid, codec=EnvelopeCodec(envelopes), **settings)
 
     return make
 
@@ -96,7 +96,7 @@ def sent(transport, kind="query.curation"):
     ]
 
 
-def test_sealed_grid_asks_pinned_members_only(transport):
+def test_encrypted_grid_asks_pinned_members_only(transport):
     """At join each member's node gets one message; a node of nobody's gets none."""
     nodes = {1: Node("law"), 2: Node("medicine"), 3: Node("spy", key=KEYS["law"])}
     found = transport(nodes)
@@ -106,7 +106,7 @@ def test_sealed_grid_asks_pinned_members_only(transport):
     assert nodes[1].stamps[0].sequence != nodes[2].stamps[0].sequence
 
 
-def test_sealed_grid_shares_one_payload(transport):
+def test_encrypted_grid_shares_one_payload(transport):
     """The array that Flower uploads is the same object for all sites."""
     codec = transport({1: Node("law")}).codec
     contents = [codec.request(CLOSE, site) for site in KEYS]
@@ -114,7 +114,7 @@ def test_sealed_grid_shares_one_payload(transport):
     assert first is second
 
 
-def test_sealed_grid_asks_again_after_a_failure_of_the_way(transport):
+def test_encrypted_grid_asks_again_after_a_failure_of_the_way(transport):
     """A shim without agent and an app that dies are asked again, under a new sequence number."""
     node = Node("law", fails=["no agent listens there", RuntimeError("killed")])
     found = transport({1: node, 2: Node("medicine")})
@@ -123,7 +123,7 @@ def test_sealed_grid_asks_again_after_a_failure_of_the_way(transport):
     assert len(node.seen) == 1
 
 
-def test_sealed_grid_does_not_ask_for_ever(transport):
+def test_encrypted_grid_does_not_ask_for_ever(transport):
     """After ``resends`` failures the site is missing, with the last reason."""
     found = transport({1: Node("law", fails=["no agent listens there"] * 9), 2: Node("medicine")})
     deliveries = exchange(found)
@@ -134,7 +134,7 @@ def test_sealed_grid_does_not_ask_for_ever(transport):
     assert sent(found).count(1) == 3
 
 
-def test_sealed_grid_does_not_ask_again_after_the_deadline(transport):
+def test_encrypted_grid_does_not_ask_again_after_the_deadline(transport):
     """A pause that is longer than the phase ends with the phase, and the reason is kept."""
     found = transport({1: Node("law", fails=["away"] * 9), 2: Node("medicine")}, pause=60.0)
     began = time.monotonic()
@@ -145,7 +145,7 @@ def test_sealed_grid_does_not_ask_again_after_the_deadline(transport):
     assert "away" in lost.missing
 
 
-def test_sealed_grid_hears_no_foreign_signature(transport):
+def test_encrypted_grid_hears_no_foreign_signature(transport):
     """A node that says a member's name without its key is not that member."""
     found = transport({1: Node("law", key=PrivateKey.new()), 2: Node("medicine")})
     deliveries = exchange(found)
@@ -153,7 +153,7 @@ def test_sealed_grid_hears_no_foreign_signature(transport):
     assert "pinned key" in next(d for d in deliveries if d.reply is None).missing
 
 
-def test_sealed_grid_finds_the_member_beside_a_node_that_claims_its_name(transport):
+def test_encrypted_grid_finds_the_member_beside_a_node_that_claims_its_name(transport):
     """Of two nodes with one name, the one that holds the key is found."""
     spy, law = Node("law", key=PrivateKey.new()), Node("law")
     found = transport({1: spy, 2: law, 3: Node("medicine")})
@@ -161,7 +161,7 @@ def test_sealed_grid_finds_the_member_beside_a_node_that_claims_its_name(transpo
     assert law.seen == [CLOSE]
 
 
-def test_sealed_grid_finds_a_node_that_came_back_under_another_id(transport):
+def test_encrypted_grid_finds_a_node_that_came_back_under_another_id(transport):
     """A SuperNode without a key of its own gets a new id; its site stays the same."""
     law, medicine = Node("law"), Node("medicine")
     found = transport({1: law, 2: medicine})
@@ -172,7 +172,7 @@ def test_sealed_grid_finds_a_node_that_came_back_under_another_id(transport):
     assert found.nodes == {"law": 7, "medicine": 2}
 
 
-def test_sealed_grid_does_not_wait_for_who_left(transport):
+def test_encrypted_grid_does_not_wait_for_who_left(transport):
     """A site that is away costs a phase the pause at most, not the patience."""
     found = transport({1: Node("law"), 2: Node("medicine")}, patience=60.0)
     exchange(found)
@@ -185,7 +185,7 @@ def test_sealed_grid_does_not_wait_for_who_left(transport):
     assert (lost.site, lost.missing) == ("law", "no reachable node is this site")
 
 
-def test_sealed_grid_knows_its_nodes_after_a_restart(transport, tmp_path):
+def test_encrypted_grid_knows_its_nodes_after_a_restart(transport, tmp_path):
     """A node that is at work cannot say its name: the map of names is on the disk."""
     memory = tmp_path / "nodes.json"
     nodes = {1: Node("law"), 2: Node("medicine")}
@@ -195,7 +195,7 @@ def test_sealed_grid_knows_its_nodes_after_a_restart(transport, tmp_path):
     assert sent(again, "query.identity") == []
 
 
-def test_sealed_grid_asks_what_was_missed_first(transport):
+def test_encrypted_grid_asks_what_was_missed_first(transport):
     """Earlier requests go one after the other to the site that owes them, then the phase's."""
     law, medicine = Node("law"), Node("medicine")
     deliveries = exchange(transport({1: law, 2: medicine}), ("law", "medicine"), {"law": [EARLIER]})
@@ -208,7 +208,7 @@ def test_sealed_grid_asks_what_was_missed_first(transport):
     assert answered(deliveries) == {"law", "medicine"}
 
 
-def test_sealed_grid_stops_asking_a_site_that_cannot_make_up(transport):
+def test_encrypted_grid_stops_asking_a_site_that_cannot_make_up(transport):
     """A silence on the way back ends what the site is asked in this phase."""
     law = Node("law", fails=["away"] * 9)
     found = transport({1: law, 2: Node("medicine")})
@@ -218,7 +218,7 @@ def test_sealed_grid_stops_asking_a_site_that_cannot_make_up(transport):
     assert answered(deliveries) == {"medicine"}
 
 
-def test_sealed_grid_refuses_a_reply_to_an_earlier_request(transport):
+def test_encrypted_grid_refuses_a_reply_to_an_earlier_request(transport):
     """A recorded reply, sent again for the next request, is refused by its sequence number."""
     law = Node("law")
     recorded = []
@@ -239,7 +239,7 @@ def test_sealed_grid_refuses_a_reply_to_an_earlier_request(transport):
     assert "stamped with sequence" in next(d for d in deliveries if d.reply is None).missing
 
 
-def test_sealed_grid_counts_bytes_of_every_attempt(transport):
+def test_encrypted_grid_counts_bytes_of_every_attempt(transport):
     """What was sent in vain was sent all the same."""
     once = exchange(transport({1: Node("law"), 2: Node("medicine")}))
     twice = exchange(transport({1: Node("law", fails=["away"]), 2: Node("medicine")}))

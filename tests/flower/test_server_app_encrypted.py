@@ -1,4 +1,4 @@
-"""Law of a deployed run over a Grid: signed, sealed, through policies, and the same adapter."""
+"""Law of a deployed run over a Grid: signed, encrypted, through policies, and the same adapter."""
 
 import json
 
@@ -40,10 +40,10 @@ def node(boundary: Boundary) -> ClientApp:
     return app
 
 
-def test_server_app_of_a_sealed_run_ends_with_the_adapter_of_the_run_in_process(
+def test_server_app_of_a_encrypted_run_ends_with_the_adapter_of_the_run_in_process(
     deployment, make_grid
 ):
-    """Signatures, policies, ledgers and seals change no number; no plain message is sent."""
+    """Signatures, policies, ledgers and encryption change no number; no plain message is sent."""
     config, shared = load_run(deployment), Workshop()
     names = [member.name for member in config.members]
     boundaries = [

@@ -1,4 +1,4 @@
-"""A bench on which a site's reply is made wrong in one way, then sealed and signed as usual."""
+"""A bench on which a site's reply is made wrong in one way, then encrypted and signed as usual."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import Envelope, seal, sign
+from fedwinnow.curation.protocol.envelope import Envelope, encrypt, sign
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 KEYS = {name: PrivateKey.new() for name in ("coordinator", "stranger", *SITES)}
@@ -37,10 +37,10 @@ class Bench:
         open_: bool = False,
         **words: object,
     ) -> Envelope:
-        """Any payload, sealed, signed and stamped in any way."""
+        """Any payload, encrypted, signed and stamped in any way."""
         header = self.request.header
         stamp = {"site": BAD, "run": header.run, "phase": header.phase, "sequence": self.sequence}
-        payload = plain if open_ else seal(plain, reader)
+        payload = plain if open_ else encrypt(plain, reader)
         return sign(KEYS[key], payload, **(stamp | words))
 
     def restamped(self, **words: object) -> Envelope:
@@ -51,7 +51,7 @@ class Bench:
         return replace(envelope, stamp=text, signature=signer.sign(text))
 
     def honest(self, **how: object) -> Envelope:
-        """The honest content, stamped or sealed in another way."""
+        """The honest content, stamped or encrypted in another way."""
         return self.envelope(wire.encode(self.reply), **how)
 
     def saying(self, **changes: object) -> Envelope:

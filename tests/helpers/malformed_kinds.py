@@ -54,14 +54,14 @@ ENVELOPES: Kinds = {
         lambda b: b.restamped(sender=KEYS["gamma"].public.fingerprint),
         "but names",
     ),
-    "sealed to another": (
+    "encrypted to another": (
         "train",
         lambda b: b.honest(reader=KEYS["stranger"].public),
         "cannot be opened",
     ),
-    "not sealed": ("train", lambda b: b.honest(open_=True), "cannot be opened"),
-    "sealed noise": ("train", lambda b: b.envelope(b"\x00" * 500), "not a whole message"),
-    "sealed nothing": ("train", lambda b: b.envelope(b""), "not a whole message"),
+    "not encrypted": ("train", lambda b: b.honest(open_=True), "cannot be opened"),
+    "encrypted noise": ("train", lambda b: b.envelope(b"\x00" * 500), "not a whole message"),
+    "encrypted nothing": ("train", lambda b: b.envelope(b""), "not a whole message"),
     "truncated inside": (
         "train",
         lambda b: b.envelope(wire.encode(b.reply)[:-8]),

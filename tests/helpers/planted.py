@@ -19,7 +19,7 @@ from fedwinnow.curation.config.load_files import load_site
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import load, to_toml
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import unseal
+from fedwinnow.curation.protocol.envelope import decrypt
 from fedwinnow.curation.protocol.messages import (
     Reply,
     Request,
@@ -27,7 +27,7 @@ from fedwinnow.curation.protocol.messages import (
 from fedwinnow.server.run.driver import drive
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
-from fedwinnow.server.transport.coordinator_envelopes import Sealer
+from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.server.transport.interface import Delivery
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import SITES
@@ -43,10 +43,10 @@ class Wire:
     """Site boundaries in this process, and every byte that leaves one."""
 
     boundaries: dict[str, Boundary]
-    sealer: Sealer
+    envelopes: CoordinatorEnvelopes
     plain: list[bytes] = field(default_factory=list)
-    """Replies before they are sealed."""
-    sealed: list[bytes] = field(default_factory=list)
+    """Replies before they are encrypted."""
+    encrypted: list[bytes] = field(default_factory=list)
     """Payloads, stamps, signatures and frames as a node's user sees them."""
     asked: list[Request] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -55,13 +55,13 @@ class Wire:
     def ask(self, request: Request, site: str) -> Reply:
         """One request, one reply."""
         self.asked.append(request)
-        sent = self.sealer.envelope(request, site)
+        sent = self.envelopes.envelope(request, site)
         back = checked(sent, self.boundaries[site])
-        plain = unseal(back.payload, self.sealer.key)
+        plain = decrypt(back.payload, self.envelopes.key)
         self.plain.append(plain)
         frame = words(back.stamp, back.signature, len(back.payload))
-        self.sealed += [back.payload, back.stamp, back.signature, frame]
-        return self.sealer.reply(back, self.sealer.sent(sent))
+        self.encrypted += [back.payload, back.stamp, back.signature, frame]
+        return self.envelopes.reply(back, self.envelopes.sent(sent))
 
     def exchange(self, request: Request, sites, **_: object) -> Iterator[Delivery]:
         """As a transport."""
@@ -76,7 +76,7 @@ class Wire:
     @property
     def stream(self) -> bytes:
         """All of it."""
-        return b"\n".join([*self.plain, *self.sealed, *(t.encode() for t in self.told)])
+        return b"\n".join([*self.plain, *self.encrypted, *(t.encode() for t in self.told)])
 
 
 SETTINGS = (
@@ -125,8 +125,8 @@ def open_wire(folder: Path, config: RunConfig) -> Wire:
         site: Boundary.open(load_site(folder / site / "site.toml"), workshop=workshop)
         for site in SITES
     }
-    sealer = Sealer.open(config, Path(config.run.output) / config.run.name)
-    return Wire(boundaries=boundaries, sealer=sealer, told=told)
+    envelopes = CoordinatorEnvelopes.open(config, Path(config.run.output) / config.run.name)
+    return Wire(boundaries=boundaries, envelopes=envelopes, told=told)
 
 
 def run_over(ear: Wire, config: RunConfig) -> RunState:

@@ -20,7 +20,7 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.strategies.run_plugins import RunPlugins
 
-OPEN = {"allow_unsealed_adapters": True, "smallest_group": 8, "min_change": 5}
+OPEN = {"allow_individual_updates": True, "smallest_group": 8, "min_change": 5}
 PLAIN = {
     "run": {"trajectory": "global"},
     "warm_up": {"rounds": 2, "steps": 4},

@@ -30,7 +30,7 @@ from fedwinnow.curation.config.site import AgentSection, SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.errors import ConfigError, OutputError, TransportError
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.curation.protocol.envelope import Envelope, Stamp, sign, unseal, verified
+from fedwinnow.curation.protocol.envelope import Envelope, Stamp, decrypt, sign, verified
 from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
@@ -38,7 +38,7 @@ LONGEST = 30.0
 """Longest wait for anything here, seconds: for a machine that does much else."""
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
 CLOSE = messages.CloseRequest(header=messages.Header(run="r", phase="close"))
-"""A question that costs nothing: the run was never joined, so its answer is a sealed refusal."""
+"""A question that costs nothing: the run was never joined, so the answer is a refusal."""
 
 
 def until(holds) -> None:
@@ -98,7 +98,7 @@ class Silo:
     def opened(self, reply: Envelope) -> messages.Reply:
         """What the coordinator reads."""
         verified(reply, self.agent.boundary.key.public)
-        return wire.decode(unseal(reply.payload, self.coordinator))
+        return wire.decode(decrypt(reply.payload, self.coordinator))
 
     def entries(self) -> list[dict]:
         """What left."""
@@ -178,7 +178,7 @@ def framed(envelope: Envelope, size: int | None = None, **parts: bytes) -> list[
 
 
 def test_agent_answers_the_coordinator(silo, asked):
-    """The control of what follows: a join is computed, sealed, signed and entered."""
+    """The control of what follows: a join is computed, encrypted, signed and entered."""
     silo.start()
     reply = silo.carry(silo.ask(silo.join))
     assert isinstance(silo.opened(reply), messages.Joined)

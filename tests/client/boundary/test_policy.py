@@ -40,7 +40,7 @@ def silo(tmp_path):
 
 
 TERMS = {
-    "allow_unsealed_adapters": ({"allow_unsealed_adapters": False}, {}, None),
+    "allow_individual_updates": ({"allow_individual_updates": False}, {}, None),
     "privacy_budget": ({"privacy_budget": 8.0}, {}, None),
     "plugins": (
         {"plugins": ("scorer:ifd", "ordering:shuffled", "objective:sft")},

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
+from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import (
     canonical,
     check,
@@ -252,3 +253,11 @@ def test_settings_of_a_default_need_no_name():
     assert parse({"part": {"name": "other"}}, Chosen).part == Part(name="other", weight=1.0)
     with pytest.raises(ConfigError, match=r"part\.wieght"):
         parse({"part": {"wieght": 3.0}}, Chosen)
+
+
+def test_settings_old_key_is_an_error_that_names_the_new():
+    """A key that was renamed is refused with its new name, in any section."""
+    tree = {"site": {"name": "a", "data": "d"}, "policy": {"allow_unsealed_adapters": True}}
+    said = "policy.allow_unsealed_adapters is now called policy.allow_individual_updates"
+    with pytest.raises(ConfigError, match=said):
+        parse(tree, SiteConfig)

@@ -1,4 +1,4 @@
-"""Laws of signatures, seals and key files: what is changed, cut or another's is refused."""
+"""Laws of signatures, encryption and key files: what is changed, cut or another's is refused."""
 
 import base64
 import dataclasses
@@ -16,9 +16,9 @@ from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.curation.protocol.envelope import (
     Envelope,
     Stamp,
-    seal,
+    decrypt,
+    encrypt,
     sign,
-    unseal,
     verified,
     verified_stamp,
 )
@@ -28,7 +28,7 @@ KEY, OTHER = PrivateKey.new(), PrivateKey.new()
 WORDS = {"site": "north", "run": "r1", "phase": "join", "sequence": 7}
 PAYLOAD = b"what is asked of a site"
 MADE = sign(KEY, PAYLOAD, **WORDS)
-SEALED = seal(PAYLOAD, KEY.public)
+ENCRYPTED = encrypt(PAYLOAD, KEY.public)
 TREE = json.loads(MADE.stamp)
 BYTES = st.binary(max_size=2000)
 PRIVATE, PUBLIC = "fedwinnow-private-1:", "fedwinnow-key-1:"
@@ -98,9 +98,9 @@ def test_envelope_of_another_key_is_refused():
     """Another's signature is refused, and so is a key that shares one half with the pinned one."""
     halves = (
         OTHER.public,
-        PublicKey(OTHER.public.verifying, KEY.public.sealing),
-        PublicKey(KEY.public.verifying, OTHER.public.sealing),
-        PublicKey(b"\0" * 32, KEY.public.sealing),
+        PublicKey(OTHER.public.verifying, KEY.public.encrypting),
+        PublicKey(KEY.public.verifying, OTHER.public.encrypting),
+        PublicKey(b"\0" * 32, KEY.public.encrypting),
     )
     for key in halves:
         with pytest.raises(ProtocolError):
@@ -153,9 +153,9 @@ def test_stamp_that_is_no_json_is_refused(text):
 
 @given(payload=BYTES)
 def test_seal_is_undone_by_its_reader_alone(payload):
-    """The reader's key opens it, another key does not, and two seals of one payload differ."""
-    first, second = seal(payload, KEY.public), seal(payload, KEY.public)
-    assert unseal(first, KEY) == payload
+    """The reader's key opens it, another key does not, and no two ciphertexts are equal."""
+    first, second = encrypt(payload, KEY.public), encrypt(payload, KEY.public)
+    assert decrypt(first, KEY) == payload
     assert first != second
     assert len(payload) < 16 or payload not in first
     for key in (
@@ -164,28 +164,28 @@ def test_seal_is_undone_by_its_reader_alone(payload):
         PrivateKey(KEY.opening, KEY.signing),
     ):
         with pytest.raises(ProtocolError, match="cannot be opened"):
-            unseal(first, key)
+            decrypt(first, key)
 
 
 @given(place=st.integers(0, 10**6))
 def test_seal_with_any_bit_changed_is_not_opened(place):
     """A bit of the reader's part, of the text or of its tag."""
     with pytest.raises(ProtocolError):
-        unseal(with_bit(SEALED, place), KEY)
+        decrypt(with_bit(ENCRYPTED, place), KEY)
 
 
-@given(data=st.one_of(BYTES, st.integers(0, len(SEALED) - 1).map(lambda end: SEALED[:end])))
+@given(data=st.one_of(BYTES, st.integers(0, len(ENCRYPTED) - 1).map(lambda end: ENCRYPTED[:end])))
 def test_seal_of_any_bytes_is_not_opened(data):
-    """What nobody sealed, or what was cut, is a ProtocolError and nothing else."""
+    """What nobody encrypted, or what was cut, is a ProtocolError and nothing else."""
     with pytest.raises(ProtocolError):
-        unseal(data, KEY)
+        decrypt(data, KEY)
 
 
 @pytest.mark.parametrize("first", [0, 1, 0xFF])
 def test_seal_by_a_weak_share_is_not_opened(first):
     """A sender's share that gives everyone the same secret (RFC 7748, 6.1) opens nothing."""
     with pytest.raises(ProtocolError):
-        unseal(bytes([first]) + b"\0" * 31 + SEALED[32:], KEY)
+        decrypt(bytes([first]) + b"\0" * 31 + ENCRYPTED[32:], KEY)
 
 
 def test_key_file_gives_the_key_back_and_is_its_owners_alone(tmp_path):
@@ -280,11 +280,11 @@ def test_public_line_of_another_form_is_refused(text):
 def test_fingerprint_is_of_both_halves():
     """SHA-256 of both keys, 32 digits: changing either half changes it."""
     key = KEY.public
-    assert key.fingerprint == hashlib.sha256(key.verifying + key.sealing).hexdigest()[:32]
+    assert key.fingerprint == hashlib.sha256(key.verifying + key.encrypting).hexdigest()[:32]
     others = (
-        PublicKey(with_bit(key.verifying, 0), key.sealing),
-        PublicKey(key.verifying, with_bit(key.sealing, 255)),
-        PublicKey(key.sealing, key.verifying),
+        PublicKey(with_bit(key.verifying, 0), key.encrypting),
+        PublicKey(key.verifying, with_bit(key.encrypting, 255)),
+        PublicKey(key.encrypting, key.verifying),
     )
     assert len({key.fingerprint, *(other.fingerprint for other in others)}) == 4
 
@@ -302,5 +302,5 @@ def test_private_keys_are_never_twice_the_same():
     """Fresh keys differ in both halves, and their public halves are not the private ones."""
     keys = [PrivateKey.new() for _ in range(8)]
     halves = {half for key in keys for half in (key.signing, key.opening)}
-    halves |= {half for key in keys for half in (key.public.verifying, key.public.sealing)}
+    halves |= {half for key in keys for half in (key.public.verifying, key.public.encrypting)}
     assert len(halves) == 4 * len(keys)

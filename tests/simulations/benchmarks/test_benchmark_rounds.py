@@ -48,7 +48,7 @@ def test_benchmark_echo_checks_and_signs():
 def test_benchmark_table_holds_every_figure(monkeypatch):
     """``fedwinnow bench rounds`` prints each path beside its bar; --json gives the same figures."""
     over = rounds.figures([[3.0, 4.0]]) | {"socket_seconds": 0.1}
-    hop = {"ratio": 1.25, "agent_seconds": 1.0, "bare_seconds": 0.8, "seal_seconds": 0.3}
+    hop = {"ratio": 1.25, "agent_seconds": 1.0, "bare_seconds": 0.8, "encrypt_seconds": 0.3}
     monkeypatch.setattr(rounds, "bench_deployed", lambda pairs: over)
     monkeypatch.setattr(rounds, "bench_in_process", lambda pairs: {"seconds": 0.05})
     monkeypatch.setattr(agent_transfer, "bench_transfer", lambda pairs, megabytes: hop)
