@@ -3,10 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LANE := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+LAWS := tests/curation tests/strategies tests/test_house_rules.py tests/test_threat_model.py
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test flower faults faults-matrix check format study clean
+.PHONY: help demo test laws ends flower faults faults-matrix check format study clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,8 +17,13 @@ demo: $(STAMP) ## Curate and train a real small model at three silos of real tex
 	rm -rf runs/demo runs/demo-data
 	$(BIN)/fedwinnow demo
 
-test: $(STAMP) ## Run the tests (no network, no GPU, a few minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: laws ends ## Run the tests (no network, no GPU): pure laws first, then both ends
+
+laws: $(STAMP) ## The pure laws: curation, strategies, and the house's own (a minute)
+	$(LANE) $(LAWS)
+
+ends: $(STAMP) ## Client, server, whole federations and the command line (two minutes)
+	$(LANE) $(LAWS:%=--ignore=%)
 
 flower: $(STAMP) ## Run what drives Flower, agents, or long federations (a few minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "flower and not faults and not slow"

@@ -293,6 +293,17 @@ def test_house_readme_map_is_computed_from_the_folders():
     assert generate.house_map().count("\n") <= 40
 
 
+def test_house_questions_name_files_that_exist():
+    """Every path of the twenty questions is there, and there are twenty."""
+    text = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert len(rows) == 20
+    for row in rows:
+        named = re.findall(r"`([\w/.]+)`", row)
+        assert named, row
+        assert all((ROOT / path).exists() for path in named), row
+
+
 def test_house_test_files_have_names_of_their_own():
     """No two test files share a name, as the tests are no package."""
     names = [file.name for file in TESTS if file.name.startswith("test_")]
