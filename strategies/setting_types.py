@@ -3,6 +3,9 @@
 int, float (a whole number will do, true and false will not), str, bool, lists and tables of these,
 ``Literal``, and unions, also with None. What has no annotation, or one that this does not know, is
 left to the factory; so are ranges, infinities among them.
+
+No library: beartype takes true for a whole number, NaN for a number, and looks at one item of a
+list.
 """
 
 import inspect

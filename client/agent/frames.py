@@ -1,7 +1,10 @@
 """Envelopes as a stream of frames over gRPC: words first or last, the payload in chunks between.
 
 A request begins with its words: the signature is checked before the payload is read. A reply ends
-with them. Words are JSON with base64, chunks are raw; gRPC carries bytes, without generated stubs.
+with them. Words are JSON with base64, chunks are raw; gRPC carries bytes.
+
+No generated stubs: the payload is bytes already, its size is known before it is read, and the
+signature is checked before a chunk of it is taken.
 """
 
 import base64

@@ -3,6 +3,7 @@
 It listens with gRPC on a Unix socket. Flower's processes come and go; the agent stays, keeps the
 base model warm, and computes one request at a time, in order of arrival. A caller that vanishes
 stops nothing: its reply stands on the disk, and the same question again is answered from there.
+Its handlers take bytes; ``client/agent/frames.py`` says why there are no generated stubs.
 """
 
 import hmac

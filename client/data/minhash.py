@@ -5,6 +5,8 @@ texts share one MinHash value with probability J. With k values in k/r bands of 
 candidate with probability 1 − (1 − J^r)^(k/r); r is chosen so that at the threshold a pair is
 missed at most once in a million (thresholds from 0.11). Kept per text: k bytes and k/r band keys.
 
+Own code, as datasketch keeps 1 KB of hash values a text where 128 bytes do.
+
 Reference:
     A. Broder, On the Resemblance and Containment of Documents, SEQUENCES 1997,
     https://doi.org/10.1109/SEQUEN.1997.666900

@@ -3,11 +3,18 @@
 Patterns find shapes, not people: names and free descriptions pass. They are a net under the silo's
 own de-identification, never its replacement. Card and account numbers count only where their check
 digits hold (Luhn, ISO/IEC 7812-1; modulo 97, ISO 13616), so that figures and dates pass.
+
+Account numbers are not held to ``stdnum.iban``'s list of countries: a net must not lose the number
+of a country that joins later. Phone numbers have a pattern of their own: ``phonenumbers`` takes
+48 MB, 40 times as long, and passes over numbers after 00 and with slashes.
 """
 
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
+
+from stdnum import luhn
+from stdnum.iso7064 import mod_97_10
 
 from fedwinnow.curation.errors import ConfigError
 
@@ -17,21 +24,18 @@ _PHONE_LENGTHS = range(8, 16)
 
 
 def _digits(text: str) -> str:
-    return "".join(filter(str.isdigit, text))
+    """Return the digits of a text, those of other scripts as 0 to 9."""
+    return "".join(str(int(char)) for char in text if char.isdecimal())
 
 
 def _luhn(text: str) -> bool:
     digits = _digits(text)
-    total = sum(
-        sum(divmod(2 * int(d), 10)) if i % 2 else int(d) for i, d in enumerate(reversed(digits))
-    )
-    return len(digits) in _CARD_LENGTHS and len(set(digits)) > 1 and total % 10 == 0
+    return len(digits) in _CARD_LENGTHS and len(set(digits)) > 1 and luhn.is_valid(digits)
 
 
 def _iban(text: str) -> bool:
     plain = "".join(text.split())
-    turned = "".join(str(int(c, 36)) for c in plain[4:] + plain[:4])
-    return len(plain) in _IBAN_LENGTHS and int(turned) % 97 == 1
+    return len(plain) in _IBAN_LENGTHS and mod_97_10.is_valid(plain[4:] + plain[:4])
 
 
 def _phone(text: str) -> bool:

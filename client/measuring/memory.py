@@ -16,10 +16,10 @@ Reference:
 """
 
 import gc
-import os
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import torch
 
 _ELSEWHERE = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
@@ -27,7 +27,6 @@ _ELSEWHERE = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: 
 _COPIES = 4
 """Numbers held for each that a linear layer puts out; see the head of this file."""
 _LOGIT_BYTES = 12
-_INFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
 
@@ -45,27 +44,19 @@ def give_back() -> None:
         torch.cuda.empty_cache()
 
 
-def available_bytes(info: Path = _INFO, group: Path = _GROUP) -> int | None:
+def available_bytes(group: Path = _GROUP) -> int | None:
     """Memory of the host that this process may take without pushing others out; None: unknown.
 
-    The least of what Linux says is available and what the container's group has left; elsewhere
-    the free pages that the system reports.
+    The least of what the system says is available and what the container's group has left.
     """
-    found = [_system(info), _container(group)]
+    found = [_system(), _container(group)]
     return min((one for one in found if one is not None), default=None)
 
 
-def _system(info: Path) -> int | None:
+def _system() -> int | None:
     try:
-        for line in info.read_text(encoding="ascii").splitlines():
-            name, _, rest = line.partition(":")
-            if name == "MemAvailable":
-                return int(rest.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass  # another system: ask in its way
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
+        return int(psutil.virtual_memory().available)
+    except OSError:  # no /proc
         return None
 
 

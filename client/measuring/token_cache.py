@@ -1,11 +1,13 @@
 """Tokens of a silo's samples on its own disk, so that each text is tokenised once in a run.
 
-One file holds the tokens of a block of 1,024 samples, in data order. Its name is a SHA-256 over all
-that they depend on: the tokenizer and its chat template, a prompt rendered now (a template may tell
-the date), the system prompt, the longest sample, the versions of the software, and every text. So a
-file is never stale: what has changed has another name. It is written under a temporary name, then
-renamed, and it carries a checksum: one that was cut off, or that two processes wrote at a time, is
-whole, or is made anew.
+One safetensors file holds the tokens of a block of 1,024 samples, in data order. Its name is a
+SHA-256 over all that they depend on: the tokenizer and its chat template, a prompt rendered now (a
+template may tell the date), the system prompt, the longest sample, the versions of the software,
+and every text. So a file is never stale: what has changed has another name. It is written under a
+temporary name, then renamed, so it is whole even where two processes write it at a time.
+safetensors notices a file that was cut off, our CRC-32 one that was changed; both are made anew. A
+file is read at once, not mapped: a block is about 2 MB, all of it is checked, and a bad disk then
+raises an error instead of a signal.
 
 Tokens are texts in other letters. The folder is the owner's alone (0700, files 0600), it lies in
 the folder of the run, leaves the silo as little as the data does, and goes when the run closes.
@@ -15,11 +17,14 @@ import hashlib
 import logging
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.curation.atomic_files import write_private
@@ -30,12 +35,13 @@ from fedwinnow.curation.versions import versions
 
 logger = logging.getLogger(__name__)
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 FOLDER = "tokens"
 """In the folder of a run."""
-_MARK = 0x0F3D_701C_0001
-"""First number of a file; changes with its form."""
-_HEAD = 4
-"""Numbers of the head: mark, samples, tokens, CRC-32 of the rest."""
+_DTYPES = {"crc32": "uint32", "spans": "int64", "tokens": "int32"}
+"""Arrays of a file: checksum of the others; for each sample where its tokens end, its response
+starts and its body ends; the tokens of all samples, one after another."""
 
 
 def encoded(loaded: LoadedModel, samples: Iterable[Sample], reading: Reading) -> list[Encoding]:
@@ -110,32 +116,46 @@ def _texts(sample: Sample) -> Iterator[str]:
 
 
 def _bytes(encodings: Sequence[Encoding]) -> bytes:
-    """Head, then for each sample where its tokens end, its response starts and its body ends."""
-    sizes = np.cumsum([len(one.tokens) for one in encodings])
-    spans = [(one.response_start, one.body_end) for one in encodings]
-    rows = np.column_stack([sizes, np.array(spans)]).astype("<i8")
-    tokens = np.concatenate([one.tokens for one in encodings]).astype("<i4")
-    rest = rows.tobytes() + tokens.tobytes()
-    head = np.array([_MARK, len(rows), len(tokens), zlib.crc32(rest)], dtype="<i8")
-    return head.tobytes() + rest
+    """Return the tokens and spans of a block as a safetensors file."""
+    ends = np.cumsum([len(one.tokens) for one in encodings])
+    starts_and_bodies = [(one.response_start, one.body_end) for one in encodings]
+    spans = np.column_stack([ends, np.array(starts_and_bodies)]).astype(np.int64, order="C")
+    tokens = np.concatenate([one.tokens for one in encodings]).astype(np.int32)
+    checksum = np.array([_checksum(spans, tokens)], dtype=np.uint32)
+    return save({"crc32": checksum, "spans": spans, "tokens": tokens})
+
+
+def _checksum(spans: Array, tokens: Array) -> int:
+    return zlib.crc32(tokens.data, zlib.crc32(spans.data))
 
 
 def _read(file: Path, samples: int) -> list[Encoding] | None:
-    """What :func:`_bytes` wrote; None where there is no such file, or no whole one."""
+    """Read what :func:`_bytes` wrote; return None where there is no such file, or no whole one."""
     try:
-        data = bytearray(file.read_bytes())  # of our own, so that arrays may be written to
+        data = file.read_bytes()
     except FileNotFoundError:
         return None
-    head = np.frombuffer(data[: 8 * _HEAD].ljust(8 * _HEAD, b"\0"), dtype="<i8").tolist()
-    rest = memoryview(data)[8 * _HEAD :]
-    size = 24 * samples + 4 * head[2]
-    if head[:2] != [_MARK, samples] or len(rest) != size or zlib.crc32(rest) != head[3]:
+    arrays = _arrays(data, samples)
+    if arrays is None:
         logger.warning("%s is not whole and is made anew", file.name)
         return None
-    rows = np.frombuffer(rest, dtype="<i8", count=3 * samples).reshape(samples, 3).tolist()
-    tokens = np.frombuffer(rest, dtype="<i4", offset=24 * samples).astype(np.int32, copy=False)
-    begins = [0, *(end for end, _, _ in rows[:-1])]
+    spans, tokens = arrays["spans"].tolist(), arrays["tokens"]
+    begins = [0, *(end for end, _, _ in spans[:-1])]
     return [
         Encoding(tokens=tokens[begin:end], response_start=start, body_end=body)
-        for begin, (end, start, body) in zip(begins, rows, strict=True)
+        for begin, (end, start, body) in zip(begins, spans, strict=True)
     ]
+
+
+def _arrays(data: bytes, samples: int) -> Mapping[str, Array] | None:
+    """Return the arrays of a file; None where it was cut off, changed or made otherwise."""
+    try:
+        arrays: dict[str, Array] = load(data)
+    except (SafetensorError, KeyError):  # KeyError: a type that numpy lacks
+        return None
+    if {name: str(array.dtype) for name, array in arrays.items()} != _DTYPES:
+        return None
+    if arrays["spans"].shape != (samples, 3) or arrays["crc32"].shape != (1,):
+        return None
+    same = arrays["crc32"][0] == _checksum(arrays["spans"], arrays["tokens"])
+    return arrays if same else None

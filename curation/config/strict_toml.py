@@ -1,6 +1,9 @@
 """Strict TOML: every key, type and range is checked, and an error names the key and the file.
 
 The shape of a file is a tree of frozen dataclasses; this module knows nothing about their meaning.
+
+No decoding library: msgspec passes over a dataclass' unknown keys and takes NaN, cattrs reads "3",
+2.0 and true as whole numbers; both would need a hook for every type, and errors of our own.
 """
 
 import copy
@@ -12,6 +15,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+import tomlkit
+from tomlkit.items import Table
 
 from fedwinnow.curation.errors import ConfigError
 
@@ -162,10 +168,13 @@ def _default(field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - whatever t
 
 
 def to_toml(node: object, comments: Mapping[str, str] | None = None) -> str:
-    """A dataclass tree as TOML text; ``comments`` maps dotted keys to the line above each."""
-    lines: list[str] = []
-    _write(plain(node), "", comments or {}, lines)
-    return "\n".join(lines).strip() + "\n"
+    """Return a dataclass tree as TOML text; ``comments`` maps dotted keys to the line above each.
+
+    Empty tables are left out: reading gives them back as the default.
+    """
+    document = tomlkit.document()
+    _fill(document, plain(node), "", comments or {})
+    return tomlkit.dumps(document).strip() + "\n"
 
 
 def _apply(tree: dict[str, Any], override: str, form: str) -> None:
@@ -247,47 +256,38 @@ def _free(value: Any, key: str) -> Any:  # noqa: ANN401 - whatever a plug-in may
     return value
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _key(name: str) -> str:
-    bare = name != "" and all(c.isascii() and (c.isalnum() or c in "-_") for c in name)
-    return name if bare else _quoted(name)
-
-
-def _scalar(value: Any) -> str:  # noqa: ANN401 - whatever TOML holds
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(k)} = {_scalar(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return "[" + ", ".join(_scalar(item) for item in value) + "]"
-    return repr(value)
-
-
-def _write(
-    tree: Mapping[str, Any], prefix: str, comments: Mapping[str, str], lines: list[str]
+def _fill(
+    table: tomlkit.TOMLDocument | Table,
+    tree: Mapping[str, Any],
+    prefix: str,
+    comments: Mapping[str, str],
 ) -> None:
+    """Put a tree into a TOML table: plain keys first, then tables, then arrays of tables."""
     tables = {k: v for k, v in tree.items() if isinstance(v, Mapping)}
-    arrays = {
-        k: v
-        for k, v in tree.items()
-        if isinstance(v, list) and v and all(isinstance(item, Mapping) for item in v)
-    }
+    arrays = {k: v for k, v in tree.items() if _is_array_of_tables(v)}
     for key, value in tree.items():
         if key in tables or key in arrays:
             continue
-        comment = comments.get(f"{prefix}{key}")
-        lines.extend([f"# {comment}"] if comment else [])
-        lines.append(f"{_key(key)} = {_scalar(value)}")
+        if comment := comments.get(f"{prefix}{key}"):
+            table.add(tomlkit.comment(comment))
+        table.add(key, tomlkit.item(value))
     for key, value in tables.items():
         if value:
-            lines.extend(["", f"[{prefix}{_key(key)}]"])
-            _write(value, f"{prefix}{_key(key)}.", comments, lines)
+            table.add(key, _table(value, f"{prefix}{key}.", comments))
     for key, items in arrays.items():
+        array = tomlkit.aot()
         for item in items:
-            lines.extend(["", f"[[{prefix}{_key(key)}]]"])
-            _write(item, f"{prefix}{_key(key)}.", comments, lines)
+            array.append(_table(item, f"{prefix}{key}.", comments))
+        table.add(key, array)
+
+
+def _is_array_of_tables(value: object) -> bool:
+    return (
+        isinstance(value, list) and value != [] and all(isinstance(item, Mapping) for item in value)
+    )
+
+
+def _table(tree: Mapping[str, Any], prefix: str, comments: Mapping[str, str]) -> Table:
+    table = tomlkit.table(is_super_table=False)
+    _fill(table, tree, prefix, comments)
+    return table

@@ -16,6 +16,9 @@ Sums of two exchanges must not differ by few samples: samples that were together
 far are told apart only in groups of at least the smallest cell (:func:`partition`). So every cell
 of every exchange is made of the same groups, and no difference of sums tells of fewer.
 
+Own code, as k-means of a library wants the samples: here counts and sums alone are exchanged, under
+the rules of disclosure above.
+
 Reference:
     Y. Yang et al., SmallToLarge (S2L), NeurIPS 2024, section 4, https://arxiv.org/abs/2403.07384;
     start: D. Arthur and S. Vassilvitskii, k-means++, SODA 2007.

@@ -2,6 +2,8 @@
 
 AUROC = P(score of a positive > score of a negative) + ½ P(equal), by the rank sum.
 
+Own code on scipy's ranks, bit-equal at all sites; scikit-learn would be one more dependency.
+
 Reference:
     J. Hanley, B. McNeil, The Meaning and Use of the Area under a ROC Curve, Radiology 143, 1982,
     https://doi.org/10.1148/radiology.143.1.7063747

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from fedwinnow.client.data.column_guess import guess_columns
 from fedwinnow.client.data.samples import columns_of
@@ -16,7 +17,7 @@ from fedwinnow.curation.config.coordinator import CoordinatorSection, MemberSect
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import AnchorsSection, ModelSection, RunSection
 from fedwinnow.curation.config.site import SiteConfig, SiteSection
-from fedwinnow.curation.config.strict_toml import to_toml
+from fedwinnow.curation.config.strict_toml import plain, to_toml
 from fedwinnow.curation.config.training import WarmUpSection
 from fedwinnow.curation.errors import OutputError
 
@@ -102,22 +103,19 @@ def _text(steps: str, node: RunConfig | SiteConfig, without: tuple[str, ...] = (
     head = (
         "# Made by `fedwinnow init`: every key with its default; delete what you do not change.\n"
     )
-    said = comments(type(node))
-    lines = to_toml(node, said).splitlines()
-    section, kept, comment = "", list[str](), ""
-    for line in lines:
-        if line.startswith("["):
-            section = line.strip("[]") + "."
-        key = section + line.partition(" = ")[0] if " = " in line else section.rstrip(".")
-        if any(key == one or key.startswith(f"{one}.") for one in without):
-            comment = ""
-            continue
-        if line.startswith("#"):
-            comment = line
-            continue
-        kept += [comment, line] if comment else [line]
-        comment = ""
-    return f"{head}{steps}\n{chr(10).join(kept)}\n".encode()
+    tree = _leave_out(plain(node), without)
+    return f"{head}{steps}\n{to_toml(tree, comments(type(node)))}".encode()
+
+
+def _leave_out(tree: Mapping[str, Any], without: tuple[str, ...], prefix: str = "") -> Any:  # noqa: ANN401 - a tree of TOML
+    """Return the tree without the dotted keys ``without``."""
+    return {
+        name: _leave_out(value, without, f"{prefix}{name}.")
+        if isinstance(value, Mapping)
+        else value
+        for name, value in tree.items()
+        if f"{prefix}{name}" not in without
+    }
 
 
 def _absolute(name: str) -> str:

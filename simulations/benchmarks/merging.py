@@ -27,11 +27,10 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.simulations.benchmarks.instruments.process_memory import (
-    PEAK,
-    RESIDENT,
     environment,
-    figure,
+    peak_resident,
     reset_peak,
+    resident,
 )
 from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.strategies.registry import BUILT_IN, build
@@ -256,15 +255,15 @@ def memory_here(rule: str, sites: int, rank: int, layers: int, narrow: int) -> F
     merging: Merging = build("merging", rule, {})
     small, start = federation(32, 2, 2, shared_a=isinstance(merging, FactorMerging))
     merging(small, dict.fromkeys(small, 1.0), start)  # what is loaded once is not counted
-    before = figure(RESIDENT)
+    before = resident()
     reset_peak()
     first = _llama(0, rank, layers, narrow)
     found = {f"site-{i:02}": _llama(i, rank, layers, narrow) for i in range(sites)}
     if isinstance(merging, FactorMerging):
         found = {site: replace(one, a=first.a) for site, one in found.items()}
-    held = figure(RESIDENT)
+    held = resident()
     seconds, _ = _timed(lambda: merging(found, dict.fromkeys(found, 1.0), first))
-    peak, own = figure(PEAK) - before, sum(checks.size_of(one) for one in found.values())
+    peak, own = peak_resident() - before, sum(checks.size_of(one) for one in found.values())
     return {
         "adapters_bytes": float(own),
         "peak_bytes": float(peak),

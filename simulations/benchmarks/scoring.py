@@ -25,12 +25,11 @@ import torch
 
 from fedwinnow.simulations.benchmarks.gradient_methods import ROWS, Outcome, Row, factors
 from fedwinnow.simulations.benchmarks.instruments.process_memory import (
-    PEAK,
-    RESIDENT,
     can_be_measured,
     environment,
-    figure,
+    peak_resident,
     reset_peak,
+    resident,
 )
 from fedwinnow.simulations.benchmarks.instruments.stage_monitor import Say
 from fedwinnow.simulations.benchmarks.instruments.timing import Clock, interleaved, ratio_of
@@ -266,10 +265,10 @@ def peak_here(name: str, folder: str, plan: Plan) -> int:
     bench = _prepare(Path(folder), plan)
     row = EVERY[name]
     row(bench)  # what is made once is not counted
-    before = figure(RESIDENT)
+    before = resident()
     reset_peak()
     row(bench)
-    return figure(PEAK) - before
+    return peak_resident() - before
 
 
 def main() -> None:

@@ -9,10 +9,12 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 import fedwinnow
 from fedwinnow.curation.errors import TransportError
@@ -98,15 +100,15 @@ class Party:
     def pids(self, name: str, program: str) -> list[int]:
         """Processes of a program below what is served, as a fault would find them."""
         group, found = self.running[name].pid, []
-        for folder in Path("/proc").glob("[0-9]*"):
+        for process in psutil.process_iter():
             try:
-                words = (folder / "cmdline").read_text(encoding="utf-8").split("\0")
-                if os.getpgid(int(folder.name)) != group:
+                if os.getpgid(process.pid) != group:
                     continue
-            except OSError:
+                words = process.cmdline()
+            except (psutil.Error, OSError):
                 continue  # ended meanwhile, or not ours to look at
-            if words[0] != "/bin/sh" and any(_names(word, program) for word in words):
-                found.append(int(folder.name))
+            if words[:1] != ["/bin/sh"] and _names(words, program):
+                found.append(process.pid)
         return sorted(found)
 
     def stop(self, name: str, *, grace: float = 15.0) -> None:
@@ -143,6 +145,7 @@ def until(ready: Callable[[], bool], what: str, *, log: Path, longest: float = 1
         time.sleep(0.1)
 
 
-def _names(word: str, program: str) -> bool:
-    """Whether a word of a command line is the program, or the title that it gave itself."""
-    return Path(word).name == program or word.startswith(f"{program}: master")
+def _names(words: Sequence[str], program: str) -> bool:
+    """Return whether a command line runs the program, or is the title that it gave itself."""
+    titled = " ".join(words).startswith(f"{program}: master")
+    return titled or any(Path(word).name == program for word in words)

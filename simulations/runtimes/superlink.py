@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import fedwinnow
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.server.deployment.flower_programs import program
@@ -186,13 +188,13 @@ def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
 
 
 def bearers(start: str) -> list[int]:
-    """Processes with an environment entry that starts so; empty where there is no /proc."""
-    mark, found = start.encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
+    """Return the processes with an environment entry ``NAME=value`` that starts with ``start``."""
+    found = []
+    for process in psutil.process_iter():
         try:
-            entries = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
+            entries = process.environ()
+        except (psutil.Error, OSError):
             continue  # ended meanwhile, or not ours to look at
-        if any(entry.startswith(mark) for entry in entries):
-            found.append(int(folder.name))
+        if any(f"{name}={value}".startswith(start) for name, value in entries.items()):
+            found.append(process.pid)
     return found

@@ -14,6 +14,9 @@ alone inverts on kinds of corruption that nobody foresaw; T cannot, and s keeps 
 In fitting, z and t of an anchor and of its copies come from the other folds' anchors, as those of
 a private sample come from anchors alone.
 
+Own code, as the fit must be equal bit for bit at all sites, whatever library each has installed; it
+also saves a dependency on scikit-learn, which is a test's oracle only.
+
 Reference:
     Platt, 1999 (calibration by a logistic of the score); ridge logistic by Newton's method:
     le Cessie and van Houwelingen, Applied Statistics 41, 1992.

@@ -1,46 +1,48 @@
 """Memory of a process as Linux counts it: resident, anonymous, and the peak since it was reset.
 
 Anonymous memory is what a process asked for; resident memory also counts the pages of files that it
-maps, which the kernel may take back at any time.
+maps, which the kernel may take back at any time. psutil tells both; the peak and its reset it
+lacks, so they are read from and written to ``/proc``.
 """
 
 import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-RESIDENT, PEAK = "VmRSS", "VmHWM"
-"""Figures of :func:`figure`."""
-_PAGE = resource.getpagesize()
+import psutil
 
 
 def can_be_measured() -> bool:
-    """Whether this system tells; Linux does."""
+    """Return whether this system tells the peak and lets it be reset; Linux does."""
     return Path("/proc/self/clear_refs").exists()
 
 
-def figure(key: str, process: int | str = "self") -> int:
-    """A figure of a process, in bytes; 0 where the process has ended."""
+def resident(process: int | None = None) -> int:
+    """Return the resident memory of a process (None: this one), in bytes; 0 where it has ended."""
     try:
-        text = Path(f"/proc/{process}/status").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
+        return int(psutil.Process(process).memory_info().rss)
+    except psutil.NoSuchProcess:
         return 0
-    lines = [line for line in text.splitlines() if line.startswith(f"{key}:")]
-    return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
-def anonymous(process: int | str = "self") -> int:
-    """Anonymous memory of a process, in bytes; 0 where it has ended.
+def anonymous(process: int) -> int:
+    """Return the anonymous memory of a process, in bytes; 0 where it has ended.
 
     Resident less shared pages of ``statm``: the kernel's ``RssAnon``, at a tenth of the price of
     reading it from ``status`` hundreds of times a second.
     """
     try:
-        text = Path(f"/proc/{process}/statm").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
+        memory = psutil.Process(process).memory_info()
+    except psutil.NoSuchProcess:
         return 0
-    _, resident, shared, *_ = text.split()
-    return (int(resident) - int(shared)) * _PAGE
+    return int(memory.rss - memory.shared)
+
+
+def peak_resident() -> int:
+    """Return the most resident memory of this process since :func:`reset_peak`, in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def reset_peak() -> None:

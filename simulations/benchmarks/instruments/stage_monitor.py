@@ -21,10 +21,9 @@ import torch
 
 from fedwinnow.curation.errors import RunError
 from fedwinnow.simulations.benchmarks.instruments.process_memory import (
-    PEAK,
     anonymous,
     environment,
-    figure,
+    peak_resident,
     reset_peak,
 )
 
@@ -121,7 +120,7 @@ def stage(
     held: dict[str, Callable[[], float]] = {}
     start = time.perf_counter()
     yield held
-    seconds, resident = time.perf_counter() - start, figure(PEAK)
+    seconds, resident = time.perf_counter() - start, peak_resident()
     _say({"is": "end"})
     told = {what: count() for what, count in held.items()}
     words = {"name": name, "seconds": seconds, "resident_bytes": resident, "held": told}

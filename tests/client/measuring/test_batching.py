@@ -3,14 +3,16 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.measuring import batching
+from fedwinnow.client.measuring import batching, memory
 from fedwinnow.client.measuring.batching import Coming, in_batches
 from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.client.measuring.memory import available_bytes, out_of_memory, token_bytes
@@ -266,21 +268,30 @@ def test_memory_that_a_token_takes_is_no_less_than_autograd_keeps(tiny_model):
     assert token_bytes(tiny_model.model, graph=False) < token_bytes(tiny_model.model, graph=True)
 
 
-def test_memory_available_is_the_least_of_system_and_container(tmp_path):
-    """MemAvailable in bytes, or what the control group leaves; a missing limit is none."""
-    info, group = tmp_path / "meminfo", tmp_path / "group"
-    info.write_text("MemTotal: 9 kB\nMemAvailable:   4096 kB\n")
-    assert available_bytes(info, group) == 4096 * 1024
+def test_memory_available_is_the_least_of_system_and_container(tmp_path, monkeypatch):
+    """What the system says in bytes, or what the control group leaves; a missing limit is none."""
+    group = tmp_path / "group"
+    found = available_bytes(group)
+    assert found is not None
+    assert 0 < found < psutil.virtual_memory().total
+    there = SimpleNamespace(available=4096 * 1024)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: there)
+    assert available_bytes(group) == 4096 * 1024
     group.mkdir()
     (group / "memory.current").write_text("1000\n")
     (group / "memory.max").write_text("max\n")
-    assert available_bytes(info, group) == 4096 * 1024
+    assert available_bytes(group) == 4096 * 1024
     (group / "memory.max").write_text("51000\n")
-    assert available_bytes(info, group) == 50_000
+    assert available_bytes(group) == 50_000
     (group / "memory.max").write_text("900\n")
-    assert available_bytes(info, group) == 0
-    found = available_bytes(tmp_path / "none", tmp_path / "none")
-    assert found is None or found > 0
+    assert available_bytes(group) == 0
+
+    def refuse():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(memory.psutil, "virtual_memory", refuse)
+    assert available_bytes(group) == 0
+    assert available_bytes(tmp_path / "none") is None
 
 
 @given(lengths=LENGTHS, budget=st.integers(8, 200))

@@ -182,6 +182,21 @@ def test_tokens_that_are_not_whole_are_made_anew(tiny_model, tmp_path, caplog, c
     assert file.read_bytes() == whole
 
 
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_tokens_of_a_changed_file_are_those_of_the_texts_or_none(
+    tiny_model, tmp_path_factory, data
+):
+    """Whatever byte of a file is changed, wrong tokens never come out of it."""
+    folder = tmp_path_factory.getbasetemp()
+    expected = [encode(tiny_model, sample, max_length=60) for sample in some(3, "s")]
+    raw = bytearray(token_cache._bytes(expected))
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    (folder / "x.tokens").write_bytes(raw)
+    found = token_cache._read(folder / "x.tokens", 3)
+    assert found is None or all(map(same, found, expected))
+
+
 def test_tokens_are_for_the_owner_alone_and_go(tiny_model, tmp_path):
     """Folder 0700, files 0600, nothing half-written; forgetting removes them, twice as well."""
     folder = tmp_path / "run" / token_cache.FOLDER
