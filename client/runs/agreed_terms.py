@@ -10,13 +10,19 @@ from collections.abc import Iterator, Mapping
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.protocol.messages import Request
-from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest
-from fedwinnow.curation.protocol.requests import CloseRequest, EvaluateRequest, JoinRequest, JudgeRequest, MeasureRequest, ProbeRequest, ScoreRequest, SelectRequest, TrainRequest
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.protocol.requests import (
+    ClusterRequest,
+    EvaluateRequest,
+    JudgeRequest,
+    MeasureRequest,
+    QuotaRequest,
+    SelectRequest,
+    TrainRequest,
+)
 from fedwinnow.strategies.interfaces.ordering import StagedOrdering
-from fedwinnow.strategies.run_plugins import reviewing
 from fedwinnow.strategies.registry import Kind, build, factory
-
+from fedwinnow.strategies.run_plugins import reviewing
 
 
 def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:

@@ -13,9 +13,9 @@ from typing import TypeVar, cast
 import torch
 
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
+from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.model.lora_model import Size
 from fedwinnow.curation.model.pretrained import LoadedModel, load_model
-from fedwinnow.curation.config.strict_toml import canonical
 
 G = TypeVar("G")
 T = TypeVar("T")

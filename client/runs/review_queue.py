@@ -6,10 +6,10 @@ For the silo's own operator alone: nothing of it has a field in any message.
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedwinnow.client.runs import tables
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.client.runs.tables import QUEUE
+from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import parse_terms
+from fedwinnow.client.runs.tables import QUEUE
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.scores.selection import QUEUED

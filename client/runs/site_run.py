@@ -10,27 +10,15 @@ import numpy as np
 from fedwinnow.client.data.site_data import Pool
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.adapters.checks import adapter_hash, check_adapter
-from fedwinnow.curation.model.base_change import changed_base
-from fedwinnow.curation.signal_columns import (
-    BACKENDS,
-    CONTRASTS,
-    GRADIENTS,
-    GUESTS,
-    ONCE,
-    REVIEWS,
-    TEACHER,
-)
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import ModelSection, TeacherSection
 from fedwinnow.curation.config.site import SiteConfig
-from fedwinnow.curation.errors import PluginError, ProtocolError
-from fedwinnow.curation.protocol.header import Header
-from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
-from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
-from fedwinnow.strategies.interfaces.ordering import StagedOrdering
 from fedwinnow.curation.config.strict_toml import canonical, parse
-from fedwinnow.strategies.run_plugins import readers, scorers, weighing
-from fedwinnow.strategies.registry import build
+from fedwinnow.curation.datatypes import Adapter, SignalTable
+from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.model.base_change import changed_base
+from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
+from fedwinnow.curation.protocol.header import Header
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,18 +69,6 @@ def parse_terms(text: str) -> RunTerms:
     return parse(tree, RunTerms)
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 def hold(work: Work, header: Header, adapter: Adapter, change: Adapter | None = None) -> str:
     """Load the request's adapter into the model, after checking that it is the one it names.
 
@@ -132,5 +108,3 @@ def rows_of(table: SignalTable, keep: Sequence[int]) -> SignalTable:
         reference_gram=table.reference_gram,
         learning_rate=table.learning_rate,
     )
-
-

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
-from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.atomic_files import replacing
 from fedwinnow.curation.datatypes import Scores, Selection, SignalTable
+from fedwinnow.curation.errors import ProtocolError
 
 _BLOCK = 65_536
 """Rows that are written at once."""

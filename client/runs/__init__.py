@@ -1,0 +1,1 @@
+"""One run at one site: agreed terms, tables on disk, process cache, review queue."""
