@@ -11,7 +11,6 @@ The per-sample loss of the gradient is the mean over body and end of turn; the l
 the body alone, so that truncation shows in ``has_end`` and ``end_loss`` and nowhere else.
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,13 +30,11 @@ from fedwinnow.client.measuring.pass_options import Count, Reading, Told
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.client.measuring.token_cache import encoded
-from fedwinnow.client.piggyback import Visits
-from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.datatypes import Sample, SignalTable
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
-from fedwinnow.curation.model.pretrained import LoadedModel, get_adapter
+from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, entropies
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import (
@@ -48,8 +45,6 @@ from fedwinnow.curation.signal_columns import (
     OTHER_PROMPTS,
     REPRESENTATIONS,
 )
-
-logger = logging.getLogger(__name__)
 
 
 def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
@@ -67,7 +62,6 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     learning_rate: float = 0.0,
     progress: Told | None = None,
     backend: Backend = "auto",
-    visits: Visits | None = None,
     tokens: Path | None = None,
 ) -> SignalTable:
     """Measure samples with the loaded adapter.
@@ -87,8 +81,6 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         learning_rate: Noted in the table.
         progress: Called with (samples done, samples of all passes).
         backend: How gradient columns are taken (``client/measuring/backends.py``).
-        visits: What training steps saw, for ``piggyback``; samples that no step visited at these
-            weights are measured by ``auto``, and a warning says how many.
         tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None:
         none does.
 
@@ -112,14 +104,9 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     own, against = columns - OTHER_PROMPTS, columns & CONTRASTS
     bare = "unconditional_loss" in columns
     passes = bool(own) + bare + contrast_prompts * bool(against)
-    rest = usable
-    if own and choice.name == "piggyback":
-        rest = _visited(loaded, samples, usable, table, own, references, visits)
-        choice = choose("auto", loaded)
-    total = len(usable) * passes - (len(usable) - len(rest)) * bool(own)
-    count = Count(total=total, told=progress)
-    if own and (len(rest) or not len(usable)):  # an unfit adapter is refused, whoever comes
-        _main_pass(loaded, encodings, rest, table, references, reading, count, choice)
+    count = Count(total=len(usable) * passes, told=progress)
+    if own:  # also without a usable sample: an unfit adapter is refused, whoever comes
+        _main_pass(loaded, encodings, usable, table, references, reading, count, choice)
     readable = [encodings[i] for i in usable]
     if bare:
         values = unconditional_losses(loaded, readable, reading, count)
@@ -147,36 +134,6 @@ def _check(columns: frozenset[str], references: References | None) -> None:
             f"signal columns {', '.join(sorted(needing))} need reference anchors; give references"
         )
         raise ModelError(message)
-
-
-def _visited(
-    loaded: LoadedModel,
-    samples: Sequence[Sample],
-    usable: np.ndarray,
-    table: SignalRows,
-    columns: frozenset[str],
-    references: References | None,
-    visits: Visits | None,
-) -> np.ndarray:
-    """Fill the rows that a training step saw at these very weights; the rows that are left."""
-    why, places = "no training step came by", dict[str, int]()
-    if visits is not None:
-        why = visits.unlike(adapter_hash(get_adapter(loaded)), columns, references)
-        if not why:
-            why = "no step visited them at these weights"
-            places = {visits.ids[i]: int(i) for i in np.flatnonzero(visits.steps == 0)}
-    taken = [int(row) for row in usable if samples[int(row)].id in places]
-    if visits is not None and taken:
-        seen = [places[samples[row].id] for row in taken]
-        for name in columns:
-            table.columns[name][taken] = visits.columns[name][seen]
-    rest = np.setdiff1d(usable, np.array(taken, dtype=np.int64))
-    if len(rest):
-        logger.warning(
-            "measuring.backend = 'piggyback': %d of %d samples need a pass of their own (%s)",
-            len(rest), len(usable), why,
-        )  # fmt: skip
-    return rest
 
 
 def _main_pass(

@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import Float
 
-from fedwinnow.client.piggyback import Watch, Watcher
 from fedwinnow.client.training.sample_stream import Drawn, batches, check_order, draws
+from fedwinnow.client.training.watcher import Watch, Watcher
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
@@ -99,7 +99,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         max_length: Longest sample in tokens; longer ones are cut.
         system_prompt: System message before every sample.
         progress: Called with (steps done, steps) after each.
-        watch: Sees every forward pass (``client/piggyback.py``); changes no more than rounding.
+        watch: Observes every pass (``client/training/watcher.py``); none in a run.
 
     Raises:
         ConfigError: the schedule is unknown, or the precision needs another device.

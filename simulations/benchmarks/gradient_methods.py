@@ -7,7 +7,7 @@
     forward    dots alone, by two forward passes for each reference
     train      one round of training on all samples, optimizer and all
     (``client/training/local_training.py``)
-    piggyback  the same round, collecting the signals of ``measure`` on its way
+    piggyback  the same round, collecting the signals of ``measure`` on its way (``piggyback.py``)
     loop       one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS
     vmap       ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
 
@@ -36,12 +36,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import References
-from fedwinnow.client.piggyback import Piggyback, Watch
 from fedwinnow.client.training.local_training import train
+from fedwinnow.client.training.watcher import Watch
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.model.pretrained import NAME, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
+from fedwinnow.simulations.benchmarks.piggyback import Piggyback
 from fedwinnow.simulations.benchmarks.workload import COLUMNS, LONGEST, Bench
 from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.registry import build

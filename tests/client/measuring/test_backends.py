@@ -187,7 +187,6 @@ def test_an_unused_backend_setting_changes_no_terms():
         ("auto", "measuring with hooks"),
         ("probe", "measuring with probe: measuring.backend"),
         ("forward", "measuring with forward"),
-        ("piggyback", "3 of 3 samples need a pass of their own"),
     ],
 )
 def test_a_site_measures_by_the_backend_of_its_terms(model, tmp_path, caplog, backend, said):
