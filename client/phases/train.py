@@ -60,9 +60,8 @@ def _train(work: Work, request: TrainRequest, checked: str) -> TrainedAdapter:
         learning_rate=lesson.learning_rate,
         schedule=lesson.schedule,
         seed=lesson.seed,
-        max_length=terms.model.max_length,
-        system_prompt=terms.model.system_prompt,
-        progress=work.workshop.watch(f"{work.site} trains {header.arm or 'warm-up'}"),
+        options=work.pass_options,
+        on_progress=work.workshop.on_progress(f"{work.site} trains {header.arm or 'warm-up'}"),
     )
     if header.arm:  # for the silo's own eyes, and for a simulation that compares recipes
         norms = [norm for norm in trained.gradient_norms if np.isfinite(norm)]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.measuring.pass_options import Told
+from fedwinnow.client.measuring.pass_options import OnProgress
 from fedwinnow.client.runs.tables import read_signals, write_signals
 from fedwinnow.curation.datatypes import Sample, SignalTable
 
@@ -26,7 +26,7 @@ FOLDER = "shards"
 """In the folder of the run; there only while a pass goes on."""
 
 Shard = tuple[int, Sequence[Sample]]
-Pass = Callable[[Sequence[Sample], Told | None], SignalTable]
+Pass = Callable[[Sequence[Sample], OnProgress | None], SignalTable]
 """Measures samples in one go and tells how far it is."""
 Crew = Callable[[Iterable[Shard]], Iterator[tuple[int, SignalTable]]]
 """Measures numbered shards side by side, and gives them back in any order."""
@@ -38,7 +38,7 @@ def in_shards(
     *,
     folder: Path,
     key: Sequence[str],
-    told: Told | None = None,
+    on_progress: OnProgress | None = None,
     crew: Crew | None = None,
     size: int = SHARD,
 ) -> SignalTable:
@@ -49,7 +49,7 @@ def in_shards(
         samples: Read shard by shard.
         folder: Folder of the run.
         key: What the numbers depend on besides the samples and the run's terms.
-        told: Of (samples done, all of them).
+        on_progress: Called with (samples done, all of them).
         crew: Who measures several shards at a time; None: one after the other, here.
         size: Samples of a shard, at least 1.
 
@@ -60,7 +60,7 @@ def in_shards(
         OutputError: a shard cannot be written.
     """
     if len(samples) <= size and crew is None:
-        return measure(samples, told)
+        return measure(samples, on_progress)
     name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
     starts = range(0, max(len(samples), 1), size)
     paths = [folder / FOLDER / f"{name}-{start // size}.parquet" for start in starts]
@@ -73,14 +73,14 @@ def in_shards(
 
     def one_by_one(shards: Iterable[Shard]) -> Iterator[tuple[int, SignalTable]]:
         for index, part in shards:
-            yield index, measure(part, _within(told, done, len(part), len(samples)))
+            yield index, measure(part, _within(on_progress, done, len(part), len(samples)))
 
     missing = ((index, shard(index)) for index in range(len(paths)) if index not in stored)
     for index, found in (crew or one_by_one)(missing):
         write_signals(paths[index], found)
         done += len(found.ids)
-        if told is not None:
-            told(done, len(samples))
+        if on_progress is not None:
+            on_progress(done, len(samples))
     return stacked((read_signals(path) for path in paths), len(samples))
 
 
@@ -125,8 +125,10 @@ def _is_stored(path: Path, shard: Sequence[Sample]) -> bool:
     return True
 
 
-def _within(told: Told | None, start: int, length: int, total: int) -> Told | None:
+def _within(
+    on_progress: OnProgress | None, start: int, length: int, total: int
+) -> OnProgress | None:
     """What tells of a shard's passes as samples of the whole."""
-    if told is None:
+    if on_progress is None:
         return None
-    return lambda done, passes: told(start + length * done // max(passes, 1), total)
+    return lambda done, passes: on_progress(start + length * done // max(passes, 1), total)

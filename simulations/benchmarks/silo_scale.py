@@ -27,7 +27,7 @@ import torch
 
 from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.measuring.pass_options import Told
+from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.runs import tables
 from fedwinnow.client.signals.shards import SHARD, forget, in_shards
@@ -191,22 +191,20 @@ def _measured(
     loaded: LoadedModel, samples: Sequence[Sample], anchors: Sequence[Sample], folder: Path
 ) -> SignalTable:
     """Signals of all samples, in shards as a site measures them."""
-    references = reference_state(
-        loaded, anchors, columns=COLUMNS, batch_tokens=BATCH_TOKENS, max_length=LONGEST
-    )
+    options = PassOptions(batch_tokens=BATCH_TOKENS, max_length=LONGEST)
+    references = reference_state(loaded, anchors, options, columns=COLUMNS)
 
-    def one(shard: Sequence[Sample], told: Told | None) -> SignalTable:
+    def one(shard: Sequence[Sample], on_progress: OnProgress | None) -> SignalTable:
         return measure(
             loaded,
             shard,
+            options,
             columns=COLUMNS,
             checkpoint=1,
             references=references,
             contrast=(),
             contrast_prompts=0,
-            batch_tokens=BATCH_TOKENS,
-            max_length=LONGEST,
-            progress=told,
+            on_progress=on_progress,
         )
 
     table = in_shards(one, samples, folder=folder, key=("scale",))

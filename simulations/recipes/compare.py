@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fedwinnow.client.measuring.pass_options import OnTaskProgress
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import load_scenario
@@ -28,7 +29,6 @@ from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
-from fedwinnow.simulations.recipes.proxy_runs import Told
 from fedwinnow.simulations.recipes.successive_halving import (
     Climb,
     Measured,
@@ -94,7 +94,7 @@ def compare(
     seeds: int,
     command: str = "",
     progress: Progress | None = None,
-    told: Told | None = None,
+    told: OnTaskProgress | None = None,
 ) -> Tree:
     """Climb the rungs and report, as a tree for JSON.
 
@@ -233,7 +233,7 @@ def _batches(config: RunConfig) -> str:
     return canonical(replace(config, run=run, training=bare, weighting=plugin, merging=plugin))
 
 
-def _within(told: Told | None, where: str) -> Told | None:
+def _within(told: OnTaskProgress | None, where: str) -> OnTaskProgress | None:
     if told is None:
         return None
     return lambda what, done, total: told(f"{where}: {what}", done, total)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from warmed import apart, references_of, some, table_of, warmed
+from warmed import OPTIONS, apart, references_of, some, table_of, warmed
 
 from fedwinnow.client.measuring.backends import choose, reference_way
 from fedwinnow.client.runs.process_cache import Workshop
@@ -200,6 +200,7 @@ def test_a_site_measures_by_the_backend_of_its_terms(model, tmp_path, caplog, ba
         model=ModelSection(),
         workshop=Workshop(),
         folder=tmp_path,
+        pass_options=OPTIONS,
     )
     measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
     with caplog.at_level(logging.INFO):

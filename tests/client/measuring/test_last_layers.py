@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from warmed import READ, apart, some, table_of, warmed
+from warmed import OPTIONS, apart, some, table_of, warmed
 
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.runs.process_cache import Workshop
@@ -39,7 +39,7 @@ def model(tiny_model):
 def last_references(model, columns, way="hooks", layers=1):
     """References of six anchors, of the last layers' factors."""
     return reference_state(
-        model, some(6, "r"), columns=frozenset(columns), way=way, layers=layers, **READ
+        model, some(6, "r"), OPTIONS, columns=frozenset(columns), way=way, layers=layers
     )
 
 
@@ -160,10 +160,10 @@ def test_too_many_layers_are_refused_by_name(model):
 
 def test_a_site_measures_the_layers_of_its_terms(model, tmp_path):
     """The setting reaches references and rows alike."""
-    section = MeasuringSection(batch_tokens=READ["batch_tokens"], layers=1)
+    section = MeasuringSection(batch_tokens=OPTIONS.batch_tokens, layers=1)
     work = SimpleNamespace(
         loaded=model,
-        terms=RunTerms(model=ModelSection(max_length=READ["max_length"]), measuring=section),
+        terms=RunTerms(model=ModelSection(max_length=OPTIONS.max_length), measuring=section),
         pool=SimpleNamespace(
             split=SimpleNamespace(reference=tuple(some(6, "r"))), anchors_hash="anchors"
         ),
@@ -171,6 +171,7 @@ def test_a_site_measures_the_layers_of_its_terms(model, tmp_path):
         config=SimpleNamespace(compute=ComputeSection()),
         workshop=Workshop(),
         folder=tmp_path,
+        pass_options=OPTIONS,
     )
     measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
     table = measures(some(3, "s"), "a site measures")

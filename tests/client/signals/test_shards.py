@@ -62,7 +62,7 @@ def test_shards_give_the_table_of_the_whole(tmp_path_factory, number, size):
         folder=folder,
         key=("a",),
         size=size,
-        told=lambda done, total: seen.append((done, total)),
+        on_progress=lambda done, total: seen.append((done, total)),
     )
     same(got, Meter()(samples, None))
     if number > size:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from warmed import READ, apart, references_of, some, table_of, warmed
+from warmed import OPTIONS, apart, references_of, some, table_of, warmed
 
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.training.local_training import train
@@ -33,7 +33,7 @@ def round_of(model, samples, adapter, *, watch=None, steps=1, weights=None, **se
         model, samples, adapter=adapter, section=TrainingSection(**size), steps=steps,
         step_offset=0, total_steps=steps, order=Order(indices=np.arange(len(samples))),
         objective=build("objective", "proximal", {"mu": 0.1}), weights=weights,
-        learning_rate=1e-2, schedule="constant", seed=3, max_length=READ["max_length"], watch=watch,
+        learning_rate=1e-2, schedule="constant", seed=3, options=OPTIONS, watch=watch,
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_last_layers_of_piggyback_equal_those_of_hooks(model):
     samples, adapter = some(4, "s"), get_adapter(model)
     columns, anchors = GRADIENTS | {"loss"}, some(6, "r")
     references = reference_state(
-        model, anchors, columns=columns, corrupted=anchors, layers=1, **READ
+        model, anchors, OPTIONS, columns=columns, corrupted=anchors, layers=1
     )
     watch = Piggyback(samples=samples, columns=columns, references=references)
     round_of(model, samples, adapter, watch=watch, batch_size=4, accumulation=1)
