@@ -30,8 +30,6 @@ from fedwinnow.curation.versions import versions
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "tokens"
-"""In the folder of a run."""
 _MARK = 0x0F3D_701C_0001
 """First number of a file; changes with its form."""
 _HEAD = 4
@@ -51,15 +49,15 @@ def encoded(loaded: LoadedModel, samples: Iterable[Sample], options: PassOptions
 
 
 def forget_tokens(folder: Path) -> None:
-    """Remove the tokens of a run's folder; a warning says so where the system does not let us."""
+    """Remove a folder of tokens; a warning says so where the system does not let us."""
     try:
-        shutil.rmtree(folder / FOLDER)
+        shutil.rmtree(folder)
     except FileNotFoundError:
         return
     except OSError as error:
         logger.warning(
             "%s: the tokens of private samples cannot be removed (%s); remove them by hand",
-            folder / FOLDER, error.strerror or error,
+            folder, error.strerror or error,
         )  # fmt: skip
 
 

@@ -65,8 +65,7 @@ def _train(work: Work, request: TrainRequest, checked: str) -> TrainedAdapter:
     )
     if header.arm:  # for the silo's own eyes, and for a simulation that compares recipes
         norms = [norm for norm in trained.gradient_norms if np.isfinite(norm)]
-        file = work.folder / f"gradient-norms-{header.arm}-{header.round}.json"
-        write_json(file, {"norms": norms})
+        write_json(work.files.gradient_norms(header.arm, header.round), {"norms": norms})
     return TrainedAdapter(
         header=header,
         site=work.site,

@@ -53,7 +53,7 @@ def measuring(
                 work.loaded, shard, options, **given, on_progress=on_progress
             ),
             samples,
-            folder=work.folder,
+            files=work.files,
             key=(what, adapter, str(checkpoint), *sorted(columns)),
             on_progress=work.workshop.on_progress(f"{what}, checkpoint {checkpoint}"),
             crew=_crew(work, given) if len(samples) > SHARD else None,

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fedwinnow.client.measuring.pass_options import OnProgress
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.runs.tables import read_signals, write_signals
 from fedwinnow.curation.datatypes import Sample, SignalTable
 
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 SHARD = 1024
 """Samples of a shard; a pass over fewer is not cut."""
-FOLDER = "shards"
-"""In the folder of the run; there only while a pass goes on."""
 
 Shard = tuple[int, Sequence[Sample]]
 Pass = Callable[[Sequence[Sample], OnProgress | None], SignalTable]
@@ -36,7 +35,7 @@ def in_shards(
     measure: Pass,
     samples: Sequence[Sample],
     *,
-    folder: Path,
+    files: RunFiles,
     key: Sequence[str],
     on_progress: OnProgress | None = None,
     crew: Crew | None = None,
@@ -47,7 +46,7 @@ def in_shards(
     Args:
         measure: Measures one shard, where there is no crew.
         samples: Read shard by shard.
-        folder: Folder of the run.
+        files: Of the run.
         key: What the numbers depend on besides the samples and the run's terms.
         on_progress: Called with (samples done, all of them).
         crew: Who measures several shards at a time; None: one after the other, here.
@@ -63,7 +62,7 @@ def in_shards(
         return measure(samples, on_progress)
     name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
     starts = range(0, max(len(samples), 1), size)
-    paths = [folder / FOLDER / f"{name}-{start // size}.parquet" for start in starts]
+    paths = [files.shards / f"{name}-{start // size}.parquet" for start in starts]
 
     def shard(index: int) -> Sequence[Sample]:
         return samples[starts[index] : starts[index] + size]
@@ -84,9 +83,9 @@ def in_shards(
     return stacked((read_signals(path) for path in paths), len(samples))
 
 
-def forget(folder: Path) -> None:
-    """Remove the shards of a run's folder, once their table is on disk."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+def forget(files: RunFiles) -> None:
+    """Remove the shards of a run, once their table is on disk."""
+    shutil.rmtree(files.shards, ignore_errors=True)
 
 
 def stacked(parts: Iterable[SignalTable], number: int) -> SignalTable:

@@ -33,7 +33,6 @@ from fedwinnow.curation.model.modes import evaluating
 from fedwinnow.curation.model.pretrained import LoadedModel, load_teacher
 from fedwinnow.curation.model.token_losses import Batch, token_losses
 
-_FILE = "teacher.sha256"
 _COLUMN = "teacher_confidence"
 
 
@@ -44,7 +43,7 @@ def teacher_fingerprint(work: Work) -> str:
         ModelError: the teacher cannot be loaded, or its tokens are not the base model's.
     """
     found = work.workshop.visit(lambda: load_teacher(work.teacher, work.model), _fingerprint)
-    write(work.folder / _FILE, found.encode("ascii"))
+    write(work.files.teacher, found.encode("ascii"))
     return found
 
 
@@ -112,7 +111,7 @@ def _fingerprint(teacher: LoadedModel) -> str:
 
 def _check_same(work: Work, found: str) -> None:
     """Another teacher than at join would give columns that no other site agrees with."""
-    file = work.folder / _FILE
+    file = work.files.teacher
     joined = file.read_text(encoding="ascii") if file.exists() else found
     if joined != found:
         message = (

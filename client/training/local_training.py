@@ -132,11 +132,10 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     with mode, (watch or _unwatched)(loaded) as watcher:
         losses, norms = _run(loaded, drawn, section, objective, rates, on_progress, watcher)
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
-    mean_rate = math.fsum(rates) / len(rates)
     return Trained(
         adapter=get_adapter(loaded),
         losses=tuple(losses),
-        learning_rate=mean_rate,
+        learning_rate=math.fsum(rates) / len(rates),
         gradient_norms=tuple(norms),
     )
 

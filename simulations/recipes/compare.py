@@ -16,7 +16,8 @@ import numpy as np
 
 from fedwinnow.client.measuring.pass_options import OnTaskProgress
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.client.runs.run_files import simulated_run_files
+from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import PluginSection
@@ -219,7 +220,7 @@ def _early_norms(config: RunConfig) -> list[float]:
     """Gradient norms of each site's first steps; a silo that kept nothing has none."""
     found: list[float] = []
     for site in config.sites:
-        file = sites_folder(config) / site.name / run_id(config) / "gradient-norms-curated-1.json"
+        file = simulated_run_files(config, site.name).gradient_norms("curated", 1)
         if file.exists():
             found += json.loads(file.read_text(encoding="utf-8"))["norms"][:EARLY]
     return found

@@ -17,7 +17,7 @@ from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.measuring.pass_options import OnTaskProgress, PassOptions
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
-from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.client.runs.run_files import simulated_run_files
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.config.strict_toml import to_toml
@@ -245,8 +245,8 @@ def _pooled(config: RunConfig) -> tuple[list[Sample], np.ndarray]:
     samples: list[Sample] = []
     known: list[float] = []
     for site in config.sites:
-        file = sites_folder(config) / site.name / run_id(config) / "scores.parquet"
-        ids, _, scores = tables.read_scores(file, config.scorer.name)
+        files = simulated_run_files(config, site.name)
+        ids, _, scores = tables.read_scores(files.scores, config.scorer.name)
         data: Samples = open_samples(site.data, site.columns, domain=site.domain)
         place = {sample_id: index for index, sample_id in enumerate(data.ids)}
         for sample_id, score in zip(ids, scores.tolist(), strict=True):

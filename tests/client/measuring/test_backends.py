@@ -11,6 +11,7 @@ from warmed import OPTIONS, apart, references_of, some, table_of, warmed
 
 from fedwinnow.client.measuring.backends import choose, reference_way
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import (
@@ -199,7 +200,7 @@ def test_a_site_measures_by_the_backend_of_its_terms(model, tmp_path, caplog, ba
         pool=SimpleNamespace(split=anchors, anchors_hash="anchors"),
         model=ModelSection(),
         workshop=Workshop(),
-        folder=tmp_path,
+        files=RunFiles(tmp_path),
         pass_options=OPTIONS,
     )
     measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)

@@ -9,6 +9,7 @@ from warmed import OPTIONS, apart, some, table_of, warmed
 
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
 from fedwinnow.curation.config.load_files import load_scenario, site_configs
@@ -170,7 +171,7 @@ def test_a_site_measures_the_layers_of_its_terms(model, tmp_path):
         model=ModelSection(),
         config=SimpleNamespace(compute=ComputeSection()),
         workshop=Workshop(),
-        folder=tmp_path,
+        files=RunFiles(tmp_path),
         pass_options=OPTIONS,
     )
     measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)

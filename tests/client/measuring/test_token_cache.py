@@ -15,6 +15,7 @@ from fedwinnow.client.measuring import pass_options, token_cache
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
 from fedwinnow.client.phases.close import close
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model import tokenization
@@ -184,24 +185,25 @@ def test_tokens_that_are_not_whole_are_made_anew(tiny_model, tmp_path, caplog, c
 
 def test_tokens_are_for_the_owner_alone_and_go(tiny_model, tmp_path):
     """Folder 0700, files 0600, nothing half-written; forgetting removes them, twice as well."""
-    folder = tmp_path / "run" / token_cache.FOLDER
+    folder = RunFiles(tmp_path / "run").tokens
     options = PassOptions(batch_tokens=8, max_length=60, tokens=folder)
     encoded(tiny_model, some(3, "s"), options)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert [stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()] == [0o600]
     assert [file.suffix for file in folder.iterdir()] == [".tokens"]
-    forget_tokens(folder.parent)
+    forget_tokens(folder)
     assert not folder.exists()
-    forget_tokens(folder.parent)
+    forget_tokens(folder)
 
 
 def test_tokens_go_when_the_run_closes(tmp_path):
     """The close phase leaves tables and no tokens."""
-    (tmp_path / token_cache.FOLDER).mkdir()
-    (tmp_path / token_cache.FOLDER / "x.tokens").write_bytes(b"private")
+    tokens = RunFiles(tmp_path).tokens
+    tokens.mkdir()
+    (tokens / "x.tokens").write_bytes(b"private")
     (tmp_path / "scores.parquet").write_bytes(b"scores")
     header = Header(run="r", phase="close")
-    close(SimpleNamespace(folder=tmp_path, site="a"), CloseRequest(header=header))
+    close(SimpleNamespace(files=RunFiles(tmp_path), site="a"), CloseRequest(header=header))
     assert [file.name for file in tmp_path.iterdir()] == ["scores.parquet"]
 
 
@@ -213,9 +215,9 @@ def test_tokens_that_cannot_be_removed_are_told_of(tmp_path, monkeypatch, caplog
 
     monkeypatch.setattr(token_cache.shutil, "rmtree", refuse)
     with caplog.at_level(logging.WARNING):
-        forget_tokens(tmp_path)
+        forget_tokens(RunFiles(tmp_path).tokens)
     assert "Permission denied" in caplog.text
-    assert str(tmp_path / token_cache.FOLDER) in caplog.text
+    assert str(RunFiles(tmp_path).tokens) in caplog.text
 
 
 def test_tokens_that_no_template_takes_leave_no_file(tiny_model, tmp_path):

@@ -12,6 +12,7 @@ from warmed import OPTIONS, some, warmed
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.signals.shards import in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
@@ -76,7 +77,11 @@ def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: 
     samples = some(22, "s")
     whole = partial(measure, warm, options=OPTIONS, **arguments)
     alone = in_shards(
-        lambda shard, _: whole(shard), samples, folder=tmp_path / "alone", key=("a",), size=4
+        lambda shard, _: whole(shard),
+        samples,
+        files=RunFiles(tmp_path / "alone"),
+        key=("a",),
+        size=4,
     )
 
     def killing(shards):
@@ -88,7 +93,7 @@ def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: 
     together = in_shards(
         lambda shard, _: whole(shard),
         samples,
-        folder=tmp_path / "crew",
+        files=RunFiles(tmp_path / "crew"),
         key=("a",),
         size=4,
         crew=killing,
