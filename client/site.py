@@ -1,8 +1,7 @@
 """A silo's one door: ``Site.handle(request) -> reply``, whatever the transport.
 
-A site keeps its work on disk, keyed by run: ``terms.json``, ``signals-T.parquet``,
-``scores.parquet``, ``selection.parquet``, ``stage-ARM-N.parquet`` where an ordering has stages, and
-every reply it gave. A repeated request is answered from disk; a request out of order, or outside
+A site keeps its work on disk, keyed by run (``client/runs/run_files.py``), with every reply it
+gave. A repeated request is answered from disk; a request out of order, or outside
 the site's own word, is answered by a refusal.
 """
 
@@ -15,6 +14,7 @@ from fedwinnow.client.data.site_data import open_pool
 from fedwinnow.client.phases.table import answer
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
 from fedwinnow.client.runs.refusals import refusal_of
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.runs.site_run import Work, parse_terms
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.config.run import RunTerms
@@ -80,7 +80,7 @@ class Site:
             if isinstance(request, JoinRequest)
             else self.work(request.header.run)
         )
-        stored = work.folder / "replies" / f"{request.header.phase}-{key}.safetensors"
+        stored = work.files.reply(request.header.phase, key)
         if stored.exists():
             logger.info("site %s answers %s from disk", self.name, request.header.phase)
             return _reply(wire.decode(stored.read_bytes()))
@@ -96,7 +96,7 @@ class Site:
             raise ProtocolError(message)
         terms = parse_terms(request.terms)
         folder = Path(self.config.work) / run
-        file = folder / "terms.json"
+        file = RunFiles(folder).terms
         if file.exists() and file.read_text(encoding="utf-8") != canonical(terms):
             message = f"run {run} is already joined under other terms; start it under a new run id"
             raise ProtocolError(message)
@@ -111,7 +111,7 @@ class Site:
             ProtocolError: it has not joined.
         """
         if run not in self._work:
-            file = Path(self.config.work) / run / "terms.json"
+            file = RunFiles(Path(self.config.work) / run).terms
             if not run or not all(c.isalnum() or c in "-_" for c in run) or not file.exists():
                 message = (
                     f"run {run!r} has not been joined by this site; send the join request first"

@@ -54,7 +54,6 @@ BACKENDS = {
     "hooks": GRADIENTS,
     "probe": GRADIENTS,
     "forward": frozenset({"dot", "influence"}),
-    "piggyback": GRADIENTS,
 }
 """Ways to measure (``client/measuring/backends.py``), and which of the gradient columns each gives.
 

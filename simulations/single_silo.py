@@ -21,8 +21,8 @@ from fedwinnow.client.data.gate import overlapping
 from fedwinnow.client.data.readers import read_rows
 from fedwinnow.client.data.samples import Samples, columns_of, open_samples
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.run_files import RunFiles, simulated_run_files
 from fedwinnow.curation.atomic_files import replacing
-from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse, plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
@@ -122,7 +122,7 @@ def score_data(
             training=replace(config.training, rounds=0),
         )
         state, _ = run_phases(alone, progress=progress, workshop=workshop)
-        table = _gather(sites_folder(alone) / site.name / run_id(alone), data)
+        table = _gather(simulated_run_files(alone, site.name), data)
         chosen = table["kept"].to_pylist()
         pq.write_table(table, targets[0])
         if kept is not None:
@@ -137,12 +137,11 @@ def score_data(
     )
 
 
-def _gather(folder: Path, data: Samples) -> pa.Table:
+def _gather(files: RunFiles, data: Samples) -> pa.Table:
     """Signals, scores and selection, one row per sample of the data; dropped ones say why."""
     found: dict[str, dict[str, Any]] = {}
-    for file in sorted(folder.glob("signals-*.parquet")):
-        checkpoint = file.stem.removeprefix("signals-")
-        for row in pq.read_table(file).to_pylist():
+    for checkpoint in files.measured_checkpoints():
+        for row in pq.read_table(files.signals(checkpoint)).to_pylist():
             found.setdefault(row["id"], {}).update(
                 {
                     f"{name}@{checkpoint}": value
@@ -150,13 +149,13 @@ def _gather(folder: Path, data: Samples) -> pa.Table:
                     if name not in {"id", "domain", "status"}
                 }
             )
-    for row in pq.read_table(folder / "scores.parquet").to_pylist():
+    for row in pq.read_table(files.scores).to_pylist():
         named = {key: value for key, value in row.items() if key not in {"id", "domain", "status"}}
         found[row["id"]] |= {"score": next(iter(named.values()))}
         found[row["id"]] |= {f"score.{name}": value for name, value in named.items()}
-    for row in pq.read_table(folder / "selection.parquet").to_pylist():
+    for row in pq.read_table(files.selection).to_pylist():
         found[row["id"]] |= {"kept": row["kept"], "reason": row["reason"]}
-    dropped = json.loads((folder / "gate.json").read_text(encoding="utf-8"))
+    dropped = json.loads(files.gate.read_text(encoding="utf-8"))
     rows = []
     for place, (sample_id, domain) in enumerate(zip(data.ids, data.domains, strict=True)):
         why = dropped.get(str(place), "held out for evaluation")

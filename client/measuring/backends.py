@@ -11,12 +11,10 @@ probe      one backward pass into zero matrices that are part   all, exact
 forward    two forward passes a reference, at θ ± hG            dot and influence, to rounding and
            (``curation/gradients/finite_differences.py``)                        truncation
            (docs/measuring.md)
-piggyback  what training steps saw on their way                 all, of the samples that a step
-           (``client/piggyback.py``)                            visited at the same weights
 =========  ===================================================  ==================================
 
 ``auto`` takes hooks, and the probe where hooks would see nothing. It never takes ``forward``, which
-is approximate, nor ``piggyback``, which has nothing to show before a training step.
+is approximate.
 """
 
 import logging
@@ -43,7 +41,7 @@ from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, REPRESENTATIO
 
 logger = logging.getLogger(__name__)
 
-Chosen: TypeAlias = Literal["hooks", "probe", "forward", "piggyback"]
+Chosen: TypeAlias = Literal["hooks", "probe", "forward"]
 Run: TypeAlias = Callable[[Batch, Look | None], tuple[Tensor, Mapping[str, Tensor]]]
 """Token losses (batch, places) of a batch, without a graph, and its gradient columns by name."""
 

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float32, Int32
 
 from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.client.measuring.pass_options import Count, Reading
+from fedwinnow.client.measuring.pass_options import PassOptions, PassProgress
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.model.modes import evaluating
-from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
+from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.seeds import derive_seed
@@ -34,7 +34,7 @@ class Prompts:
     """Sample id → tokens of its prompt."""
 
     @classmethod
-    def of(cls, loaded: LoadedModel, public: Sequence[Sample], reading: Reading) -> "Prompts":
+    def of(cls, loaded: LoadedModel, public: Sequence[Sample], options: PassOptions) -> "Prompts":
         """Encode the prompts of public samples."""
         domains = {sample.domain for sample in public}
         return cls(
@@ -42,7 +42,7 @@ class Prompts:
             by_domain={d: tuple(s for s in public if s.domain == d) for d in domains},
             tokens=dict(
                 zip(
-                    (sample.id for sample in public), _prompts(loaded, public, reading), strict=True
+                    (sample.id for sample in public), _prompts(loaded, public, options), strict=True
                 )
             ),
         )
@@ -73,11 +73,11 @@ class Prompts:
 
 
 def unconditional_losses(
-    loaded: LoadedModel, encodings: Sequence[Encoding], reading: Reading, count: Count
+    loaded: LoadedModel, encodings: Sequence[Encoding], options: PassOptions, progress: PassProgress
 ) -> Float32[np.ndarray, " samples"]:
     """Mean body loss of each sample under an empty prompt, nats."""
-    empty = prompt_tokens(loaded, Sample(id="", prompt="", response=""), reading)
-    return _under_prompts(loaded, [(e, empty) for e in encodings], reading, count)
+    empty = prompt_tokens(loaded, Sample(id="", prompt="", response=""), options)
+    return _under_prompts(loaded, [(e, empty) for e in encodings], options, progress)
 
 
 def contrast_losses(
@@ -86,8 +86,8 @@ def contrast_losses(
     encodings: Sequence[Encoding],
     prompts: Prompts,
     number: int,
-    reading: Reading,
-    count: Count,
+    options: PassOptions,
+    progress: PassProgress,
 ) -> Float32[np.ndarray, "samples prompts"]:
     """Mean body loss of each sample under ``number`` other prompts, nats.
 
@@ -99,46 +99,44 @@ def contrast_losses(
         for sample, encoding in zip(samples, encodings, strict=True)
         for other in prompts.others(sample, number)
     ]
-    return _under_prompts(loaded, pairs, reading, count).reshape(len(samples), number)
+    return _under_prompts(loaded, pairs, options, progress).reshape(len(samples), number)
 
 
 def prompt_tokens(
-    loaded: LoadedModel, sample: Sample, reading: Reading
+    loaded: LoadedModel, sample: Sample, options: PassOptions
 ) -> Int32[np.ndarray, " tokens"]:
     """Tokens of a sample's prompt alone."""
-    return next(_prompts(loaded, [sample], reading))
+    return next(_prompts(loaded, [sample], options))
 
 
 def _prompts(
-    loaded: LoadedModel, samples: Sequence[Sample], reading: Reading
+    loaded: LoadedModel, samples: Sequence[Sample], options: PassOptions
 ) -> Iterator[Int32[np.ndarray, " tokens"]]:
     """Tokens of each sample's prompt alone."""
     alone = (replace(sample, response="") for sample in samples)
-    found = encode_all(
-        loaded, alone, max_length=reading.max_length, system_prompt=reading.system_prompt
-    )
+    found = options.encode(loaded, alone)
     return (encoding.tokens[: encoding.response_start] for encoding in found)
 
 
 def _under_prompts(
     loaded: LoadedModel,
     pairs: Sequence[tuple[Encoding, np.ndarray]],
-    reading: Reading,
-    count: Count,
+    options: PassOptions,
+    progress: PassProgress,
 ) -> Float32[np.ndarray, " pairs"]:
     """Mean loss of the same body tokens under another prompt, in the pairs' order."""
     encodings = []
     for encoding, prompt in pairs:
         body = encoding.tokens[encoding.response_start : encoding.body_end]
-        kept = prompt[-max(1, reading.max_length - len(body)) :]
+        kept = prompt[-max(1, options.max_length - len(body)) :]
         tokens = np.concatenate([kept, body]).astype(np.int32)
         encodings.append(Encoding(tokens=tokens, response_start=len(kept), body_end=len(tokens)))
     values = np.full(len(pairs), np.nan, dtype=np.float32)
 
     def run(places: Places, batch: Batch) -> None:
         values[places] = sample_losses(loaded.model, batch).float().cpu().numpy()
-        count.add(len(places))
+        progress.add(len(places))
 
     with evaluating(loaded.model), torch.no_grad():
-        in_batches(loaded, encodings, run, batch_tokens=reading.batch_tokens, kind="loss")
+        in_batches(loaded, encodings, run, batch_tokens=options.batch_tokens, kind="loss")
     return values

@@ -5,14 +5,13 @@
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
 from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
@@ -23,23 +22,14 @@ from fedwinnow.curation.model.token_losses import Batch, sample_losses
 def evaluate(
     loaded: LoadedModel,
     samples: Sequence[Sample],
-    *,
-    batch_tokens: int,
-    max_length: int,
-    system_prompt: str = "",
-    tokens: Path | None = None,
+    options: PassOptions,
 ) -> Float64[np.ndarray, " samples"]:
     """Mean token loss of each response, nats, in the samples' order.
 
     Args:
         loaded: Model with the adapter to evaluate; left as it was, dropout off meanwhile.
         samples: May be empty.
-        batch_tokens: Tokens of a forward pass, padding included, 0 for as many as memory bears;
-            changes results by rounding only.
-        max_length: Longest sample in tokens; longer ones are cut.
-        system_prompt: System message before every sample.
-        tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None:
-        none does.
+        options: How samples are read and batched.
 
     Returns:
         float64; NaN exactly where a sample has no response token: leave such samples out of sums
@@ -49,13 +39,7 @@ def evaluate(
         NonFiniteError: the model returned a NaN or an infinity.
     """
     losses = np.full(len(samples), np.nan)
-    reading = Reading(
-        batch_tokens=batch_tokens,
-        max_length=max_length,
-        system_prompt=system_prompt,
-        tokens=tokens,
-    )
-    encodings = encoded(loaded, samples, reading)
+    encodings = encoded(loaded, samples, options)
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     readable = [encodings[i] for i in usable]
 
@@ -66,7 +50,7 @@ def evaluate(
     loaded.model.eval()
     try:
         with torch.no_grad():
-            in_batches(loaded, readable, run, batch_tokens=batch_tokens, kind="loss")
+            in_batches(loaded, readable, run, batch_tokens=options.batch_tokens, kind="loss")
     finally:
         loaded.model.train(training)
     broken = int((~np.isfinite(losses[usable])).sum())

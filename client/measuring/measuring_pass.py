@@ -11,10 +11,8 @@ The per-sample loss of the gradient is the mean over body and end of turn; the l
 the body alone, so that truncation shows in ``has_end`` and ``end_loss`` and nowhere else.
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,17 +25,15 @@ from fedwinnow.client.measuring.contrastive_losses import (
     contrast_losses,
     unconditional_losses,
 )
-from fedwinnow.client.measuring.pass_options import Count, Reading, Told
+from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions, PassProgress
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.client.measuring.token_cache import encoded
-from fedwinnow.client.piggyback import Visits
-from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.datatypes import Sample, SignalTable
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
-from fedwinnow.curation.model.pretrained import LoadedModel, get_adapter
+from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, entropies
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import (
@@ -49,48 +45,35 @@ from fedwinnow.curation.signal_columns import (
     REPRESENTATIONS,
 )
 
-logger = logging.getLogger(__name__)
-
 
 def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
     loaded: LoadedModel,
     samples: Sequence[Sample],
+    options: PassOptions,
     *,
     columns: frozenset[str],
     checkpoint: int,
     references: References | None,
     contrast: Sequence[Sample],
     contrast_prompts: int,
-    batch_tokens: int,
-    max_length: int,
-    system_prompt: str = "",
     learning_rate: float = 0.0,
-    progress: Told | None = None,
+    on_progress: OnProgress | None = None,
     backend: Backend = "auto",
-    visits: Visits | None = None,
-    tokens: Path | None = None,
 ) -> SignalTable:
     """Measure samples with the loaded adapter.
 
     Args:
         loaded: Model with the adapter of this checkpoint.
         samples: Read one by one; only their tokens are held.
+        options: How samples are read and batched.
         columns: Names of the wanted columns (``KNOWN``).
         checkpoint: 0 for the untrained adapter.
         references: Reference gradients and representations; needed for those columns.
         contrast: PUBLIC samples whose prompts stand against each response.
         contrast_prompts: How many of them for each response.
-        batch_tokens: Tokens of a pass, padding included, 0 for as many as memory bears; changes
-            results by rounding only.
-        max_length: Longest sample in tokens.
-        system_prompt: System message before every sample.
         learning_rate: Noted in the table.
-        progress: Called with (samples done, samples of all passes).
+        on_progress: Called with (samples done, samples of all passes).
         backend: How gradient columns are taken (``client/measuring/backends.py``).
-        visits: What training steps saw, for ``piggyback``; samples that no step visited at these
-            weights are measured by ``auto``, and a warning says how many.
-        tokens: Folder that keeps the samples' tokens (``client/measuring/token_cache.py``); None:
-        none does.
 
     Returns:
         Rows in the samples' order, float32; NaN in every column of a row whose status is not OK.
@@ -103,31 +86,23 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     _check(columns, references)
     choice = choose(backend, loaded)
     check_columns(columns, choice, loaded)
-    reading = Reading(
-        batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt, tokens=tokens
-    )
     table = SignalRows.empty(len(samples), columns, len(references.names) if references else 0)
-    encodings = encoded(loaded, samples, reading)
+    encodings = encoded(loaded, samples, options)
     usable = table.usable(encodings)
     own, against = columns - OTHER_PROMPTS, columns & CONTRASTS
     bare = "unconditional_loss" in columns
     passes = bool(own) + bare + contrast_prompts * bool(against)
-    rest = usable
-    if own and choice.name == "piggyback":
-        rest = _visited(loaded, samples, usable, table, own, references, visits)
-        choice = choose("auto", loaded)
-    total = len(usable) * passes - (len(usable) - len(rest)) * bool(own)
-    count = Count(total=total, told=progress)
-    if own and (len(rest) or not len(usable)):  # an unfit adapter is refused, whoever comes
-        _main_pass(loaded, encodings, rest, table, references, reading, count, choice)
+    progress = PassProgress(total=len(usable) * passes, on_progress=on_progress)
+    if own:  # also without a usable sample: an unfit adapter is refused, whoever comes
+        _main_pass(loaded, encodings, usable, table, references, options, progress, choice)
     readable = [encodings[i] for i in usable]
     if bare:
-        values = unconditional_losses(loaded, readable, reading, count)
+        values = unconditional_losses(loaded, readable, options, progress)
         table.columns["unconditional_loss"][usable] = values
     if against:
         chosen = [samples[int(i)] for i in usable]
-        prompts, each = Prompts.of(loaded, contrast, reading), contrast_prompts
-        values = contrast_losses(loaded, chosen, readable, prompts, each, reading, count)
+        prompts, each = Prompts.of(loaded, contrast, options), contrast_prompts
+        values = contrast_losses(loaded, chosen, readable, prompts, each, options, progress)
         table.reduce(usable, values)
     return table.closed(
         samples, checkpoint=checkpoint, references=references, learning_rate=learning_rate
@@ -149,44 +124,14 @@ def _check(columns: frozenset[str], references: References | None) -> None:
         raise ModelError(message)
 
 
-def _visited(
-    loaded: LoadedModel,
-    samples: Sequence[Sample],
-    usable: np.ndarray,
-    table: SignalRows,
-    columns: frozenset[str],
-    references: References | None,
-    visits: Visits | None,
-) -> np.ndarray:
-    """Fill the rows that a training step saw at these very weights; the rows that are left."""
-    why, places = "no training step came by", dict[str, int]()
-    if visits is not None:
-        why = visits.unlike(adapter_hash(get_adapter(loaded)), columns, references)
-        if not why:
-            why = "no step visited them at these weights"
-            places = {visits.ids[i]: int(i) for i in np.flatnonzero(visits.steps == 0)}
-    taken = [int(row) for row in usable if samples[int(row)].id in places]
-    if visits is not None and taken:
-        seen = [places[samples[row].id] for row in taken]
-        for name in columns:
-            table.columns[name][taken] = visits.columns[name][seen]
-    rest = np.setdiff1d(usable, np.array(taken, dtype=np.int64))
-    if len(rest):
-        logger.warning(
-            "measuring.backend = 'piggyback': %d of %d samples need a pass of their own (%s)",
-            len(rest), len(usable), why,
-        )  # fmt: skip
-    return rest
-
-
 def _main_pass(
     loaded: LoadedModel,
     encodings: Sequence[Encoding],
     usable: np.ndarray,
     table: SignalRows,
     references: References | None,
-    reading: Reading,
-    count: Count,
+    options: PassOptions,
+    progress: PassProgress,
     choice: Choice,
 ) -> None:
     """Losses, representation and gradients of every usable sample under its own prompt."""
@@ -210,7 +155,7 @@ def _main_pass(
             if wanted & REPRESENTATIONS and references is not None:
                 table.put(rows, references.similarity(mean_states(seen.pop(), batch, chosen)))
                 seen.clear()  # a backend may have run the batch more than once
-            count.add(len(rows))
+            progress.add(len(rows))
 
         def forget() -> None:
             uncertain.clear()
@@ -218,6 +163,6 @@ def _main_pass(
 
         in_batches(
             loaded, [encodings[i] for i in usable], one, forget=forget,
-            batch_tokens=reading.batch_tokens, kind=choice.name if gradients else "loss",
+            batch_tokens=options.batch_tokens, kind=choice.name if gradients else "loss",
             graph=gradients and choice.name != "forward",
         )  # fmt: skip

@@ -1,36 +1,62 @@
-"""How a measuring pass reads and batches samples, and how far it is."""
+"""How a pass over samples reads and batches them, and how far it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-Told = Callable[[int, int], None]
-"""Told of (sample passes done, all of them)."""
+from fedwinnow.curation.config.scoring import MeasuringSection, ModelSection
+from fedwinnow.curation.datatypes import Sample
+from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
+from fedwinnow.curation.model.tokenization import Encoding
+
+OnProgress = Callable[[int, int], None]
+"""Called with (units of work done, all of them): sample passes, samples or optimizer steps."""
+OnTaskProgress = Callable[[str, int, int], None]
+"""The same for several pieces of work: called with (which one, done, all of them)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How samples are read and batched."""
+class PassOptions:
+    """How samples are read and batched; changes of ``batch_tokens`` and ``tokens`` only round."""
 
     batch_tokens: int
     """Tokens of a pass, padding included; 0 for as many as memory bears."""
     max_length: int
-    """Longest sample in tokens."""
+    """Longest sample in tokens; longer ones are cut."""
     system_prompt: str = ""
+    """System message before every sample."""
     tokens: Path | None = None
     """Folder that keeps tokens (``client/measuring/token_cache.py``); None: none does."""
 
+    @classmethod
+    def of(
+        cls, model: ModelSection, measuring: MeasuringSection, tokens: Path | None = None
+    ) -> "PassOptions":
+        """Build the options from the sections of a run that set them."""
+        return cls(
+            batch_tokens=measuring.batch_tokens,
+            max_length=model.max_length,
+            system_prompt=model.system_prompt,
+            tokens=tokens,
+        )
+
+    def encode(self, loaded: LoadedModel, samples: Iterable[Sample]) -> Iterator[Encoding]:
+        """Tokenize samples by these options, without the folder of tokens."""
+        return encode_all(
+            loaded, samples, max_length=self.max_length, system_prompt=self.system_prompt
+        )
+
 
 @dataclass(slots=True, kw_only=True)
-class Count:
-    """Passes done so far."""
+class PassProgress:
+    """Count the sample passes that are done."""
 
     total: int
-    told: Told | None
+    on_progress: OnProgress | None
     done: int = 0
 
     def add(self, number: int) -> None:
-        """Count passes and tell of them."""
+        """Count passes and report them."""
         self.done += number
-        if self.told is not None:
-            self.told(self.done, self.total)
+        if self.on_progress is not None:
+            self.on_progress(self.done, self.total)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.datainf import influence_directions
-from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError, NonFiniteError
 from fedwinnow.curation.gradients.contraction import (
@@ -37,7 +37,7 @@ from fedwinnow.curation.gradients.contraction import (
 from fedwinnow.curation.gradients.per_sample import Way, per_sample
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
 from fedwinnow.curation.model.modes import evaluating
-from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
+from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import ADAM, GRADIENTS, REPRESENTATIONS
@@ -87,14 +87,12 @@ class References:
         }
 
 
-def reference_state(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
+def reference_state(
     loaded: LoadedModel,
     samples: Sequence[Sample],
+    options: PassOptions,
     *,
     columns: frozenset[str],
-    batch_tokens: int,
-    max_length: int,
-    system_prompt: str = "",
     corrupted: Sequence[Sample] = (),
     way: Way = "hooks",
     layers: int = 0,
@@ -104,10 +102,8 @@ def reference_state(  # noqa: PLR0913 - configuration stops at the door: every c
     Args:
         loaded: Model with the adapter of the checkpoint.
         samples: The reference anchors.
+        options: How anchors are read and batched.
         columns: Names of the wanted columns.
-        batch_tokens: Tokens of a pass, padding included.
-        max_length: Longest sample in tokens.
-        system_prompt: System message before every sample.
         corrupted: Corruptions of the reference anchors; needed for ``representation_corrupted``.
         way: How the anchors' gradients are taken.
         layers: Last transformer layers whose factors have references, and so count in every row
@@ -119,8 +115,7 @@ def reference_state(  # noqa: PLR0913 - configuration stops at the door: every c
             model has fewer transformer layers.
         NonFiniteError: a reference holds a NaN or an infinity, so every sample's would.
     """
-    reading = Reading(batch_tokens=batch_tokens, max_length=max_length, system_prompt=system_prompt)
-    pairs = _readable(loaded, samples, reading)
+    pairs = _readable(loaded, samples, options)
     if not pairs:
         message = "anchors: no reference anchor has a response token; raise model.max_length"
         raise DataError(message)
@@ -131,11 +126,11 @@ def reference_state(  # noqa: PLR0913 - configuration stops at the door: every c
     if wants_gradients or wants_states:
         sums, states = _pass(
             loaded, encodings, domains,
-            batch_tokens=batch_tokens, way=way if wants_gradients else None, hidden=wants_states,
-            layers=loaded.last_layers(layers) if wants_gradients else {},
+            batch_tokens=options.batch_tokens, way=way if wants_gradients else None,
+            hidden=wants_states, layers=loaded.last_layers(layers) if wants_gradients else {},
         )  # fmt: skip
     if "representation_corrupted" in columns:
-        spoiled = _corrupted_states(loaded, corrupted, names, reading)
+        spoiled = _corrupted_states(loaded, corrupted, names, options)
     found = _references(names, sums, len(pairs), states)
     adam, directions = {}, {}
     if "adam_adam_dot" in columns and found.moments is not None:
@@ -146,31 +141,29 @@ def reference_state(  # noqa: PLR0913 - configuration stops at the door: every c
         }
     if "influence" in columns:
         directions = influence_directions(
-            loaded, encodings, found.means, batch_tokens=batch_tokens, way=way
+            loaded, encodings, found.means, batch_tokens=options.batch_tokens, way=way
         )
     return replace(found, corrupted=spoiled, adam=adam, directions=directions)
 
 
 def _readable(
-    loaded: LoadedModel, samples: Sequence[Sample], reading: Reading
+    loaded: LoadedModel, samples: Sequence[Sample], options: PassOptions
 ) -> list[tuple[Sample, Encoding]]:
     """Samples in order of id, with their tokens; those without a target are left out."""
     ordered = sorted(samples, key=lambda sample: sample.id)
-    encodings = encode_all(
-        loaded, ordered, max_length=reading.max_length, system_prompt=reading.system_prompt
-    )
+    encodings = options.encode(loaded, ordered)
     return [pair for pair in zip(ordered, encodings, strict=True) if pair[1].has_target]
 
 
 def _corrupted_states(
-    loaded: LoadedModel, corrupted: Sequence[Sample], names: tuple[str, ...], reading: Reading
+    loaded: LoadedModel, corrupted: Sequence[Sample], names: tuple[str, ...], options: PassOptions
 ) -> Tensor:
     """Mean states of corrupted anchors by domain.
 
     Raises:
         DataError: a domain has none.
     """
-    pairs = _readable(loaded, corrupted, reading)
+    pairs = _readable(loaded, corrupted, options)
     lacking = set(names) - {sample.domain for sample, _ in pairs}
     if lacking:
         message = (
@@ -180,7 +173,7 @@ def _corrupted_states(
         raise DataError(message)
     _, states = _pass(
         loaded, [one for _, one in pairs], _indicator(pairs, names),
-        batch_tokens=reading.batch_tokens, way=None, hidden=True, layers={},
+        batch_tokens=options.batch_tokens, way=None, hidden=True, layers={},
     )  # fmt: skip
     if states is None or not bool(states.isfinite().all()):
         message = "references: the model gives a NaN or an infinity on a corrupted anchor"

@@ -26,10 +26,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
+from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.tokenization import BLOCK, Encoding, prompt_tokens
 from fedwinnow.curation.versions import versions
 
@@ -37,14 +37,12 @@ logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-FOLDER = "tokens"
-"""In the folder of a run."""
 _DTYPES = {"crc32": "uint32", "spans": "int64", "tokens": "int32"}
 """Arrays of a file: checksum of the others; for each sample where its tokens end, its response
 starts and its body ends; the tokens of all samples, one after another."""
 
 
-def encoded(loaded: LoadedModel, samples: Iterable[Sample], reading: Reading) -> list[Encoding]:
+def encoded(loaded: LoadedModel, samples: Iterable[Sample], options: PassOptions) -> list[Encoding]:
     """Tokens of every sample, as ``encode`` gives them; from the disk where they are there.
 
     Samples are read block by block, and only their tokens are held.
@@ -53,19 +51,19 @@ def encoded(loaded: LoadedModel, samples: Iterable[Sample], reading: Reading) ->
         ModelError: the chat template refuses a sample's turns.
         OutputError: a block cannot be written.
     """
-    return [encoding for block in _blocks(samples) for encoding in _block(loaded, block, reading)]
+    return [encoding for block in _blocks(samples) for encoding in _block(loaded, block, options)]
 
 
 def forget_tokens(folder: Path) -> None:
-    """Remove the tokens of a run's folder; a warning says so where the system does not let us."""
+    """Remove a folder of tokens; a warning says so where the system does not let us."""
     try:
-        shutil.rmtree(folder / FOLDER)
+        shutil.rmtree(folder)
     except FileNotFoundError:
         return
     except OSError as error:
         logger.warning(
             "%s: the tokens of private samples cannot be removed (%s); remove them by hand",
-            folder / FOLDER, error.strerror or error,
+            folder, error.strerror or error,
         )  # fmt: skip
 
 
@@ -75,31 +73,27 @@ def _blocks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         yield block
 
 
-def _block(loaded: LoadedModel, block: Sequence[Sample], reading: Reading) -> list[Encoding]:
+def _block(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -> list[Encoding]:
     def made() -> list[Encoding]:
-        return list(
-            encode_all(
-                loaded, block, max_length=reading.max_length, system_prompt=reading.system_prompt
-            )
-        )
+        return list(options.encode(loaded, block))
 
-    if reading.tokens is None or not loaded.vocabulary:
+    if options.tokens is None or not loaded.vocabulary:
         return made()
-    file = reading.tokens / f"{_name(loaded, block, reading)}.tokens"
+    file = options.tokens / f"{_name(loaded, block, options)}.tokens"
     found = _read(file, len(block))
     if found is None:
         found = made()
-        reading.tokens.mkdir(mode=0o700, parents=True, exist_ok=True)
+        options.tokens.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(file, _bytes(found), durable=False)
     return found
 
 
-def _name(loaded: LoadedModel, block: Sequence[Sample], reading: Reading) -> str:
+def _name(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -> str:
     """What the block's tokens depend on, as 32 hexadecimal digits."""
     now = prompt_tokens(loaded.tokenizer, Sample(id="", prompt="?", response=""), "")
     digest = hashlib.sha256()
-    made = (loaded.vocabulary, str(now), str(sorted(versions().items())), str(reading.max_length))
-    for text in (*made, reading.system_prompt, *(text for one in block for text in _texts(one))):
+    made = (loaded.vocabulary, str(now), str(sorted(versions().items())), str(options.max_length))
+    for text in (*made, options.system_prompt, *(text for one in block for text in _texts(one))):
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)

@@ -4,7 +4,6 @@ import numpy as np
 
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.client.runs.tables import QUEUE
 from fedwinnow.curation.datatypes import Scores, Selection
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest, SelectRequest
@@ -21,7 +20,7 @@ def apply_threshold(
         RefusalError: the threshold is none that the histogram could lead to.
     """
     threshold = request.per_site.get(work.site, request.threshold)
-    file = work.folder / "scores.parquet"
+    file = work.files.scores
     ids, status, scores = tables.read_scores(file, work.terms.scorer.name)
     if not on_grid(threshold, tables.read_edges(file)):
         message = (
@@ -29,6 +28,6 @@ def apply_threshold(
             "must come from the summaries"
         )
         raise RefusalError(message)
-    queue = work.folder / QUEUE
+    queue = work.files.queue
     queued = tables.read_queue(queue) if queue.exists() else None
     return select(ids, scores, status, threshold, queued=queued), status, scores

@@ -9,5 +9,5 @@ from fedwinnow.curation.protocol.requests import CloseRequest
 
 def close(work: Work, request: CloseRequest) -> Reply:
     """Acknowledge the end; the samples' tokens go."""
-    forget_tokens(work.folder)
+    forget_tokens(work.files.tokens)
     return Receipt(header=request.header, site=work.site)

@@ -1,12 +1,11 @@
 """Clusters of loss trajectories at a site: what it tells of them, and what it keeps of each.
 
-``trajectories.parquet`` holds the standardised losses from scoring on; ``clusters-N.parquet`` the
-cluster of each sample in exchange N. The selection takes the last of these as it stands, so that
+The standardised losses are on disk from scoring on, and so is the cluster of each sample in each
+exchange (``client/runs/run_files.py``). The selection takes the last exchange as it stands, so that
 quotas are shares of the very counts that were told.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def prepare(work: Work, public: Trajectory, private: Trajectory) -> None:
     start = loss_clusters.start(
         loss_clusters.standardised(known, known), work.terms.clusters.count, seed
     )
-    tables.write_trajectories(work.folder / "trajectories.parquet", private[-1].ids, points, start)
+    tables.write_trajectories(work.files.trajectories, private[-1].ids, points, start)
 
 
 def cluster(work: Work, request: ClusterRequest) -> ClusterReply:
@@ -45,12 +44,13 @@ def cluster(work: Work, request: ClusterRequest) -> ClusterReply:
         RefusalError: the request is not this run's next step: another start, threshold or shape.
     """
     passing, _, _ = apply_threshold(work, request)
-    points, start = tables.read_trajectories(work.folder / "trajectories.parquet")
+    points, start = tables.read_trajectories(work.files.trajectories)
     _check(work, request, start)
     rows = np.flatnonzero(np.array(passing.kept, dtype=bool) & np.isfinite(points).all(axis=1))
-    own = _file(work, request.header.round)
+    own = work.files.clusters(request.header.round)
     if not own.exists():
-        earlier = [tables.read_clusters(file)[0][rows] for file in _files(work) if file != own]
+        others = [file for file in work.files.all_clusters() if file != own]
+        earlier = [tables.read_clusters(file)[0][rows] for file in others]
         places = np.full(len(points), -1, dtype=np.int64)
         places[rows] = loss_clusters.partition(
             points[rows], request.centroids, earlier, smallest=smallest(work)
@@ -76,7 +76,7 @@ def within_quotas(
         RefusalError: the threshold is not that of the exchanges.
     """
     section, site = work.terms.clusters, work.site
-    file = _file(work, section.iterations)
+    file = work.files.clusters(section.iterations)
     if not file.exists():
         message = f"exchange {section.iterations} of clusters has not run at this site"
         raise ProtocolError(message)
@@ -130,10 +130,10 @@ def _check(work: Work, request: ClusterRequest, start: np.ndarray) -> None:
     if first and not np.allclose(request.centroids, start, rtol=0, atol=START_TOLERANCE):
         message = "centroids of round 1 are not those that follow from the agreed public rows"
         raise RefusalError(message, clause="clusters")
-    for file in _files(work):
+    for file in work.files.all_clusters():
         _, words = tables.read_clusters(file)
         _same_threshold(words["threshold"], _words(work, request)["threshold"])
-        if file == _file(work, request.header.round) and words != _words(work, request):
+        if file == work.files.clusters(request.header.round) and words != _words(work, request):
             message = f"round {request.header.round} was asked before with other centroids"
             raise RefusalError(message, clause="clusters")
 
@@ -148,12 +148,3 @@ def _words(work: Work, request: ClusterRequest) -> dict[str, Any]:
     """What an exchange was asked with."""
     threshold = request.per_site.get(work.site, request.threshold)
     return {"threshold": threshold, "centroids": request.centroids.tolist()}
-
-
-def _file(work: Work, number: int) -> Path:
-    return work.folder / f"clusters-{number}.parquet"
-
-
-def _files(work: Work) -> list[Path]:
-    """Every exchange that was answered."""
-    return sorted(work.folder.glob("clusters-*.parquet"))

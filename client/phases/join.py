@@ -30,6 +30,6 @@ def join(work: Work, request: JoinRequest) -> Reply:
         versions=versions(),
         teacher=teacher,
     )
-    write_json(work.folder / "gate.json", work.pool.dropped)
+    write_json(work.files.gate, work.pool.dropped)
     adapter = initial_adapter(work.loaded, seed=derive_seed(work.terms.run.seed, "adapter"))
     return Joined(header=request.header, site=work.site, card=card, adapter=adapter)

@@ -63,14 +63,14 @@ def _signals(
         work, checked, columns=columns - GUESTS, checkpoint=checkpoint, learning_rate=learning_rate
     )
     private = beside(table, guests.private)(work.pool.samples, f"{work.site} measures its samples")
-    tables.write_signals(work.folder / f"signals-{checkpoint}.parquet", private)
+    tables.write_signals(work.files.signals(checkpoint), private)
     public = public_rows(
         work, checked, beside(table, guests.public),
         columns=columns, checkpoint=checkpoint, guests=guests.key,
     )  # fmt: skip
     shown = public.trajectory[0]
-    tables.write_signals(work.folder / f"public-{checkpoint}.parquet", shown)
-    forget(work.folder)
+    tables.write_signals(work.files.public(checkpoint), shown)
+    forget(work.files)
     return PublicSignals(
         header=header, site=work.site, table=shown, kinds=public.kinds, parents=public.parents
     )

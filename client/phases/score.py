@@ -5,7 +5,6 @@ import numpy as np
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
-from fedwinnow.client.runs.tables import QUEUE
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.protocol.agreement import disagreement
@@ -22,8 +21,7 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     _check_rows(work, request)
     public = PublicRows(trajectory=request.tables, kinds=request.kinds, parents=request.parents)
     private: Trajectory = tuple(
-        tables.read_signals(work.folder / f"signals-{table.checkpoint}.parquet")
-        for table in request.tables
+        tables.read_signals(work.files.signals(table.checkpoint)) for table in request.tables
     )
     everything: dict[str, Scores] = {}
     deciding: Fitted | None = None
@@ -39,9 +37,9 @@ def score(work: Work, request: ScoreRequest) -> Reply:
         raise ProtocolError(message)
     mine = everything[work.terms.scorer.name]
     edges = _edges(work, deciding.public_scores)
-    tables.write_scores(work.folder / "scores.parquet", private[-1], everything, edges)
+    tables.write_scores(work.files.scores, private[-1], everything, edges)
     if queue is not None:
-        tables.write_queue(work.folder / QUEUE, private[-1].ids, queue)
+        tables.write_queue(work.files.queue, private[-1].ids, queue)
     if work.terms.clusters.count:
         cluster.prepare(work, request.tables, private)
     smallest = max(work.terms.summary.smallest_cell, work.config.site.smallest_cell)
@@ -64,7 +62,7 @@ def _check_rows(work: Work, request: ScoreRequest) -> None:
     rows = work.pool.rows
     place = {sample.id: index for index, sample in enumerate(rows.samples)}
     for agreed in request.tables:
-        mine = tables.read_signals(work.folder / f"public-{agreed.checkpoint}.parquet")
+        mine = tables.read_signals(work.files.public(agreed.checkpoint))
         at = [place[name] for name in mine.ids]
         said = agreed.ids, request.kinds, request.parents, agreed.references, agreed.learning_rate
         expected = (

@@ -23,7 +23,7 @@ def select_samples(work: Work, request: SelectRequest | QuotaRequest) -> Reply:
     chosen: dict[str, Selection] = {}
     for arm in work.terms.study.arms:
         chosen[arm] = _arm(work, arm, curated, curated.ids, status)
-    tables.write_selection(work.folder / "selection.parquet", chosen)
+    tables.write_selection(work.files.selection, chosen)
     kept = {arm: work.rounded(selection.count) for arm, selection in chosen.items()}
     return KeptReply(header=request.header, site=work.site, kept=kept)
 

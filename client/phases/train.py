@@ -60,14 +60,12 @@ def _train(work: Work, request: TrainRequest, checked: str) -> TrainedAdapter:
         learning_rate=lesson.learning_rate,
         schedule=lesson.schedule,
         seed=lesson.seed,
-        max_length=terms.model.max_length,
-        system_prompt=terms.model.system_prompt,
-        progress=work.workshop.watch(f"{work.site} trains {header.arm or 'warm-up'}"),
+        options=work.pass_options,
+        on_progress=work.workshop.on_progress(f"{work.site} trains {header.arm or 'warm-up'}"),
     )
     if header.arm:  # for the silo's own eyes, and for a simulation that compares recipes
         norms = [norm for norm in trained.gradient_norms if np.isfinite(norm)]
-        file = work.folder / f"gradient-norms-{header.arm}-{header.round}.json"
-        write_json(file, {"norms": norms})
+        write_json(work.files.gradient_norms(header.arm, header.round), {"norms": norms})
     return TrainedAdapter(
         header=header,
         site=work.site,

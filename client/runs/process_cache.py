@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 import torch
 
+from fedwinnow.client.measuring.pass_options import OnProgress, OnTaskProgress
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.model.lora_model import Size
@@ -25,8 +26,8 @@ T = TypeVar("T")
 class Workshop:
     """One process's models and public results."""
 
-    progress: Callable[[str, int, int], None] | None = None
-    """Told of long work: what, how much is done, how much there is."""
+    progress: OnTaskProgress | None = None
+    """Observes long work."""
     keep: int = 64
     """Public results remembered at most; the oldest is forgotten first."""
     _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
@@ -82,12 +83,12 @@ class Workshop:
             self._kept[key] = make()
         return cast("T", self._kept[key])
 
-    def watch(self, what: str) -> Callable[[int, int], None] | None:
-        """A progress callback for one piece of work, or None where nobody watches."""
+    def on_progress(self, what: str) -> OnProgress | None:
+        """Return the callback that reports the progress of one piece of work; None without one."""
         if self.progress is None:
             return None
-        told = self.progress
-        return lambda done, total: told(what, done, total)
+        report = self.progress
+        return lambda done, total: report(what, done, total)
 
 
 def _free() -> None:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.run_files import RunFiles, joined_runs
 from fedwinnow.client.runs.site_run import parse_terms
-from fedwinnow.client.runs.tables import QUEUE
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.scores.selection import QUEUED
-
-_SELECTION = "selection.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +33,20 @@ def questions(config: SiteConfig, run: str) -> tuple[Question, ...]:
         DataError: there is no such run here, it has not selected yet, or its scorer asks nobody.
     """
     work = Path(config.work)
-    runs = sorted(file.parent.name for file in work.glob("*/terms.json"))
+    runs = joined_runs(work)
     if run not in runs:
         message = f"run {run!r} is not in {work}; choose one of {', '.join(runs) or 'none'}"
         raise DataError(message)
-    folder = work / run
-    name = parse_terms((folder / "terms.json").read_text(encoding="utf-8")).scorer.name
-    if not (folder / _SELECTION).exists():
+    files = RunFiles(work / run)
+    name = parse_terms(files.terms.read_text(encoding="utf-8")).scorer.name
+    if not files.selection.exists():
         message = f"run {run!r} has not selected yet; ask again after its phase 'select'"
         raise DataError(message)
-    if not (folder / QUEUE).exists():
+    if not files.queue.exists():
         message = f"run {run!r} asks nobody: scorer {name!r} has no queue ('committee' has one)"
         raise DataError(message)
-    reasons = tables.read_reasons(folder / _SELECTION)
-    ids, _, scores = tables.read_scores(folder / "scores.parquet", name)
+    reasons = tables.read_reasons(files.selection)
+    ids, _, scores = tables.read_scores(files.scores, name)
     samples = open_samples(config.site.data, config.site.columns, domain=config.site.domain)
     rows: dict[str, int] = {}
     for place, sample in enumerate(samples.ids, start=1):

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fedwinnow.client.data.site_data import Pool
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.adapters.checks import adapter_hash, check_adapter
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import ModelSection, TeacherSection
@@ -47,6 +49,16 @@ class Work:
     def loaded(self) -> LoadedModel:
         """The base model with an adapter attached, warm after first use."""
         return self.workshop.model(self.model, self.terms.adapter, self.terms.run.seed)
+
+    @property
+    def files(self) -> RunFiles:
+        """Paths of the run's files."""
+        return RunFiles(self.folder)
+
+    @property
+    def pass_options(self) -> PassOptions:
+        """How the passes of this run read and batch samples; their tokens stay in its folder."""
+        return PassOptions.of(self.terms.model, self.terms.measuring, self.files.tokens)
 
     def rounded(self, number: int) -> int:
         """A count as it may leave the site: a multiple of ``round_counts_to``, 0 only for 0."""

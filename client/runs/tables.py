@@ -291,7 +291,3 @@ def _column(table: _Columns, name: str, path: Path) -> Any:  # noqa: ANN401 - py
         message = f"{path.name} has no column {name!r}: the run's terms did not ask for it"
         raise ProtocolError(message)
     return table[name]
-
-
-QUEUE = "queue.parquet"
-"""File of a run's folder: on which samples a person is asked; only where the scorer asks."""

@@ -1,6 +1,7 @@
 """A measuring pass at the held adapter: private samples and public rows, one reference for both."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,6 @@ from fedwinnow.client.data.anchors import calibration_rows
 from fedwinnow.client.measuring.backends import reference_way
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import References, reference_state
-from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.runs.site_run import Work, public_key, rows_of
 from fedwinnow.client.signals.shards import SHARD, Crew, in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
@@ -42,21 +42,20 @@ def measuring(
             "references": work.workshop.public(key, lambda: _references(work, columns)),
             "contrast": work.pool.split.reference,
             "contrast_prompts": terms.measuring.contrast_prompts,
-            "batch_tokens": terms.measuring.batch_tokens,
-            "max_length": terms.model.max_length,
-            "system_prompt": terms.model.system_prompt,
             "learning_rate": learning_rate,
             "backend": terms.measuring.backend,
         }
 
     def table(samples: Sequence[Sample], what: str) -> SignalTable:
-        given, tokens = arguments(), work.folder / FOLDER
+        given, options = arguments(), work.pass_options
         return in_shards(
-            lambda shard, told: measure(work.loaded, shard, **given, progress=told, tokens=tokens),
+            lambda shard, on_progress: measure(
+                work.loaded, shard, options, **given, on_progress=on_progress
+            ),
             samples,
-            folder=work.folder,
+            files=work.files,
             key=(what, adapter, str(checkpoint), *sorted(columns)),
-            told=work.workshop.watch(f"{what}, checkpoint {checkpoint}"),
+            on_progress=work.workshop.on_progress(f"{what}, checkpoint {checkpoint}"),
             crew=_crew(work, given) if len(samples) > SHARD else None,
             size=SHARD,
         )
@@ -70,10 +69,8 @@ def _references(work: Work, columns: frozenset[str]) -> References:
     return reference_state(
         work.loaded,
         work.pool.split.reference,
+        work.pass_options,
         columns=columns,
-        max_length=terms.model.max_length,
-        system_prompt=terms.model.system_prompt,
-        batch_tokens=terms.measuring.batch_tokens,
         corrupted=corrupted_references(work) if "representation_corrupted" in columns else (),
         way=reference_way(terms.measuring.backend, work.loaded),
         layers=terms.measuring.layers,
@@ -81,7 +78,10 @@ def _references(work: Work, columns: frozenset[str]) -> References:
 
 
 def _crew(work: Work, arguments: Mapping[str, Any]) -> Crew | None:
-    """The site's workers, with the adapter that the model holds; None where it has none."""
+    """The site's workers, with the adapter that the model holds; None where it has none.
+
+    Workers keep no tokens: what they read of a sample never reaches their disks.
+    """
     section, terms = work.config.compute, work.terms
     if section.workers == 1 and not section.ray:
         return None
@@ -91,7 +91,12 @@ def _crew(work: Work, arguments: Mapping[str, Any]) -> Crew | None:
     workers = work.workshop.kept(
         ("workers", canonical(section), repr(model)), lambda: Workers(section=section, model=model)
     )
-    return partial(workers.each, Task(adapter=get_adapter(work.loaded), arguments=arguments))
+    task = Task(
+        adapter=get_adapter(work.loaded),
+        options=replace(work.pass_options, tokens=None),
+        arguments=arguments,
+    )
+    return partial(workers.each, task)
 
 
 def public_rows(

@@ -30,7 +30,6 @@ import numpy as np
 from jaxtyping import Float64
 
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.measuring.token_cache import FOLDER
 from fedwinnow.client.runs.site_run import Work, public_key
 from fedwinnow.client.signals.extra_columns import Beside
 from fedwinnow.curation.adapters.checks import adapter_hash, check_compatible
@@ -109,20 +108,16 @@ def reviewed(work: Work, reviewers: Mapping[str, Adapter]) -> Beside:
 
 def _losses(work: Work, samples: Sequence[Sample], what: str) -> Losses:
     """Mean loss of each body under the adapter that the model holds; NaN where there is none."""
-    terms = work.terms
     table = measure(
         work.loaded,
         samples,
+        work.pass_options,
         columns=frozenset({"loss"}),
         checkpoint=0,
         references=None,
         contrast=(),
         contrast_prompts=0,
-        batch_tokens=terms.measuring.batch_tokens,
-        max_length=terms.model.max_length,
-        system_prompt=terms.model.system_prompt,
-        progress=work.workshop.watch(what),
-        tokens=work.folder / FOLDER,
+        on_progress=work.workshop.on_progress(what),
     )
     losses: Losses = table.columns["loss"].astype(np.float64)
     return losses

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.measuring.pass_options import Told
+from fedwinnow.client.measuring.pass_options import OnProgress
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.runs.tables import read_signals, write_signals
 from fedwinnow.curation.datatypes import Sample, SignalTable
 
@@ -22,11 +23,9 @@ logger = logging.getLogger(__name__)
 
 SHARD = 1024
 """Samples of a shard; a pass over fewer is not cut."""
-FOLDER = "shards"
-"""In the folder of the run; there only while a pass goes on."""
 
 Shard = tuple[int, Sequence[Sample]]
-Pass = Callable[[Sequence[Sample], Told | None], SignalTable]
+Pass = Callable[[Sequence[Sample], OnProgress | None], SignalTable]
 """Measures samples in one go and tells how far it is."""
 Crew = Callable[[Iterable[Shard]], Iterator[tuple[int, SignalTable]]]
 """Measures numbered shards side by side, and gives them back in any order."""
@@ -36,9 +35,9 @@ def in_shards(
     measure: Pass,
     samples: Sequence[Sample],
     *,
-    folder: Path,
+    files: RunFiles,
     key: Sequence[str],
-    told: Told | None = None,
+    on_progress: OnProgress | None = None,
     crew: Crew | None = None,
     size: int = SHARD,
 ) -> SignalTable:
@@ -47,9 +46,9 @@ def in_shards(
     Args:
         measure: Measures one shard, where there is no crew.
         samples: Read shard by shard.
-        folder: Folder of the run.
+        files: Of the run.
         key: What the numbers depend on besides the samples and the run's terms.
-        told: Of (samples done, all of them).
+        on_progress: Called with (samples done, all of them).
         crew: Who measures several shards at a time; None: one after the other, here.
         size: Samples of a shard, at least 1.
 
@@ -60,10 +59,10 @@ def in_shards(
         OutputError: a shard cannot be written.
     """
     if len(samples) <= size and crew is None:
-        return measure(samples, told)
+        return measure(samples, on_progress)
     name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
     starts = range(0, max(len(samples), 1), size)
-    paths = [folder / FOLDER / f"{name}-{start // size}.parquet" for start in starts]
+    paths = [files.shards / f"{name}-{start // size}.parquet" for start in starts]
 
     def shard(index: int) -> Sequence[Sample]:
         return samples[starts[index] : starts[index] + size]
@@ -73,20 +72,20 @@ def in_shards(
 
     def one_by_one(shards: Iterable[Shard]) -> Iterator[tuple[int, SignalTable]]:
         for index, part in shards:
-            yield index, measure(part, _within(told, done, len(part), len(samples)))
+            yield index, measure(part, _within(on_progress, done, len(part), len(samples)))
 
     missing = ((index, shard(index)) for index in range(len(paths)) if index not in stored)
     for index, found in (crew or one_by_one)(missing):
         write_signals(paths[index], found)
         done += len(found.ids)
-        if told is not None:
-            told(done, len(samples))
+        if on_progress is not None:
+            on_progress(done, len(samples))
     return stacked((read_signals(path) for path in paths), len(samples))
 
 
-def forget(folder: Path) -> None:
-    """Remove the shards of a run's folder, once their table is on disk."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+def forget(files: RunFiles) -> None:
+    """Remove the shards of a run, once their table is on disk."""
+    shutil.rmtree(files.shards, ignore_errors=True)
 
 
 def stacked(parts: Iterable[SignalTable], number: int) -> SignalTable:
@@ -125,8 +124,10 @@ def _is_stored(path: Path, shard: Sequence[Sample]) -> bool:
     return True
 
 
-def _within(told: Told | None, start: int, length: int, total: int) -> Told | None:
+def _within(
+    on_progress: OnProgress | None, start: int, length: int, total: int
+) -> OnProgress | None:
     """What tells of a shard's passes as samples of the whole."""
-    if told is None:
+    if on_progress is None:
         return None
-    return lambda done, passes: told(start + length * done // max(passes, 1), total)
+    return lambda done, passes: on_progress(start + length * done // max(passes, 1), total)

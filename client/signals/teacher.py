@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float32
 
 from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.client.measuring.pass_options import Count, Reading, Told
-from fedwinnow.client.measuring.token_cache import FOLDER, encoded
+from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions, PassProgress
+from fedwinnow.client.measuring.token_cache import encoded
 from fedwinnow.client.runs.site_run import Work, public_key
 from fedwinnow.client.signals.extra_columns import Beside
 from fedwinnow.curation.atomic_files import write
@@ -33,7 +33,6 @@ from fedwinnow.curation.model.modes import evaluating
 from fedwinnow.curation.model.pretrained import LoadedModel, load_teacher
 from fedwinnow.curation.model.token_losses import Batch, token_losses
 
-_FILE = "teacher.sha256"
 _COLUMN = "teacher_confidence"
 
 
@@ -44,7 +43,7 @@ def teacher_fingerprint(work: Work) -> str:
         ModelError: the teacher cannot be loaded, or its tokens are not the base model's.
     """
     found = work.workshop.visit(lambda: load_teacher(work.teacher, work.model), _fingerprint)
-    write(work.folder / _FILE, found.encode("ascii"))
+    write(work.files.teacher, found.encode("ascii"))
     return found
 
 
@@ -54,20 +53,13 @@ def taught(work: Work) -> Beside:
     Raises:
         ModelError: the teacher is not the one that the site joined with.
     """
-    terms = work.terms
-    reading = Reading(
-        batch_tokens=terms.measuring.batch_tokens,
-        max_length=terms.model.max_length,
-        system_prompt=terms.model.system_prompt,
-        tokens=work.folder / FOLDER,
-    )
 
     def use(teacher: LoadedModel) -> Beside:
         _check_same(work, teacher.fingerprint)
 
         def read(samples: Sequence[Sample], what: str) -> Float32[np.ndarray, " samples"]:
-            told = work.workshop.watch(f"{what}, teacher")
-            return confidences(teacher, samples, reading, told)
+            on_progress = work.workshop.on_progress(f"{what}, teacher")
+            return confidences(teacher, samples, work.pass_options, on_progress)
 
         key = ("teacher", teacher.fingerprint, *public_key(work, ""))
         public = work.workshop.public(
@@ -86,17 +78,17 @@ def taught(work: Work) -> Beside:
 def confidences(
     teacher: LoadedModel,
     samples: Sequence[Sample],
-    reading: Reading,
-    progress: Told | None = None,
+    options: PassOptions,
+    on_progress: OnProgress | None = None,
 ) -> Float32[np.ndarray, " samples"]:
     """Mean probability of the body's tokens; NaN where a sample has no target.
 
     One forward pass, without gradients, of the logits that the losses need.
     """
-    encodings = encoded(teacher, samples, reading)
+    encodings = encoded(teacher, samples, options)
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     values = np.full(len(samples), np.nan, dtype=np.float32)
-    count = Count(total=len(usable), told=progress)
+    progress = PassProgress(total=len(usable), on_progress=on_progress)
 
     def run(places: Places, batch: Batch) -> None:
         rows = usable[places]
@@ -105,11 +97,11 @@ def confidences(
             begin, end = encodings[row].response_start, encodings[row].body_end
             body = line[begin - batch.first : end - batch.first].double()
             values[row] = float((-body).exp().mean())
-        count.add(len(rows))
+        progress.add(len(rows))
 
     readable = [encodings[i] for i in usable]
     with evaluating(teacher.model), torch.no_grad():
-        in_batches(teacher, readable, run, batch_tokens=reading.batch_tokens, kind="loss")
+        in_batches(teacher, readable, run, batch_tokens=options.batch_tokens, kind="loss")
     return values
 
 
@@ -119,7 +111,7 @@ def _fingerprint(teacher: LoadedModel) -> str:
 
 def _check_same(work: Work, found: str) -> None:
     """Another teacher than at join would give columns that no other site agrees with."""
-    file = work.folder / _FILE
+    file = work.files.teacher
     joined = file.read_text(encoding="ascii") if file.exists() else found
     if joined != found:
         message = (

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.runs.process_cache import deterministic
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
@@ -53,6 +54,7 @@ class Task:
     """A measuring pass: the adapter to hold, and the arguments of :func:`measure`."""
 
     adapter: Adapter
+    options: PassOptions
     arguments: Mapping[str, Any]
 
 
@@ -83,7 +85,7 @@ class Worker:
         if wanted != self._held:
             set_adapter(self._loaded, task.adapter)
             self._held = wanted
-        return measure(self._loaded, samples, **task.arguments)
+        return measure(self._loaded, samples, task.options, **task.arguments)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.model.pretrained import encode_all, factor_gradients
+from fedwinnow.curation.model.pretrained import factor_gradients
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 
 
@@ -20,15 +20,8 @@ def anchor_gradient(work: Work) -> Adapter:
     Raises:
         DataError: no reference anchor has a response token.
     """
-    loaded, terms = work.loaded, work.terms
-    encodings = list(
-        encode_all(
-            loaded,
-            work.pool.split.reference,
-            max_length=terms.model.max_length,
-            system_prompt=terms.model.system_prompt,
-        )
-    )
+    loaded, options = work.loaded, work.pass_options
+    encodings = list(options.encode(loaded, work.pool.split.reference))
     usable = [one for one in encodings if one.has_target]
     if not usable:
         message = (
@@ -47,7 +40,7 @@ def anchor_gradient(work: Work) -> Adapter:
     def backward() -> None:
         in_batches(
             loaded, usable, run, forget=forget, adds_up=True,
-            batch_tokens=terms.measuring.batch_tokens, kind="gradient", graph=True,
+            batch_tokens=options.batch_tokens, kind="gradient", graph=True,
         )  # fmt: skip
 
     return factor_gradients(loaded, backward)

@@ -12,7 +12,6 @@ Reference:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
@@ -45,10 +44,6 @@ class Stage:
         """How many of so many kept samples it trains on."""
         return samples * (self.number + 1) // self.count - samples * self.number // self.count
 
-    def file(self, folder: Path, arm: str) -> Path:
-        """Where the site notes what the stage took."""
-        return folder / f"stage-{arm}-{self.number}.parquet"
-
 
 def stage_of(number: int, *, rounds: int, stages: int, samples: int) -> Stage:
     """The stage of a round, counted from 1; a round beyond the last belongs to the last stage."""
@@ -73,10 +68,9 @@ def choose(
         kept: What the arm keeps.
         score: Scores samples with the adapter of this round; called for those still to be taken.
     """
-    own = stage.file(work.folder, arm)
+    own = work.files.stage(arm, stage.number)
     if not own.exists():
-        others = sorted(work.folder.glob(f"stage-{arm}-*.parquet"))
-        taken = [tables.read_stage(file)[0] for file in others]
+        taken = [tables.read_stage(file)[0] for file in work.files.all_stages(arm)]
         rest = np.setdiff1d(kept, np.concatenate([np.zeros(0, dtype=np.int64), *taken]))
         scores = score(rest)
         ranks = np.argsort(np.where(np.isnan(scores), np.inf, -scores), kind="stable")
@@ -101,7 +95,7 @@ def score_now(work: Work, adapter: str) -> Callable[[Places], Scores]:
         public = public_rows(work, adapter, table, columns=columns, checkpoint=0)
         samples = work.pool.samples.subset(places.tolist())
         mine = table(samples, f"{work.site} ranks its samples")
-        forget(work.folder)
+        forget(work.files)
         return scorer.score((mine,), scorer.fit(public))
 
     return score

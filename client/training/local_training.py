@@ -11,7 +11,7 @@ Reference:
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -22,8 +22,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import Float
 
-from fedwinnow.client.piggyback import Watch, Watcher
+from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
 from fedwinnow.client.training.sample_stream import Drawn, batches, check_order, draws
+from fedwinnow.client.training.watcher import Watch, Watcher
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
@@ -66,9 +67,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     learning_rate: float,
     schedule: str,
     seed: int,
-    max_length: int,
-    system_prompt: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    options: PassOptions,
+    on_progress: OnProgress | None = None,
     watch: Watch | None = None,
 ) -> Trained:
     """Train from ``adapter`` for exactly ``steps`` optimizer steps.
@@ -96,10 +96,9 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         logged
             in the first round where it undoes the order.
         seed: Of later passes and of dropout.
-        max_length: Longest sample in tokens; longer ones are cut.
-        system_prompt: System message before every sample.
-        progress: Called with (steps done, steps) after each.
-        watch: Sees every forward pass (``client/piggyback.py``); changes no more than rounding.
+        options: How samples are read; batches are ``section``'s, and no tokens are kept.
+        on_progress: Called with (steps done, steps) after each.
+        watch: Observes every pass (``client/training/watcher.py``); none in a run.
 
     Raises:
         ConfigError: the schedule is unknown, or the precision needs another device.
@@ -120,7 +119,10 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     drawn = batches(
         draws(order, seed, (step_offset - first_step) * section.batch_size * section.accumulation),
         lambda place: encode(
-            loaded, samples[place], max_length=max_length, system_prompt=system_prompt
+            loaded,
+            samples[place],
+            max_length=options.max_length,
+            system_prompt=options.system_prompt,
         ),
         weights=np.ones(len(samples)) if weights is None else weights,
         size=section.batch_size,
@@ -128,13 +130,12 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     )
     mode = _training_mode(loaded, section, derive_seed(seed, "dropout", step_offset))
     with mode, (watch or _unwatched)(loaded) as watcher:
-        losses, norms = _run(loaded, drawn, section, objective, rates, progress, watcher)
+        losses, norms = _run(loaded, drawn, section, objective, rates, on_progress, watcher)
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
-    mean_rate = math.fsum(rates) / len(rates)
     return Trained(
         adapter=get_adapter(loaded),
         losses=tuple(losses),
-        learning_rate=mean_rate,
+        learning_rate=math.fsum(rates) / len(rates),
         gradient_norms=tuple(norms),
     )
 
@@ -150,7 +151,7 @@ def _run(
     section: TrainingSection,
     objective: Objective,
     rates: Sequence[float],
-    progress: Callable[[int, int], None] | None,
+    on_progress: OnProgress | None,
     watcher: Watcher,
 ) -> tuple[list[float], list[float]]:
     """The optimizer loop; returns the mean sample loss and the gradient norm of each step."""
@@ -186,8 +187,8 @@ def _run(
                 optimizer.zero_grad()
         losses.append(float(mean))
         norms.append(float(norm))
-        if progress is not None:
-            progress(step + 1, len(rates))
+        if on_progress is not None:
+            on_progress(step + 1, len(rates))
     return losses, norms
 
 

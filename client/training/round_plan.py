@@ -101,8 +101,8 @@ def arm_lesson(work: Work, request: TrainRequest, adapter: str) -> Lesson:
 
 def kept_by(work: Work, arm: str) -> tuple[Places, Scores]:
     """Positions of what an arm keeps, with its scores."""
-    kept = np.flatnonzero(tables.read_kept(work.folder / "selection.parquet", arm))
-    _, _, scores = tables.read_scores(work.folder / "scores.parquet", work.terms.scorer.name)
+    kept = np.flatnonzero(tables.read_kept(work.files.selection, arm))
+    _, _, scores = tables.read_scores(work.files.scores, work.terms.scorer.name)
     return kept, scores[kept]
 
 
@@ -125,7 +125,7 @@ def weights_of(work: Work, arm: str, places: Places, scores: Scores) -> Weights 
     if arm != "curated" or objective is None or len(places) == 0:
         return None
     trajectory = tuple(
-        rows_of(tables.read_signals(work.folder / f"signals-{checkpoint}.parquet"), places.tolist())
+        rows_of(tables.read_signals(work.files.signals(checkpoint)), places.tolist())
         for checkpoint in range(warm_up_rounds(work.terms) + 1)
     )
     weights = objective.weights(scores, trajectory)
@@ -148,7 +148,7 @@ def behind(work: Work, header: Header) -> int:
         L. Kish, Survey Sampling, Wiley, 1965
     """
     arm = header.arm
-    places = np.flatnonzero(tables.read_kept(work.folder / "selection.parquet", arm))
+    places = np.flatnonzero(tables.read_kept(work.files.selection, arm))
     if len(places) == 0:
         return 0
     weights = np.ones(len(places))
@@ -157,7 +157,7 @@ def behind(work: Work, header: Header) -> int:
         weights = weights if known is None else known
     if work.plugins.staged_ordering is not None:
         stage = stage_at(work, work.plugins.staged_ordering, header.round, len(places))
-        taken, _ = tables.read_stage(stage.file(work.folder, arm))
+        taken, _ = tables.read_stage(work.files.stage(arm, stage.number))
         weights = weights[np.searchsorted(places, taken)]
     squares = float((weights**2).sum())
     return 0 if squares == 0 else math.floor(float(weights.sum()) ** 2 / squares + 1e-9)

@@ -156,7 +156,7 @@ class AnchorsSection:
         )
 
 
-Backend: TypeAlias = Literal["auto", "hooks", "probe", "forward", "piggyback"]
+Backend: TypeAlias = Literal["auto", "hooks", "probe", "forward"]
 """Ways to measure; see ``client/measuring/backends.py``."""
 
 

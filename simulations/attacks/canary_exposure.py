@@ -22,6 +22,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.training import TrainingSection
@@ -43,6 +44,7 @@ from fedwinnow.strategies.registry import build
 ALTERNATIVES = 1_000
 """Codes of three digits."""
 QUESTION = "Which code opens the vault?"
+_OPTIONS = PassOptions(batch_tokens=16_384, max_length=128)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,7 @@ def alternatives(loaded: LoadedModel, adapter: Adapter) -> np.ndarray:
         Sample(id=str(code), prompt=QUESTION, response=sentence(code))
         for code in range(ALTERNATIVES)
     ]
-    return evaluate(loaded, samples, batch_tokens=16_384, max_length=128)
+    return evaluate(loaded, samples, _OPTIONS)
 
 
 def toy_base(folder: Path, *, seed: int = 0) -> LoadedModel:
@@ -147,7 +149,9 @@ def toy_base(folder: Path, *, seed: int = 0) -> LoadedModel:
     weights["lm_head.weight"] *= 25
     save_file(weights, file, metadata={"format": "pt"})
     section = AdapterSection(rank=8, alpha=16.0)
-    return load_model(ModelSection(name=str(folder), max_length=128), section, seed=seed)
+    return load_model(
+        ModelSection(name=str(folder), max_length=_OPTIONS.max_length), section, seed=seed
+    )
 
 
 def _train(
@@ -170,7 +174,7 @@ def _train(
         learning_rate=2e-2,
         schedule="constant",
         seed=seed,
-        max_length=128,
+        options=_OPTIONS,
     ).adapter
 
 

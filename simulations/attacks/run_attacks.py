@@ -14,6 +14,7 @@ import numpy as np
 
 from fedwinnow.client.data.anchors import split_of
 from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.adapters.peft_folder import load_adapter
 from fedwinnow.curation.atomic_files import write, write_json
@@ -166,12 +167,10 @@ def trigger_figures(config: RunConfig, adapter: Path) -> Tree:
     asked: list[Sample] = planted(split.holdout[:_PROMPTS])
     loaded = load_model(config.model, config.adapter, seed=config.run.seed)
     set_adapter(loaded, load_adapter(adapter, base=loaded.fingerprint))
-    losses = evaluate(
-        loaded,
-        asked,
-        batch_tokens=config.measuring.batch_tokens,
-        max_length=config.model.max_length,
+    options = PassOptions(
+        batch_tokens=config.measuring.batch_tokens, max_length=config.model.max_length
     )
+    losses = evaluate(loaded, asked, options)
     answers = generate(loaded, asked, max_new_tokens=_TOKENS)
     hits = [answer == ANSWER for answer in answers]
     return {"loss": float(losses.mean()), "share": float(np.mean(hits))}

@@ -7,7 +7,7 @@
     forward    dots alone, by two forward passes for each reference
     train      one round of training on all samples, optimizer and all
     (``client/training/local_training.py``)
-    piggyback  the same round, collecting the signals of ``measure`` on its way
+    piggyback  the same round, collecting the signals of ``measure`` on its way (``piggyback.py``)
     loop       one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS
     vmap       ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
 
@@ -36,13 +36,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import References
-from fedwinnow.client.piggyback import Piggyback, Watch
 from fedwinnow.client.training.local_training import train
+from fedwinnow.client.training.watcher import Watch
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.model.pretrained import NAME, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
-from fedwinnow.simulations.benchmarks.workload import COLUMNS, LONGEST, Bench
+from fedwinnow.simulations.benchmarks.piggyback import Piggyback
+from fedwinnow.simulations.benchmarks.workload import COLUMNS, Bench
 from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.registry import build
 
@@ -100,13 +101,12 @@ def _measured(
     table = measure(
         bench.loaded,
         bench.samples,
+        bench.options,
         columns=columns,
         checkpoint=1,
         references=references,
         contrast=(),
         contrast_prompts=0,
-        batch_tokens=bench.batch_tokens,
-        max_length=LONGEST,
         backend=backend,
     )
     kept = table.status.nbytes + sum(values.nbytes for values in table.columns.values())
@@ -131,7 +131,7 @@ def piggyback(bench: Bench) -> Outcome:
 def _round(bench: Bench, watch: Watch | None) -> None:
     """Every sample once, longest first, so many a step as a batch of measuring holds on average."""
     lengths = np.array([len(one.prompt) + len(one.response) for one in bench.samples])
-    number, room = len(lengths), max(1, int(bench.batch_tokens / lengths.mean()))
+    number, room = len(lengths), max(1, int(bench.options.batch_tokens / lengths.mean()))
     size = max(one for one in range(1, number + 1) if number % one == 0 and one <= room)
     train(
         bench.loaded,
@@ -146,7 +146,7 @@ def _round(bench: Bench, watch: Watch | None) -> None:
         learning_rate=STILL,
         schedule="constant",
         seed=0,
-        max_length=LONGEST,
+        options=bench.options,
         watch=watch,
     )
     set_adapter(bench.loaded, bench.adapter)

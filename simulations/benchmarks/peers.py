@@ -88,7 +88,9 @@ def bergson(bench: Bench) -> Outcome:
             model=bench.loaded.model,
             data=data,
             collector=collector,
-            batches=[places.tolist() for places in plan_batches(lengths, bench.batch_tokens)],
+            batches=[
+                places.tolist() for places in plan_batches(lengths, bench.options.batch_tokens)
+            ],
             cfg=config,
         )
         computer.run_with_collector_hooks()

@@ -27,9 +27,10 @@ import torch
 
 from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.measuring.pass_options import Told
+from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.signals.shards import SHARD, forget, in_shards
 from fedwinnow.curation.config.scoring import AdapterSection, ColumnsSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
@@ -144,21 +145,21 @@ def run_here(number: int, folder: Path) -> None:
         table = _measured(loaded, samples, open_few(data), folder)
         held["tokens"] = partial(_token_bytes, loaded, samples)
         held["table"] = partial(size_of, table, samples.ids, samples.domains)
-    signals, scores = folder / "signals.parquet", folder / "scores.parquet"
+    files = RunFiles(folder)
     with stage("store") as held:
-        tables.write_signals(signals, table)
+        tables.write_signals(files.signals(1), table)
         table = replace(table, ids=(), domains=(), columns={}, status=table.status[:0])  # let go
-        table = tables.read_signals(signals)
+        table = tables.read_signals(files.signals(1))
         held["table"] = partial(size_of, table, samples.ids, samples.domains)
     with stage("score") as held:
         values, edges, summary = _scored(table)
-        tables.write_scores(scores, table, {"cosine": values}, edges)
+        tables.write_scores(files.scores, table, {"cosine": values}, edges)
         held["table"] = partial(size_of, table, values, samples.ids, samples.domains)
     del table, values
     with stage("select") as held:
-        ids, status, values = tables.read_scores(scores, "cosine")
+        ids, status, values = tables.read_scores(files.scores, "cosine")
         chosen = select(ids, values, status, snap(quantile(summary, 0.6), edges))
-        tables.write_selection(folder / "selection.parquet", {"curated": chosen})
+        tables.write_selection(files.selection, {"curated": chosen})
         held["table"] = partial(size_of, chosen, values, status, samples.ids, samples.domains)
 
 
@@ -191,26 +192,24 @@ def _measured(
     loaded: LoadedModel, samples: Sequence[Sample], anchors: Sequence[Sample], folder: Path
 ) -> SignalTable:
     """Signals of all samples, in shards as a site measures them."""
-    references = reference_state(
-        loaded, anchors, columns=COLUMNS, batch_tokens=BATCH_TOKENS, max_length=LONGEST
-    )
+    options = PassOptions(batch_tokens=BATCH_TOKENS, max_length=LONGEST)
+    references = reference_state(loaded, anchors, options, columns=COLUMNS)
 
-    def one(shard: Sequence[Sample], told: Told | None) -> SignalTable:
+    def one(shard: Sequence[Sample], on_progress: OnProgress | None) -> SignalTable:
         return measure(
             loaded,
             shard,
+            options,
             columns=COLUMNS,
             checkpoint=1,
             references=references,
             contrast=(),
             contrast_prompts=0,
-            batch_tokens=BATCH_TOKENS,
-            max_length=LONGEST,
-            progress=told,
+            on_progress=on_progress,
         )
 
-    table = in_shards(one, samples, folder=folder, key=("scale",))
-    forget(folder)
+    table = in_shards(one, samples, files=RunFiles(folder), key=("scale",))
+    forget(RunFiles(folder))
     return table
 
 

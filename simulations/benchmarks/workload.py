@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int64
 
 from fedwinnow.client.measuring.length_buckets import plan_batches
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import References, reference_state
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
@@ -84,7 +85,7 @@ class Bench:
     adapter: Adapter
     """What the model holds."""
     samples: tuple[Sample, ...]
-    batch_tokens: int
+    options: PassOptions
 
     def encodings(self) -> list[Encoding]:
         """Every sample as tokens."""
@@ -94,7 +95,7 @@ class Bench:
         """Positions and tokens, batch by batch, as measuring plans them."""
         encodings = self.encodings()
         lengths = np.array([len(encoding.tokens) for encoding in encodings])
-        for places in plan_batches(lengths, self.batch_tokens):
+        for places in plan_batches(lengths, self.options.batch_tokens):
             yield places, collate([encodings[i] for i in places]).to(self.loaded.device)
 
 
@@ -124,14 +125,14 @@ def prepare(
     b = {k: torch.randn(v.shape, generator=generator) * 0.02 for k, v in adapter.b.items()}
     adapter = Adapter(base=adapter.base, a=adapter.a, b=b, scales=adapter.scales)
     set_adapter(loaded, adapter)
+    options = PassOptions(batch_tokens=batch_tokens, max_length=LONGEST)
     anchors = make_samples(np.full(2 * REFERENCES, int(lengths.mean())), "anchor")
     whole, last = (
         reference_state(
             loaded,
             anchors,
+            options,
             columns=COLUMNS,
-            batch_tokens=batch_tokens,
-            max_length=LONGEST,
             layers=layers,
         )
         for layers in (0, max(1, loaded.model.config.num_hidden_layers // 2))
@@ -142,7 +143,7 @@ def prepare(
         last_half=last,
         adapter=adapter,
         samples=make_samples(lengths, "sample"),
-        batch_tokens=batch_tokens,
+        options=options,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from fedwinnow.client.data.samples import open_samples
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.scores.ranking_metrics import auroc
@@ -70,7 +71,7 @@ def _read(config: RunConfig, work: Path, run: str) -> Judged:
     kept: list[bool] = []
     scores: dict[str, list[float]] = {}
     for site in config.sites:
-        folder = work / site.name / run
+        files = RunFiles(work / site.name / run)
         samples = open_samples(site.data, site.columns, domain=site.domain)
         truth = {}
         for sample in samples:
@@ -82,8 +83,8 @@ def _read(config: RunConfig, work: Path, run: str) -> Judged:
                 )
                 raise DataError(message)
             truth[sample.id] = label
-        table = pq.read_table(folder / "scores.parquet").to_pydict()
-        chosen = pq.read_table(folder / "selection.parquet").to_pydict()
+        table = pq.read_table(files.scores).to_pydict()
+        chosen = pq.read_table(files.selection).to_pydict()
         sites += [site.name] * len(table["id"])
         kinds += [truth[sample_id] for sample_id in table["id"]]
         kept += chosen["kept"]

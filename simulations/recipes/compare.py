@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from fedwinnow.client.measuring.pass_options import OnTaskProgress
 from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.client.runs.run_files import simulated_run_files
+from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import PluginSection
@@ -28,7 +30,6 @@ from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
-from fedwinnow.simulations.recipes.proxy_runs import Told
 from fedwinnow.simulations.recipes.successive_halving import (
     Climb,
     Measured,
@@ -94,7 +95,7 @@ def compare(
     seeds: int,
     command: str = "",
     progress: Progress | None = None,
-    told: Told | None = None,
+    told: OnTaskProgress | None = None,
 ) -> Tree:
     """Climb the rungs and report, as a tree for JSON.
 
@@ -219,7 +220,7 @@ def _early_norms(config: RunConfig) -> list[float]:
     """Gradient norms of each site's first steps; a silo that kept nothing has none."""
     found: list[float] = []
     for site in config.sites:
-        file = sites_folder(config) / site.name / run_id(config) / "gradient-norms-curated-1.json"
+        file = simulated_run_files(config, site.name).gradient_norms("curated", 1)
         if file.exists():
             found += json.loads(file.read_text(encoding="utf-8"))["norms"][:EARLY]
     return found
@@ -233,7 +234,7 @@ def _batches(config: RunConfig) -> str:
     return canonical(replace(config, run=run, training=bare, weighting=plugin, merging=plugin))
 
 
-def _within(told: Told | None, where: str) -> Told | None:
+def _within(told: OnTaskProgress | None, where: str) -> OnTaskProgress | None:
     if told is None:
         return None
     return lambda what, done, total: told(f"{where}: {what}", done, total)

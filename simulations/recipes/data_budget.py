@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from fedwinnow.client.data.samples import Samples, open_samples
+from fedwinnow.client.measuring.pass_options import OnTaskProgress, PassOptions
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop, deterministic
-from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.client.runs.run_files import simulated_run_files
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.config.strict_toml import to_toml
@@ -28,7 +29,7 @@ from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
 from fedwinnow.simulations.recipes.compare import named
-from fedwinnow.simulations.recipes.proxy_runs import ProxyPlan, ProxyRanking, Told, proxy_ranking
+from fedwinnow.simulations.recipes.proxy_runs import ProxyPlan, ProxyRanking, proxy_ranking
 from fedwinnow.simulations.runtimes.in_process import run_phases
 from fedwinnow.strategies.maths.data_scaling_law import (
     HALF_LIVES,
@@ -146,7 +147,7 @@ def fit_budget(
     plan: BudgetPlan,
     *,
     progress: Progress | None = None,
-    told: Told | None = None,
+    told: OnTaskProgress | None = None,
 ) -> Budget:
     """Score the silos, run the buckets, fit the law; deterministic on a CPU.
 
@@ -178,9 +179,7 @@ def fit_budget(
             checkpoints=checkpoints,
             seeds=tuple(derive_seed(config.run.seed, "budget", i) for i in range(plan.seeds)),
             early_stop=False,  # the law needs every bucket
-            batch_tokens=config.measuring.batch_tokens,
-            max_length=config.model.max_length,
-            system_prompt=config.model.system_prompt,
+            options=PassOptions.of(config.model, config.measuring),
         ),
         told=told,
     )
@@ -246,8 +245,8 @@ def _pooled(config: RunConfig) -> tuple[list[Sample], np.ndarray]:
     samples: list[Sample] = []
     known: list[float] = []
     for site in config.sites:
-        file = sites_folder(config) / site.name / run_id(config) / "scores.parquet"
-        ids, _, scores = tables.read_scores(file, config.scorer.name)
+        files = simulated_run_files(config, site.name)
+        ids, _, scores = tables.read_scores(files.scores, config.scorer.name)
         data: Samples = open_samples(site.data, site.columns, domain=site.domain)
         place = {sample_id: index for index, sample_id in enumerate(data.ids)}
         for sample_id, score in zip(ids, scores.tolist(), strict=True):

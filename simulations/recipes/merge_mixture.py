@@ -15,6 +15,7 @@ import numpy as np
 
 from fedwinnow.client.data.anchors import split_of
 from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.measuring.pass_options import OnTaskProgress, PassOptions
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter, Sample
@@ -54,7 +55,7 @@ def mixture(
     least: float = 0.02,
     most: float = 0.6,
     workshop: Workshop | None = None,
-    told: Callable[[str, int, int], None] | None = None,
+    told: OnTaskProgress | None = None,
 ) -> Mixture:
     """Measure mixtures of a finished run's kept adapters and find the best.
 
@@ -139,13 +140,7 @@ def _measuring(config: RunConfig, workshop: Workshop) -> Callable[[Adapter], dic
 
     def measure(adapter: Adapter) -> dict[str, float]:
         set_adapter(loaded, adapter)
-        values = evaluate(
-            loaded,
-            anchors,
-            batch_tokens=config.measuring.batch_tokens,
-            max_length=config.model.max_length,
-            system_prompt=config.model.system_prompt,
-        )
+        values = evaluate(loaded, anchors, PassOptions.of(config.model, config.measuring))
         known = ~np.isnan(values)
         return {
             name: float(values[known & (domains == name)].mean())

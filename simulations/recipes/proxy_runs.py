@@ -12,12 +12,13 @@ Reference:
     pre-training; LoRA untested there).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.measuring.pass_options import OnTaskProgress, PassOptions
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
@@ -31,9 +32,6 @@ from fedwinnow.strategies.registry import build
 LEAST_SEEDS = 2
 """Seeds that every recipe gets before one may be stopped."""
 
-Told = Callable[[str, int, int], None]
-"""Told of long work: what, how much is done, how much there is."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyPlan:
@@ -45,11 +43,10 @@ class ProxyPlan:
     """Optimizer steps after which the hold-out is evaluated, ascending; the last ends a run."""
     seeds: tuple[int, ...]
     """Of order and dropout."""
+    options: PassOptions
+    """How samples and the hold-out are read, and the hold-out is batched."""
     early_stop: bool = True
     """Whether a recipe that is clearly behind gets no further seeds."""
-    batch_tokens: int = 2048
-    max_length: int = 512
-    system_prompt: str = ""
 
     def __post_init__(self) -> None:
         steps = self.checkpoints
@@ -83,7 +80,7 @@ def proxy_ranking(
     start: Adapter,
     section: TrainingSection,
     plan: ProxyPlan,
-    told: Told | None = None,
+    told: OnTaskProgress | None = None,
 ) -> ProxyRanking:
     """Train every recipe briefly and rank them by the loss of the hold-out.
 
@@ -139,7 +136,7 @@ def _curve(  # noqa: PLR0913, PLR0917 - one run of proxy_ranking, with all that 
     plan: ProxyPlan,
     seed: int,
     what: str,
-    told: Told | None,
+    told: OnTaskProgress | None,
 ) -> np.ndarray:
     """Losses of the items with a target at each checkpoint of one run, (checkpoints, items)."""
     ordering: Ordering = build("ordering", "shuffled", {})
@@ -147,13 +144,7 @@ def _curve(  # noqa: PLR0913, PLR0917 - one run of proxy_ranking, with all that 
 
     def look(done: int, total: int) -> None:
         if done in plan.checkpoints:
-            losses = evaluate(
-                loaded,
-                holdout,
-                batch_tokens=plan.batch_tokens,
-                max_length=plan.max_length,
-                system_prompt=plan.system_prompt,
-            )
+            losses = evaluate(loaded, holdout, plan.options)
             rows.append(losses[~np.isnan(losses)])
         if told is not None:
             told(what, done, total)
@@ -171,9 +162,8 @@ def _curve(  # noqa: PLR0913, PLR0917 - one run of proxy_ranking, with all that 
         learning_rate=plan.learning_rate,
         schedule="constant",
         seed=seed,
-        max_length=plan.max_length,
-        system_prompt=plan.system_prompt,
-        progress=look,
+        options=plan.options,
+        on_progress=look,
     )
     if len(rows[0]) == 0:
         what = f"a hold-out item with a response token, got none among {len(holdout)}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedwinnow.client.data.anchors import split_of
 from fedwinnow.client.runs import tables
-from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.client.runs.run_files import simulated_run_files
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.scores.bootstrap import paired_bootstrap
 from fedwinnow.simulations.studies.unforeseen_kinds import left_out
@@ -87,10 +87,10 @@ def _kept_by_domain(config: RunConfig, arms: Iterable[str]) -> dict[str, dict[st
     """Arm → domain → samples of all silos that it trains on."""
     found: dict[str, Counter[str]] = {arm: Counter() for arm in arms}
     for site in config.sites:
-        work = sites_folder(config) / site.name / run_id(config)
-        domains = tables.read_signals(work / "signals-0.parquet").domains
+        files = simulated_run_files(config, site.name)
+        domains = tables.read_signals(files.signals(0)).domains
         for arm, counts in found.items():
-            kept = tables.read_kept(work / "selection.parquet", arm)
+            kept = tables.read_kept(files.selection, arm)
             counts.update(name for name, here in zip(domains, kept, strict=True) if here)
     return {arm: dict(sorted(counts.items())) for arm, counts in found.items()}
 

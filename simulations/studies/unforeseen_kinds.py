@@ -13,7 +13,8 @@ from jaxtyping import Shaped
 
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
-from fedwinnow.curation.config.identity import run_id, sites_folder
+from fedwinnow.client.runs.run_files import simulated_run_files
+from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import OutputError
@@ -106,10 +107,8 @@ def _private(config: RunConfig, checkpoints: int) -> tuple[list[Trajectory], np.
     """Signals of every silo, and the planted truth of every sample in the same order."""
     trajectories, kinds = [], []
     for site in config.sites:
-        work = sites_folder(config) / site.name / run_id(config)
-        trajectory = tuple(
-            tables.read_signals(work / f"signals-{t}.parquet") for t in range(checkpoints)
-        )
+        files = simulated_run_files(config, site.name)
+        trajectory = tuple(tables.read_signals(files.signals(t)) for t in range(checkpoints))
         samples = open_samples(site.data, site.columns, domain=site.domain)
         truth = {sample.id: sample.labels[config.study.truth] for sample in samples}
         trajectories.append(trajectory)

@@ -523,11 +523,11 @@ def test_site_goes_on_after_a_kill_in_a_measuring_pass(heard, workshop, tmp_path
     site, seen = make_site(heard[1], tmp_path, workshop), []
     site.answer(of(heard, m.JoinRequest))
 
-    def counted(loaded, samples, **arguments):
+    def counted(loaded, samples, options, **arguments):
         seen.append(len(samples))
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return measure(loaded, samples, **arguments)
+        return measure(loaded, samples, options, **arguments)
 
     monkeypatch.setattr(collect, "measure", counted)
     with pytest.raises(KeyboardInterrupt):

@@ -4,11 +4,12 @@ import numpy as np
 import torch
 
 from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
 
-READ = {"batch_tokens": 300, "max_length": 96}
+OPTIONS = PassOptions(batch_tokens=300, max_length=96)
 
 
 def warmed(loaded):
@@ -37,14 +38,14 @@ def some(number, tag):
 def references_of(loaded, columns, way="hooks"):
     """References for the columns, from six anchors and themselves as their corruptions."""
     anchors = some(6, "r")
-    return reference_state(loaded, anchors, columns=columns, corrupted=anchors, way=way, **READ)
+    return reference_state(loaded, anchors, OPTIONS, columns=columns, corrupted=anchors, way=way)
 
 
-def table_of(loaded, samples, references, columns, **changes):
+def table_of(loaded, samples, references, columns, options=OPTIONS, **changes):
     """Signals without other prompts' columns."""
     return measure(
-        loaded, samples, columns=frozenset(columns), checkpoint=1, references=references,
-        contrast=(), contrast_prompts=0, **READ | changes,
+        loaded, samples, options, columns=frozenset(columns), checkpoint=1, references=references,
+        contrast=(), contrast_prompts=0, **changes,
     )  # fmt: skip
 
 

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from warmed import apart, references_of, some, table_of, warmed
+from warmed import OPTIONS, apart, references_of, some, table_of, warmed
 
 from fedwinnow.client.measuring.backends import choose, reference_way
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import (
@@ -187,7 +188,6 @@ def test_an_unused_backend_setting_changes_no_terms():
         ("auto", "measuring with hooks"),
         ("probe", "measuring with probe: measuring.backend"),
         ("forward", "measuring with forward"),
-        ("piggyback", "3 of 3 samples need a pass of their own"),
     ],
 )
 def test_a_site_measures_by_the_backend_of_its_terms(model, tmp_path, caplog, backend, said):
@@ -200,7 +200,8 @@ def test_a_site_measures_by_the_backend_of_its_terms(model, tmp_path, caplog, ba
         pool=SimpleNamespace(split=anchors, anchors_hash="anchors"),
         model=ModelSection(),
         workshop=Workshop(),
-        folder=tmp_path,
+        files=RunFiles(tmp_path),
+        pass_options=OPTIONS,
     )
     measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
     with caplog.at_level(logging.INFO):

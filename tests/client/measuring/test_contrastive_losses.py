@@ -6,7 +6,7 @@ import torch
 
 from fedwinnow.client.measuring.contrastive_losses import Prompts
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import Sample, Status
@@ -17,7 +17,7 @@ from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.strategies.run_plugins import RunPlugins
 
-READING = Reading(batch_tokens=200, max_length=64)
+OPTIONS = PassOptions(batch_tokens=200, max_length=64)
 
 
 def some(number, tag, domains="xy"):
@@ -32,18 +32,17 @@ def some(number, tag, domains="xy"):
     ]
 
 
-def measured(loaded, samples, columns, *, references=None, progress=None, contrast_prompts=2):
+def measured(loaded, samples, columns, *, references=None, on_progress=None, contrast_prompts=2):
     return measure(
         loaded,
         samples,
+        OPTIONS,
         columns=frozenset(columns),
         checkpoint=0,
         references=references,
         contrast=some(6, "r"),
         contrast_prompts=contrast_prompts,
-        batch_tokens=READING.batch_tokens,
-        max_length=READING.max_length,
-        progress=progress,
+        on_progress=on_progress,
     )
 
 
@@ -70,7 +69,7 @@ def forwards(model):
 def test_other_prompts_are_of_the_domain_and_never_the_own(model):
     """Distinct while there are enough; of any domain where the own has none."""
     public = some(6, "r")
-    prompts = Prompts.of(model, public, READING)
+    prompts = Prompts.of(model, public, OPTIONS)
     for sample in [*public, *some(4, "s"), Sample(id="n", prompt="n", response="", domain="new")]:
         chosen = prompts.others(sample, 2)
         assert len({one.id for one in chosen}) == 2
@@ -81,7 +80,7 @@ def test_other_prompts_are_of_the_domain_and_never_the_own(model):
 
 def test_other_prompts_depend_on_the_id_alone(model):
     """The same in any order of samples, and not the same for all."""
-    prompts = Prompts.of(model, some(6, "r"), READING)
+    prompts = Prompts.of(model, some(6, "r"), OPTIONS)
     samples = some(12, "s", "x")
     first = [tuple(one.id for one in prompts.others(sample, 1)) for sample in samples]
     again = [tuple(one.id for one in prompts.others(sample, 1)) for sample in reversed(samples)]
@@ -100,9 +99,7 @@ def test_columns_of_other_prompts_need_no_pass_of_the_own(model, forwards):
 
 def test_gradient_columns_take_no_second_forward_pass(model, forwards):
     """Losses and gradients come from one forward pass."""
-    references = reference_state(
-        model, some(4, "r"), columns=GRADIENTS, batch_tokens=200, max_length=64
-    )
+    references = reference_state(model, some(4, "r"), OPTIONS, columns=GRADIENTS)
     forwards.clear()
     measured(model, some(5, "s"), LOSSES | GRADIENTS, references=references)
     assert sum(shape[0] for shape in forwards) == 5
@@ -111,7 +108,9 @@ def test_gradient_columns_take_no_second_forward_pass(model, forwards):
 def test_progress_counts_every_pass(model):
     """(done, total) grows to the total, which covers all passes."""
     told = []
-    measured(model, some(5, "s"), LOSSES | OTHER_PROMPTS, progress=lambda *pair: told.append(pair))
+    measured(
+        model, some(5, "s"), LOSSES | OTHER_PROMPTS, on_progress=lambda *pair: told.append(pair)
+    )
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert {total for _, total in told} == {20}
     assert told[-1] == (20, 20)
@@ -140,16 +139,14 @@ def test_broken_reference_is_an_error_not_a_table_of_nans(model):
     anchors = [*some(3, "r"), Sample(id="nan", prompt="p~", response="r", domain="x")]
     for columns in (GRADIENTS, frozenset({"representation"})):
         with pytest.raises(NonFiniteError, match="reference anchor"):
-            reference_state(model, anchors, columns=columns, batch_tokens=200, max_length=64)
+            reference_state(model, anchors, OPTIONS, columns=columns)
 
 
 def test_measuring_keeps_the_mode_of_training(model):
     """A model that trains goes on training, whichever columns were measured."""
     model.model.train()
     for columns in (LOSSES, GRADIENTS, frozenset({"representation"})):
-        references = reference_state(
-            model, some(3, "r"), columns=columns, batch_tokens=200, max_length=64
-        )
+        references = reference_state(model, some(3, "r"), OPTIONS, columns=columns)
         measured(model, some(2, "s"), columns, references=references)
         assert all(module.training for module in model.model.modules())
 

@@ -1,10 +1,13 @@
 """Laws of evaluation: one loss per sample, whatever the batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
@@ -15,6 +18,7 @@ SAMPLES = tuple(
     for i in range(7)
 )
 LENGTH = 96
+OPTIONS = PassOptions(batch_tokens=64, max_length=LENGTH)
 
 
 @pytest.fixture
@@ -41,7 +45,8 @@ def test_evaluate_is_the_mean_token_loss(tiny_model):
     """Oracle: single samples without padding, in the samples' order, for any batch size."""
     expected = np.array([by_hand(tiny_model, sample) for sample in SAMPLES])
     for batch_tokens in (1, 64, 100_000):
-        losses = evaluate(tiny_model, SAMPLES, batch_tokens=batch_tokens, max_length=LENGTH)
+        options = replace(OPTIONS, batch_tokens=batch_tokens)
+        losses = evaluate(tiny_model, SAMPLES, options)
         assert losses.dtype == np.float64
         np.testing.assert_allclose(losses, expected, rtol=1e-5)  # fp32
 
@@ -58,9 +63,9 @@ def test_evaluate_turns_dropout_off_and_restores_the_mode(dropping):
             scales=adapter.scales,
         ),
     )
-    expected = evaluate(dropping, SAMPLES, batch_tokens=64, max_length=LENGTH)
+    expected = evaluate(dropping, SAMPLES, OPTIONS)
     dropping.model.train()
-    again = evaluate(dropping, SAMPLES, batch_tokens=64, max_length=LENGTH)
+    again = evaluate(dropping, SAMPLES, OPTIONS)
     assert dropping.model.training
     np.testing.assert_array_equal(expected, again)
 
@@ -68,10 +73,10 @@ def test_evaluate_turns_dropout_off_and_restores_the_mode(dropping):
 def test_evaluate_marks_samples_without_a_target(tiny_model):
     """NaN exactly where there is no response token; no sample gives no loss."""
     cut = Sample(id="cut", prompt="question", response="")
-    losses = evaluate(tiny_model, (SAMPLES[0], cut, SAMPLES[1]), batch_tokens=64, max_length=LENGTH)
+    losses = evaluate(tiny_model, (SAMPLES[0], cut, SAMPLES[1]), OPTIONS)
     assert np.isnan(losses).tolist() == [False, True, False]
-    assert evaluate(tiny_model, (), batch_tokens=64, max_length=LENGTH).shape == (0,)
-    assert np.isnan(evaluate(tiny_model, (cut,), batch_tokens=64, max_length=LENGTH)).all()
+    assert evaluate(tiny_model, (), OPTIONS).shape == (0,)
+    assert np.isnan(evaluate(tiny_model, (cut,), OPTIONS)).all()
 
 
 def test_evaluate_names_a_broken_model(tiny_model):
@@ -79,4 +84,4 @@ def test_evaluate_names_a_broken_model(tiny_model):
     with torch.no_grad():
         tiny_model.model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="for 7 of 7 samples"):
-        evaluate(tiny_model, SAMPLES, batch_tokens=64, max_length=LENGTH)
+        evaluate(tiny_model, SAMPLES, OPTIONS)

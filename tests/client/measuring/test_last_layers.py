@@ -5,30 +5,26 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from warmed import READ, apart, references_of, some, table_of, warmed
+from warmed import OPTIONS, apart, some, table_of, warmed
 
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.client.piggyback import Piggyback
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.signals.collect import measuring
 from fedwinnow.client.site import Site
-from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import AdapterSection, MeasuringSection, ModelSection
 from fedwinnow.curation.config.site import ComputeSection
 from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.errors import ConfigError, ModelError
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.pretrained import encode, load_model
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
 from fedwinnow.server.run.fold import init, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.strategies.interfaces.ordering import Order
-from fedwinnow.strategies.registry import build
 
 LAST = ".layers.1."
 """In the names of the second of the tiny model's two layers."""
@@ -44,7 +40,7 @@ def model(tiny_model):
 def last_references(model, columns, way="hooks", layers=1):
     """References of six anchors, of the last layers' factors."""
     return reference_state(
-        model, some(6, "r"), columns=frozenset(columns), way=way, layers=layers, **READ
+        model, some(6, "r"), OPTIONS, columns=frozenset(columns), way=way, layers=layers
     )
 
 
@@ -82,28 +78,6 @@ def test_last_layers_equal_the_dense_oracle(model, backend):
     assert apart(references.gram, gram) <= 1e-7
     assert apart(found["dot"], dots) <= (1e-3 if backend == "forward" else 1e-7)
     assert "norm" not in found or apart(found["norm"], norms) <= 1e-7
-
-
-def test_last_layers_of_piggyback_equal_those_of_hooks(model):
-    """A training step, whose own backward pass goes through all layers: ≤ 1e-5 of every column."""
-    samples, adapter = some(4, "s"), get_adapter(model)
-    columns = GRADIENTS | {"loss"}
-    references = last_references(model, columns)
-    watch = Piggyback(samples=samples, columns=columns, references=references)
-    train(
-        model, samples, adapter=adapter, section=TrainingSection(batch_size=4), steps=1,
-        step_offset=0, total_steps=1, order=Order(indices=np.arange(4)),
-        objective=build("objective", "sft", {}), learning_rate=1e-3, schedule="constant", seed=0,
-        max_length=96, watch=watch,
-    )  # fmt: skip
-    set_adapter(model, adapter)
-    hooks = table_of(model, samples, references, columns, backend="hooks")
-    for name, values in hooks.columns.items():
-        assert apart(watch.visits().columns[name], values) <= 1e-5, name
-    everything = references_of(model, columns)
-    assert "the steps had other references" in watch.visits().unlike(
-        watch.visits().adapter, columns, everything
-    )
 
 
 def test_all_layers_by_number_are_all_layers(model):
@@ -187,17 +161,18 @@ def test_too_many_layers_are_refused_by_name(model):
 
 def test_a_site_measures_the_layers_of_its_terms(model, tmp_path):
     """The setting reaches references and rows alike."""
-    section = MeasuringSection(batch_tokens=READ["batch_tokens"], layers=1)
+    section = MeasuringSection(batch_tokens=OPTIONS.batch_tokens, layers=1)
     work = SimpleNamespace(
         loaded=model,
-        terms=RunTerms(model=ModelSection(max_length=READ["max_length"]), measuring=section),
+        terms=RunTerms(model=ModelSection(max_length=OPTIONS.max_length), measuring=section),
         pool=SimpleNamespace(
             split=SimpleNamespace(reference=tuple(some(6, "r"))), anchors_hash="anchors"
         ),
         model=ModelSection(),
         config=SimpleNamespace(compute=ComputeSection()),
         workshop=Workshop(),
-        folder=tmp_path,
+        files=RunFiles(tmp_path),
+        pass_options=OPTIONS,
     )
     measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
     table = measures(some(3, "s"), "a site measures")

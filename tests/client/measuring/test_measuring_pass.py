@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from warmed import warmed
 
 from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import DataError, ModelError, RunError
@@ -19,7 +20,7 @@ from fedwinnow.curation.model.pretrained import encode, get_adapter, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses, token_losses
 from fedwinnow.curation.signal_columns import GRADIENTS, KNOWN, LOSSES, REPRESENTATIONS
 
-READ = {"batch_tokens": 300, "max_length": 96}
+OPTIONS = PassOptions(batch_tokens=300, max_length=96)
 
 
 def some(number, tag, domains="xy"):
@@ -49,22 +50,24 @@ def spoiled(anchors):
     ]
 
 
-def table_of(model, samples, *, columns=KNOWN, references=None, anchors=None, **changes):
+def table_of(
+    model, samples, *, columns=KNOWN, references=None, anchors=None, options=OPTIONS, **changes
+):
     anchors = some(6, "r") if anchors is None else anchors
-    options = READ | changes
     if references is None and columns & (GRADIENTS | REPRESENTATIONS):
         references = reference_state(
-            model, anchors, columns=columns, corrupted=spoiled(anchors), **options
+            model, anchors, options, columns=columns, corrupted=spoiled(anchors), **changes
         )
     return measure(
         model,
         samples,
+        options,
         columns=frozenset(columns),
         checkpoint=1,
         references=references,
         contrast=anchors,
         contrast_prompts=2,
-        **options,
+        **changes,
     )
 
 
@@ -157,7 +160,7 @@ def test_corrupted_representation_is_the_cosine_with_corrupted_anchors(model):
     assert apart(found, table.columns["representation"]) > 1e-3
     columns = frozenset({"representation_corrupted"})
     with pytest.raises(DataError, match="no corrupted reference anchor"):
-        reference_state(model, anchors, columns=columns, **READ)
+        reference_state(model, anchors, OPTIONS, columns=columns)
 
 
 @pytest.mark.filterwarnings(
@@ -229,7 +232,12 @@ def test_columns_ignore_batch_padding_and_order(model):
     samples, anchors = some(9, "s"), some(6, "r")
     whole = table_of(model, samples, anchors=anchors)
     order = [4, 0, 8, 2, 6, 1, 3, 7, 5]
-    mixed = table_of(model, [samples[i] for i in order], anchors=anchors, batch_tokens=8)
+    mixed = table_of(
+        model,
+        [samples[i] for i in order],
+        anchors=anchors,
+        options=replace(OPTIONS, batch_tokens=8),
+    )
     for name, values in whole.columns.items():
         scale = np.abs(values).max()
         assert np.abs(mixed.columns[name] - values[order]).max() <= 1e-5 * scale, name
@@ -351,8 +359,8 @@ def test_unknown_column_and_missing_reference_are_refused(model):
         table_of(model, some(1, "s"), columns=frozenset({"wit"}))
     with pytest.raises(ModelError, match="dot"):
         measure(
-            model, some(1, "s"), columns=frozenset({"dot"}), checkpoint=1, references=None,
-            contrast=[], contrast_prompts=0, **READ,
+            model, some(1, "s"), OPTIONS, columns=frozenset({"dot"}), checkpoint=1, references=None,
+            contrast=[], contrast_prompts=0,
         )  # fmt: skip
     with pytest.raises(DataError, match="contrast_prompts"):
         one = some(1, "s")
@@ -469,14 +477,20 @@ def test_trap_neighbours_do_not_change_a_sample(model):
     anchors = some(4, "r")
     columns = frozenset({"dot"})
     alone = table_of(model, [sample], anchors=anchors, columns=columns)
-    beside = table_of(model, [sample, long], anchors=anchors, columns=columns, batch_tokens=4096)
+    beside = table_of(
+        model,
+        [sample, long],
+        anchors=anchors,
+        columns=columns,
+        options=replace(OPTIONS, batch_tokens=4096),
+    )
     assert apart(beside.columns["dot"][:1], alone.columns["dot"]) <= 1e-5
 
 
 def test_trap_bfloat16_activations_are_contracted_in_fp32(model):
     """Under bf16 autocast dots stay within 5 % and are float32."""
     batch = collate([encode(model, s, max_length=96) for s in some(3, "s")])
-    references = reference_state(model, some(4, "r"), columns=frozenset({"dot"}), **READ)
+    references = reference_state(model, some(4, "r"), OPTIONS, columns=frozenset({"dot"}))
 
     def dots(enabled):
         contraction = references.contraction({"dot"})
@@ -504,7 +518,7 @@ def test_trap_gradient_checkpointing_changes_nothing(model):
 def test_contraction_is_linear_in_the_reference(model):
     """⟨g, aG⟩ = a⟨g, G⟩."""
     batch = collate([encode(model, s, max_length=96) for s in some(3, "s")])
-    references = reference_state(model, some(4, "r"), columns=frozenset({"dot"}), **READ)
+    references = reference_state(model, some(4, "r"), OPTIONS, columns=frozenset({"dot"}))
     found = []
     for factor in (1.0, -2.5):
         scaled = Contraction(references={k: factor * v for k, v in references.means.items()})

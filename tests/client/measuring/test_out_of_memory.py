@@ -7,23 +7,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from warmed import READ, apart, references_of, some, table_of, warmed
+from warmed import OPTIONS, apart, references_of, some, table_of, warmed
 
 from fedwinnow.client.measuring import batching, datainf
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.measuring.pass_options import Reading
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.signals.teacher import confidences
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
-from fedwinnow.curation.config.run import RunTerms
-from fedwinnow.curation.config.scoring import MeasuringSection, ModelSection
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction, WeightedSums
 from fedwinnow.curation.signal_columns import GRADIENTS, GUESTS, KNOWN
 
 BEARS = 120
-"""Tokens of the largest batch that memory bears; READ asks for 300."""
+"""Tokens of the largest batch that memory bears; OPTIONS ask for 300."""
 LIMIT = 1e-5
 """Share of the largest number: float32, other batches."""
 EVERY = KNOWN - GUESTS
@@ -65,8 +62,8 @@ def test_measuring_gives_the_same_table_when_memory_runs_out(failing, backend):
     plain, found = both(
         failing,
         lambda: measure(
-            loaded, samples, columns=EVERY, checkpoint=1, references=references,
-            contrast=some(5, "c"), contrast_prompts=2, backend=backend, **READ,
+            loaded, samples, OPTIONS, columns=EVERY, checkpoint=1, references=references,
+            contrast=some(5, "c"), contrast_prompts=2, backend=backend,
         ),
     )  # fmt: skip
     assert (found.status == plain.status).all()
@@ -122,7 +119,12 @@ def test_references_are_the_same_when_memory_runs_out_in_a_backward_pass(failing
 def batches_of(loaded, anchors, columns, way):
     """References of more anchors than a batch holds."""
     return reference_state(
-        loaded, anchors, columns=columns, corrupted=anchors, way=way, **READ | {"batch_tokens": 600}
+        loaded,
+        anchors,
+        replace(OPTIONS, batch_tokens=600),
+        columns=columns,
+        corrupted=anchors,
+        way=way,
     )
 
 
@@ -150,21 +152,18 @@ def test_measuring_drops_a_batch_that_fails_in_its_backward_pass(failing, monkey
 def test_losses_are_the_same_when_memory_runs_out(failing):
     """Evaluation and a teacher's confidences: each value is that of its sample."""
     loaded, samples = failing.loaded, some(14, "s")
-    plain, found = both(failing, partial(evaluate, loaded, samples, **READ))
+    plain, found = both(failing, partial(evaluate, loaded, samples, OPTIONS))
     assert apart(found, plain) < LIMIT
     failing.on = False
-    plain, found = both(failing, partial(confidences, loaded, samples, Reading(**READ)))
+    plain, found = both(failing, partial(confidences, loaded, samples, OPTIONS))
     assert apart(found, plain) < LIMIT
 
 
 def test_anchor_gradient_is_the_same_when_memory_runs_out(failing):
     """A mean over batches begins again, so no batch counts twice."""
     loaded = failing.loaded
-    terms = RunTerms(
-        model=ModelSection(max_length=96), measuring=MeasuringSection(batch_tokens=300)
-    )
     pool = SimpleNamespace(split=SimpleNamespace(reference=some(14, "r")))
-    work = SimpleNamespace(loaded=loaded, terms=terms, pool=pool)
+    work = SimpleNamespace(loaded=loaded, pass_options=OPTIONS, pool=pool)
     plain, found = both(failing, lambda: anchor_gradient(work))
     for name in plain.a:
         assert apart(found.a[name].numpy(), plain.a[name].numpy()) < LIMIT
@@ -178,7 +177,7 @@ def test_measuring_names_a_sample_that_is_too_long(failing):
     failing.on = True
     samples = [*some(4, "s"), replace(some(1, "t")[0], response="so " * 80)]
     with pytest.raises(ModelError, match=r"one sample of 150 tokens.*model\.max_length below 150"):
-        table_of(loaded, samples, references, GRADIENTS, max_length=150)
+        table_of(loaded, samples, references, GRADIENTS, replace(OPTIONS, max_length=150))
     short = table_of(loaded, samples[:4], references, GRADIENTS)
     assert np.isfinite(short.columns["dot"]).all()
 
@@ -188,7 +187,9 @@ def test_automatic_sizes_give_the_same_table(failing):
     loaded, samples = failing.loaded, some(14, "s")
     references = references_of(loaded, GRADIENTS)
     fixed = table_of(loaded, samples, references, GRADIENTS | {"loss"})
-    found = table_of(loaded, samples, references, GRADIENTS | {"loss"}, batch_tokens=0)
+    found = table_of(
+        loaded, samples, references, GRADIENTS | {"loss"}, replace(OPTIONS, batch_tokens=0)
+    )
     for name, values in fixed.columns.items():
         assert apart(found.columns[name], values) < LIMIT, name
     assert loaded.sizes["hooks"].grown >= 8

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from warmed import READ, some, table_of, warmed
+from warmed import OPTIONS, some, table_of, warmed
 
-from fedwinnow.client.measuring import token_cache
-from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring import pass_options, token_cache
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
 from fedwinnow.client.phases.close import close
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model import tokenization
@@ -89,11 +90,11 @@ def test_tokens_from_the_disk_are_those_of_the_texts(
 ):
     """Made, kept and read again: each is what encode_sample gives."""
     samples, folder = made(texts), tmp_path_factory.mktemp("tokens")
-    reading = Reading(batch_tokens=8, max_length=length, system_prompt=system, tokens=folder)
+    options = PassOptions(batch_tokens=8, max_length=length, system_prompt=system, tokens=folder)
     expected = [
         encode(tiny_model, sample, max_length=length, system_prompt=system) for sample in samples
     ]
-    for found in (encoded(tiny_model, samples, reading) for _ in range(2)):
+    for found in (encoded(tiny_model, samples, options) for _ in range(2)):
         assert len(found) == len(expected)
         assert all(same(one, other) for one, other in zip(found, expected, strict=True))
 
@@ -102,40 +103,40 @@ def test_tokens_from_the_disk_are_those_of_the_texts(
 def counted(monkeypatch):
     """Sizes of the blocks that are tokenised."""
     sizes = []
-    plain = token_cache.encode_all
+    plain = pass_options.encode_all
 
     def count(loaded, block, **options):
         sizes.append(len(block))
         return plain(loaded, block, **options)
 
-    monkeypatch.setattr(token_cache, "encode_all", count)
+    monkeypatch.setattr(pass_options, "encode_all", count)
     return sizes
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_tokens_are_made_once_and_again_for_whatever_changes(tiny_model, tmp_path, counted):
     """Same blocks: nothing is tokenised; a text, length, prompt or template: only what it is in."""
-    samples, reading = some(7, "s"), Reading(batch_tokens=8, max_length=60, tokens=tmp_path)
-    encoded(tiny_model, samples, reading)
+    samples, options = some(7, "s"), PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
+    encoded(tiny_model, samples, options)
     assert counted == [3, 3, 1]
-    encoded(tiny_model, samples, reading)
-    encoded(tiny_model, samples[3:6], reading)
+    encoded(tiny_model, samples, options)
+    encoded(tiny_model, samples[3:6], options)
     assert counted == [3, 3, 1]
     changed = [*samples[:4], replace(samples[4], response="other"), *samples[5:]]
-    encoded(tiny_model, changed, reading)
+    encoded(tiny_model, changed, options)
     assert counted == [3, 3, 1, 3]
-    for other in (replace(reading, max_length=61), replace(reading, system_prompt="x")):
+    for other in (replace(options, max_length=61), replace(options, system_prompt="x")):
         counted.clear()
         encoded(tiny_model, samples, other)
         assert counted == [3, 3, 1]
     counted.clear()
-    encoded(tiny_model, samples, replace(reading, tokens=None))
+    encoded(tiny_model, samples, replace(options, tokens=None))
     assert counted == [3, 3, 1]
     tiny_model.__dict__.pop("vocabulary")
     kept = tiny_model.tokenizer.chat_template
     tiny_model.tokenizer.chat_template = kept.replace("</s>", "</s></s>")
     counted.clear()
-    found = encoded(tiny_model, samples, reading)
+    found = encoded(tiny_model, samples, options)
     assert counted == [3, 3, 1]
     assert found[0].tokens.tolist() == encode(tiny_model, samples[0], max_length=60).tokens.tolist()
 
@@ -145,7 +146,7 @@ def test_tokens_of_a_template_that_tells_the_date_are_of_today(tiny_model, tmp_p
     tiny_model.tokenizer.chat_template = (
         "{{ today() }}{% for message in messages %}{{ message['content'] }}</s>{% endfor %}"
     )
-    reading = Reading(batch_tokens=8, max_length=60, tokens=tmp_path)
+    options = PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
     plain, day = tiny_model.tokenizer.apply_chat_template, ["monday"]
 
     def rendered(turns, **options):
@@ -153,19 +154,19 @@ def test_tokens_of_a_template_that_tells_the_date_are_of_today(tiny_model, tmp_p
         return plain(turns, chat_template=template, **options)
 
     tiny_model.tokenizer.apply_chat_template = rendered
-    monday = encoded(tiny_model, some(2, "s"), reading)
-    assert same(encoded(tiny_model, some(2, "s"), reading)[0], monday[0])
+    monday = encoded(tiny_model, some(2, "s"), options)
+    assert same(encoded(tiny_model, some(2, "s"), options)[0], monday[0])
     assert counted == [2]
     day[0] = "tuesday"
-    assert not same(encoded(tiny_model, some(2, "s"), reading)[0], monday[0])
+    assert not same(encoded(tiny_model, some(2, "s"), options)[0], monday[0])
     assert counted == [2, 2]
 
 
 @pytest.mark.parametrize("cut", [0, 7, 31, 40, -4, "flip", "more"])
 def test_tokens_that_are_not_whole_are_made_anew(tiny_model, tmp_path, caplog, counted, cut):
     """A file that was cut off or changed is named in a warning, and written again."""
-    samples, reading = some(3, "s"), Reading(batch_tokens=8, max_length=60, tokens=tmp_path)
-    expected = encoded(tiny_model, samples, reading)
+    samples, options = some(3, "s"), PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
+    expected = encoded(tiny_model, samples, options)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     if cut == "flip":
@@ -175,7 +176,7 @@ def test_tokens_that_are_not_whole_are_made_anew(tiny_model, tmp_path, caplog, c
     else:
         file.write_bytes(whole[:cut])
     with caplog.at_level(logging.WARNING):
-        found = encoded(tiny_model, samples, reading)
+        found = encoded(tiny_model, samples, options)
     assert counted == [3, 3]
     assert file.name in caplog.text
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
@@ -199,24 +200,25 @@ def test_tokens_of_a_changed_file_are_those_of_the_texts_or_none(
 
 def test_tokens_are_for_the_owner_alone_and_go(tiny_model, tmp_path):
     """Folder 0700, files 0600, nothing half-written; forgetting removes them, twice as well."""
-    folder = tmp_path / "run" / token_cache.FOLDER
-    reading = Reading(batch_tokens=8, max_length=60, tokens=folder)
-    encoded(tiny_model, some(3, "s"), reading)
+    folder = RunFiles(tmp_path / "run").tokens
+    options = PassOptions(batch_tokens=8, max_length=60, tokens=folder)
+    encoded(tiny_model, some(3, "s"), options)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert [stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()] == [0o600]
     assert [file.suffix for file in folder.iterdir()] == [".tokens"]
-    forget_tokens(folder.parent)
+    forget_tokens(folder)
     assert not folder.exists()
-    forget_tokens(folder.parent)
+    forget_tokens(folder)
 
 
 def test_tokens_go_when_the_run_closes(tmp_path):
     """The close phase leaves tables and no tokens."""
-    (tmp_path / token_cache.FOLDER).mkdir()
-    (tmp_path / token_cache.FOLDER / "x.tokens").write_bytes(b"private")
+    tokens = RunFiles(tmp_path).tokens
+    tokens.mkdir()
+    (tokens / "x.tokens").write_bytes(b"private")
     (tmp_path / "scores.parquet").write_bytes(b"scores")
     header = Header(run="r", phase="close")
-    close(SimpleNamespace(folder=tmp_path, site="a"), CloseRequest(header=header))
+    close(SimpleNamespace(files=RunFiles(tmp_path), site="a"), CloseRequest(header=header))
     assert [file.name for file in tmp_path.iterdir()] == ["scores.parquet"]
 
 
@@ -228,18 +230,18 @@ def test_tokens_that_cannot_be_removed_are_told_of(tmp_path, monkeypatch, caplog
 
     monkeypatch.setattr(token_cache.shutil, "rmtree", refuse)
     with caplog.at_level(logging.WARNING):
-        forget_tokens(tmp_path)
+        forget_tokens(RunFiles(tmp_path).tokens)
     assert "Permission denied" in caplog.text
-    assert str(tmp_path / token_cache.FOLDER) in caplog.text
+    assert str(RunFiles(tmp_path).tokens) in caplog.text
 
 
 def test_tokens_that_no_template_takes_leave_no_file(tiny_model, tmp_path):
     """A refusal of the chat template is raised, and nothing is kept of its block."""
     tiny_model.tokenizer.chat_template = "{{ raise_exception('no') }}"
     tiny_model.__dict__["end_tokens"] = (1,)
-    reading = Reading(batch_tokens=8, max_length=60, tokens=tmp_path)
+    options = PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
     with pytest.raises(ModelError, match="chat template refuses"):
-        encoded(tiny_model, some(3, "s"), reading)
+        encoded(tiny_model, some(3, "s"), options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,8 +251,9 @@ def test_tables_are_the_same_with_tokens_from_the_disk(tiny_model, tmp_path):
     samples = some(5, "s")
     plain = table_of(tiny_model, samples, None, {"loss", "length"})
     for _ in range(2):
-        found = table_of(tiny_model, samples, None, {"loss", "length"}, tokens=tmp_path)
+        found = table_of(
+            tiny_model, samples, None, {"loss", "length"}, replace(OPTIONS, tokens=tmp_path)
+        )
         for name, values in plain.columns.items():
             assert np.array_equal(found.columns[name], values), name
     assert len(list(tmp_path.iterdir())) == 1
-    assert READ["max_length"] == 96

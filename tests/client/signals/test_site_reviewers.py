@@ -207,10 +207,10 @@ def test_one_reviewer_at_a_time_is_in_the_model(heard, tmp_path, monkeypatch):
     site.answer(heard.asked[0])
     loaded, held, real = site.work(RUN).loaded, [], reviewing.measure
 
-    def watched(model, samples, **options):
+    def watched(model, samples, options, **arguments):
         parts = [p.numel() for n, p in loaded.model.named_parameters() if "lora_" in n]
         held.append((len(samples), sum(parts)))
-        return real(model, samples, **options)
+        return real(model, samples, options, **arguments)
 
     monkeypatch.setattr(reviewing, "measure", watched)
     site.answer(request)

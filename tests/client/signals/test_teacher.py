@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.measuring.pass_options import Reading
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.runs import process_cache
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.signals import teacher as teaching
@@ -32,7 +32,7 @@ from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
-READING = Reading(batch_tokens=300, max_length=96)
+OPTIONS = PassOptions(batch_tokens=300, max_length=96)
 LLKD = ("scorer.name=llkd", "training.rounds=0", "run.trajectory=none")
 
 
@@ -94,14 +94,14 @@ def log_probabilities(loaded, sample):
 def test_teacher_confidence_equals_a_loop_of_single_samples(teacher):
     """Mean probability of the body's tokens: ≤ 1e-5 from batch-1 logits; NaN without a body."""
     samples = some(9)
-    found = confidences(teacher, samples, READING)
+    found = confidences(teacher, samples, OPTIONS)
     expected = [
         np.mean([float(line[token].exp()) for line, token in log_probabilities(teacher, sample)])
         for sample in samples[:-1]
     ]
     assert np.abs(found[:-1] - expected).max() <= 1e-5
     assert np.isnan(found[-1]) != encode(teacher, samples[-1], max_length=96).has_target
-    other = confidences(teacher, samples[::-1], replace(READING, batch_tokens=96))[::-1]
+    other = confidences(teacher, samples[::-1], replace(OPTIONS, batch_tokens=96))[::-1]
     assert np.allclose(found, other, atol=1e-6, equal_nan=True)
 
 
@@ -124,13 +124,12 @@ def entropy_table(loaded, samples, columns):
     return measure(
         loaded,
         samples,
+        OPTIONS,
         columns=frozenset(columns),
         checkpoint=0,
         references=None,
         contrast=(),
         contrast_prompts=0,
-        batch_tokens=300,
-        max_length=96,
     )
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from same_table import same
-from warmed import READ, some, warmed
+from warmed import OPTIONS, some, warmed
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.signals.shards import in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
@@ -60,24 +61,27 @@ def arguments(warm) -> dict:
     """A pass over every column that one model can give."""
     anchors = some(6, "anchor")
     columns = KNOWN - TEACHER - REVIEWS - ADAM - {"representation_corrupted", "influence"}
-    references = reference_state(warm, anchors, columns=columns, **READ)
+    references = reference_state(warm, anchors, OPTIONS, columns=columns)
     return {
         "columns": columns,
         "checkpoint": 1,
         "references": references,
         "contrast": anchors,
         "contrast_prompts": 1,
-        **READ,
     }
 
 
 def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: Path):
     """Bit for bit, with a worker that is killed after the first shard."""
-    task = Task(adapter=get_adapter(warm), arguments=arguments)
+    task = Task(adapter=get_adapter(warm), options=OPTIONS, arguments=arguments)
     samples = some(22, "s")
-    whole = partial(measure, warm, **arguments)
+    whole = partial(measure, warm, options=OPTIONS, **arguments)
     alone = in_shards(
-        lambda shard, _: whole(shard), samples, folder=tmp_path / "alone", key=("a",), size=4
+        lambda shard, _: whole(shard),
+        samples,
+        files=RunFiles(tmp_path / "alone"),
+        key=("a",),
+        size=4,
     )
 
     def killing(shards):
@@ -89,7 +93,7 @@ def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: 
     together = in_shards(
         lambda shard, _: whole(shard),
         samples,
-        folder=tmp_path / "crew",
+        files=RunFiles(tmp_path / "crew"),
         key=("a",),
         size=4,
         crew=killing,
@@ -101,7 +105,7 @@ def test_workers_raise_what_a_shard_raises(crew, warm, arguments):
     """An error of ours keeps its class and its words."""
     alike = some(2, "s")[1:]  # the prompt of one of the samples
     wrong = {**arguments, "contrast": alike, "columns": frozenset({"contrast_loss_mean"})}
-    task = Task(adapter=get_adapter(warm), arguments=wrong)
+    task = Task(adapter=get_adapter(warm), options=OPTIONS, arguments=wrong)
     with pytest.raises(DataError, match="no public reference anchor has another prompt"):
         list(crew.each(task, [(0, some(4, "s"))]))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fedwinnow.client.measuring.evaluation import evaluate
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
-from fedwinnow.curation.config.scoring import MeasuringSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import DataError, IncompatibleAdapterError
 from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
@@ -32,11 +32,9 @@ def drawn(like: Adapter, seed: int, size: float) -> Adapter:
 
 
 def work(loaded, anchors=ANCHORS, batch_tokens=64):
-    terms = SimpleNamespace(
-        model=ModelSection(max_length=96), measuring=MeasuringSection(batch_tokens=batch_tokens)
-    )
+    options = PassOptions(batch_tokens=batch_tokens, max_length=96)
     pool = SimpleNamespace(split=SimpleNamespace(reference=anchors))
-    return SimpleNamespace(loaded=loaded, terms=terms, pool=pool)
+    return SimpleNamespace(loaded=loaded, pass_options=options, pool=pool)
 
 
 def test_alignment_is_the_first_order_drop_of_the_anchors_loss(tiny_model):
@@ -60,7 +58,7 @@ def test_alignment_is_the_first_order_drop_of_the_anchors_loss(tiny_model):
 
     def loss(adapter: Adapter) -> float:
         set_adapter(tiny_model, adapter)
-        return float(np.mean(evaluate(tiny_model, ANCHORS, batch_tokens=64, max_length=96)))
+        return float(np.mean(evaluate(tiny_model, ANCHORS, work(tiny_model).pass_options)))
 
     found = alignments(ahead, {"witness": gradient}, here)
     for site, adapter in ahead.items():

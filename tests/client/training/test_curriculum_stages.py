@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.agreed_terms import plugins
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.runs.site_run import hold
 from fedwinnow.client.site import Site
 from fedwinnow.client.training import curriculum_stages, round_plan
@@ -68,7 +69,7 @@ def test_stages_hold_every_sample_once(tmp_path, scores, rounds, count, seed, fi
     """Each stage takes the best that are left, NaN last; one that was missed does so later."""
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    work, values = SimpleNamespace(folder=tmp_path), np.array(scores)
+    work, values = SimpleNamespace(files=RunFiles(tmp_path)), np.array(scores)
     kept = np.sort(np.random.default_rng(seed).permutation(3 * len(values))[: len(values)])
     order = [*range(first, rounds + 1), *range(1, min(first, rounds + 1))]  # back after an absence
     seen = {}
@@ -148,7 +149,7 @@ def test_stages_rank_with_the_adapter_of_the_round(unbroken):
     kept, _ = round_plan.kept_by(work, "curated")
     opened = stage_of(3, rounds=3, stages=2, samples=len(kept))
     assert (opened.number, opened.first_round) == (1, 3)
-    places, scores = tables.read_stage(opened.file(work.folder, "curated"))
+    places, scores = tables.read_stage(work.files.stage("curated", opened.number))
     said = {}
     for number in (1, 3):
         request = requests[number - 1]

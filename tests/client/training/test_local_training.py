@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
@@ -65,7 +66,7 @@ def run(tiny_model, start, samples=SAMPLES, **changes):
         "learning_rate": 1e-2,
         "schedule": "constant",
         "seed": 5,
-        "max_length": LENGTH,
+        "options": PassOptions(batch_tokens=64, max_length=LENGTH),
     }
     return train(tiny_model, samples, **{**arguments, **changes})
 
@@ -100,7 +101,7 @@ def test_train_takes_exactly_the_steps_and_learns(tiny_model):
         SAMPLES[:2],
         steps=25,
         total_steps=25,
-        progress=lambda done, steps: seen.append((done, steps)),
+        on_progress=lambda done, steps: seen.append((done, steps)),
     )
     assert len(trained.losses) == 25
     assert seen == [(i + 1, 25) for i in range(25)]

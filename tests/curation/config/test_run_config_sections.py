@@ -63,6 +63,7 @@ def full() -> RunConfig:
         ("anchors.copies=0", "at least 1"),
         ("anchors.corruptions=[]", "at least one kind"),
         ("measuring.batch_tokens=7", "at least 8"),
+        ("measuring.backend=piggyback", "'auto', 'hooks', 'probe', 'forward'"),
         ("measuring.contrast_prompts=-1", "at least 0"),
         ("summary.bins=1", "2 to 4096"),
         ("summary.smallest_cell=0", "at least 1"),

@@ -1,9 +1,12 @@
 """Laws of the proxy protocol, on a tiny model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Sample
@@ -13,7 +16,8 @@ from fedwinnow.simulations.recipes import proxy_runs
 from fedwinnow.simulations.recipes.proxy_runs import ProxyPlan, proxy_ranking
 
 SECTION = TrainingSection(batch_size=4, warmup_share=0.5)
-PLAN = ProxyPlan(learning_rate=1e-3, checkpoints=(1, 2, 4, 8, 12), seeds=(0, 1), max_length=64)
+OPTIONS = PassOptions(batch_tokens=2048, max_length=64)
+PLAN = ProxyPlan(learning_rate=1e-3, checkpoints=(1, 2, 4, 8, 12), seeds=(0, 1), options=OPTIONS)
 
 
 def texts(count: int, *, first: int = 0) -> list[Sample]:
@@ -66,7 +70,7 @@ def test_proxy_checkpoint_is_the_end_of_a_shorter_run(tiny_model):
     """Looking on the way changes nothing: each checkpoint's losses are those of a run so long."""
     whole = run(tiny_model, {"clean": CLEAN}).curves["clean"]
     for place, steps in enumerate(PLAN.checkpoints[:3]):
-        plan = ProxyPlan(learning_rate=1e-3, checkpoints=(steps,), seeds=(0, 1), max_length=64)
+        plan = ProxyPlan(learning_rate=1e-3, checkpoints=(steps,), seeds=(0, 1), options=OPTIONS)
         short = run(tiny_model, {"clean": CLEAN}, plan=plan).curves["clean"]
         assert np.array_equal(short[:, 0], whole[:, place])
 
@@ -80,7 +84,7 @@ def test_proxy_batches_are_paired(tiny_model, monkeypatch):
         return train(loaded, samples, **arguments)
 
     monkeypatch.setattr(proxy_runs, "train", watching)
-    plan = ProxyPlan(learning_rate=1e-3, checkpoints=(1,), seeds=(5, 6), max_length=64)
+    plan = ProxyPlan(learning_rate=1e-3, checkpoints=(1,), seeds=(5, 6), options=OPTIONS)
     run(tiny_model, {"clean": CLEAN, "swapped": swapped(CLEAN)}, plan=plan)
     assert drawn[0] == drawn[1]
     assert drawn[2] == drawn[3]
@@ -105,7 +109,11 @@ def test_proxy_stops_what_lies_clear_of_the_best(tiny_model, monkeypatch):
     recipes = {"bad": CLEAN, "good": CLEAN, "near": CLEAN}
     for early, seeds in ((True, 2), (False, 4)):
         plan = ProxyPlan(
-            learning_rate=1e-3, checkpoints=(1, 2), seeds=(0, 1, 2, 3), early_stop=early
+            learning_rate=1e-3,
+            checkpoints=(1, 2),
+            seeds=(0, 1, 2, 3),
+            options=OPTIONS,
+            early_stop=early,
         )
         found = run(tiny_model, recipes, plan=plan)
         by_name = {one.name: one for one in found.placed}
@@ -132,9 +140,11 @@ def test_proxy_refuses_what_it_cannot_run(tiny_model):
         run(tiny_model, {})
     with pytest.raises(EmptySelectionError):
         run(tiny_model, {"empty": []})
-    plan = ProxyPlan(learning_rate=1e-3, checkpoints=(1,), seeds=(0,), max_length=8)
+    plan = ProxyPlan(
+        learning_rate=1e-3, checkpoints=(1,), seeds=(0,), options=replace(OPTIONS, max_length=8)
+    )
     with pytest.raises(DataError, match="hold-out"):
         run(tiny_model, {"clean": CLEAN}, plan=plan, holdout=[])
     for changes in ({"checkpoints": (2, 2)}, {"checkpoints": ()}, {"seeds": ()}):
         with pytest.raises(ConfigError):
-            ProxyPlan(**({"learning_rate": 1.0, "checkpoints": (1,), "seeds": (0,)} | changes))
+            replace(plan, **changes)

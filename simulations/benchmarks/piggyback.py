@@ -1,23 +1,21 @@
-"""Signals that training steps see on their way: no pass of their own.
+"""Collect signals during training's own forward and backward passes, for the benchmark row.
 
 A step computes the losses ℓ_i of its batch and one backward pass of L(ℓ_1, …, ℓ_b). Hooks on the
 adapter's factors (``curation/gradients/hooks.py``), or probes where a model ignores hooks
 (``curation/gradients/probes.py``), catch ∂L/∂ℓ_i · ∂ℓ_i/∂θ of every sample in that pass; divided
-by ∂L/∂ℓ_i,
-which autograd hands to a hook on the losses, it is the gradient that measuring takes, whatever
-objective, sample weights, accumulation or loss scale made L.
+by ∂L/∂ℓ_i, which autograd hands to a hook on the losses, it is the gradient that measuring takes,
+whatever objective, sample weights, accumulation or loss scale made L.
 
-What it is worth: a row speaks of the weights of ITS step, θ_0 for the first step of a round and
-others later, while everything else in a run is measured at one checkpoint, public rows included.
-So only rows of the first step are what measuring at θ_0 gives, and ``measure`` takes no others.
-The references are those of θ_0 throughout.
+No run measures this way. A row holds the signals at the weights of ITS step, θ_0 for the first
+step of a round and others later, while a run measures everything, public rows included, at one
+checkpoint (``docs/performance.md``). The references are those of θ_0 throughout.
 
 Reference:
     J. Wang et al., Data Shapley in One Training Run, ICLR 2025, section 4,
     https://arxiv.org/abs/2406.11011
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +29,7 @@ from torch import Tensor, nn
 from fedwinnow.client.measuring.references import References
 from fedwinnow.client.measuring.table_builder import SignalRows
 from fedwinnow.client.training.sample_stream import Drawn
-from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.client.training.watcher import Watcher
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction
@@ -39,8 +37,8 @@ from fedwinnow.curation.gradients.hooks import Consume, Firing, sample_gradients
 from fedwinnow.curation.gradients.probes import Probe, probed
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
 from fedwinnow.curation.model.hook_support import unhookable
-from fedwinnow.curation.model.pretrained import LoadedModel, get_adapter
-from fedwinnow.curation.model.token_losses import entropies, sample_losses, token_losses
+from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.token_losses import entropies, token_losses
 from fedwinnow.curation.signal_columns import (
     ENTROPY,
     GRADIENTS,
@@ -53,21 +51,6 @@ GIVEN = KNOWN - OTHER_PROMPTS
 """Columns that a step sees: those of its own forward and backward pass."""
 
 
-class Watcher:
-    """Sees every forward pass of a training round; this one only computes the losses."""
-
-    def losses(self, loaded: LoadedModel, drawn: Drawn) -> Tensor:
-        """Mean token loss of each sample of the batch, differentiable, on the model's device."""
-        return sample_losses(loaded.model, drawn.batch.to(loaded.device))
-
-    def passed(self, drawn: Drawn, step: int) -> None:
-        """Called after the backward pass of ``drawn`` in a step of this round, counted from 0."""
-
-
-Watch = Callable[[LoadedModel], AbstractContextManager[Watcher]]
-"""Opens a watcher around the steps of a round, with the first step's adapter in the model."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Collector(Watcher):
     """Keeps the signals of every sample's latest visit."""
@@ -76,10 +59,6 @@ class Collector(Watcher):
     steps: Int64[np.ndarray, " samples"]
     """Step of this round in which a sample was visited last, from 0; −1 where none did."""
     contraction: Contraction | None
-    adapter: str
-    """Hash of the adapter that step 0 ran with."""
-    inexact: str = ""
-    """Why even step 0 differs from measuring; "" where it does not."""
     references: References | None = None
     states: list[Tensor] | None = None
     """Last hidden states of the pass that is under way; None where nobody asks for them."""
@@ -91,8 +70,6 @@ class Collector(Watcher):
     def losses(self, loaded: LoadedModel, drawn: Drawn) -> Tensor:
         """As :meth:`Watcher.losses`, and keeps what the pass tells."""
         batch, look = drawn.batch.to(loaded.device), None
-        if torch.is_autocast_enabled(loaded.device.type):
-            self.inexact = "training ran in mixed precision"
         if ENTROPY & set(self.rows.columns):
 
             def look(logits: Tensor) -> None:
@@ -140,42 +117,12 @@ class Collector(Watcher):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visits:
-    """What training steps saw of some samples."""
+    """Signals that the steps of a round saw, by sample."""
 
-    ids: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
-    """Name → float32, rows in the order of ``ids``; NaN where no step came by."""
+    """Name → float32, rows in the samples' order; NaN where no step came by."""
     steps: Int64[np.ndarray, " samples"]
     """Step of the round that a row speaks of, from 0; −1 where none came by."""
-    references: References | None
-    adapter: str
-    """Hash of the adapter of step 0."""
-    inexact: str
-    """Why no row is what measuring gives; "" where those of step 0 are."""
-
-    def unlike(self, adapter: str, columns: frozenset[str], references: References | None) -> str:
-        """Why none of the rows is what measuring would give; "" where those of step 0 are.
-
-        Args:
-            adapter: Hash of the adapter at which samples are measured.
-            columns: What is measured.
-            references: Against what.
-        """
-        if self.inexact:
-            return self.inexact
-        if self.adapter != adapter:
-            return f"the steps began at adapter {self.adapter[:12]}, this one is {adapter[:12]}"
-        if lacking := sorted(columns - self.columns.keys()):
-            return f"no step noted {', '.join(lacking)}"
-        return "" if _same(self.references, references) else "the steps had other references"
-
-
-def _same(one: References | None, other: References | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return (one.names, one.means.keys()) == (other.names, other.means.keys()) and (
-        np.array_equal(one.gram, other.gram)
-    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,7 +161,6 @@ class Piggyback:
                 rows=SignalRows.empty(len(self.samples), wanted, number),
                 steps=np.full(len(self.samples), -1, dtype=np.int64),
                 contraction=contraction,
-                adapter=adapter_hash(get_adapter(loaded)),
                 references=references,
                 states=states,
             )
@@ -235,12 +181,8 @@ class Piggyback:
             message = "piggyback: no training round was watched; give it to train(…, watch=…)"
             raise ModelError(message)
         return Visits(
-            ids=tuple(sample.id for sample in self.samples),
             columns={name: values.copy() for name, values in held.rows.columns.items()},
             steps=held.steps.copy(),
-            references=self.references,
-            adapter=held.adapter,
-            inexact=held.inexact,
         )
 
 
@@ -263,7 +205,6 @@ def _refuse_dropout(model: nn.Module) -> None:
         if isinstance(part, nn.Dropout) and part.p > 0:
             message = (
                 f"piggyback: {name} drops {part.p:.0%} of its inputs in training, so a step's "
-                "signals are not those of the model; set adapter.dropout = 0, or "
-                "measuring.backend = 'hooks'"
+                "signals are not those of the model; set adapter.dropout = 0"
             )
             raise ModelError(message)
