@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.runs.agreed_terms import plugins
 from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.runs.site_run import hold
 from fedwinnow.client.site import Site
 from fedwinnow.client.training import curriculum_stages, round_plan
