@@ -113,6 +113,6 @@ def test_workers_raise_what_a_shard_raises(crew, warm, arguments):
 def test_more_workers_than_processors_are_refused(crew, warm):
     """A machine without room is named, with what to lower."""
     many = Workers(section=ComputeSection(workers=4096), model=crew.model)
-    task = Task(adapter=get_adapter(warm), arguments={})
+    task = Task(adapter=get_adapter(warm), options=OPTIONS, arguments={})
     with pytest.raises(ConfigError, match=r"compute\.workers = 4096"):
         next(many.each(task, []))
