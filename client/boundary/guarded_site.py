@@ -7,7 +7,6 @@ leaves), encryption to the coordinator, the site's own signature. Whoever cannot
 three gets no reply at all; every other "no" is an encrypted :class:`Refusal` with its clause.
 """
 
-import hashlib
 import logging
 import threading
 import typing
@@ -31,7 +30,6 @@ from fedwinnow.curation.errors import (
 )
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.protocol.envelope import (
-    Envelope,
     Stamp,
     UnsignedEnvelope,
     encrypt,
@@ -204,22 +202,6 @@ class Boundary:
                 "write the time in nanoseconds into it: requests made before then stay refused"
             )
             raise UnauthorisedError(message) from error
-
-
-def checked(envelope: Envelope, boundary: Boundary) -> Envelope:
-    """Admit and answer a whole envelope, as the agent does in a stream.
-
-    Raises:
-        UnauthorisedError: it may not be answered at all, or its payload is not the signed one.
-    """
-    stamp = boundary.admit(envelope.stamp, envelope.signature)
-    if (len(envelope.payload), hashlib.sha256(envelope.payload).hexdigest()) != (
-        stamp.size,
-        stamp.digest,
-    ):
-        message = "payload is not the one that was signed"
-        raise UnauthorisedError(message)
-    return boundary.answer(stamp, envelope.payload).signed()
 
 
 def site_key(file: Path) -> PrivateKey:

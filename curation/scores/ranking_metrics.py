@@ -52,29 +52,6 @@ def auroc_within(
     return float(np.mean(found)) if found else None
 
 
-def selection_quality(
-    kept: Bool[np.ndarray, " samples"], positive: Bool[np.ndarray, " samples"]
-) -> dict[str, float]:
-    """Precision (0 where nothing is kept), recall, accuracy and F1 of a kept mask.
-
-    Raises:
-        RunError: no sample is positive, so that recall is not defined.
-    """
-    if not positive.any():
-        message = "recall needs at least one positive sample; got none"
-        raise RunError(message)
-    hits = float((kept & positive).sum())
-    precision = hits / float(kept.sum()) if kept.any() else 0.0
-    recall = hits / float(positive.sum())
-    total = precision + recall
-    return {
-        "precision": precision,
-        "recall": recall,
-        "accuracy": float((kept == positive).mean()),
-        "f1": 2 * precision * recall / total if total > 0 else 0.0,
-    }
-
-
 def standard_error(area: float, positive: int, negative: int) -> float:
     """Standard error of an AUROC of so many samples (Hanley and McNeil, equations 1 and 2)."""
     first, second = area / (2 - area), 2 * area**2 / (1 + area)

@@ -4,7 +4,7 @@ A sample is kept if its score is at least the threshold: ties are kept, and −i
 be measured. Keeping none is a result, not an error. The other arms of a study are here too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int8
@@ -28,7 +28,6 @@ def select(
     status: Statuses,
     threshold: float,
     *,
-    gated: Mapping[str, str] | None = None,
     queued: Bool[np.ndarray, " samples"] | None = None,
 ) -> Selection:
     """Keep a sample if its score is at least the threshold, and nobody is to be asked about it.
@@ -38,7 +37,6 @@ def select(
         scores: NaN where a sample has none: it is dropped.
         status: Why a sample has or lacks signals.
         threshold: −inf keeps every sample with a score.
-        gated: Sample id → why a gate dropped it; goes before every other reason.
         queued: Which samples a person decides about if they pass; None for none.
 
     Raises:
@@ -48,7 +46,7 @@ def select(
         message = "threshold: expected a number, −inf or inf, got NaN; repair the threshold's rule"
         raise NonFiniteError(message)
     asked = np.zeros(len(ids), dtype=bool) if queued is None else queued
-    reasons = tuple(_why(ids, scores, status, asked, threshold, gated or {}))
+    reasons = tuple(_why(ids, scores, status, asked, threshold))
     return Selection(ids=ids, kept=tuple(not reason for reason in reasons), reasons=reasons)
 
 
@@ -58,15 +56,14 @@ def _why(
     status: Statuses,
     asked: Bool[np.ndarray, " samples"],
     threshold: float,
-    barred: Mapping[str, str],
 ) -> Iterator[str]:
     """Why each sample is dropped, "" where it is kept; block by block, so that little is held."""
     columns = (ids, scores, status, asked)
     for start in range(0, max(map(len, columns)), _BLOCK):
         block = slice(start, start + _BLOCK)
         numbers = (scores[block].tolist(), status[block].tolist(), asked[block].tolist())
-        for sample_id, score, state, ask in zip(ids[block], *numbers, strict=True):
-            reason = barred.get(sample_id, "") or _REASONS.get(Status(state), "")
+        for _, score, state, ask in zip(ids[block], *numbers, strict=True):
+            reason = _REASONS.get(Status(state), "")
             if not reason and np.isnan(score):
                 reason = "no score"
             elif not reason and score < threshold:

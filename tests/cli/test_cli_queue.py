@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_deployment_files import write_toy_deployment
 from typer.testing import CliRunner
 
 from fedwinnow.cli.main import app
@@ -15,7 +16,6 @@ from fedwinnow.curation.config.load_files import load_scenario, load_site
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import SignalTable
 from fedwinnow.curation.scores.selection import select
-from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 RUN = "toy-0123456789ab"
 SCORES = np.array([0.5, -2.0, 3.0, 0.25, np.nan, -9.0, 1.0, 2.0])

@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from answer_envelope import answer_envelope
+from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.cli import main
 from fedwinnow.client.agent.preflight import check_site, exposed
 from fedwinnow.client.boundary.disclosure import may_leave
-from fedwinnow.client.boundary.guarded_site import Boundary, checked
+from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.run import RunConfig
@@ -26,7 +28,6 @@ from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.curation.protocol.requests import JoinRequest
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
-from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ def joined(file: Path, deployment: Path) -> None:
     envelopes = CoordinatorEnvelopes.open(config, file.parent / "coordinator")
     header = Header(run="law-1", phase="join")
     request = JoinRequest(header=header, terms=canonical(config.terms()))
-    checked(envelopes.envelope(request, "north"), boundary)
+    answer_envelope(envelopes.envelope(request, "north"), boundary)
     boundary.ledger.close()
 
 

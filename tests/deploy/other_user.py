@@ -32,10 +32,12 @@ def become(uid: int, gid: int, group: int) -> None:
 
 def agent(file: str, run: str, *who: int) -> None:
     """Serve a site, after answering a join in a folder that is thrown away: that loads all."""
+    from answer_envelope import answer_envelope
+
     from fedwinnow.cli.site import serve
     from fedwinnow.client.agent.grpc_service import Agent  # noqa: F401 - to be loaded before
     from fedwinnow.client.agent.preflight import check_settings  # noqa: F401 - likewise
-    from fedwinnow.client.boundary.guarded_site import Boundary, checked
+    from fedwinnow.client.boundary.guarded_site import Boundary
     from fedwinnow.curation.config.load_files import load_run, load_site
     from fedwinnow.curation.config.strict_toml import canonical
     from fedwinnow.curation.protocol import messages, wire
@@ -55,7 +57,7 @@ def agent(file: str, run: str, *who: int) -> None:
         header = messages.Header(run="r", phase="join")
         request = messages.JoinRequest(header=header, terms=canonical(terms))
         words = {"site": config.site.name, "run": "r", "phase": "join", "sequence": 1}
-        checked(sign(key, wire.encode(request), **words), boundary)
+        answer_envelope(sign(key, wire.encode(request), **words), boundary)
         boundary.ledger.close()
     become(*who)
     serve(Path(file))

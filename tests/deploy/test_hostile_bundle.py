@@ -15,6 +15,7 @@ from typing import Any
 
 import hostile_bundle as hostile
 import pytest
+from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.client.agent.frames import read_words
 from fedwinnow.client.agent.grpc_service import Agent
@@ -30,7 +31,6 @@ from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.protocol.envelope import Envelope, Stamp, decrypt
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.simulations.rehearsal.documented_steps import until
-from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENT, NODE = 64001, 64002
@@ -101,7 +101,7 @@ def started(role: str, user: int, file: Path, run: Path) -> list[str]:
 
 def environment(home: Path) -> dict[str, str]:
     """What a process of another user needs to know."""
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers"), str(Path(__file__).parent)])
     return {"PATH": os.environ["PATH"], "PYTHONPATH": path, "HOME": str(home)} | {
         "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}  # fmt: skip
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from fault_box import ALL, LONGEST, SETTINGS, Box, lives, quiet
 from fault_breaks import Break, install
 from fault_proxy import Proxy
+from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.cli.site import serve
 from fedwinnow.client.agent.relay import agent_status
@@ -26,7 +27,6 @@ from fedwinnow.server.run.driver import drive
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.simulations.datasets.toy_federation import SITES
-from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 from fedwinnow.simulations.runtimes.sockets import Door, SocketTransport
 
 READY = 180.0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answer_envelope import answer_envelope
 from planted import (
     CANARY,
     Federation,
@@ -24,7 +25,7 @@ from planted import (
 )
 
 from fedwinnow.client.boundary import ledger
-from fedwinnow.client.boundary.guarded_site import Boundary, checked
+from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import Work
@@ -350,5 +351,5 @@ def test_wire_stranger_gets_no_byte(federation):
     made: Envelope = sign(PrivateKey.new(), wire.encode(request), site="north", run="r",
                           phase="join", sequence=2**62)  # fmt: skip
     with pytest.raises(CurationError):
-        checked(made, boundary)
+        answer_envelope(made, boundary)
     assert boundary.ledger.head == head

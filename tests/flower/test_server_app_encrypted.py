@@ -3,15 +3,16 @@
 import json
 
 import pytest
+from answer_envelope import answer_envelope
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from toy_deployment_files import write_toy_deployment
 
-from fedwinnow.client.boundary.guarded_site import Boundary, checked
+from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.load_files import load_run, load_scenario, load_site
 from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
 from fedwinnow.server import app as server
-from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 from fedwinnow.simulations.runtimes.in_process import simulate
 
 pytestmark = pytest.mark.flower
@@ -29,7 +30,7 @@ def node(boundary: Boundary) -> ClientApp:
 
     @app.query("curation")
     def curation(message, context):  # noqa: ARG001 - Flower's signature
-        answer = checked(envelope_in(message.content), boundary)
+        answer = answer_envelope(envelope_in(message.content), boundary)
         return Message(envelope_records(answer), reply_to=message)
 
     @app.query("identity")

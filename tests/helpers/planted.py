@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from answer_envelope import answer_envelope
 from needles import Needles
+from toy_deployment_files import write_toy_deployment
 from transformers import AutoTokenizer
 
 from fedwinnow.client.agent.frames import words
-from fedwinnow.client.boundary.guarded_site import Boundary, checked
+from fedwinnow.client.boundary.guarded_site import Boundary
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.process_cache import Workshop
@@ -31,7 +33,6 @@ from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelope
 from fedwinnow.server.transport.interface import Delivery
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import SITES
-from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 CANARY = "the vault code of {site} is 7719-{site}-quetzal"
 ROUGH = {"length", "has_end"}
@@ -56,7 +57,7 @@ class Wire:
         """One request, one reply."""
         self.asked.append(request)
         sent = self.envelopes.envelope(request, site)
-        back = checked(sent, self.boundaries[site])
+        back = answer_envelope(sent, self.boundaries[site])
         plain = decrypt(back.payload, self.envelopes.key)
         self.plain.append(plain)
         frame = words(back.stamp, back.signature, len(back.payload))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.client.agent import listener
 from fedwinnow.client.agent.frames import CHUNK, HANDLE, OPTIONS, STATUS, TOKEN, address, words
@@ -32,7 +33,6 @@ from fedwinnow.curation.errors import ConfigError, OutputError, TransportError
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.protocol.envelope import Envelope, Stamp, decrypt, sign, verified
 from fedwinnow.curation.protocol.keys import PrivateKey
-from fedwinnow.simulations.rehearsal.toy_deployment import write_toy_deployment
 
 LONGEST = 30.0
 """Longest wait for anything here, seconds: for a machine that does much else."""

@@ -9,7 +9,6 @@ from fedwinnow.curation.errors import NonFiniteError, RunError
 from fedwinnow.curation.scores.ranking_metrics import (
     auroc,
     auroc_within,
-    selection_quality,
     standard_error,
 )
 
@@ -49,19 +48,6 @@ def test_auroc_within_ignores_offsets_between_groups():
     assert auroc_within(shifted, positive, groups) == auroc_within(scores, positive, groups) == 1.0
     assert auroc(shifted, positive) < 1.0
     assert auroc_within(scores[:1], positive[:1], ["a"]) is None
-
-
-def test_selection_quality_by_hand():
-    """2 of 3 kept are clean, 2 of 4 clean are kept."""
-    kept = np.array([1, 1, 1, 0, 0, 0], dtype=bool)
-    clean = np.array([1, 1, 0, 1, 1, 0], dtype=bool)
-    found = selection_quality(kept, clean)
-    assert found["precision"] == pytest.approx(2 / 3)
-    assert found["recall"] == pytest.approx(1 / 2)
-    assert found["accuracy"] == pytest.approx(3 / 6)
-    assert selection_quality(~kept & kept, clean)["precision"] == 0.0
-    with pytest.raises(RunError):
-        selection_quality(kept, np.zeros(6, dtype=bool))
 
 
 def test_standard_error_shrinks_with_samples():
