@@ -36,7 +36,7 @@ def scenario(tmp_path_factory):
 def plain_report(monkeypatch):
     """Nobody looks at the pages."""
     monkeypatch.setattr(
-        final_files, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record.run)
     )
 
 
