@@ -452,7 +452,7 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
 
     out = tmp_path / "evidence"
     planned = Plan(title="toy", seeds=(0, 1), splits={"toy split": configure}, about={})
-    result = study(planned, folder=out, command="study toy", workshop=workshop)
+    result = study(planned, folder=out, command="study toy", workshop=workshop).to_json()
     assert {path.name for path in out.iterdir()} == {"toy.json", "toy.md", "toy.svg"}
     assert json.loads((out / "toy.json").read_text()) == json.loads(json.dumps(result))
     arms = [(row["seed"], row["arm"]) for row in result["rows"] if row["arm"]]
