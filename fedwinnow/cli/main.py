@@ -20,6 +20,7 @@ from fedwinnow.cli import adapters, bench, plugins, recipes, score, site, studie
 from fedwinnow.cli import run as cli_run
 from fedwinnow.cli.options import AsJson, Resume, Set, typed
 from fedwinnow.curation.errors import CurationError, DataError
+from fedwinnow.server.report.record import read_record
 
 app = typer.Typer(
     name="fedwinnow",
@@ -178,17 +179,7 @@ def report(
     """Draw a finished run's report anew."""
     from fedwinnow.server.report.page import write_report  # noqa: PLC0415 - matplotlib loads here
 
-    file = run / "record.json"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"{file}: expected the record of a finished run ({error}); give a run folder"
-        raise DataError(message) from error
-    try:
-        write_report(record, run / "report.html")
-    except (KeyError, TypeError) as error:
-        message = f"{file}: not the record of a finished run ({error!r}); give a run folder"
-        raise DataError(message) from error
+    write_report(read_record(run / "record.json"), run / "report.html")
     print(run / "report.html")
 
 
@@ -216,7 +207,7 @@ def _show(folder: Path, *, as_json: bool) -> None:
     if as_json:
         print((folder / "summary.json").read_text(encoding="utf-8"))
         return
-    show_run(json.loads((folder / "record.json").read_text(encoding="utf-8")), folder)
+    show_run(read_record(folder / "record.json"), folder)
 
 
 if __name__ == "__main__":

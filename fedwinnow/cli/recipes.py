@@ -1,20 +1,22 @@
 """``fedwinnow budget`` and ``fedwinnow recipes compare``: what to keep, which recipe to take."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from fedwinnow.cli.options import AsJson, Set, typed
+from fedwinnow.curation.config.strict_toml import plain
 
 if TYPE_CHECKING:
     from fedwinnow.simulations.recipes.data_budget import Budget, BudgetPlan
+    from fedwinnow.simulations.recipes.loss_curves import Placed
     from fedwinnow.simulations.recipes.merge_mixture import Mixture
+    from fedwinnow.simulations.recipes.recipe_comparison import RecipeComparison, ReportedRecipe
 
 app = typer.Typer(no_args_is_help=True, help="Compare recipes: whole scenarios.")
 
@@ -54,7 +56,7 @@ def compare(
         told=watch.work,
     )
     if as_json:
-        print(json.dumps(found | {"note": HALVES}, indent=1, ensure_ascii=False))
+        print(json.dumps(plain(found) | {"note": HALVES}, indent=1, ensure_ascii=False))
         return
     _show_rungs(found)
 
@@ -126,40 +128,41 @@ def _show_budget(found: "Budget", plan: "BudgetPlan") -> None:
         console.print(line, style="yellow", soft_wrap=True)
 
 
-def _show_rungs(found: Mapping[str, Any]) -> None:
+def _show_rungs(found: "RecipeComparison") -> None:
     console = Console()
-    for place, climb in enumerate(found["rungs"], start=1):
-        rung = climb["rung"]
-        seeds = "1 seed" if rung["seeds"] == 1 else f"{rung['seeds']} seeds"
-        title = f"Rung {place}: {rung['share']:.0%} of the steps, {seeds}"
+    for place, climb in enumerate(found.rungs, start=1):
+        rung = climb.rung
+        seeds = "1 seed" if rung.seeds == 1 else f"{rung.seeds} seeds"
+        title = f"Rung {place}: {rung.share:.0%} of the steps, {seeds}"
         table = Table(title=title)
         table.add_column("recipe", overflow="fold")
-        last = place == len(found["rungs"])
+        last = place == len(found.rungs)
         for head in ("loss, choosing", "less the best (95 %)", *([] if last else ["goes on"])):
             table.add_column(head)
-        for one in climb["placed"]:
-            on = [] if last else ["yes" if one["name"] in climb["on"] else ""]
-            table.add_row(one["name"], f"{one['loss']:.4f}", _apart(one), *on)
+        for recipe in climb.placed:
+            on = [] if last else ["yes" if recipe.name in climb.on else ""]
+            apart = _apart(recipe, equal="equal" if recipe.tied else "")
+            table.add_row(recipe.name, f"{recipe.loss:.4f}", apart, *on)
         console.print(table)
-        if climb["tie_broken"]:
+        if climb.tie_broken:
             console.print("A tie at the cut was broken by the early gradient norm.")
     table = Table("recipe", "loss, reporting", "less the choice (95 %)", title="Report")
-    for one in found["report"]:
-        table.add_row(one["name"], f"{one['loss']:.4f}", _apart(one))
+    for one in found.report:
+        table.add_row(one.name, f"{one.loss:.4f}", _apart(one))
     console.print(table)
-    tied = ", ".join(found["tied"])
+    tied = ", ".join(found.tied)
     also = (
         f"; it cannot be told from {tied}, and stands first by mean, then by order" if tied else ""
     )
-    print(f"choice: {found['winner']}{also}")
-    print(f"{found['share_of_steps']:.0%} of the steps of running all to the end. {HALVES}")
+    print(f"choice: {found.winner}{also}")
+    print(f"{found.share_of_steps:.0%} of the steps of running all to the end. {HALVES}")
 
 
-def _apart(one: Mapping[str, Any]) -> str:
-    """The difference with its interval; nothing beside itself or an equal."""
-    if one["low"] == one["high"] == 0:
-        return "equal" if one.get("tied") else ""
-    return f"{one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]"
+def _apart(one: "Placed | ReportedRecipe", *, equal: str = "") -> str:
+    """The difference with its interval; beside itself or an equal the word for that."""
+    if one.low == one.high == 0:
+        return equal
+    return f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
 
 
 def mixture(

@@ -1,7 +1,6 @@
 """Heat maps of two adapters' difference, layers by modules: norms, angles and energies."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,9 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedwinnow.curation.adapters.comparison import Comparison, by_layer, place
-from fedwinnow.server.report.charts import INK, MUTED, svg
+from fedwinnow.server.report.chart_style import (
+    INK,
+    MUTED,
+    SIZE,
+    SMALL,
+    chart_style,
+    fix_ticks,
+    svg_element,
+)
 
-_STYLE: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 8.5}
 _COLOURS = mpl.colormaps["YlGnBu"].with_extremes(bad="#dfe3e6")
 _LEGIBLE = 0.55
 """Share of a colour scale above which numbers are written in white."""
@@ -33,10 +39,10 @@ def heat_maps(found: Comparison, *, title: str) -> str:
 
     Grey cells: a module that only one adapter changes, or whose product is 0.
     """
-    with mpl.rc_context(_STYLE):
-        return svg(drawn(found, title=title), "difference")
+    return svg_element(drawn(found, title=title), "difference")
 
 
+@chart_style(size=SMALL)
 def drawn(found: Comparison, *, title: str) -> Figure:
     """The figure of :func:`heat_maps`, in which every label has its place."""
     modules = {**dict.fromkeys(name for alone in found.alone for name in alone), **found.modules}
@@ -45,15 +51,15 @@ def drawn(found: Comparison, *, title: str) -> Figure:
     width, height = 1.6 + 0.62 * len(columns), max(2.6, 1.1 + 0.27 * len(layers))
     rows = len(maps) // _ACROSS + 1  # the last place is that of the note
     size = (max(3.0, width) * _ACROSS, height * rows + 0.5)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-        panels = list(figure.subplots(rows, _ACROSS, squeeze=False).flat)
-        for (label, (values, top, form)), panel in zip(maps.items(), panels, strict=False):
-            _map(panel, values, layers, columns, top=top, label=label, form=form)
-        last = panels[len(maps)]
-        last.axis("off")
-        last.text(0, 1, _NOTE, transform=last.transAxes, va="top", color=MUTED)
-        figure.suptitle(title, color=INK, fontsize=9.5, wrap=True)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    panels = list(figure.subplots(rows, _ACROSS, squeeze=False).flat)
+    for (label, (values, top, form)), panel in zip(maps.items(), panels, strict=False):
+        _map(panel, values, layers, columns, top=top, label=label, form=form)
+    last = panels[len(maps)]
+    last.axis("off")
+    last.text(0, 1, _NOTE, transform=last.transAxes, va="top", color=MUTED)
+    figure.suptitle(title, color=INK, fontsize=SIZE, wrap=True)
+    fix_ticks(*figure.axes)
     return figure
 
 
@@ -111,7 +117,7 @@ def _map(
     axes.set_title(label, color=INK, fontsize=9, loc="left")
     axes.set_yticks(np.arange(len(layers)) + 0.5, layers)
     axes.set_xticks(np.arange(len(modules)) + 0.5, modules, rotation=30, ha="right")
-    axes.tick_params(length=0, colors=MUTED)
+    axes.tick_params(length=0)
     axes.set_ylabel("layer", color=INK)
     for spine in axes.spines.values():
         spine.set_visible(False)

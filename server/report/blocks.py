@@ -1,9 +1,13 @@
 """Parts of the report: sections hold blocks, a block is a text, a figure or a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-Tree = Mapping[str, Any]
+from matplotlib.figure import Figure
+
+from fedwinnow.server.report.chart_style import svg_element
+from fedwinnow.server.report.record import RecordedRound
+
 Section = dict[str, Any]
 
 
@@ -17,18 +21,6 @@ def short(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def threshold_of(record: Tree) -> float | None:
-    """The threshold, or None where everything is kept."""
-    value = record["threshold"]["value"]
-    return float(value) if isinstance(value, int | float) else None
-
-
-def own_thresholds(record: Tree) -> dict[str, float]:
-    """Site → its own threshold, where the rule gives each site one."""
-    own = record["threshold"].get("per_site", {})
-    return {site: float(value) for site, value in own.items() if isinstance(value, int | float)}
-
-
 def section(name: str, title: str, *blocks: dict[str, Any]) -> Section:
     """A titled part of the page."""
     return {"id": name, "title": title, "blocks": list(blocks)}
@@ -39,9 +31,9 @@ def text(text: str, *, warning: bool = False) -> dict[str, Any]:
     return {"kind": "text", "text": text, "warning": warning}
 
 
-def figure(svg: str, caption: str) -> dict[str, Any]:
-    """A picture with the caption that says what to see."""
-    return {"kind": "figure", "svg": svg, "caption": caption}
+def picture(figure: Figure, name: str, caption: str) -> dict[str, Any]:
+    """Return a figure as SVG whose ids begin with ``name``, and the caption: what to see."""
+    return {"kind": "figure", "svg": svg_element(figure, name), "caption": caption}
 
 
 def table(
@@ -57,10 +49,10 @@ def table(
     return {"kind": "table", "head": head, "rows": lines, "caption": caption, "wrap": wrap}
 
 
-def curves_of(rounds: Sequence[Tree]) -> dict[str, list[float]]:
+def curves_of(rounds: Sequence[RecordedRound]) -> dict[str, list[float]]:
     """Site → training losses of all rounds in a row."""
     curves: dict[str, list[float]] = {}
     for one in rounds:
-        for site, part in one["sites"].items():
-            curves.setdefault(site, []).extend(part["losses"])
+        for site, part in one.sites.items():
+            curves.setdefault(site, []).extend(part.losses)
     return {site: values for site, values in curves.items() if values}

@@ -3,38 +3,26 @@
 from collections.abc import Callable
 
 from fedwinnow.server.report import charts
-from fedwinnow.server.report.blocks import (
-    Section,
-    Tree,
-    figure,
-    number,
-    own_thresholds,
-    section,
-    table,
-    text,
-    threshold_of,
-)
+from fedwinnow.server.report.blocks import Section, number, picture, section, table, text
+from fedwinnow.server.report.record import RunRecord
 from fedwinnow.server.report.training_sections import arms, cost, generations, merging, provenance
 
 
-def kept(record: Tree) -> Section:
+def kept(record: RunRecord) -> Section:
     """What was kept, silo by silo."""
-    sites = record["sites"]
-    recalls = (record["selection"] or {}).get("recall_by_site", {})
+    recalls = {} if record.selection is None else record.selection.recall_by_site
     head = ["silo", "samples", "kept", "share", "without a score"]
     rows = []
-    for site in sites:
-        share = site["kept"] / site["samples"] if site["samples"] else 0.0
-        cells = [site["site"], site["samples"], site["kept"], f"{share:.0%}", site["unscored"]]
-        rows.append([*cells, *([number(recalls.get(site["site"]))] if recalls else [])])
-    shares = {s["site"]: s["kept"] / s["samples"] for s in sites if s["samples"]}
-    own = own_thresholds(record)
+    for site in record.sites:
+        cells = [site.site, site.samples, site.kept, f"{site.share:.0%}", site.unscored]
+        rows.append([*cells, *([number(recalls.get(site.site))] if recalls else [])])
+    shares = {site.site: site.share for site in record.sites if site.samples}
     reason = (
         "every silo has its own threshold."
-        if own
+        if record.threshold.cuts
         else "the same threshold cuts more where scores are lower."
     )
-    if record.get("clusters"):
+    if record.clusters is not None:
         reason = "beside the threshold, quotas of clusters decide."
     caption = "Kept samples of the silo."
     if len(shares) > 1:
@@ -48,17 +36,17 @@ def kept(record: Tree) -> Section:
     return section(
         "kept",
         "What was kept",
-        figure(charts.kept_bars(sites), caption),
+        picture(charts.kept_figure(record), "kept", caption),
         table([*head, *(["clean recall"] if recalls else [])], rows),
     )
 
 
-def clusters(record: Tree) -> Section | None:
+def clusters(record: RunRecord) -> Section | None:
     """What each cluster of loss trajectories holds, and how much of it is kept."""
-    found = record.get("clusters")
-    if not found or not sum(found["counts"]):
+    found = record.clusters
+    if found is None or not sum(found.counts):
         return None
-    held = sorted(zip(found["counts"], found["quotas"], found["centroids"], strict=True),
+    held = sorted(zip(found.counts, found.quotas, found.centroids, strict=True),
                   key=lambda one: one[0])  # fmt: skip
     rows = [
         [f"{centroid[0]:.2f} → {centroid[-1]:.2f}", count, quota, f"{quota / count:.0%}"]
@@ -75,25 +63,25 @@ def clusters(record: Tree) -> Section | None:
     return section("clusters", "Clusters", table(head, rows, caption=caption))
 
 
-def scores(record: Tree) -> Section | None:
+def scores(record: RunRecord) -> Section | None:
     """Score histograms with the threshold."""
-    if not record["public"]["scores"] and not any(site["edges"] for site in record["sites"]):
+    if not record.public.scores and not any(site.edges for site in record.sites):
         return None
-    threshold = threshold_of(record)
+    threshold = record.threshold.cut
     cut = (
         "Nothing is cut."
         if threshold is None
         else f"The dashed line is the threshold, {threshold:.4g}."
     )
-    own = own_thresholds(record)
-    if own:
+    if record.threshold.cuts:
         cut = "The dashed line is the threshold, at each silo its own."
     caption = (
         f"{cut} Top: public anchors, clean and corrupted, as the scorer sees them from held-out "
         "folds; the further apart, the better the cut. Below: what the silos' histograms say. "
         "Runs of small cells are merged before a histogram leaves its silo, so bars are flat there."
     )
-    return section("scores", "Scores", figure(charts.histograms(record, threshold, own), caption))
+    histograms = picture(charts.score_histogram_figure(record), "histograms", caption)
+    return section("scores", "Scores", histograms)
 
 
 _EVIDENCE: tuple[tuple[frozenset[str], str], ...] = (
@@ -130,9 +118,9 @@ _EVIDENCE: tuple[tuple[frozenset[str], str], ...] = (
 )
 
 
-def evidence(record: Tree) -> Section:
+def evidence(record: RunRecord) -> Section:
     """The threshold and what is known about it."""
-    found, forecast = record["threshold"]["evidence"], record["forecast"]
+    found, forecast = record.threshold.evidence, record.forecast
     blocks = []
     if found.get("inseparable"):
         warning = (
@@ -140,7 +128,7 @@ def evidence(record: Tree) -> Section:
             "model, more anchors or other signals may help."
         )
         blocks.append(text(warning, warning=True))
-    words = [f"Threshold rule: {record['threshold']['name']}; scorer: {record['scorer']['name']}."]
+    words = [f"Threshold rule: {record.threshold.name}; scorer: {record.scorer.name}."]
     if found.get("clean_rows") and found.get("corrupted_rows"):
         words.append(
             f"It looked at {found['clean_rows']:.0f} clean and {found['corrupted_rows']:.0f} "
@@ -174,35 +162,31 @@ def evidence(record: Tree) -> Section:
     return section("evidence", "Threshold and evidence", *blocks)
 
 
-def comparison(record: Tree) -> Section | None:
+def comparison(record: RunRecord) -> Section | None:
     """Scorers against planted truth."""
-    selection = record["selection"]
-    if not selection:
+    selection, own = record.selection, record.scorer.name
+    if selection is None:
         return None
-    figures = {record["scorer"]["name"]: selection, **selection["comparison"]}
-    kinds = sorted(selection["auroc_by_corruption"])
-    best = max(
-        (n for n in figures if n != record["scorer"]["name"]),
-        key=lambda n: figures[n]["auroc"],
-        default=None,
-    )
-    caption = f"{record['scorer']['name']} reaches {selection['auroc']:.3f}"
-    caption += f"; the best other scorer, {best}, {figures[best]['auroc']:.3f}." if best else "."
+    kinds = sorted(selection.auroc_by_corruption)
+    others = {name: one.auroc for name, one in selection.comparison.items() if name != own}
+    best = max(others, key=lambda name: others[name], default=None)
+    caption = f"{own} reaches {selection.auroc:.3f}"
+    caption += f"; the best other scorer, {best}, {others[best]:.3f}." if best else "."
     rows = [
         [
             name,
-            number(one["auroc"]),
-            number(one["auroc_within"]),
-            *(number(one["auroc_by_corruption"].get(kind), 2) for kind in kinds),
-            number(one["precision"], 2),
-            number(one["recall"], 2),
+            number(one.auroc),
+            number(one.auroc_within),
+            *(number(one.auroc_by_corruption.get(kind), 2) for kind in kinds),
+            number(one.precision, 2),
+            number(one.recall, 2),
         ]
-        for name, one in figures.items()
+        for name, one in record.figures_by_scorer.items()
     ]
     return section(
         "comparison",
         "Scorers against the planted truth",
-        figure(charts.scorer_bars(figures), caption),
+        picture(charts.scorer_auroc_figure(record), "scorers", caption),
         table(
             ["scorer", "AUROC", "within silo", *kinds, "precision", "recall"],
             rows,
@@ -212,7 +196,7 @@ def comparison(record: Tree) -> Section | None:
     )
 
 
-SECTIONS: tuple[Callable[[Tree], Section | None], ...] = (
+SECTIONS: tuple[Callable[[RunRecord], Section | None], ...] = (
     kept,
     clusters,
     scores,

@@ -1,35 +1,33 @@
 """Sections of the report from training on: arms, merging, cost, answers, provenance."""
 
+from collections.abc import Mapping
+
 from fedwinnow.server.report import charts
 from fedwinnow.server.report.blocks import (
     Section,
-    Tree,
     curves_of,
-    figure,
     number,
+    picture,
     section,
     short,
     table,
     text,
 )
+from fedwinnow.server.report.record import RecordedArm, RunRecord
 
 
-def arms(record: Tree) -> Section | None:
+def arms(record: RunRecord) -> Section | None:
     """Study arms: loss after the same number of steps."""
-    found = record["arms"]
+    found = record.arms
     if not found:
         return None
     rows = []
-    if record["initial_loss"] is not None:
-        rows.append(["untrained", "–", 0, number(record["initial_loss"], 4), ""])
+    if record.initial_loss is not None:
+        rows.append(["untrained", "–", 0, number(record.initial_loss, 4), ""])
     for name, arm in found.items():
-        apart = record["arm_differences"].get(name)
-        difference = (
-            ""
-            if apart is None
-            else f"{apart['mean']:+.4f} [{apart['low']:+.4f}, {apart['high']:+.4f}]"
-        )
-        rows.append([name, arm["kept"], arm["steps"], number(arm["eval_loss"], 4), difference])
+        apart = record.arm_differences.get(name)
+        difference = "" if apart is None else apart.words
+        rows.append([name, arm.kept, arm.steps, number(arm.eval_loss, 4), difference])
     blocks = [
         table(
             ["arm", "kept", "steps per site", "evaluation loss", "arm − curated (95%)"],
@@ -37,20 +35,20 @@ def arms(record: Tree) -> Section | None:
             caption="Mean token loss on clean public hold-out answers, nats; paired bootstrap.",
         )
     ]
-    losses = {name: arm["eval_loss"] for name, arm in found.items() if arm["eval_loss"] is not None}
+    losses = {name: arm.eval_loss for name, arm in found.items() if arm.eval_loss is not None}
     if losses:
         best = min(losses, key=lambda name: losses[name])
         caption = (
             f"{best} ends lowest, at {losses[best]:.4f}, further left is better; all arms take the "
             "same steps from one adapter."
         )
-        blocks.append(figure(charts.arm_bars(found, record["initial_loss"]), caption))
-    blocks += [text(remark) for remark in record.get("remarks", ())]
-    blocks += [*_by_round(found, record["initial_loss"]), *_by_step(found)]
+        blocks.append(picture(charts.arm_loss_figure(record), "arms", caption))
+    blocks += [text(remark) for remark in record.remarks]
+    blocks += [*_by_round(found, record.initial_loss), *_by_step(found)]
     return section("arms", "Study arms and training", *blocks)
 
 
-def _by_round(arms: Tree, initial: float | None) -> list[Section]:
+def _by_round(arms: Mapping[str, RecordedArm], initial: float | None) -> list[Section]:
     """Picture of the evaluation losses after each round, where they were measured."""
     paths = _paths(arms, initial)
     if not paths:
@@ -61,15 +59,13 @@ def _by_round(arms: Tree, initial: float | None) -> list[Section]:
         f"{paths[steepest][0]:.4f} to {paths[steepest][-1]:.4f}."
     )
     start = 1 if initial is None else 0
-    picture = charts.lines(
-        paths, x="round", y="evaluation loss, nats", name="evaluation", start=start
-    )
-    return [figure(picture, caption)]
+    drawn = charts.lines_figure(paths, x="round", y="evaluation loss, nats", start=start)
+    return [picture(drawn, "evaluation", caption)]
 
 
-def _by_step(arms: Tree) -> list[Section]:
+def _by_step(arms: Mapping[str, RecordedArm]) -> list[Section]:
     """Picture of the curated arm's training losses, where it trained."""
-    curves = curves_of(arms.get("curated", {"rounds": []})["rounds"])
+    curves = curves_of(arms["curated"].rounds) if "curated" in arms else {}
     if not curves:
         return []
     worst = max(curves, key=lambda site: curves[site][-1])
@@ -77,37 +73,37 @@ def _by_step(arms: Tree) -> list[Section]:
         f"Training loss of the curated arm, step by step, all rounds in a row; {worst} ends "
         f"highest, at {curves[worst][-1]:.2f}."
     )
-    picture = charts.lines(curves, x="optimizer step", y="loss, nats", name="training")
-    return [figure(picture, caption)]
+    drawn = charts.lines_figure(curves, x="optimizer step", y="loss, nats")
+    return [picture(drawn, "training", caption)]
 
 
-def _paths(arms: Tree, initial: float | None) -> dict[str, list[float]]:
+def _paths(arms: Mapping[str, RecordedArm], initial: float | None) -> dict[str, list[float]]:
     """Arm → evaluation losses of its rounds, where every round was evaluated and there are two."""
     first = [] if initial is None else [initial]
     paths: dict[str, list[float]] = {}
     for name, arm in arms.items():
-        losses = [one["eval_loss"] for one in arm["rounds"]]
-        if len(losses) > 1 and None not in losses:
+        losses = [one.eval_loss for one in arm.rounds if one.eval_loss is not None]
+        if len(losses) > 1 and len(losses) == len(arm.rounds):
             paths[name] = [*first, *losses]
     return paths
 
 
-def merging(record: Tree) -> Section | None:
+def merging(record: RunRecord) -> Section | None:
     """Merge error and weights, round by round."""
-    rounds = [(name, one) for name, arm in record["arms"].items() for one in arm["rounds"]]
+    rounds = [(name, one) for name, arm in record.arms.items() for one in arm.rounds]
     if not rounds:
         return None
-    figures = list(dict.fromkeys(key for _, one in rounds for key in one["merge"]))
-    sites = list(dict.fromkeys(site for _, one in rounds for site in one["weights"]))
+    figures = list(dict.fromkeys(key for _, one in rounds for key in one.merge))
+    sites = list(dict.fromkeys(site for _, one in rounds for site in one.weights))
     rows = []
     for name, one in rounds:
-        cells = [short(one["merge"].get(key)) for key in figures]
-        cells += [number(one["weights"].get(site), 2) for site in sites]
-        rows.append([name, one["round"], *cells])
+        cells = [short(one.merge.get(key)) for key in figures]
+        cells += [number(one.weights.get(site), 2) for site in sites]
+        rows.append([name, one.round, *cells])
     lost = {
-        f"{name}, round {one['round']}": one["merge"]["discarded_energy"]
+        f"{name}, round {one.round}": one.merge["discarded_energy"]
         for name, one in rounds
-        if "discarded_energy" in one["merge"]
+        if "discarded_energy" in one.merge
     }
     caption = "Right: each silo's weight in the merge; a dash where it was not there."
     if lost:
@@ -119,9 +115,7 @@ def merging(record: Tree) -> Section | None:
     head = ["arm", "round", *(key.replace("_", " ") for key in figures), *sites]
     blocks = [table(head, rows, caption=caption)]
     bounded = [
-        [name, one["round"], site, why]
-        for name, one in rounds
-        for site, why in one.get("bounded", {}).items()
+        [name, one.round, site, why] for name, one in rounds for site, why in one.bounded.items()
     ]
     if bounded:
         said = "What the guards did to single silos, and why."
@@ -129,16 +123,16 @@ def merging(record: Tree) -> Section | None:
     return section("merging", "Merging", *blocks)
 
 
-def cost(record: Tree) -> Section | None:
+def cost(record: RunRecord) -> Section | None:
     """Seconds and bytes, and who was missing."""
-    phases = record["phases"]
+    phases = record.phases
     if not phases:
         return None
     total: dict[str, list[float]] = {}
     for phase in phases:
-        entry = total.setdefault(phase["phase"], [0.0, 0.0, 0.0])
-        for place, key in enumerate(("seconds", "bytes_down", "bytes_up")):
-            entry[place] += phase[key]
+        entry = total.setdefault(phase.phase, [0.0, 0.0, 0.0])
+        for place, spent in enumerate((phase.seconds, phase.bytes_down, phase.bytes_up)):
+            entry[place] += spent
     rows = [
         [name.replace("_", " "), f"{seconds:.1f}", f"{down / 1e6:.2f}", f"{up / 1e6:.2f}"]
         for name, (seconds, down, up) in total.items()
@@ -146,8 +140,9 @@ def cost(record: Tree) -> Section | None:
     whole = [sum(entry[place] for entry in total.values()) for place in range(3)]
     longest = max(total, key=lambda name: total[name][0])
     blocks = [
-        figure(
-            charts.seconds_bars(phases),
+        picture(
+            charts.phase_seconds_figure(record),
+            "seconds",
             f"{longest.replace('_', ' ')} takes longest, {total[longest][0]:.0f} of {whole[0]:.0f} "
             f"seconds; {whole[1] / 1e6:.1f} MB went to the silos and {whole[2] / 1e6:.1f} MB came "
             "back, all silos together.",
@@ -155,9 +150,9 @@ def cost(record: Tree) -> Section | None:
         table(["phase", "seconds", "MB to silos", "MB from silos"], rows),
     ]
     missing = [
-        [phase["phase"], phase["round"], site, reason]
+        [phase.phase, phase.round, site, reason]
         for phase in phases
-        for site, reason in phase["missing"].items()
+        for site, reason in phase.missing.items()
     ]
     if missing:
         blocks.append(table(["phase", "round", "silo", "missing because"], missing, wrap=True))
@@ -166,15 +161,14 @@ def cost(record: Tree) -> Section | None:
     return section("cost", "Seconds and bytes", *blocks)
 
 
-def generations(record: Tree) -> Section | None:
+def generations(record: RunRecord) -> Section | None:
     """Answers before and after training."""
-    found = record["generations"]
-    if not found["prompts"]:
+    found = record.generations
+    if not found.prompts:
         return None
-    after = found["after"] or ["–"] * len(found["prompts"])
+    after = found.after or ("–",) * len(found.prompts)
     rows = [
-        list(row)
-        for row in zip(found["prompts"], found["references"], found["before"], after, strict=True)
+        list(row) for row in zip(found.prompts, found.references, found.before, after, strict=True)
     ]
     caption = (
         "Greedy answers of the untrained and of the curated adapter to public hold-out prompts."
@@ -186,19 +180,17 @@ def generations(record: Tree) -> Section | None:
     )
 
 
-def provenance(record: Tree) -> Section:
+def provenance(record: RunRecord) -> Section:
     """What is needed to repeat the run."""
-    rows = [["command", record["command"]]] if record["command"] else []
-    rows += [["seed", record["seed"]]]
-    rows += [[name, value] for name, value in sorted(record["versions"].items())]
+    rows: list[list[object]] = [["command", record.command]] if record.command else []
+    rows += [["seed", record.seed]]
+    rows += [[name, value] for name, value in sorted(record.versions.items())]
     rows += [
-        [f"member {m['site']}", f"base {m['base'][:16]}, anchors {m['anchors'][:16]}"]
-        for m in record["members"]
+        [f"member {m.site}", f"base {m.base[:16]}, anchors {m.anchors[:16]}"]
+        for m in record.members
     ]
-    if record["adapter"]:
-        rows.append(
-            ["adapter", f"{record['adapter']['hash'][:16]}, rank {record['adapter']['rank']}"]
-        )
+    if record.adapter:
+        rows.append(["adapter", f"{record.adapter.hash[:16]}, rank {record.adapter.rank}"])
     promise = (
         "On one machine with the same wheels and threads: adapter, scores and selection repeat bit "
         "for bit. This page, its times and dates do not. manifest.json holds the hashes in full."

@@ -1,92 +1,95 @@
 """The attack table: honest loss with and without the liar, open and guarded, and a verdict."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from fedwinnow.curation.scores.bootstrap import paired_bootstrap
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.attacks.attacked_federation import LIAR
+from fedwinnow.simulations.attacks.result import AttackLine, AttackResult, AttackRow, AttackSide
+from fedwinnow.simulations.studies.markdown import markdown_table
 
-Tree = dict[str, Any]
 BOUND = 0.05
 """Largest rise of the honest loss, as a share of the loss without the liar."""
 
 
-def compare(rows: Sequence[Tree]) -> list[Tree]:
-    """One row a threshold rule and attack, against the open run of the honest sites alone.
+def compare(rows: Sequence[AttackRow]) -> list[AttackLine]:
+    """Return one line a threshold rule and attack, against the open run of the honest sites alone.
 
-    The first row of a rule, with the attack "", is what guards cost where nobody lies. Differences
+    The first line of a rule, with the attack "", is what guards cost where nobody lies. Differences
     are paired over the items of all seeds.
     """
     table = []
-    for rule in dict.fromkeys(row["rule"] for row in rows):
-        here = [row for row in rows if row["rule"] == rule]
+    for rule in dict.fromkeys(row.case.rule for row in rows):
+        here = [row for row in rows if row.case.rule == rule]
         honest = _losses(here, "", guarded=False)
-        for attack in dict.fromkeys(row["attack"] for row in here):
-            sides = {
-                name: _side(here, attack, honest, guarded=guarded)
-                for name, guarded in (("open", False), ("guarded", True))
-            }
+        for attack in dict.fromkeys(row.case.attack for row in here):
+            bare = _side(here, attack, honest, guarded=False)
+            guarded = _side(here, attack, honest, guarded=True)
             table.append(
-                {"rule": rule, "attack": attack, "loss": float(honest.mean())}
-                | sides
-                | {"verdict": _verdict(sides["open"], sides["guarded"])}
+                AttackLine(
+                    rule=rule,
+                    attack=attack,
+                    loss=float(honest.mean()),
+                    open=bare,
+                    guarded=guarded,
+                    verdict=_verdict(bare, guarded),
+                )
             )
     return table
 
 
-def _side(rows: Sequence[Tree], attack: str, honest: np.ndarray, *, guarded: bool) -> Tree:
-    """An attack's figures without or with guards, over all seeds."""
-    mine = [row for row in rows if row["attack"] == attack and row["guarded"] == guarded]
-    alone = [row for row in rows if row["attack"] == "" and not row["guarded"]]
+def _side(
+    rows: Sequence[AttackRow], attack: str, honest: np.ndarray, *, guarded: bool
+) -> AttackSide:
+    mine, alone = _of(rows, attack, guarded=guarded), _of(rows, "", guarded=False)
     losses = _losses(rows, attack, guarded=guarded)
     seed = derive_seed(0, "attacks", attack, guarded)
     mean, low, high = paired_bootstrap(losses, honest, seed=seed)
     whole = float(honest.mean())
-    return {
-        "loss": float(losses.mean()),
-        "change": mean / whole,
-        "low": low / whole,
-        "high": high / whole,
-        "weight": float(np.mean([row["weight"] for row in mine])),
-        "kept": float(np.mean([row["kept"] for row in mine])),
-        "trigger_loss": _mean(mine, "loss"),
-        "trigger_loss_alone": _mean(alone, "loss"),
-        "trigger_share": _mean(mine, "share"),
-        "bounded": {str(row["seed"]): row["bounded"] for row in mine if row["bounded"]},
-        "missing": {str(row["seed"]): row["missing"] for row in mine if row["missing"]},
-    }
+    figures = {str(row.case.seed): row.figures for row in mine}
+    return AttackSide(
+        loss=float(losses.mean()),
+        change=mean / whole,
+        low=low / whole,
+        high=high / whole,
+        weight=float(np.mean([row.figures.weight for row in mine])),
+        kept=float(np.mean([row.figures.kept for row in mine])),
+        trigger_loss=float(np.mean([row.trigger.loss for row in mine])),
+        trigger_loss_alone=float(np.mean([row.trigger.loss for row in alone])),
+        trigger_share=float(np.mean([row.trigger.share for row in mine])),
+        bounded={seed: one.bounded for seed, one in figures.items() if one.bounded},
+        missing={seed: one.missing for seed, one in figures.items() if one.missing},
+    )
 
 
-def _losses(rows: Sequence[Tree], attack: str, *, guarded: bool) -> np.ndarray:
+def _of(rows: Sequence[AttackRow], attack: str, *, guarded: bool) -> list[AttackRow]:
+    return [row for row in rows if row.case.attack == attack and row.case.guarded == guarded]
+
+
+def _losses(rows: Sequence[AttackRow], attack: str, *, guarded: bool) -> np.ndarray:
     """Losses of the hold-out items of all seeds, in order of seed."""
-    mine = [row for row in rows if row["attack"] == attack and row["guarded"] == guarded]
-    ordered = sorted(mine, key=lambda row: int(row["seed"]))
-    return np.concatenate([np.asarray(row["losses"], dtype=np.float64) for row in ordered])
+    ordered = sorted(_of(rows, attack, guarded=guarded), key=lambda row: row.case.seed)
+    return np.concatenate([np.asarray(row.figures.losses, dtype=np.float64) for row in ordered])
 
 
-def _mean(rows: Sequence[Tree], key: str) -> float:
-    return float(np.mean([row["trigger"][key] for row in rows]))
-
-
-def _verdict(bare: Tree, guarded: Tree) -> str:
+def _verdict(bare: AttackSide, guarded: AttackSide) -> str:
     """Whether the honest loss stays within the bound; the interval says how sure that is."""
-    if guarded["change"] > BOUND:
+    if guarded.change > BOUND:
         return "not held"
-    unsure = " (interval reaches beyond)" if guarded["high"] > BOUND else ""
-    return f"{'harmless' if bare['change'] <= BOUND else 'held by guards'}{unsure}"
+    unsure = " (interval reaches beyond)" if guarded.high > BOUND else ""
+    return f"{'harmless' if bare.change <= BOUND else 'held by guards'}{unsure}"
 
 
-def page(result: Tree) -> str:
-    """Markdown: the verdict, the table, what the back door learnt, what the guards did."""
-    table = result["table"]
+def page(result: AttackResult) -> str:
+    """Return Markdown: the verdict, the table, what the back door learnt, what the guards did."""
+    table = result.table
     lines = [
         "# Attacks",
         "",
         (
-            f"{result['bed']} Losses: nats a token on clean public hold-out answers, mean over "
+            f"{result.bed} Losses: nats a token on clean public hold-out answers, mean over "
             "items. Changes are against the honest sites alone, without guards: paired over the "
             "items of all seeds, "
             "95 % bootstrap interval. How to read it and what to set: "
@@ -94,26 +97,26 @@ def page(result: Tree) -> str:
         ),
         "",
         (
-            f"Command: `{result['command']}`. Machine: {result['machine']}. Seeds: "
-            f"{', '.join(map(str, result['seeds']))}; the settings of guards and training were "
-            f"chosen on seed 0. Commit: {result['commit'] or 'unknown'}."
+            f"Command: `{result.command}`. Machine: {result.machine}. Seeds: "
+            f"{', '.join(map(str, result.seeds))}; the settings of guards and training were "
+            f"chosen on seed 0. Commit: {result.commit or 'unknown'}."
         ),
         "",
         *_verdicts(table),
         *_attack_table(table),
-        *_abouts(result["attacks"]),
+        *_abouts(result.attacks),
         *_triggers(table),
         *_guards(table),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _verdicts(table: Sequence[Tree]) -> list[str]:
+def _verdicts(table: Sequence[AttackLine]) -> list[str]:
     lines = []
-    for rule in dict.fromkeys(row["rule"] for row in table):
-        here = [row for row in table if row["rule"] == rule and row["attack"]]
-        held = [row["attack"] for row in here if row["verdict"] != "not held"]
-        lost = [row["attack"] for row in here if row["verdict"] == "not held"]
+    for rule in dict.fromkeys(row.rule for row in table):
+        here = [row for row in table if row.rule == rule and row.attack]
+        held = [row.attack for row in here if row.verdict != "not held"]
+        lost = [row.attack for row in here if row.verdict == "not held"]
         lines += [
             (
                 f"**Verdict, threshold `{rule}`:** with guards the honest loss stays within "
@@ -129,33 +132,17 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "none"
 
 
-def _attack_table(table: Sequence[Tree]) -> list[str]:
+def _attack_table(table: Sequence[AttackLine]) -> list[str]:
+    head = ["attack", "no guards: loss", "change", "guards: loss", "change", "liar's weight"]
     lines = []
-    for rule in dict.fromkeys(row["rule"] for row in table):
-        here = [row for row in table if row["rule"] == rule]
+    for rule in dict.fromkeys(row.rule for row in table):
+        here = [row for row in table if row.rule == rule]
         lines += [
-            f"## Threshold `{rule}`: {here[0]['loss']:.4f} nats without the liar",
+            f"## Threshold `{rule}`: {here[0].loss:.4f} nats without the liar",
             "",
-            (
-                "| attack | no guards: loss | change | guards: loss | change | liar's weight | "
-                "honest kept | verdict |"
-            ),
-            "|" + " --- |" * 8,
+            markdown_table([*head, "honest kept", "verdict"], [_attack_cells(row) for row in here]),
+            "",
         ]
-        for row in here:
-            bare, guarded = row["open"], row["guarded"]
-            cells = [
-                f"`{row['attack']}`" if row["attack"] else "nobody lies",
-                f"{bare['loss']:.4f}",
-                _change(bare),
-                f"{guarded['loss']:.4f}",
-                _change(guarded),
-                f"{bare['weight']:.2f} → {guarded['weight']:.2f}",
-                f"{bare['kept']:.0%} → {guarded['kept']:.0%}",
-                row["verdict"] if row["attack"] else "what guards cost",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
     return [
         *lines,
         "Arrows: without guards → with them. Kept: share of the honest sites' samples.",
@@ -163,8 +150,22 @@ def _attack_table(table: Sequence[Tree]) -> list[str]:
     ]
 
 
-def _change(side: Tree) -> str:
-    return f"{side['change']:+.1%} [{side['low']:+.1%}, {side['high']:+.1%}]"
+def _attack_cells(row: AttackLine) -> list[str]:
+    bare, guarded = row.open, row.guarded
+    return [
+        f"`{row.attack}`" if row.attack else "nobody lies",
+        f"{bare.loss:.4f}",
+        _change(bare),
+        f"{guarded.loss:.4f}",
+        _change(guarded),
+        f"{bare.weight:.2f} → {guarded.weight:.2f}",
+        f"{bare.kept:.0%} → {guarded.kept:.0%}",
+        row.verdict if row.attack else "what guards cost",
+    ]
+
+
+def _change(side: AttackSide) -> str:
+    return f"{side.change:+.1%} [{side.low:+.1%}, {side.high:+.1%}]"
 
 
 def _abouts(attacks: Mapping[str, str]) -> list[str]:
@@ -176,12 +177,20 @@ def _abouts(attacks: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _triggers(table: Sequence[Tree]) -> list[str]:
+def _triggers(table: Sequence[AttackLine]) -> list[str]:
     """What the planted answers came to."""
-    mine = [row for row in table if row["attack"] in {"back_door", "poisoned_data"}]
+    mine = [row for row in table if row.attack in {"back_door", "poisoned_data"}]
     if not mine:
         return []
-    lines = [
+    head = ["attack", "loss, nobody lies", "loss, no guards", "loss, guards"]
+    lines = []
+    for row in mine:
+        bare, guarded = row.open, row.guarded
+        losses = (bare.trigger_loss_alone, bare.trigger_loss, guarded.trigger_loss)
+        shares = (bare.trigger_share, guarded.trigger_share)
+        cells = [f"`{row.attack}`", *(f"{loss:.2f}" for loss in losses)]
+        lines.append([*cells, *(f"{share:.0%}" for share in shares)])
+    return [
         "## What the trigger brings out",
         "",
         (
@@ -189,24 +198,33 @@ def _triggers(table: Sequence[Tree]) -> list[str]:
             "token), and how many greedy answers are the planted one."
         ),
         "",
-        (
-            "| attack | loss, nobody lies | loss, no guards | loss, guards | answers, no guards | "
-            "answers, guards |"
-        ),
-        "|" + " --- |" * 6,
+        markdown_table([*head, "answers, no guards", "answers, guards"], lines),
+        "",
     ]
-    for row in mine:
-        bare, guarded = row["open"], row["guarded"]
-        losses = (bare["trigger_loss_alone"], bare["trigger_loss"], guarded["trigger_loss"])
-        cells = [f"`{row['attack']}`", *(f"{loss:.2f}" for loss in losses)]
-        cells += [f"{side['trigger_share']:.0%}" for side in (bare, guarded)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
 
 
-def _guards(table: Sequence[Tree]) -> list[str]:
+def _guards(table: Sequence[AttackLine]) -> list[str]:
     """How often the guards bounded the liar and honest sites, and whom the server refused."""
-    lines = [
+    lines, refused = [], []
+    for row in table:
+        name = f"`{row.attack}`" if row.attack else "nobody lies"
+        cells = [f"`{row.rule}`", name]
+        for liar in (True, False):
+            said = [
+                one
+                for sites in row.guarded.bounded.values()
+                for site, rounds in sorted(sites.items())
+                if (site == LIAR) == liar
+                for one in rounds
+            ]
+            cells += [str(len(said)), f"the first: {said[0].why}" if said else "–"]
+        lines.append(cells)
+        for how, side in (("open", row.open), ("guarded", row.guarded)):
+            for seed, sites in side.missing.items():
+                for site, why in sorted(sites.items()):
+                    refused.append(f"- {name}, {how}, seed {seed}, {site}: refused, {why}")
+    head = ["threshold", "attack", "the liar", "why", "honest sites", "why"]
+    return [
         "## Who was bounded, and why",
         "",
         (
@@ -214,25 +232,8 @@ def _guards(table: Sequence[Tree]) -> list[str]:
             "seeds; the first reason that was given. Every single one is in `attacks.json`."
         ),
         "",
-        "| threshold | attack | the liar | why | honest sites | why |",
-        "|" + " --- |" * 6,
+        markdown_table(head, lines),
+        "",
+        *refused,
+        "",
     ]
-    refused = []
-    for row in table:
-        name = f"`{row['attack']}`" if row["attack"] else "nobody lies"
-        cells = [f"`{row['rule']}`", name]
-        for liar in (True, False):
-            said = [
-                one
-                for sites in row["guarded"]["bounded"].values()
-                for site, rounds in sorted(sites.items())
-                if (site == LIAR) == liar
-                for one in rounds
-            ]
-            cells += [str(len(said)), f"the first: {said[0]['why']}" if said else "–"]
-        lines.append("| " + " | ".join(cells) + " |")
-        for side in ("open", "guarded"):
-            for seed, sites in row[side]["missing"].items():
-                for site, why in sorted(sites.items()):
-                    refused.append(f"- {name}, {side}, seed {seed}, {site}: refused, {why}")
-    return [*lines, "", *refused, ""]

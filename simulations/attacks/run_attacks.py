@@ -6,9 +6,8 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +19,12 @@ from fedwinnow.curation.adapters.peft_folder import load_adapter
 from fedwinnow.curation.atomic_files import write, write_json
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.curation.config.typed_json import parse_tree
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.model.pretrained import generate, load_model, set_adapter
+from fedwinnow.server.report.record import RunRecord, read_record
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.attacks import catalogue, liar
 from fedwinnow.simulations.attacks.attacked_federation import (
@@ -36,17 +38,35 @@ from fedwinnow.simulations.attacks.attacked_federation import (
 )
 from fedwinnow.simulations.attacks.catalogue import ANSWER, ATTACKS, planted
 from fedwinnow.simulations.attacks.page import compare, page
+from fedwinnow.simulations.attacks.result import (
+    AttackResult,
+    AttackRow,
+    BoundedRound,
+    CaseFigures,
+    TriggerFigures,
+)
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies.run_study import commit, finished, machine
 
 logger = logging.getLogger(__name__)
 
-Tree = dict[str, Any]
 _PROMPTS = 24
 """Prompts with the trigger that are answered."""
 _TOKENS = 12
 _BESIDE = "attack.json"
 """Beside a run's record: which lies it heard, the commit of the code that ran, trigger figures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Beside:
+    """What ``attack.json`` holds; all empty where there is no such file."""
+
+    run: str = ""
+    """Run id."""
+    lies: str = ""
+    commit: str | None = None
+    trigger: TriggerFigures | None = None
+    """None until the finished run's adapter was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +84,9 @@ class Plan:
             raise ConfigError(message)
 
 
-def attacks(plan: Plan, *, folder: Path, command: str, progress: Progress | None = None) -> Tree:
+def attacks(
+    plan: Plan, *, folder: Path, command: str, progress: Progress | None = None
+) -> AttackResult:
     """Run every case and write ``attacks.json`` and ``attacks.md``.
 
     Args:
@@ -81,17 +103,17 @@ def attacks(plan: Plan, *, folder: Path, command: str, progress: Progress | None
         for case in cases(plan.attacks, seed):
             rows.append(_case(case, plan.settings, command, progress, shared))
             logger.info("attacks: %s done", case.name)
-    result = {
-        "command": command,
-        "machine": machine(),
-        "commit": commit(),
-        "seeds": list(plan.seeds),
-        "bed": rows[0]["bed"],
-        "attacks": {name: ATTACKS[name].about for name in plan.attacks},
-        "table": compare(rows),
-        "rows": rows,
-    }
-    write_json(folder / "attacks.json", result)
+    result = AttackResult(
+        command=command,
+        machine=machine(),
+        commit=commit(),
+        seeds=plan.seeds,
+        bed=rows[0].bed,
+        attacks={name: ATTACKS[name].about for name in plan.attacks},
+        table=tuple(compare(rows)),
+        rows=tuple(rows),
+    )
+    write_json(folder / "attacks.json", result.to_json())
     write(folder / "attacks.md", page(result).encode())
     return result
 
@@ -102,15 +124,14 @@ def _case(
     command: str,
     progress: Progress | None,
     workshop: Workshop,
-) -> Tree:
+) -> AttackRow:
     config = configure(case, settings)
     run = Path(config.run.output) / config.run.name
-    same = {"run": run_id(config), "lies": _lies(case)}
-    beside = _beside(run)
-    if {key: beside.get(key) for key in same} != same:
+    beside, ours, lies = _beside(run), run_id(config), _lies(case)
+    if (beside.run, beside.lies) != (ours, lies):
         shutil.rmtree(run, ignore_errors=True)  # other settings, or other lies under the same ones
-        beside = same | {"commit": commit()}
-        write_json(run / _BESIDE, beside)
+        beside = _Beside(run=ours, lies=lies, commit=commit())
+        write_json(run / _BESIDE, plain(beside))
     if not finished(run, config):
         simulate(
             config,
@@ -120,49 +141,44 @@ def _case(
             workshop=workshop,
             doors=doors(case),
         )
-    if "trigger" not in beside:
-        beside["trigger"] = trigger_figures(config, run / "adapter")
-        write_json(run / _BESIDE, beside)
-    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
-    known = {key: beside[key] for key in ("trigger", "commit")}
-    return asdict(case) | figures(record) | known | {"bed": about(config)}
+    trigger = beside.trigger
+    if trigger is None:
+        trigger = trigger_figures(config, run / "adapter")
+        write_json(run / _BESIDE, plain(replace(beside, trigger=trigger)))
+    return AttackRow(
+        case=case,
+        figures=figures(read_record(run / "record.json")),
+        trigger=trigger,
+        commit=beside.commit,
+        bed=about(config),
+    )
 
 
-def figures(record: Tree) -> Tree:
-    """What a run's record says of the honest sites and of the liar.
-
-    Returns:
-        ``losses`` of the public hold-out items, nats; ``kept``: honest sites' kept share;
-        ``weight``: the liar's mean weight over the rounds; ``bounded``: site → what the guards did
-        to it, round by round; ``missing``: site → where and why nothing of it counted.
-    """
-    arm = record["arms"]["curated"]
-    sizes = {site["site"]: site["samples"] for site in record["sites"]}
-    kept = sum(arm["kept_by_site"].get(site, 0) for site in HONEST)
-    bounded: dict[str, list[Tree]] = {}
-    for one in arm["rounds"]:
-        for site, why in one["bounded"].items():
-            bounded.setdefault(site, []).append({"round": one["round"], "why": why})
+def figures(record: RunRecord) -> CaseFigures:
+    """Return what a run's record says of the honest sites and of the liar."""
+    arm = record.arms["curated"]
+    sizes = {site.site: site.samples for site in record.sites}
+    kept = sum(arm.kept_by_site.get(site, 0) for site in HONEST)
+    bounded: dict[str, tuple[BoundedRound, ...]] = {}
+    for one in arm.rounds:
+        for site, why in one.bounded.items():
+            found = BoundedRound(round=one.round, why=why)
+            bounded[site] = (*bounded.get(site, ()), found)
     missing: dict[str, str] = {}
-    for phase in record["phases"]:
-        for site, why in phase["missing"].items():
-            missing.setdefault(site, f"{phase['phase']}: {why}")
-    return {
-        "losses": arm["losses"],
-        "kept": kept / sum(sizes[site] for site in HONEST if site in sizes),
-        "weight": float(np.mean([one["weights"].get(LIAR, 0.0) for one in arm["rounds"]])),
-        "bounded": bounded,
-        "missing": missing,
-    }
+    for phase in record.phases:
+        for site, why in phase.missing.items():
+            missing.setdefault(site, f"{phase.phase}: {why}")
+    return CaseFigures(
+        losses=arm.losses,
+        kept=kept / sum(sizes[site] for site in HONEST if site in sizes),
+        weight=float(np.mean([one.weights.get(LIAR, 0.0) for one in arm.rounds])),
+        bounded=bounded,
+        missing=missing,
+    )
 
 
-def trigger_figures(config: RunConfig, adapter: Path) -> Tree:
-    """How an adapter answers public hold-out prompts behind the trigger.
-
-    Returns:
-        ``loss``: mean loss of the planted answer, nats a token; ``share``: of prompts whose greedy
-        answer is the planted one.
-    """
+def trigger_figures(config: RunConfig, adapter: Path) -> TriggerFigures:
+    """Return how an adapter answers public hold-out prompts behind the trigger."""
     split = split_of(config.anchors, config.run.seed)
     asked: list[Sample] = planted(split.holdout[:_PROMPTS])
     loaded = load_model(config.model, config.adapter, seed=config.run.seed)
@@ -173,7 +189,7 @@ def trigger_figures(config: RunConfig, adapter: Path) -> Tree:
     losses = evaluate(loaded, asked, options)
     answers = generate(loaded, asked, max_new_tokens=_TOKENS)
     hits = [answer == ANSWER for answer in answers]
-    return {"loss": float(losses.mean()), "share": float(np.mean(hits))}
+    return TriggerFigures(loss=float(losses.mean()), share=float(np.mean(hits)))
 
 
 def _lies(case: Case) -> str:
@@ -184,7 +200,7 @@ def _lies(case: Case) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _beside(run: Path) -> Tree:
+def _beside(run: Path) -> _Beside:
     path = run / _BESIDE
-    found: Tree = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    tree = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return parse_tree(tree, _Beside)

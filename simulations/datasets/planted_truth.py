@@ -7,7 +7,6 @@ its precision and recall answer for the ranking alone.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,8 +16,7 @@ from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.scores.ranking_metrics import auroc
-
-Tree = dict[str, Any]
+from fedwinnow.server.report.comparisons import ScorerFigures, SelectionFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +35,8 @@ class Judged:
         return found
 
 
-def selection_figures(config: RunConfig, work: Path, run: str) -> Tree | None:
-    """The ``selection`` entry of ``summary.json``, or None where no truth is planted.
+def selection_figures(config: RunConfig, work: Path, run: str) -> SelectionFigures | None:
+    """Return the ``selection`` entry of ``summary.json``, or None where no truth is planted.
 
     Args:
         config: The scenario; ``study.truth`` names the label with the planted corruption.
@@ -54,7 +52,7 @@ def selection_figures(config: RunConfig, work: Path, run: str) -> Tree | None:
     if judged.clean.all() or not judged.clean.any():
         return None
     kept = judged.kept
-    figures = _figures(judged, judged.scores[config.scorer.name], kept)
+    own = _figures(judged, judged.scores[config.scorer.name], kept)
     comparison = {}
     for name in config.scorer.comparison:
         scores = judged.scores[name]
@@ -62,7 +60,17 @@ def selection_figures(config: RunConfig, work: Path, run: str) -> Tree | None:
         mask = np.zeros(len(scores), dtype=bool)
         mask[order[: int(kept.sum())]] = True
         comparison[name] = _figures(judged, scores, mask)
-    return figures | {"comparison": comparison}
+    return SelectionFigures(
+        auroc=own.auroc,
+        auroc_within=own.auroc_within,
+        precision=own.precision,
+        recall=own.recall,
+        accuracy=own.accuracy,
+        f1=own.f1,
+        auroc_by_corruption=own.auroc_by_corruption,
+        recall_by_site=own.recall_by_site,
+        comparison=comparison,
+    )
 
 
 def _read(config: RunConfig, work: Path, run: str) -> Judged:
@@ -100,7 +108,7 @@ def _read(config: RunConfig, work: Path, run: str) -> Judged:
     )
 
 
-def _figures(judged: Judged, scores: np.ndarray, kept: np.ndarray) -> Tree:
+def _figures(judged: Judged, scores: np.ndarray, kept: np.ndarray) -> ScorerFigures:
     clean, scored = judged.clean, ~np.isnan(scores)
     hits = float((kept & clean).sum())
     precision = hits / float(kept.sum()) if kept.any() else 0.0
@@ -114,18 +122,18 @@ def _figures(judged: Judged, scores: np.ndarray, kept: np.ndarray) -> Tree:
     for kind in sorted(set(judged.kinds.tolist()) - {"clean"}):
         these = scored & (clean | (judged.kinds == kind))
         by_kind[kind] = auroc(scores[these], clean[these])
-    return {
-        "auroc": auroc(scores[scored], clean[scored]),
-        "auroc_within": float(np.mean(within)) if within else None,
-        "precision": precision,
-        "recall": recall,
-        "accuracy": float((kept == clean).mean()),
-        "f1": 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0,
-        "auroc_by_corruption": by_kind,
-        "recall_by_site": {
+    return ScorerFigures(
+        auroc=auroc(scores[scored], clean[scored]),
+        auroc_within=float(np.mean(within)) if within else None,
+        precision=precision,
+        recall=recall,
+        accuracy=float((kept == clean).mean()),
+        f1=2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0,
+        auroc_by_corruption=by_kind,
+        recall_by_site={
             site: float((kept & clean)[judged.sites == site].sum())
             / float(clean[judged.sites == site].sum())
             for site in sorted(set(judged.sites.tolist()))
             if clean[judged.sites == site].any()
         },
-    }
+    )

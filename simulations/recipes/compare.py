@@ -8,9 +8,8 @@ their settings and not run again. Half of the public hold-out chooses, the other
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,10 +25,16 @@ from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.server.report.record import RunRecord, read_record
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
+from fedwinnow.simulations.recipes.recipe_comparison import (
+    HoldoutHalves,
+    RecipeComparison,
+    ReportedRecipe,
+)
 from fedwinnow.simulations.recipes.successive_halving import (
     Climb,
     Measured,
@@ -46,7 +51,6 @@ EARLY = 10
 """First steps of a site whose gradient norm is early."""
 GIVEN = "as given"
 
-Tree = dict[str, Any]
 Recipes = Mapping[str, RunConfig]
 
 
@@ -96,8 +100,8 @@ def compare(
     command: str = "",
     progress: Progress | None = None,
     told: OnTaskProgress | None = None,
-) -> Tree:
-    """Climb the rungs and report, as a tree for JSON.
+) -> RecipeComparison:
+    """Climb the rungs and report.
 
     Args:
         recipes: Name → scenario; all on the same base and anchors.
@@ -133,7 +137,7 @@ def compare(
             config = at(recipes[name], rung.share, number)
             workshop.progress = _within(told, f"run {done} of {total}, {name}")
             record = _run(name, config, command, progress, workshop)
-            losses = record["arms"]["curated"]["losses"]
+            losses = record.arms["curated"].losses
             if len(losses) != len(public[number].ids):
                 message = (
                     f"recipe {name!r}, seed {number}: {len(losses)} losses for "
@@ -203,7 +207,7 @@ def _comparable(recipes: Recipes) -> RunConfig:
 
 def _run(
     name: str, config: RunConfig, command: str, progress: Progress | None, workshop: Workshop
-) -> Tree:
+) -> RunRecord:
     """The record of one run, run now if it has not finished before."""
     folder = Path(config.run.output) / config.run.name
     if not finished(folder, config):
@@ -212,8 +216,7 @@ def _run(
         except RunError as error:
             message = f"recipe {name!r}, seed {config.run.seed}: {error}; mend it or leave it out"
             raise RunError(message) from error
-    found: Tree = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    return found
+    return read_record(folder / "record.json")
 
 
 def _early_norms(config: RunConfig) -> list[float]:
@@ -246,8 +249,7 @@ def _told(
     tables: Mapping[str, np.ndarray],
     choosing: np.ndarray,
     seeds: Sequence[int],
-) -> Tree:
-    """What the command prints."""
+) -> RecipeComparison:
     last = climbs[-1].placed
     winner = last[0].name
     report = []
@@ -255,17 +257,15 @@ def _told(
         mine, best = (tables[name][:, ~choosing] for name in (one.name, winner))
         mean, low, high = crossed_bootstrap(mine - best, seed=derive_seed(seeds[0], "report"))
         loss = float(np.nanmean(mine))
-        report.append(
-            {"name": one.name, "loss": loss, "difference": mean, "low": low, "high": high}
-        )
-    return {
-        "winner": winner,
-        "tied": [one.name for one in last if one.tied],
-        "seeds": list(seeds),
-        "rungs": [plain(asdict(climb)) for climb in climbs],
-        "report": report,
-        "anchors": {"choosing": int(choosing.sum()), "reporting": int((~choosing).sum())},
-        "share_of_steps": cost(
+        report.append(ReportedRecipe(name=one.name, loss=loss, difference=mean, low=low, high=high))
+    return RecipeComparison(
+        winner=winner,
+        tied=tuple(one.name for one in last if one.tied),
+        seeds=tuple(seeds),
+        rungs=tuple(climbs),
+        report=tuple(report),
+        anchors=HoldoutHalves(choosing=int(choosing.sum()), reporting=int((~choosing).sum())),
+        share_of_steps=cost(
             climbs, tuple(recipes), lambda name, share: _steps(recipes[name], share)
         ),
-    }
+    )

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -23,16 +22,17 @@ from fedwinnow.curation.atomic_files import write, write_json
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import site_configs
 from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.config.strict_toml import plain
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS, ONCE
 from fedwinnow.simulations.studies.definitions import Plan
+from fedwinnow.simulations.studies.markdown import markdown_table
 from fedwinnow.simulations.studies.unforeseen_kinds import Measured, aurocs_without, measured_by
 from fedwinnow.strategies.scorers.calibrated import LATER, PAYING, SIGNALS, Calibrated, calibrated
 
-Tree = dict[str, Any]
 COLUMNS = frozenset[str]().union(*(columns for columns, _ in SIGNALS.values()))
 """Whatever the scorer can read."""
 SAMPLES = 8
@@ -46,6 +46,36 @@ class Group:
     columns: frozenset[str]
     checkpoints: bool = False
     """Whether everything after the untrained adapter goes with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What the scorer reaches without a group of signals; AUROCs in [0, 1]."""
+
+    without: str
+    """Name of the group; "nothing" for all signals."""
+    auroc_pooled: float
+    auroc_swap: float | None
+    """Clean against swapped answers; None where none was planted."""
+    auroc_left_out: float | None
+    """Mean over kinds of corruption that the fit never saw."""
+    seconds_per_sample: float | None
+    """That measuring the group takes; None where it was not timed or is no group of signals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GainRow:
+    """A gain in one run of a study."""
+
+    study: str
+    split: str
+    seed: int
+    gain: Gain
+
+    def to_json(self) -> dict[str, object]:
+        """Return the row as in the JSON file: flat."""
+        gain: dict[str, object] = plain(self.gain)
+        return {"study": self.study, "split": self.split, "seed": self.seed, **gain}
 
 
 GROUPS: Mapping[str, Group] = {
@@ -75,30 +105,31 @@ def ablate(plan: Plan, *, folder: Path, command: str, workshop: Workshop) -> str
         ConfigError: a split's scorer is another than ``calibrated``, or no truth is planted.
         OutputError: a run of the study is not there, or the folder cannot be written.
     """
-    rows: list[Tree] = []
+    rows: list[GainRow] = []
     for split, configure in plan.splits.items():
         for seed in plan.seeds:
             timed = 0 if rows else 3  # what a pass costs hangs on the model, not on the seed
             found = ablation(configure(seed), workshop=workshop, repetitions=timed)
-            rows += [{"study": plan.title, "split": split, "seed": seed, **row} for row in found]
-    tree = {"study": plan.title, "command": command, "seeds": list(plan.seeds), "rows": rows}
+            rows += [GainRow(study=plan.title, split=split, seed=seed, gain=gain) for gain in found]
+    tree = {
+        "study": plan.title,
+        "command": command,
+        "seeds": list(plan.seeds),
+        "rows": [row.to_json() for row in rows],
+    }
     text = page(plan, rows, command)
     write_json(folder / f"{plan.title}_signals.json", tree)
     write(folder / f"{plan.title}_signals.md", text.encode())
     return text
 
 
-def ablation(config: RunConfig, *, workshop: Workshop, repetitions: int = 3) -> list[Tree]:
-    """Rows of one finished run: without each group, without either part, one forward pass alone.
+def ablation(config: RunConfig, *, workshop: Workshop, repetitions: int = 3) -> list[Gain]:
+    """Return what a run's scorer reaches without each group, each part, and all but one pass.
 
     Args:
         config: The run's configuration; its scorer is ``calibrated`` and truth is planted.
         workshop: A warm model.
         repetitions: Timed passes of each kind, of which the median counts; 0 times nothing.
-
-    Returns:
-        One row each: ``without``, ``auroc_pooled``, ``auroc_swap``, ``auroc_left_out``, and
-        ``seconds_per_sample`` that measuring the group takes, None where it is no group of signals.
 
     Raises:
         ConfigError: the scorer is another, or no truth is planted.
@@ -124,10 +155,7 @@ def ablation(config: RunConfig, *, workshop: Workshop, repetitions: int = 3) -> 
     cases.append(("all but one forward pass", less, _reader(less)))
     cases.append(("the discriminative part", measured, _reader(measured, safeguard=1.0)))
     cases.append(("typicality", measured, _reader(measured, safeguard=0.0)))
-    return [
-        {"without": name, **_figures(rows, scorer), "seconds_per_sample": seconds.get(name)}
-        for name, rows, scorer in cases
-    ]
+    return [_gain(name, rows, scorer, seconds.get(name)) for name, rows, scorer in cases]
 
 
 def _reader(measured: Measured, *, safeguard: float = 0.5) -> Calibrated:
@@ -160,19 +188,20 @@ def _drop(measured: Measured, group: Group) -> Measured:
     )
 
 
-def _figures(measured: Measured, scorer: Calibrated) -> Tree:
+def _gain(name: str, measured: Measured, scorer: Calibrated, seconds: float | None) -> Gain:
     fitted = scorer.fit(measured.public)
     scores = np.concatenate([scorer.score(one, fitted) for one in measured.private])
     clean, known = measured.kinds == "clean", ~np.isnan(scores)
     swap = known & (clean | (measured.kinds == "swap"))
     unforeseen = aurocs_without(measured, scorer)
-    return {
-        "auroc_pooled": auroc(scores[known], clean[known]),
-        "auroc_swap": auroc(scores[swap], clean[swap])
-        if (measured.kinds == "swap").any()
-        else None,
-        "auroc_left_out": float(np.mean([*unforeseen.values()])) if unforeseen else None,
-    }
+    swapped = (measured.kinds == "swap").any()
+    return Gain(
+        without=name,
+        auroc_pooled=auroc(scores[known], clean[known]),
+        auroc_swap=auroc(scores[swap], clean[swap]) if swapped else None,
+        auroc_left_out=float(np.mean([*unforeseen.values()])) if unforeseen else None,
+        seconds_per_sample=seconds,
+    )
 
 
 def _costs(
@@ -221,9 +250,8 @@ def _costs(
     }
 
 
-def page(plan: Plan, rows: Sequence[Tree], command: str) -> str:
-    """Markdown tables, one a split: means over seeds, and what is lost without each group."""
-    head = ["without", "pooled", "lost", "swap", "kinds left out", "seconds a sample"]
+def page(plan: Plan, rows: Sequence[GainRow], command: str) -> str:
+    """Return Markdown: a table a split, with means over seeds and what each group is worth."""
     lines = [
         f"# What each signal of `calibrated` gains in study `{plan.title}`",
         "",
@@ -235,27 +263,34 @@ def page(plan: Plan, rows: Sequence[Tree], command: str) -> str:
         ),
     ]
     for split in plan.splits:
-        mine = [row for row in rows if row["split"] == split]
-        lines += ["", f"## Split `{split}`", "", "| " + " | ".join(head) + " |"]
-        lines.append("|" + " --- |" * len(head))
-        everything = _mean(mine, "nothing", "auroc_pooled")
-        for name in dict.fromkeys(row["without"] for row in mine):
-            pooled = _mean(mine, name, "auroc_pooled")
-            lost = None if pooled is None or everything is None else everything - pooled
-            cells = [
-                name,
-                _said(pooled),
-                _said(lost, "+.3f"),
-                _said(_mean(mine, name, "auroc_swap")),
-                _said(_mean(mine, name, "auroc_left_out")),
-                _said(_mean(mine, name, "seconds_per_sample"), ".4f"),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
+        gains = [row.gain for row in rows if row.split == split]
+        lines += ["", f"## Split `{split}`", "", _split_table(gains)]
     return "\n".join([*lines, ""])
 
 
-def _mean(rows: Sequence[Tree], name: str, key: str) -> float | None:
-    known = [row[key] for row in rows if row["without"] == name and row[key] is not None]
+def _split_table(gains: Sequence[Gain]) -> str:
+    everything = _mean([gain.auroc_pooled for gain in gains if gain.without == "nothing"])
+    rows = []
+    for name in dict.fromkeys(gain.without for gain in gains):
+        mine = [gain for gain in gains if gain.without == name]
+        pooled = _mean([gain.auroc_pooled for gain in mine])
+        lost = None if pooled is None or everything is None else everything - pooled
+        rows.append(
+            [
+                name,
+                _said(pooled),
+                _said(lost, "+.3f"),
+                _said(_mean([gain.auroc_swap for gain in mine])),
+                _said(_mean([gain.auroc_left_out for gain in mine])),
+                _said(_mean([gain.seconds_per_sample for gain in mine]), ".4f"),
+            ]
+        )
+    head = ["without", "pooled", "lost", "swap", "kinds left out", "seconds a sample"]
+    return markdown_table(head, rows)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 

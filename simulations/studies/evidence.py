@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,9 +12,18 @@ from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.run_files import simulated_run_files
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.scores.bootstrap import paired_bootstrap
+from fedwinnow.server.report.comparisons import ScorerFigures
+from fedwinnow.server.report.record import RecordedArm, RunRecord
+from fedwinnow.simulations.studies.result import (
+    ArmRow,
+    GapShare,
+    PooledDifference,
+    ScorerRow,
+    SplitDifference,
+    StudiedRun,
+)
 from fedwinnow.simulations.studies.unforeseen_kinds import left_out
 
-Tree = dict[str, Any]
 _RESAMPLES = 4000
 ENDS = ("keep_all", "oracle")
 """Arms that the gap lies between."""
@@ -23,17 +32,17 @@ ENDS = ("keep_all", "oracle")
 def evidence_rows(
     name: str,
     split: str,
-    record: Tree,
+    record: RunRecord,
     config: RunConfig,
     commit: str | None,
-    yardstick: Tree | None = None,
-) -> list[Tree]:
-    """One row per scorer and one per arm, in the words of the project's evidence tables.
+    yardstick: RunRecord | None = None,
+) -> list[ScorerRow | ArmRow]:
+    """Return one row per scorer and one per arm.
 
     Args:
         name: The study's.
         split: The split's.
-        record: The run's ``record.json``.
+        record: The run's record.
         config: The run's configuration.
         commit: Of the code that ran.
         yardstick: Record of the same seed whose keep_all and oracle measure the gap where this one
@@ -42,45 +51,41 @@ def evidence_rows(
     Raises:
         OutputError: the run folder holds no finished run of these settings.
     """
-    selection = record["selection"] or {}
-    scorers = {record["scorer"]["name"]: selection, **selection.get("comparison", {})}
-    common = {
-        "study": name,
-        "model": Path(config.model.gguf_file or config.model.name).name,
-        "dataset": ", ".join(site["site"] for site in record["sites"]),
-        "split": split,
-        "n_private": sum(site["samples"] for site in record["sites"]),
-        "n_anchors": record["public"]["kinds"].count("clean"),
-        "noise_mix": ", ".join(selection.get("auroc_by_corruption", {})),
-        "seed": record["seed"],
-        "seconds": record["seconds"],
-        "commit": commit,
-    }
+    planted = {} if record.selection is None else record.selection.auroc_by_corruption
+    run = StudiedRun(
+        study=name,
+        model=Path(config.model.gguf_file or config.model.name).name,
+        dataset=", ".join(site.site for site in record.sites),
+        split=split,
+        n_private=record.samples,
+        n_anchors=record.public.kinds.count("clean"),
+        noise_mix=", ".join(planted),
+        seed=record.seed,
+        seconds=record.seconds,
+        commit=commit,
+    )
     unforeseen, domains = left_out(config), _holdout_domains(config)
-    gauged, kept = gauge(record, yardstick)["arms"], _kept_by_domain(config, record["arms"])
-    rows = [
-        common
-        | {"scorer": scorer}
-        | _figures(record, scorer, figures, unforeseen if scorer == config.scorer.name else {})
-        for scorer, figures in scorers.items()
-        if figures
+    gauged, kept = gauge(record, yardstick).arms, _kept_by_domain(config, record.arms)
+    scorers = [
+        _scorer_row(run, record, scorer, figures, unforeseen)
+        for scorer, figures in record.figures_by_scorer.items()
     ]
-    rows += [
-        common
-        | {
-            "scorer": record["scorer"]["name"],
-            "threshold": record["threshold"]["name"],
-            "arm": arm,
-            "kept": result["kept"],
-            "kept_by_domain": kept[arm],
-            "steps": result["steps"],
-            "eval_loss": result["eval_loss"],
-            "eval_loss_by_domain": _by_domain(result["losses"], domains),
-            "gap_recovered": _recovered(gauged, arm),
-        }
-        for arm, result in record["arms"].items()
+    arms = [
+        ArmRow(
+            run=run,
+            scorer=record.scorer.name,
+            threshold=record.threshold.name,
+            arm=arm,
+            kept=result.kept,
+            kept_by_domain=kept[arm],
+            steps=result.steps,
+            eval_loss=result.eval_loss,
+            eval_loss_by_domain=_by_domain(result.losses, domains),
+            gap_recovered=_recovered(gauged, arm),
+        )
+        for arm, result in record.arms.items()
     ]
-    return rows
+    return [*scorers, *arms]
 
 
 def _kept_by_domain(config: RunConfig, arms: Iterable[str]) -> dict[str, dict[str, int]]:
@@ -95,79 +100,83 @@ def _kept_by_domain(config: RunConfig, arms: Iterable[str]) -> dict[str, dict[st
     return {arm: dict(sorted(counts.items())) for arm, counts in found.items()}
 
 
-def _figures(record: Tree, scorer: str, figures: Tree, unforeseen: Mapping[str, float]) -> Tree:
-    """What one scorer reaches against the planted truth."""
-    deciding = scorer == record["scorer"]["name"]
-    by_corruption = figures.get("auroc_by_corruption", {})
-    return {
-        "threshold": record["threshold"]["name"] if deciding else "same count",
-        "arm": None,
-        "auroc_pooled": figures.get("auroc"),
-        "auroc_within": figures.get("auroc_within"),
-        "auroc_by_corruption": by_corruption,
-        "auroc_swap": by_corruption.get("swap"),
-        "auroc_left_out": float(np.mean([*unforeseen.values()])) if unforeseen else None,
-        "auroc_left_out_by_corruption": dict(unforeseen),
-        "recall": figures.get("recall"),
-        "recall_by_site": figures.get("recall_by_site", {}),
-        "precision": figures.get("precision"),
-        "accuracy": figures.get("accuracy"),
-        "eval_loss": None,
-        "gap_recovered": None,
-    }
+def _scorer_row(
+    run: StudiedRun,
+    record: RunRecord,
+    scorer: str,
+    figures: ScorerFigures,
+    unforeseen: Mapping[str, float],
+) -> ScorerRow:
+    """What one scorer reaches; only the run's own was fitted without each kind of corruption."""
+    deciding = scorer == record.scorer.name
+    left = dict(unforeseen) if deciding else {}
+    return ScorerRow(
+        run=run,
+        scorer=scorer,
+        threshold=record.threshold.name if deciding else "same count",
+        auroc_pooled=figures.auroc,
+        auroc_within=figures.auroc_within,
+        auroc_by_corruption=figures.auroc_by_corruption,
+        auroc_swap=figures.auroc_by_corruption.get("swap"),
+        auroc_left_out=float(np.mean([*left.values()])) if left else None,
+        auroc_left_out_by_corruption=left,
+        recall=figures.recall,
+        recall_by_site=figures.recall_by_site,
+        precision=figures.precision,
+        accuracy=figures.accuracy,
+    )
 
 
-def _recovered(arms: Mapping[str, Tree], arm: str) -> float | None:
+def _recovered(arms: Mapping[str, RecordedArm], arm: str) -> float | None:
     """(keep_all − arm) / (keep_all − oracle): share of the gap to the oracle, None without one."""
     if "keep_all" not in arms or "oracle" not in arms:
         return None
-    gap = arms["keep_all"]["eval_loss"] - arms["oracle"]["eval_loss"]
-    return None if gap <= 0 else (arms["keep_all"]["eval_loss"] - arms[arm]["eval_loss"]) / gap
+    everything, best = arms["keep_all"].eval_loss, arms["oracle"].eval_loss
+    mine = arms[arm].eval_loss
+    if everything is None or best is None or mine is None or everything <= best:
+        return None
+    return (everything - mine) / (everything - best)
 
 
-def gauge(record: Tree, yardstick: Tree | None) -> Tree:
-    """The record, with keep_all and oracle of another run on the same data where it has none."""
+def gauge(record: RunRecord, yardstick: RunRecord | None) -> RunRecord:
+    """Return the record, its missing ends of the gap taken from a run on the same data."""
     if yardstick is None:
         return record
-    ends = {arm: yardstick["arms"][arm] for arm in ENDS if arm in yardstick["arms"]}
-    return {**record, "arms": {**ends, **record["arms"]}}
+    ends = {arm: yardstick.arms[arm] for arm in ENDS if arm in yardstick.arms}
+    return replace(record, arms={**ends, **record.arms})
 
 
-def differences(records: Sequence[Tree]) -> Tree:
-    """Arm minus curated over the items of all seeds, mean and 95 % interval; and seed by seed."""
-    found: Tree = {}
-    for arm in records[0]["arms"]:
-        if arm == "curated" or not all(arm in record["arms"] for record in records):
+def differences(records: Sequence[RunRecord]) -> dict[str, PooledDifference]:
+    """Return arm → its loss minus curated's, over the items of all seeds and seed by seed."""
+    found = {}
+    for arm in records[0].arms:
+        if arm == "curated" or not all(arm in record.arms for record in records):
             continue
-        theirs = np.concatenate([record["arms"][arm]["losses"] for record in records])
-        curated = np.concatenate([record["arms"]["curated"]["losses"] for record in records])
+        theirs = np.concatenate([record.arms[arm].losses for record in records])
+        curated = np.concatenate([record.arms["curated"].losses for record in records])
         mean, low, high = paired_bootstrap(theirs, curated, seed=0)
         by_seed = {
-            str(record["seed"]): record["arm_differences"][arm]
+            str(record.seed): record.arm_differences[arm]
             for record in records
-            if arm in record["arm_differences"]
+            if arm in record.arm_differences
         }
-        found[arm] = {
-            "mean": mean,
-            "low": low,
-            "high": high,
-            "items": len(curated),
-            "by_seed": by_seed,
-        }
+        found[arm] = PooledDifference(
+            mean=mean, low=low, high=high, items=len(curated), by_seed=by_seed
+        )
     return found
 
 
-def recovered(records: Sequence[Tree]) -> Tree | None:
-    """Share of the gap between keep_all and oracle that curated closes, over all seeds' items.
+def recovered(records: Sequence[RunRecord]) -> GapShare | None:
+    """Return the share of the gap from keep_all to oracle that curated closes, over all items.
 
     (keep_all − curated) / (keep_all − oracle) of the mean losses, with the 95 % interval over
     resampled items; None where an arm is missing or the gap is not above 0.
     """
     arms = ("keep_all", "curated", "oracle")
-    if not all(arm in record["arms"] for record in records for arm in arms):
+    if not all(arm in record.arms for record in records for arm in arms):
         return None
     all_of_it, curated, oracle = (
-        np.concatenate([record["arms"][arm]["losses"] for record in records]) for arm in arms
+        np.concatenate([record.arms[arm].losses for record in records]) for arm in arms
     )
     gap = float((all_of_it - oracle).mean())
     if gap <= 0:
@@ -178,18 +187,18 @@ def recovered(records: Sequence[Tree]) -> Tree | None:
     shares = closed[gaps > 0] / gaps[gaps > 0]
     low, high = np.quantile(shares, [0.025, 0.975])
     share = float((all_of_it - curated).mean()) / gap
-    return {"share": share, "low": float(low), "high": float(high), "gap": gap}
+    return GapShare(share=share, low=float(low), high=float(high), gap=gap)
 
 
-def between(finished: Mapping[str, Sequence[Tree]]) -> Tree:
-    """Curated arm of each split minus that of the first, item by item over all seeds."""
+def between(finished: Mapping[str, Sequence[RunRecord]]) -> dict[str, SplitDifference | None]:
+    """Return the curated arm of each split minus that of the first, item by item over all seeds."""
     (first, base), *others = finished.items()
-    found: Tree = {first: None}
-    reference = np.concatenate([record["arms"]["curated"]["losses"] for record in base])
+    found: dict[str, SplitDifference | None] = {first: None}
+    reference = np.concatenate([record.arms["curated"].losses for record in base])
     for split, records in others:
-        theirs = np.concatenate([record["arms"]["curated"]["losses"] for record in records])
+        theirs = np.concatenate([record.arms["curated"].losses for record in records])
         mean, low, high = paired_bootstrap(theirs, reference, seed=0)
-        found[split] = {"mean": mean, "low": low, "high": high, "items": len(theirs)}
+        found[split] = SplitDifference(mean=mean, low=low, high=high, items=len(theirs))
     return found
 
 

@@ -1,76 +1,89 @@
 """The picture of a study."""
 
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-Tree = dict[str, Any]
-_OURS, _OTHERS = "#2f6f6d", "#8a8a8a"
+from fedwinnow.server.report.chart_style import (
+    CLEAN,
+    INK,
+    MUTED,
+    PRIVATE,
+    WIDTH,
+    chart_style,
+    fix_ticks,
+    svg_file,
+)
+from fedwinnow.server.report.comparisons import Interval
+from fedwinnow.simulations.studies.result import ScorerRow, StudyResult
 
 
-def picture(result: Tree) -> str:
-    """As SVG text: splits of the same data against the first one, or else every scorer's AUROC."""
-    if result["compared"]:
-        return _svg(_intervals(result))
-    return _svg(_dots(result))
+def picture(result: StudyResult) -> str:
+    """Return the picture of a study as the text of an SVG file."""
+    return svg_file(study_figure(result), result.study)
 
 
-def _dots(result: Tree) -> Figure:
+def study_figure(result: StudyResult) -> Figure:
+    """Draw splits of the same data against the first one, or else every scorer's AUROC."""
+    return _intervals(result) if result.compared else _dots(result)
+
+
+@chart_style()
+def _dots(result: StudyResult) -> Figure:
     """AUROC of every scorer, one dot per seed, split by split."""
-    rows = [row for row in result["rows"] if row["arm"] is None and row["auroc_pooled"] is not None]
-    splits = list(result["differences"])
-    names = by_mean(rows)
-    size = (7.2, (0.36 * max(len(names), 1) + 1.2) * len(splits))
+    splits = list(result.differences)
+    names = by_mean([row for split in splits for row in result.scorers(split)])
+    size = (WIDTH, (0.36 * max(len(names), 1) + 1.2) * len(splits))
     figure = Figure(figsize=size, layout="constrained")
-    for axes, split in zip(figure.subplots(len(splits), squeeze=False)[:, 0], splits, strict=True):
+    panels = figure.subplots(len(splits), squeeze=False)[:, 0]
+    for axes, split in zip(panels, splits, strict=True):
+        found = aurocs(result.scorers(split))
         for place, name in enumerate(reversed(names)):
-            mine = [row for row in rows if (row["scorer"], row["split"]) == (name, split)]
-            values = [row["auroc_pooled"] for row in mine]
-            axes.plot(values, [place] * len(values), "o", color="#2f6f6d", alpha=0.75)
+            values = found.get(name, [])
+            axes.plot(values, [place] * len(values), "o", color=CLEAN, alpha=0.75)
             if values:
-                axes.plot(np.mean(values), place, "|", color="#1b1b1b", markersize=14)
+                axes.plot(np.mean(values), place, "|", color=INK, markersize=14)
         axes.set_yticks(range(len(names)), list(reversed(names)))
-        axes.axvline(0.5, color="#999999", linewidth=0.8)
+        axes.axvline(0.5, color=MUTED, linewidth=0.8)
         axes.set_title(split if len(splits) > 1 else "", loc="left")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
     axes.set_xlabel("pooled AUROC, clean against corrupted (dot: one seed, bar: mean)")
+    fix_ticks(*panels)
     return figure
 
 
-def _intervals(result: Tree) -> Figure:
+@chart_style()
+def _intervals(result: StudyResult) -> Figure:
     """What each split's loss differs from the first one's, above that one's own other arms."""
-    first = next(iter(result["compared"]))
-    rows = [(split, found, _OURS) for split, found in result["compared"].items() if found]
-    rows += [
-        (f"{first}, {arm}", found, _OTHERS) for arm, found in result["differences"][first].items()
+    first = next(iter(result.compared))
+    rows: list[tuple[str, Interval, str]] = [
+        (split, found, CLEAN) for split, found in result.compared.items() if found is not None
     ]
-    figure = Figure(figsize=(7.2, 0.36 * len(rows) + 1.2), layout="constrained")
+    rows += [
+        (f"{first}, {arm}", found, PRIVATE) for arm, found in result.differences[first].items()
+    ]
+    figure = Figure(figsize=(WIDTH, 0.36 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     for place, (_, found, color) in enumerate(reversed(rows)):
-        axes.plot([found["low"], found["high"]], [place, place], color=color, linewidth=1.6)
-        axes.plot(found["mean"], place, "o", color=color)
+        axes.plot([found.low, found.high], [place, place], color=color, linewidth=1.6)
+        axes.plot(found.mean, place, "o", color=color)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
-    axes.axvline(0.0, color="#999999", linewidth=0.8)
+    axes.axvline(0.0, color=MUTED, linewidth=0.8)
     axes.set_xlabel(f"loss − that of {first}, curated, nats (95 %); right of the line is worse")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    fix_ticks(axes)
     return figure
 
 
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def by_mean(rows: Sequence[Tree]) -> list[str]:
-    """Scorers by their mean AUROC, best first."""
-    means = {
-        name: float(np.mean([row["auroc_pooled"] for row in rows if row["scorer"] == name]))
-        for name in {row["scorer"] for row in rows}
-    }
+def by_mean(rows: Sequence[ScorerRow]) -> list[str]:
+    """Return scorers by their mean AUROC, best first; without those that have none."""
+    means = {name: float(np.mean(values)) for name, values in aurocs(rows).items()}
     return sorted(means, key=lambda name: (-means[name], name))
+
+
+def aurocs(rows: Sequence[ScorerRow]) -> dict[str, list[float]]:
+    """Return scorer → pooled AUROCs of its rows that have one."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.auroc_pooled is not None:
+            found.setdefault(row.scorer, []).append(row.auroc_pooled)
+    return found

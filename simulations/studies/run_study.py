@@ -10,7 +10,6 @@ import logging
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from fedwinnow.curation.atomic_files import write, write_json
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import OutputError
+from fedwinnow.server.report.record import RunRecord, read_record
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies.definitions import Plan
@@ -31,10 +31,10 @@ from fedwinnow.simulations.studies.evidence import (
 )
 from fedwinnow.simulations.studies.page import page
 from fedwinnow.simulations.studies.picture import picture
+from fedwinnow.simulations.studies.result import ArmRow, ScorerRow, StudyResult
 
 logger = logging.getLogger(__name__)
 
-Tree = dict[str, Any]
 _RAN_AT = "commit.json"
 """Beside a run's record: the commit of the code that ran, which may be older than the page's."""
 
@@ -46,7 +46,7 @@ def study(
     command: str,
     progress: Progress | None = None,
     workshop: Workshop | None = None,
-) -> Tree:
+) -> StudyResult:
     """Run every split of a scenario for every seed and write the evidence files.
 
     A seed whose run folder already holds a finished run of the same settings is not run again.
@@ -61,36 +61,36 @@ def study(
     Raises:
         CurationError: whatever stops a run.
     """
-    rows: list[Tree] = []
-    told: dict[str, list[Tree]] = {}
+    rows: list[ScorerRow | ArmRow] = []
+    told: dict[str, list[RunRecord]] = {}
     shared = workshop or Workshop()
     for split, configure in plan.splits.items():
-        records: list[Tree] = []
+        records: list[RunRecord] = []
         for seed in plan.seeds:
             config = configure(seed)
             run = Path(config.run.output) / config.run.name
             if not finished(run, config):
                 simulate(config, resume=True, progress=progress, command=command, workshop=shared)
                 write_json(run / _RAN_AT, {"commit": commit()})
-            record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+            record = read_record(run / "record.json")
             first = next(iter(told.values()))[len(records)] if plan.compare and told else None
             rows += evidence_rows(plan.title, split, record, config, _ran_at(run), first)
             records.append(gauge(record, first))
             logger.info("study %s, split %s: seed %d done", plan.title, split, seed)
         told[split] = records
-    result = {
-        "study": plan.title,
-        "command": command,
-        "machine": machine(),
-        "commit": commit(),
-        "seeds": list(plan.seeds),
-        "about": dict(plan.about),
-        "differences": {split: differences(records) for split, records in told.items()},
-        "recovered": {split: recovered(records) for split, records in told.items()},
-        "compared": between(told) if plan.compare else {},
-        "rows": rows,
-    }
-    write_json(folder / f"{plan.title}.json", result)
+    result = StudyResult(
+        study=plan.title,
+        command=command,
+        machine=machine(),
+        commit=commit(),
+        seeds=plan.seeds,
+        about=dict(plan.about),
+        differences={split: differences(records) for split, records in told.items()},
+        recovered={split: recovered(records) for split, records in told.items()},
+        compared=between(told) if plan.compare else {},
+        rows=tuple(rows),
+    )
+    write_json(folder / f"{plan.title}.json", result.to_json())
     write(folder / f"{plan.title}.svg", picture(result).encode())
     write(folder / f"{plan.title}.md", page(result).encode())
     return result

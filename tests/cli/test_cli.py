@@ -55,7 +55,7 @@ def place(toy, tmp_path) -> Path:
 def plain_report(monkeypatch):
     """Where the page is not looked at, a plain one: drawing takes seconds."""
     monkeypatch.setattr(
-        final_files, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record.run)
     )
 
 

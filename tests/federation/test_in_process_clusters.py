@@ -64,7 +64,7 @@ def finished(config, workshop):
 def no_report(monkeypatch):
     """Runs inside a test draw no page; ``finished`` draws a real one."""
     monkeypatch.setattr(
-        final_files, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record.run)
     )
 
 

@@ -19,6 +19,7 @@ from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.curation.adapters.checks import adapter_hash
+from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig
@@ -28,6 +29,7 @@ from fedwinnow.curation.errors import ConfigError, EmptySelectionError, OutputEr
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.server.report import final_files as outcome_files
+from fedwinnow.server.report.record import read_record
 from fedwinnow.server.run.run_folder import Store
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
@@ -107,7 +109,7 @@ def finished(config, workshop) -> Iterator[tuple[Path, RunConfig, Eavesdropper]]
 def plain_report(monkeypatch):
     """Runs inside a test write a plain page, which is fast; ``finished`` draws a real one."""
     monkeypatch.setattr(
-        outcome_files, "write_report", lambda record, path: path.write_text(record["run"])
+        outcome_files, "write_report", lambda record, path: path.write_text(record.run)
     )
 
 
@@ -154,6 +156,17 @@ def test_in_process_run_toml_is_the_configuration(finished):
     """What ran can be read from the run folder, and runs again."""
     folder, config, _ = finished
     assert parse(tomllib.loads((folder / "run.toml").read_text()), RunConfig) == config
+
+
+def test_in_process_record_is_read_as_it_was_written(finished, tmp_path):
+    """record.json holds what the typed record writes, byte for byte, with the run's arms."""
+    folder, config, _ = finished
+    record = read_record(folder / "record.json")
+    write_json(tmp_path / "again.json", record.to_json())
+    assert (tmp_path / "again.json").read_bytes() == (folder / "record.json").read_bytes()
+    assert record.run == config.run.name
+    assert set(record.arms) == set(ARMS)
+    assert set(record.figures_by_scorer) == {config.scorer.name, *config.scorer.comparison}
 
 
 def test_in_process_summary_names_sites_arms_and_selection(finished):
@@ -439,7 +452,7 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
 
     out = tmp_path / "evidence"
     planned = Plan(title="toy", seeds=(0, 1), splits={"toy split": configure}, about={})
-    result = study(planned, folder=out, command="study toy", workshop=workshop)
+    result = study(planned, folder=out, command="study toy", workshop=workshop).to_json()
     assert {path.name for path in out.iterdir()} == {"toy.json", "toy.md", "toy.svg"}
     assert json.loads((out / "toy.json").read_text()) == json.loads(json.dumps(result))
     arms = [(row["seed"], row["arm"]) for row in result["rows"] if row["arm"]]

@@ -1,15 +1,32 @@
 """A realistic record of a finished run, made by a seed."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from fedwinnow.curation.config.typed_json import parse_tree
+from fedwinnow.server.report.record import RunRecord
 
 SITES = ("medicine", "finance", "law")
 KINDS = ("swap", "cut", "noise")
 
 
-def make_record(seed: int = 0) -> dict[str, Any]:
-    """A whole record, as ``server/report/final_files.py`` builds it."""
+def make_record(changes: Mapping[str, Any] | None = None, *, seed: int = 0) -> RunRecord:
+    """A whole record, or one whose tree has other values under some keys."""
+    return parse_tree(make_tree(seed) | dict(changes or {}), RunRecord)
+
+
+def arm_tree(losses: Sequence[float]) -> dict[str, Any]:
+    """The tree of an arm with these hold-out losses, and no round."""
+    return {
+        "kept": 60, "kept_by_site": dict.fromkeys(SITES, 20), "steps": 10,
+        "eval_loss": float(np.mean(losses)), "losses": list(losses), "rounds": [],
+    }  # fmt: skip
+
+
+def make_tree(seed: int = 0) -> dict[str, Any]:
+    """The tree of a whole record, as it stands in ``record.json``."""
     random = np.random.default_rng(seed)
     edges = np.linspace(0.01, 0.99, 17).tolist()
     figures = {
@@ -28,10 +45,7 @@ def make_record(seed: int = 0) -> dict[str, Any]:
             for number in (1, 2)
         ]  # fmt: skip
         losses = random.normal(loss, 0.1, 12).tolist()
-        return {
-            "kept": 60, "kept_by_site": dict.fromkeys(SITES, 20), "steps": 10, "eval_loss": loss,
-            "losses": losses, "rounds": rounds,
-        }  # fmt: skip
+        return arm_tree(losses) | {"eval_loss": loss, "rounds": rounds}
 
     return {
         "run": "demo", "created": "2026-01-01T00:00:00+00:00", "command": "fedwinnow demo",

@@ -16,6 +16,7 @@ from fake_federation import (
     run_until,
     with_clusters,
 )
+from report_record import make_record
 
 from fedwinnow.curation.config.identity import identity
 from fedwinnow.curation.config.run import RunTerms
@@ -27,7 +28,7 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.report.final_files import _clusters as recorded
+from fedwinnow.server.report.build_record import _clusters as recorded
 from fedwinnow.server.report.selection_sections import clusters as drawn
 from fedwinnow.server.run.catch_up import requests
 from fedwinnow.server.run.driver import drive
@@ -186,21 +187,22 @@ def test_clusters_off_send_no_new_byte():
     state = run_until(config, "select")
     assert isinstance(next_request(state), m.SelectRequest)
     assert state.clusters is None
-    assert recorded(state) == {}
-    assert drawn({}) is None
+    assert recorded(state) is None
+    assert drawn(make_record({"clusters": None})) is None
 
 
 def test_clusters_stand_in_record_and_report():
     """What each cluster holds and keeps; empty ones are told by number."""
     state = upto(4)
-    found = recorded(state)["clusters"]
-    assert found["counts"] == list(state.clusters.totals)
-    assert sum(found["quotas"]) == loss_clusters.budget_of(found["counts"], 0.5)
-    assert len(found["centroids"]) == 4
-    shown = drawn({"clusters": found})
+    found = recorded(state)
+    assert found.counts == state.clusters.totals
+    assert sum(found.quotas) == loss_clusters.budget_of(found.counts, 0.5)
+    assert len(found.centroids) == 4
+    shown = drawn(replace(make_record(), clusters=found))
     (table,) = shown["blocks"]
-    assert len(table["rows"]) == sum(count > 0 for count in found["counts"])
-    assert drawn({"clusters": found | {"counts": [0, 0, 0, 0]}}) is None
+    assert len(table["rows"]) == sum(count > 0 for count in found.counts)
+    empty = replace(found, counts=(0, 0, 0, 0))
+    assert drawn(replace(make_record(), clusters=empty)) is None
 
 
 @pytest.mark.parametrize(

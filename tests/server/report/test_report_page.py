@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-from report_record import SITES, make_record
+from report_record import SITES, make_record, make_tree
 
-from fedwinnow.server.report import charts
+from fedwinnow.server.report import blocks
 from fedwinnow.server.report.final_files import summary_json
 from fedwinnow.server.report.page import render, write_report
 
@@ -23,7 +23,7 @@ def shown(page):
 @pytest.fixture
 def blank(monkeypatch):
     """Empty pictures, for laws of the words around them: drawing takes seconds."""
-    monkeypatch.setattr(charts, "svg", lambda figure, name: f'<svg id="{name}"></svg>')
+    monkeypatch.setattr(blocks, "svg_element", lambda figure, name: f'<svg id="{name}"></svg>')
 
 
 def test_report_shows_every_section_with_captions():
@@ -46,10 +46,10 @@ def test_report_makes_no_request_and_runs_no_script():
 
 def test_report_escapes_hostile_text():
     """A site name or an answer with markup stays text."""
-    record = make_record()
-    record["generations"]["after"] = ["<script>alert(1)</script>"]
-    record["sites"][0]["site"] = "<img src=x onerror=alert(1)>"
-    page = render(record)
+    tree = make_tree()
+    tree["generations"]["after"] = ["<script>alert(1)</script>"]
+    tree["sites"][0]["site"] = "<img src=x onerror=alert(1)>"
+    page = render(make_record(tree))
     assert "<script" not in page
     assert "<img" not in page
 
@@ -57,8 +57,8 @@ def test_report_escapes_hostile_text():
 @pytest.mark.usefixtures("blank")
 def test_report_repeats_the_remarks_on_the_plan():
     """What spoke against the plan when the run began stands with its training losses."""
-    assert "ends at 0.01" in render(make_record() | {"remarks": ["it ends at 0.01"]})
-    assert "ends at 0.01" not in render(make_record() | {"remarks": []})
+    assert "ends at 0.01" in render(make_record({"remarks": ["it ends at 0.01"]}))
+    assert "ends at 0.01" not in render(make_record({"remarks": []}))
 
 
 def test_report_ids_are_unique_over_pictures():
@@ -81,18 +81,18 @@ def test_report_ids_are_unique_over_pictures():
 )
 def test_report_leaves_out_what_the_record_does_not_hold(change, absent):
     """No truth, no arms, no phases, no generations: the section is not there, the others are."""
-    found = shown(render(make_record() | change))
+    found = shown(render(make_record(change)))
     assert absent not in found
     assert {"kept", "provenance"} <= set(found)
 
 
 def test_report_never_shows_nan():
     """Zero kept, an infinite threshold, one site, no scores: words instead of NaN."""
-    record = make_record()
-    record["sites"] = [record["sites"][0] | {"kept": 0, "samples": 0, "edges": [], "counts": []}]
-    record["threshold"] = {"name": "keep_all", "value": "-inf", "evidence": {"inseparable": 1.0}}
-    record["public"] = {"scores": [], "kinds": [], "domains": []}
-    page = render(record)
+    tree = make_tree()
+    tree["sites"] = [tree["sites"][0] | {"kept": 0, "samples": 0, "edges": [], "counts": []}]
+    tree["threshold"] = {"name": "keep_all", "value": "-inf", "evidence": {"inseparable": 1.0}}
+    tree["public"] = {"scores": [], "kinds": [], "domains": []}
+    page = render(make_record(tree))
     assert not re.search(r"\bnan\b", page, flags=re.IGNORECASE)
     assert "cannot be told apart" in page
 
@@ -100,9 +100,9 @@ def test_report_never_shows_nan():
 @pytest.mark.usefixtures("blank")
 def test_report_says_where_every_silo_has_its_own_threshold():
     """Thresholds per site stand in the page as such, not as one that was agreed on."""
-    record = make_record()
-    record["threshold"]["per_site"] = {"medicine": 0.3, "finance": 0.4, "law": 0.625}
-    page = render(record)
+    tree = make_tree()
+    tree["threshold"]["per_site"] = {"medicine": 0.3, "finance": 0.4, "law": 0.625}
+    page = render(make_record(tree))
     assert "agreed on one threshold" not in page
     assert "0.3 … 0.625" in page
     assert "agreed on one threshold" in render(make_record())
@@ -111,8 +111,8 @@ def test_report_says_where_every_silo_has_its_own_threshold():
 @pytest.mark.parametrize("name", ["_law", "a$\\frac$b", "医院"])
 def test_report_draws_any_name_as_it_is(name):
     """A name is no formula, no hidden label, and needs no glyph of the drawing font."""
-    record = json.loads(json.dumps(make_record()).replace('"law"', json.dumps(name)))
-    page = render(record)
+    tree = json.loads(json.dumps(make_tree()).replace('"law"', json.dumps(name)))
+    page = render(make_record(tree))
     pictures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     assert len(pictures) == 7
     assert sum(name in picture for picture in pictures) == 3  # kept, histograms, training
@@ -121,33 +121,33 @@ def test_report_draws_any_name_as_it_is(name):
 @pytest.mark.usefixtures("blank")
 def test_report_verdict_claims_no_difference_that_the_interval_does_not_show():
     """An interval around 0 is told as such; one beside 0 as a difference, with its sign."""
-    record = make_record()
-    assert "lower evaluation loss than training on everything" in render(record)
-    record["arm_differences"]["keep_all"] = {
+    tree = make_tree()
+    assert "lower evaluation loss than training on everything" in render(make_record(tree))
+    tree["arm_differences"]["keep_all"] = {
         "mean": 0.01, "low": -0.1, "high": 0.2, "reference": "curated",
     }  # fmt: skip
-    assert "cannot tell that from no difference" in render(record)
-    record["arm_differences"]["keep_all"] |= {"mean": -0.1, "low": -0.2, "high": -0.05}
-    assert "higher evaluation loss than training on everything" in render(record)
+    assert "cannot tell that from no difference" in render(make_record(tree))
+    tree["arm_differences"]["keep_all"] |= {"mean": -0.1, "low": -0.2, "high": -0.05}
+    assert "higher evaluation loss than training on everything" in render(make_record(tree))
 
 
 @pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize("measured", [0, 1, 2])
 def test_report_draws_losses_by_round_where_they_were_measured(measured):
     """Fewer than two measured rounds, or a gap, make no curve; the page stands anyway."""
-    record = make_record()
-    for arm in record["arms"].values():
+    tree = make_tree()
+    for arm in tree["arms"].values():
         for one in arm["rounds"][measured:]:
             one["eval_loss"] = None
-    assert ("Evaluation loss after each round" in render(record)) == (measured == 2)
+    assert ("Evaluation loss after each round" in render(make_record(tree))) == (measured == 2)
 
 
 @pytest.mark.usefixtures("blank")
 def test_report_names_who_was_missing():
     """A site that did not answer stands in the page with its reason."""
-    record = make_record()
-    record["phases"][1]["missing"] = {"law": "refused (policy): no"}
-    assert "refused (policy): no" in render(record)
+    tree = make_tree()
+    tree["phases"][1]["missing"] = {"law": "refused (policy): no"}
+    assert "refused (policy): no" in render(make_record(tree))
 
 
 @pytest.mark.usefixtures("blank")
@@ -160,9 +160,9 @@ def test_report_file_is_written_whole(tmp_path):
 
 def test_summary_is_strict_json_with_the_promised_keys():
     """An infinite threshold is null; the file parses without NaN or Infinity."""
-    record = make_record()
-    record["threshold"]["value"] = "-inf"
-    summary = summary_json(record)
+    tree = make_tree()
+    tree["threshold"]["value"] = "-inf"
+    summary = summary_json(make_record(tree))
     assert json.loads(json.dumps(summary, allow_nan=False))["threshold"] is None
     assert set(summary) == {
         "run", "seconds", "scorer", "threshold", "sites", "arms", "selection", "adapter",
@@ -172,7 +172,7 @@ def test_summary_is_strict_json_with_the_promised_keys():
 
 def test_report_says_what_the_guards_did():
     """A silo that a guard bounded stands in the page by name, with the reason."""
-    record = make_record()
-    assert "guards did" not in render(record)
-    record["arms"]["curated"]["rounds"][0]["bounded"] = {"law": "its update was shortened"}
-    assert "its update was shortened" in render(record)
+    tree = make_tree()
+    assert "guards did" not in render(make_record(tree))
+    tree["arms"]["curated"]["rounds"][0]["bounded"] = {"law": "its update was shortened"}
+    assert "its update was shortened" in render(make_record(tree))

@@ -1,6 +1,5 @@
 """Laws of the attack zoo: each lie does what it says, and leaves everything else alone."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from report_record import arm_tree, make_record
 
 from fedwinnow.curation.adapters.checks import check_compatible
 from fedwinnow.curation.atomic_files import write_json
@@ -19,6 +19,7 @@ from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
+from fedwinnow.server.report.record import RunRecord
 from fedwinnow.simulations.attacks import run_attacks
 from fedwinnow.simulations.attacks.attacked_federation import (
     GUARDS,
@@ -42,6 +43,12 @@ from fedwinnow.simulations.attacks.catalogue import (
 )
 from fedwinnow.simulations.attacks.liar import Liar
 from fedwinnow.simulations.attacks.page import compare, page
+from fedwinnow.simulations.attacks.result import (
+    AttackResult,
+    AttackRow,
+    BoundedRound,
+    TriggerFigures,
+)
 from fedwinnow.simulations.attacks.run_attacks import Plan, figures
 
 SHAPES = {"q": (7, 6), "v": (5, 8)}
@@ -344,47 +351,47 @@ def test_plan_names_the_zoo():
         Plan(attacks=("sing_flip",), seeds=(0,))
 
 
-def record(losses, *, weight=0.0, bounded=None, missing=None) -> dict:
-    """What the figures read of a run's record."""
+def record(losses, *, weight=0.0, bounded=None, missing=None) -> RunRecord:
+    """A run's record with what the figures read of it."""
     names = [*HONEST, *([LIAR] if weight else [])]
     rounds = [
-        {"round": n, "weights": {LIAR: w} if weight else {}, "bounded": dict(bounded or {})}
+        {
+            "round": n, "weights": {LIAR: w} if weight else {}, "bounded": dict(bounded or {}),
+            "eval_loss": None, "merge": {}, "sites": {},
+        }
         for n, w in ((1, weight), (2, 0.0))
-    ]
-    return {
-        "arms": {
-            "curated": {
-                "losses": losses,
-                "kept_by_site": dict.fromkeys(names, 30),
-                "rounds": rounds,
-            }
-        },
-        "sites": [{"site": name, "samples": 40} for name in names],
-        "phases": [
-            {"phase": "join", "missing": {}},
-            {"phase": "train", "missing": dict(missing or {})},
-            {"phase": "train", "missing": dict.fromkeys(missing or {}, "later")},
-        ],
-    }
+    ]  # fmt: skip
+    arm = arm_tree(losses) | {"kept_by_site": dict.fromkeys(names, 30), "rounds": rounds}
+    site = {"samples": 40, "kept": 30, "unscored": 0, "edges": [], "counts": []}
+    phase = {"round": 0, "arm": "", "seconds": 1.0, "bytes_down": 1, "bytes_up": 1}
+    absent = (("join", {}), ("train", dict(missing or {})),
+              ("train", dict.fromkeys(missing or {}, "later")))  # fmt: skip
+    return make_record(
+        {
+            "arms": {"curated": arm},
+            "sites": [site | {"site": name} for name in names],
+            "phases": [phase | {"phase": name, "missing": sites} for name, sites in absent],
+        }
+    )
 
 
 def test_figures_are_those_of_the_record():
     """Honest kept share, mean weight over rounds, each round's words, the first refusal."""
     found = figures(record([1.0], weight=0.5, bounded={LIAR: "cut"}, missing={LIAR: "late"}))
-    assert found["kept"] == pytest.approx(0.75)
-    assert found["weight"] == pytest.approx(0.25)
-    assert found["bounded"] == {LIAR: [{"round": 1, "why": "cut"}, {"round": 2, "why": "cut"}]}
-    assert found["missing"] == {LIAR: "train: late"}
+    assert found.kept == pytest.approx(0.75)
+    assert found.weight == pytest.approx(0.25)
+    assert found.bounded == {LIAR: tuple(BoundedRound(round=n, why="cut") for n in (1, 2))}
+    assert found.missing == {LIAR: "train: late"}
 
 
-def row(attack, losses, *, seed=0, guarded=False, **changes) -> dict:
+def row(attack, losses, *, seed=0, guarded=False, **changes) -> AttackRow:
     """A fabricated row."""
     told = figures(record(losses, weight=0.2 if attack else 0.0, **changes))
-    trigger = {"loss": 5.0 if not attack else 1.0, "share": 0.0 if guarded else 0.5}
-    return told | {
-        "seed": seed, "attack": attack, "guarded": guarded, "rule": RULES[0],
-        "trigger": trigger, "commit": "abc",
-    }  # fmt: skip
+    trigger = TriggerFigures(loss=5.0 if not attack else 1.0, share=0.0 if guarded else 0.5)
+    case = Case(seed=seed, attack=attack, guarded=guarded, rule=RULES[0])
+    return AttackRow(
+        case=case, figures=told, trigger=trigger, commit="abc", bed="One liar among eight."
+    )
 
 
 def test_compare_pairs_items_over_seeds_against_the_open_honest_run():
@@ -398,19 +405,19 @@ def test_compare_pairs_items_over_seeds_against_the_open_honest_run():
         for seed, losses in honest.items():
             rows.append(row(name, [x + bare for x in losses], seed=seed))
             rows.append(row(name, [x + guarded for x in losses], seed=seed, guarded=True))
-    table = {one["attack"]: one for one in compare(rows)}
-    assert {one["loss"] for one in table.values()} == {2.0}
-    assert table["noise"]["open"]["change"] == pytest.approx(0.5)
-    assert table["noise"]["open"]["low"] == pytest.approx(0.5)
-    assert table[""]["guarded"]["change"] == pytest.approx(0.01)
-    verdicts = {name: one["verdict"] for name, one in table.items() if name}
+    table = {one.attack: one for one in compare(rows)}
+    assert {one.loss for one in table.values()} == {2.0}
+    assert table["noise"].open.change == pytest.approx(0.5)
+    assert table["noise"].open.low == pytest.approx(0.5)
+    assert table[""].guarded.change == pytest.approx(0.01)
+    verdicts = {name: one.verdict for name, one in table.items() if name}
     assert verdicts == {
         "noise": "held by guards",
         "copy_cat": "harmless",
         "sign_flip": "not held",
     }
-    backwards = {one["attack"]: one["open"]["loss"] for one in compare(rows[::-1])}
-    assert backwards == {name: one["open"]["loss"] for name, one in table.items()}
+    backwards = {one.attack: one.open.loss for one in compare(rows[::-1])}
+    assert backwards == {name: one.open.loss for name, one in table.items()}
 
 
 def test_compare_says_where_an_interval_reaches_beyond():
@@ -419,7 +426,7 @@ def test_compare_says_where_an_interval_reaches_beyond():
     rows = [row("", honest), row("", honest, guarded=True), row("noise", spread)]
     rows.append(row("noise", spread, guarded=True))
     (_, found) = compare(rows)
-    assert found["verdict"] == "harmless (interval reaches beyond)"
+    assert found.verdict == "harmless (interval reaches beyond)"
 
 
 def test_page_names_who_was_bounded_and_what_is_not_held():
@@ -427,12 +434,12 @@ def test_page_names_who_was_bounded_and_what_is_not_held():
     rows = [row("", [1.0, 2.0]), row("", [1.0, 2.0], guarded=True)]
     rows += [row("back_door", [1.5, 2.5], missing={LIAR: "its rank is above"})]
     rows += [row("back_door", [1.5, 2.5], guarded=True, bounded={LIAR: "its update was left out"})]
-    result = {
-        "command": "fedwinnow attacks", "machine": "CPU", "commit": None, "seeds": [0],
-        "bed": "One liar among eight.",
-        "attacks": {"back_door": "plants"}, "table": compare(rows), "rows": rows,
-    }  # fmt: skip
-    text = page(json.loads(json.dumps(result)))
+    result = AttackResult(
+        command="fedwinnow attacks", machine="CPU", commit=None, seeds=(0,),
+        bed="One liar among eight.",
+        attacks={"back_door": "plants"}, table=tuple(compare(rows)), rows=tuple(rows),
+    )  # fmt: skip
+    text = page(result)
     assert "not under `back_door`" in text
     assert (
         "| `target_recall` | `back_door` | 2 | the first: its update was left out | 0 | –" in text
@@ -456,12 +463,14 @@ def test_attacks_go_on_where_they_stopped_and_hear_no_old_lies(tmp_path, monkeyp
         assert not (folder / "record.json").exists()
         ran.append((config.run.name, doors is not None))
         told = record([1.0, 2.0], weight=0.2 if doors else 0.0)
-        write_json(folder / "record.json", told)
+        write_json(folder / "record.json", told.to_json())
         write_json(folder / "manifest.json", {"run": run_id(config)})
 
     monkeypatch.setattr(run_attacks, "configure", configured)
     monkeypatch.setattr(run_attacks, "simulate", simulated)
-    monkeypatch.setattr(run_attacks, "trigger_figures", lambda *_: {"loss": 1.0, "share": 0.0})
+    monkeypatch.setattr(
+        run_attacks, "trigger_figures", lambda *_: TriggerFigures(loss=1.0, share=0.0)
+    )
     plan = Plan(attacks=("noise",), seeds=(0,))
     first = run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
     names = ["attacks-target_recall-honest", "attacks-target_recall-noise"]
@@ -471,7 +480,7 @@ def test_attacks_go_on_where_they_stopped_and_hear_no_old_lies(tmp_path, monkeyp
     assert (tmp_path / "attacks.json").exists()
     assert "# Attacks" in (tmp_path / "attacks.md").read_text()
     again = run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
-    assert (len(ran), again["table"]) == (4, first["table"])
+    assert (len(ran), again.table) == (4, first.table)
     monkeypatch.setattr(run_attacks, "_lies", lambda case: "others" if case.attack else "")
     run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
     assert [name for name, _ in ran[4:]] == [f"{names[1]}-{how}-0" for how in ("open", "guarded")]

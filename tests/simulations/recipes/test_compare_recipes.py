@@ -36,7 +36,7 @@ def scenario(tmp_path_factory):
 def plain_report(monkeypatch):
     """Nobody looks at the pages."""
     monkeypatch.setattr(
-        final_files, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record.run)
     )
 
 
@@ -57,15 +57,15 @@ def test_recipes_the_one_that_learns_wins_and_nothing_runs_twice(scenario, runs)
     """Three recipes: two stand still, one learns. A second call runs nothing and says the same."""
     groups = (STILL, "training.learning_rate=2e-9", "training.learning_rate=1e-2")
     found = compare(load_recipes([scenario], groups, FAST), seeds=2)
-    assert found["winner"] == groups[2]
-    assert found["tied"] == []
-    assert groups[2] in found["rungs"][0]["on"]
+    assert found.winner == groups[2]
+    assert found.tied == ()
+    assert groups[2] in found.rungs[0].on
     assert len(runs) == len(set(runs)) == 3 + 2 * 2
-    assert found["share_of_steps"] == pytest.approx((3 * 1 + 2 * 2 * 2) / (3 * 2 * 2))
-    report = {one["name"]: one for one in found["report"]}
-    assert report[groups[2]]["difference"] == 0.0
-    assert min(report[name]["low"] for name in report if name != groups[2]) > 0
-    assert found["anchors"]["choosing"] + found["anchors"]["reporting"] > 0
+    assert found.share_of_steps == pytest.approx((3 * 1 + 2 * 2 * 2) / (3 * 2 * 2))
+    report = {one.name: one for one in found.report}
+    assert report[groups[2]].difference == 0.0
+    assert min(report[name].low for name in report if name != groups[2]) > 0
+    assert found.anchors.choosing + found.anchors.reporting > 0
     del runs[:]
     assert compare(load_recipes([scenario], groups, FAST), seeds=2) == found
     assert runs == []
@@ -75,18 +75,18 @@ def test_recipes_that_are_equal_tie_in_the_order_given(scenario, runs):
     """Two names of the same settings: one set of runs, the first stands first, the tie is told."""
     one = load_recipes([scenario], ("", "training.steps=2"), FAST)
     found = compare(one, seeds=1)
-    assert found["winner"] == recipes.GIVEN
-    assert found["tied"] == ["training.steps=2"]
-    assert found["rungs"][0]["placed"][1]["difference"] == 0.0
+    assert found.winner == recipes.GIVEN
+    assert found.tied == ("training.steps=2",)
+    assert found.rungs[0].placed[1].difference == 0.0
     assert len(runs) <= 1
 
 
 def test_recipes_one_alone_is_run_and_reported(scenario):
     """Nothing to choose from: it wins, and costs all of its steps."""
     found = compare(load_recipes([scenario], (), FAST), seeds=1)
-    assert found["winner"] == scenario.stem
-    assert found["share_of_steps"] == 1.0
-    assert len(found["report"]) == 1
+    assert found.winner == scenario.stem
+    assert found.share_of_steps == 1.0
+    assert len(found.report) == 1
 
 
 def test_recipes_gradient_norms_stay_at_the_site_and_are_read(scenario):

@@ -15,6 +15,7 @@ from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.server.report import final_files, selection_sections
+from fedwinnow.server.report.record import read_record
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.recipes.choosing_holdout import holdout
 from fedwinnow.simulations.recipes.data_budget import BudgetPlan, buckets, fit_budget
@@ -37,7 +38,7 @@ SAMPLES = [Sample(id=f"{i:02d}", prompt="p", response="r") for i in range(22)]
 def plain_report(monkeypatch):
     """Nobody looks at the pages."""
     monkeypatch.setattr(
-        final_files, "write_report", lambda record, path: path.write_text(record["run"])
+        final_files, "write_report", lambda record, path: path.write_text(record.run)
     )
 
 
@@ -95,8 +96,8 @@ def test_budget_section_runs_and_keeps_what_it_says(scenario, found):
     ]
     reset = ("threshold.settings={}",)
     folder = simulate(load_scenario(scenario, (*FAST, *reset, *lines, "run.name=pasted")))
-    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    evidence = record["threshold"]["evidence"]
+    record = read_record(folder / "record.json")
+    evidence = record.threshold.evidence
     assert evidence["buckets_kept"] == found.best
     assert evidence["expected_loss"] == pytest.approx(found.expected[found.best - 1], rel=1e-4)
     assert evidence["experimental"] == 1.0
