@@ -3,22 +3,29 @@
 The data's way: ``Sample`` → ``SignalTable`` → ``Scores`` → ``ScoreSummary`` → threshold →
 ``Selection`` → ``Adapter`` → merged ``Adapter``. Only summaries, adapters and rows of PUBLIC
 anchor samples ever leave a site.
+
+What is printed of one may land in a log: a ``repr`` counts and names, and shows no text, no score
+and no array.
 """
 
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 
+from fedwinnow.curation.tabular import as_columns, as_frame, as_table, counted
+
 Scores: TypeAlias = Float[np.ndarray, " samples"]
 """One float per sample; higher is better, whatever the scorer. NaN only where status is not OK."""
+FINGERPRINT = 64
+"""Hexadecimal digits of a SHA-256, which names a base model by its weights."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Sample:
     """One training example of a silo or one public anchor.
 
@@ -34,6 +41,13 @@ class Sample:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Free labels of licence and origin; in a simulation also the planted truth."""
 
+    def __repr__(self) -> str:
+        turns = f", after {counted(len(self.history), 'earlier turn')}" if self.history else ""
+        return (
+            f"Sample({self.id}, prompt of {counted(len(self.prompt), 'character')}, "
+            f"response of {counted(len(self.response), 'character')}{turns})"
+        )
+
 
 class Status(enum.IntEnum):
     """Why a sample has or lacks signals."""
@@ -45,7 +59,7 @@ class Status(enum.IntEnum):
     """The model returned a NaN or an infinity for this sample."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SignalTable:
     """Numbers of every sample at one checkpoint: never a gradient, never a text.
 
@@ -68,12 +82,37 @@ class SignalTable:
     learning_rate: float = 0.0
     """Mean learning rate of the training that led to this checkpoint; weights trajectory sums."""
 
+    def flat_columns(self) -> dict[str, Any]:
+        """Return name → one-dimensional column: id, domain, status, then signals by name.
+
+        A signal with several references becomes a column ``name.reference`` for each.
+        """
+        signals = as_columns(self.columns, self.references)
+        return {"id": self.ids, "domain": self.domains, "status": self.status} | signals
+
+    def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Return a ``pyarrow.Table``, one row per sample; columns of :meth:`flat_columns`."""
+        return as_table(self.flat_columns())
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas has no types here
+        """Return the table of :meth:`to_arrow` as a ``pandas.DataFrame``.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return as_frame(self.to_arrow())
+
+    def __repr__(self) -> str:
+        names = ", ".join(sorted(self.columns)) or "none"
+        number = counted(len(self.ids), "sample")
+        return f"SignalTable({number}, checkpoint {self.checkpoint}, columns: {names})"
+
 
 Trajectory: TypeAlias = tuple[SignalTable, ...]
 """Tables of the same samples in the same order, by ascending checkpoint."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PublicRows:
     """Signals of the public calibration anchors and of their seeded corruptions."""
 
@@ -83,8 +122,38 @@ class PublicRows:
     parents: tuple[str, ...]
     """Per row: id of the clean anchor that it is or was made from (one cross-validation fold)."""
 
+    def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Return a ``pyarrow.Table``, one row per public row: id, domain, kind, parent, signals.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+        A signal, and the status, of checkpoint t is the column ``name@t``.
+        """
+        first = self.trajectory[0]
+        columns: dict[str, Any] = {"id": first.ids, "domain": first.domains}
+        columns |= {"kind": self.kinds, "parent": self.parents}
+        for table in self.trajectory:
+            signals = as_columns(table.columns, table.references)
+            for name, values in ({"status": table.status} | signals).items():
+                columns[f"{name}@{table.checkpoint}"] = values
+        return as_table(columns)
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas has no types here
+        """Return the table of :meth:`to_arrow` as a ``pandas.DataFrame``.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return as_frame(self.to_arrow())
+
+    def __repr__(self) -> str:
+        clean, number = self.kinds.count("clean"), len(self.kinds)
+        points = ", ".join(str(table.checkpoint) for table in self.trajectory)
+        return (
+            f"PublicRows({counted(number, 'row')}, {clean} clean and {number - clean} corrupted, "
+            f"checkpoints: {points or 'none'})"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Fitted:
     """What a scorer learned from the public rows; identical at every site."""
 
@@ -97,8 +166,12 @@ class Fitted:
     forecast: Mapping[str, float] = field(default_factory=dict)
     """What to expect before anything is dropped: ``auroc``, ``auroc_swap``, …, by name."""
 
+    def __repr__(self) -> str:
+        auroc = f", forecast AUROC {self.forecast['auroc']:.3f}" if "auroc" in self.forecast else ""
+        return f"Fitted({self.schema}, {counted(len(self.public_scores), 'public score')}{auroc})"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ScoreSummary:
     """Histogram of one site's scores, or of several sites' added up."""
 
@@ -114,6 +187,11 @@ class ScoreSummary:
     def total(self) -> float:
         """Number of samples behind the summary."""
         return float(self.counts.sum())
+
+    def __repr__(self) -> str:
+        span = f", edges {self.edges[0]:.4g} to {self.edges[-1]:.4g}" if len(self.edges) else ""
+        cells = counted(len(self.counts), "cell")
+        return f"ScoreSummary({self.total:g} samples, {cells}{span})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +222,7 @@ class ThresholdDecision:
     """``expected_recall``, ``expected_precision``, ``clean_share``, ``rank_error`` … by name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Selection:
     """What a site trains on; stays at the site."""
 
@@ -159,8 +237,23 @@ class Selection:
         """How many samples are kept."""
         return sum(self.kept)
 
+    def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Return a ``pyarrow.Table``, one row per sample: id, kept, reason."""
+        return as_table({"id": self.ids, "kept": self.kept, "reason": self.reasons})
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas has no types here
+        """Return the table of :meth:`to_arrow` as a ``pandas.DataFrame``.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return as_frame(self.to_arrow())
+
+    def __repr__(self) -> str:
+        return f"Selection({self.count} of {counted(len(self.ids), 'sample')} kept)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Adapter:
     """LoRA factors of a model: ΔW of module m is ``scales[m] · b[m] @ a[m]``.
 
@@ -178,8 +271,13 @@ class Adapter:
         """Module names in sorted order."""
         return tuple(sorted(self.a))
 
+    def __repr__(self) -> str:
+        ranks = sorted({int(self.a[name].shape[0]) for name in self.a}) or [0]
+        span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        return f"Adapter(rank {span}, {counted(len(self.a), 'module')}, {_named(self.base)})"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SparseAdapter:
     """A sparse difference of a model's weights (LT-SFT): few entries of some parameters.
 
@@ -199,6 +297,13 @@ class SparseAdapter:
         """Parameter names in sorted order."""
         return tuple(sorted(self.indices))
 
+    def __repr__(self) -> str:
+        entries = sum(len(self.indices[name]) for name in self.indices)
+        return (
+            f"SparseAdapter({counted(entries, 'entry', 'entries')} of "
+            f"{counted(len(self.indices), 'parameter')}, {_named(self.base)})"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
@@ -215,3 +320,8 @@ class Metrics:
             message = "loss of 0 samples is not defined; check samples before asking for it"
             raise ZeroDivisionError(message)
         return self.loss_sum / self.samples
+
+
+def _named(base: str) -> str:
+    """The base of an adapter in a few words: 12 digits of a fingerprint, or the whole name."""
+    return f"base {base[:12] if len(base) == FINGERPRINT else base or 'not named'}"

@@ -25,17 +25,6 @@ _BLOCK = 65_536
 
 def write_signals(path: Path, table: SignalTable) -> None:
     """One row per sample; a column with several references becomes ``name.reference``."""
-    columns: dict[str, Any] = {
-        "id": table.ids,
-        "domain": table.domains,
-        "status": table.status,
-    }
-    for name, values in sorted(table.columns.items()):
-        if values.ndim == 1:
-            columns[name] = values
-        else:
-            for k, reference in enumerate(table.references):
-                columns[f"{name}.{reference}"] = values[:, k]
     extra = {
         "checkpoint": table.checkpoint,
         "references": list(table.references),
@@ -43,7 +32,7 @@ def write_signals(path: Path, table: SignalTable) -> None:
         "learning_rate": table.learning_rate,
         "columns": {name: values.ndim for name, values in sorted(table.columns.items())},
     }
-    _write(path, columns, extra)
+    _write(path, table.flat_columns(), extra)
 
 
 def read_signals(path: Path) -> SignalTable:
