@@ -159,8 +159,12 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_plain(config: Mapping[str, Any], folder: Path) -> None:
+def check_plain(config: Mapping[str, Any], folder: Path | str) -> None:
     """Refuse whatever makes an adapter more than pairs of factors and whole modules.
+
+    Args:
+        config: PEFT's configuration of the adapter.
+        folder: Where it comes from, for the message.
 
     Raises:
         ModelError: naming the folder, the setting and its value.

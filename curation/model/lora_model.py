@@ -38,7 +38,7 @@ class Size:
     """What automatic sizing has come to; 0: it has not begun."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class LoadedModel:
     """A frozen base with one trainable adapter, and its tokenizer."""
 
@@ -66,14 +66,17 @@ class LoadedModel:
         text = "\0".join((backend.to_str(), str(self.end_tokens), *given))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
+    def __repr__(self) -> str:
+        ranks = sorted({layer.r[NAME] for _, layer in self.layers()})
+        held = f"rank {', '.join(map(str, ranks))} in {len([*self.layers()])} modules"
+        base = f"base {self.fingerprint[:12]} on {self.device}"
+        return (
+            f"LoadedModel({type(self.model).__name__}, {held if ranks else 'no adapter'}, {base})"
+        )
+
     def layers(self) -> Iterator[tuple[str, Any]]:
         """(module name in the base, PEFT's LoRA layer), in order of name."""
-        found = {
-            name.removeprefix(_PREFIX): module
-            for name, module in self.model.named_modules()
-            if hasattr(module, "lora_A") and hasattr(module, "scaling")
-        }
-        yield from sorted(found.items())
+        yield from lora_layers(self.model)
 
     def layers_with(self, factors: Container[str]) -> dict[str, Any]:
         """Those of :meth:`layers` whose factor ``NAME.A`` is among the given ones."""
@@ -125,10 +128,43 @@ def _place(name: str, modules: Mapping[str, Any]) -> tuple[str, int]:
     return "", -1
 
 
+def lora_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield (module name in the base, PEFT's LoRA layer) of a PEFT model, in order of name."""
+    found = {
+        name.removeprefix(_PREFIX): module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "scaling")
+    }
+    yield from sorted(found.items())
+
+
+def base_weights(model: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - PEFT has no types
+    """Return the weights of the base under a LoRA adapter, by the names that the base gives them.
+
+    PEFT calls the weight of an adapted module ``MODULE.base_layer.weight``; factors are left out.
+    """
+    adapted, found = {name for name, _ in lora_layers(model)}, {}
+    for name, tensor in model.get_base_model().state_dict().items():
+        parts = name.split(".")
+        for i in range(1, len(parts)):
+            if ".".join(parts[:i]) in adapted:
+                kept = parts[i] == "base_layer"
+                parts = [*parts[:i], *parts[i + 1 :]] if kept else []
+                break
+        if parts:
+            found[".".join(parts)] = tensor
+    return found
+
+
 def fingerprint(base: torch.nn.Module) -> str:
     """SHA-256 over names, shapes, number formats and bytes of all weights, in order of name."""
+    return fingerprint_of(base.state_dict())
+
+
+def fingerprint_of(weights: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of :func:`fingerprint` over named weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(base.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}\n".encode())
         digest.update(memoryview(flat.view(torch.uint8).numpy()))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection, TeacherSection
@@ -22,14 +22,17 @@ from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.lora_model import (
     NAME,
     LoadedModel,
+    base_weights,
     factor_gradients,
     fingerprint,
+    fingerprint_of,
     fixed,
     get_adapter,
     initial_adapter,
     set_adapter,
 )
 from fedwinnow.curation.model.modes import evaluating
+from fedwinnow.curation.model.own_model import check_bare, check_causal, check_lora
 from fedwinnow.curation.model.tokenization import (
     Encoding,
     encode_sample,
@@ -41,6 +44,7 @@ __all__ = [
     "NAME",
     "Encoding",
     "LoadedModel",
+    "adopt_model",
     "encode",
     "encode_all",
     "encode_sample",
@@ -69,14 +73,75 @@ def load_model(model: ModelSection, adapter: AdapterSection, *, seed: int) -> Lo
             of it, or 4-bit weights are asked for without CUDA and bitsandbytes.
     """
     tokenizer = load_tokenizer(model)
-    base = _load_base(model)
+    base, device = _load_base(model), _device()
+    wrapped, found = _attach(base, adapter, repr(model.name))
+    if model.quantization == "none":
+        wrapped.to(device)
+    loaded = LoadedModel(model=wrapped, tokenizer=tokenizer, fingerprint=found, device=device)
+    _begin(loaded, seed)
+    logger.info("loaded %s on %s, base %s", model.name, device, found[:12])
+    return loaded
+
+
+def adopt_model(
+    model: Any,  # noqa: ANN401 - transformers' models and PEFT's share no typed base
+    tokenizer: Any,  # noqa: ANN401 - see load_tokenizer
+    adapter: AdapterSection,
+    *,
+    seed: int,
+) -> LoadedModel:
+    """Take a causal language model that the caller has loaded; it is used as it is, not copied.
+
+    A ``PeftModel`` keeps its adapter, and nothing of it is changed. To any other model a seeded
+    LoRA adapter with B = 0 is attached in place, as by ``get_peft_model``: its weights are frozen,
+    its key-value cache is off and it is in evaluation mode from then on.
+
+    Args:
+        model: On any device.
+        tokenizer: The model's.
+        adapter: What to attach; not read for a ``PeftModel``.
+        seed: Of the attached adapter.
+
+    Raises:
+        ModelError: the model is no causal language model of transformers, its adapter is not plain
+            LoRA, an adapter target is no linear layer of it, or the tokenizer is another model's.
+    """
+    own = isinstance(model, PeftModel)
+    base = model.get_base_model() if own else model
+    if not isinstance(base, transformers.PreTrainedModel):
+        message = (
+            "load_model: expected a hub name, a folder, or a model of transformers or PEFT, got "
+            f"{type(base).__name__}; give one of these"
+        )
+        raise ModelError(message)
+    check_causal(base, tokenizer)
+    if own:
+        check_lora(model)
+        found = fingerprint_of(base_weights(model))
+        return LoadedModel(model=model, tokenizer=tokenizer, fingerprint=found, device=model.device)
+    check_bare(base)
+    wrapped, found = _attach(base, adapter, type(base).__name__)
+    base.config.use_cache = False
+    loaded = LoadedModel(
+        model=wrapped, tokenizer=tokenizer, fingerprint=found, device=wrapped.device
+    )
+    _begin(loaded, seed)
+    return loaded
+
+
+def _attach(base: Any, adapter: AdapterSection, called: str) -> tuple[Any, str]:  # noqa: ANN401 - any causal language model
+    """Freeze a base and attach an adapter; return PEFT's model and the base's fingerprint.
+
+    Raises:
+        ModelError: an adapter target is no linear layer of the base.
+    """
     linear = sorted(
         {name.rsplit(".", 1)[-1] for name, part in base.named_modules() if _is_linear(part)}
     )
     absent = [target for target in adapter.targets if target not in linear]
     if absent:
         message = (
-            f"adapter.targets: {', '.join(absent)} are no linear layers of {model.name!r}; "
+            f"adapter.targets: {', '.join(absent)} are no linear layers of {called}; "
             f"it has {', '.join(linear)}"
         )
         raise ModelError(message)
@@ -89,21 +154,19 @@ def load_model(model: ModelSection, adapter: AdapterSection, *, seed: int) -> Lo
         target_modules=list(adapter.targets),
         task_type="CAUSAL_LM",
     )
-    device = _device()
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers renamed
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        wrapped = get_peft_model(base, config)
-    if model.quantization == "none":
-        wrapped.to(device)
-    loaded = LoadedModel(model=wrapped, tokenizer=tokenizer, fingerprint=found, device=device)
+        return get_peft_model(base, config), found
+
+
+def _begin(loaded: LoadedModel, seed: int) -> None:
+    """Give the attached adapter its seeded start, in float32, and put the model into eval mode."""
     for _, layer in loaded.layers():
         for factors in (layer.lora_A, layer.lora_B):
             factors[NAME].weight.data = factors[NAME].weight.data.float()
     set_adapter(loaded, initial_adapter(loaded, seed=seed))
-    wrapped.eval()
-    logger.info("loaded %s on %s, base %s", model.name, device, found[:12])
-    return loaded
+    loaded.model.eval()
 
 
 def load_teacher(teacher: TeacherSection, student: ModelSection) -> LoadedModel:

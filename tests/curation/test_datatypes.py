@@ -18,7 +18,7 @@ from fedwinnow.curation.datatypes import (
 )
 from fedwinnow.curation.errors import ConfigError
 
-SECRET = "secret"
+TEXT = "hidden text"
 
 
 def table(checkpoint=0, number=3):
@@ -39,12 +39,12 @@ def table(checkpoint=0, number=3):
 def test_repr_counts_and_names_and_shows_no_content():
     """A printed noun is one short line without texts, scores or arrays."""
     sample = Sample(
-        id="0af3", prompt=SECRET, response=f"{SECRET}!", domain=SECRET,
-        history=(("user", SECRET),), labels={SECRET: SECRET},
+        id="0af3", prompt=TEXT, response=f"{TEXT}!", domain=TEXT,
+        history=(("user", TEXT),), labels={TEXT: TEXT},
     )  # fmt: skip
     a, b = {"q": torch.ones(2, 3)}, {"q": torch.ones(4, 2)}
     expected = {
-        "Sample(0af3, prompt of 6 characters, response of 7 characters, after 1 earlier turn)": (
+        "Sample(0af3, prompt of 11 characters, response of 12 characters, after 1 earlier turn)": (
             sample
         ),
         "SignalTable(3 samples, checkpoint 0, columns: dot, loss)": table(),
@@ -72,7 +72,7 @@ def test_repr_counts_and_names_and_shows_no_content():
     }
     for words, noun in expected.items():
         assert repr(noun) == words
-        assert SECRET not in repr(noun)
+        assert TEXT not in repr(noun)
 
 
 def test_table_of_signals_holds_every_number_under_its_name():
