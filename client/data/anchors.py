@@ -91,12 +91,67 @@ def split_of(section: AnchorsSection, seed: int) -> AnchorSplit:
     Raises:
         DataError: the file is missing or malformed, or a part would be empty.
     """
+    return split_by(section, open_samples(section.path, section.columns), seed)
+
+
+def split_by(section: AnchorsSection, anchors: Sequence[Sample], seed: int) -> AnchorSplit:
+    """Split anchors by the shares of a run.
+
+    Args:
+        section: The shares.
+        anchors: Clean public samples.
+        seed: The run's.
+
+    Raises:
+        DataError: there is no anchor, or a part would be empty.
+    """
     return split_anchors(
-        open_samples(section.path, section.columns),
+        anchors,
         reference=section.reference,
         calibration=section.calibration,
         seed=derive_seed(seed, "anchors"),
     )
+
+
+def calibration_by(section: AnchorsSection, split: AnchorSplit, seed: int) -> CalibrationRows:
+    """Corrupt the calibration part as a run does.
+
+    Args:
+        section: Kinds and copies.
+        split: The anchors in parts.
+        seed: The run's.
+
+    Raises:
+        DataError: a kind is unknown, or cannot be made from so few anchors.
+    """
+    return calibration_rows(
+        split.calibration,
+        corruptions=section.corruptions,
+        copies=section.copies,
+        seed=derive_seed(seed, "calibration"),
+    )
+
+
+def corrupted_references(
+    section: AnchorsSection, split: AnchorSplit, seed: int
+) -> tuple[Sample, ...]:
+    """Corrupt the reference part: no copy of a calibration row, so scores stay honest.
+
+    Args:
+        section: Kinds and copies.
+        split: The anchors in parts.
+        seed: The run's.
+
+    Raises:
+        DataError: a kind cannot be made from so few anchors.
+    """
+    rows = calibration_rows(
+        split.reference,
+        corruptions=section.corruptions,
+        copies=section.copies,
+        seed=derive_seed(seed, "corrupted references"),
+    )
+    return tuple(s for s, kind in zip(rows.samples, rows.kinds, strict=True) if kind != "clean")
 
 
 def calibration_rows(

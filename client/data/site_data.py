@@ -11,8 +11,8 @@ from typing import overload
 from fedwinnow.client.data.anchors import (
     AnchorSplit,
     CalibrationRows,
-    calibration_rows,
-    split_anchors,
+    calibration_by,
+    split_by,
 )
 from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.samples import Samples, data_hash, open_samples
@@ -47,18 +47,8 @@ def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
     """
     site, anchors_section = config.site, config.anchors
     anchors = open_samples(anchors_section.path, anchors_section.columns)
-    split = split_anchors(
-        anchors,
-        reference=terms.anchors.reference,
-        calibration=terms.anchors.calibration,
-        seed=derive_seed(terms.run.seed, "anchors"),
-    )
-    rows = calibration_rows(
-        split.calibration,
-        corruptions=terms.anchors.corruptions,
-        copies=terms.anchors.copies,
-        seed=derive_seed(terms.run.seed, "calibration"),
-    )
+    split = split_by(terms.anchors, anchors, terms.run.seed)
+    rows = calibration_by(terms.anchors, split, terms.run.seed)
     everything = open_samples(site.data, site.columns, domain=site.domain)
     gated = gate(everything, anchors, site.gate)
     if not gated.kept:

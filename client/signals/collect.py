@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedwinnow.client.data.anchors import calibration_rows
+from fedwinnow.client.data.anchors import corrupted_references
 from fedwinnow.client.measuring.backends import reference_way
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import References, reference_state
@@ -17,7 +17,6 @@ from fedwinnow.client.signals.workers import Model, Task, Workers
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import PublicRows, Sample, SignalTable, Status
 from fedwinnow.curation.model.pretrained import get_adapter
-from fedwinnow.curation.seeds import derive_seed
 
 Measuring = Callable[[Sequence[Sample], str], SignalTable]
 """Measures samples; the words say to who watches whose they are."""
@@ -65,13 +64,14 @@ def measuring(
 
 def _references(work: Work, columns: frozenset[str]) -> References:
     """References at the adapter that the model holds, from the reference anchors."""
-    terms = work.terms
+    terms, split = work.terms, work.pool.split
+    spoiled = "representation_corrupted" in columns
     return reference_state(
         work.loaded,
-        work.pool.split.reference,
+        split.reference,
         work.pass_options,
         columns=columns,
-        corrupted=corrupted_references(work) if "representation_corrupted" in columns else (),
+        corrupted=corrupted_references(terms.anchors, split, terms.run.seed) if spoiled else (),
         way=reference_way(terms.measuring.backend, work.loaded),
         layers=terms.measuring.layers,
     )
@@ -119,16 +119,3 @@ def public_rows(
         kinds=tuple(rows.kinds[i] for i in keep),
         parents=tuple(rows.parents[i] for i in keep),
     )
-
-
-def corrupted_references(work: Work) -> tuple[Sample, ...]:
-    """Corruptions of the reference anchors: no copy of a calibration row, so scores stay honest.
-
-    Raises:
-        DataError: a kind cannot be made from so few anchors.
-    """
-    anchors, seed = work.terms.anchors, derive_seed(work.terms.run.seed, "corrupted references")
-    rows = calibration_rows(
-        work.pool.split.reference, corruptions=anchors.corruptions, copies=anchors.copies, seed=seed
-    )
-    return tuple(s for s, kind in zip(rows.samples, rows.kinds, strict=True) if kind != "clean")
