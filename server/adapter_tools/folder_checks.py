@@ -102,27 +102,6 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
             raise ModelError(message)
 
 
-def sizes_of(opened: Mapping[str, StoredAdapter]) -> dict[str, tuple[int, int, str]]:
-    """Module → outputs, inputs, and the folder with the largest rank there (the first of them).
-
-    Raises:
-        ModelError: folders differ in a module's outputs or inputs.
-    """
-    sizes: dict[str, tuple[int, int, str]] = {}
-    for folder, one in opened.items():
-        for module, (outputs, rank, inputs) in one.shapes.items():
-            known = sizes.setdefault(module, (outputs, inputs, folder))
-            if known[:2] != (outputs, inputs):
-                message = (
-                    f"{folder}, module {module}: expected outputs and inputs {known[:2]} as in "
-                    f"{known[2]}, got {(outputs, inputs)}; merge adapters of one base"
-                )
-                raise ModelError(message)
-            if rank > opened[known[2]].shapes[module][1]:
-                sizes[module] = (outputs, inputs, folder)
-    return sizes
-
-
 def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
     """Refuse folders that do not hold the same A, for a rule that averages B alone.
 

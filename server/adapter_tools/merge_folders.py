@@ -1,10 +1,8 @@
 """PEFT adapter folders merged by any rule of the registry, for people who never federate.
 
-Given folders i with weights p_i (brought to sum 1), every rule sees what a federation's server
-would: the sites' factors, and a previous adapter that changes nothing. That one has, in each
-module, A and the scale of the folder with the largest rank there, and B = 0. A module that a folder
-lacks counts as a zero update of that folder. ``modules_to_save`` (whole trained modules, such as a
-head) follow a rule of their own: the mean with the same weights, whatever the rule.
+Given folders i with weights p_i (brought to sum 1), every rule sees what it sees of adapters in
+memory (``server/adapter_tools/merge_adapters.py``). ``modules_to_save`` (whole trained modules,
+such as a head) follow a rule of their own: the mean with the same weights, whatever the rule.
 
 Factors are read when a rule asks for them and are views of the files; what is held in memory is one
 module's worth of them and the merged adapter.
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.peft_folder import export_adapter
-from fedwinnow.curation.adapters.peft_reader import Lazy, StoredAdapter, check_finite, open_adapter
+from fedwinnow.curation.adapters.peft_reader import StoredAdapter, check_finite, open_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError, RunError
 from fedwinnow.server.adapter_tools.folder_checks import (
@@ -33,8 +31,8 @@ from fedwinnow.server.adapter_tools.folder_checks import (
     check_shared_a,
     refused,
     shares_of,
-    sizes_of,
 )
+from fedwinnow.server.adapter_tools.merge_adapters import merge_widened, sizes_of, widened
 from fedwinnow.server.adapter_tools.merge_sparse_folders import sum_folders
 from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.strategies.registry import build
@@ -80,10 +78,10 @@ def merge_folders(
         check_finite(one)
     if isinstance(merging, FactorMerging):
         check_shared_a(opened, rule)
-    sizes = sizes_of(opened)
-    widened = {folder: _widened(one, sizes) for folder, one in opened.items()}
+    adapters = {folder: one.adapter for folder, one in opened.items()}
+    sizes = sizes_of({folder: one.shapes for folder, one in opened.items()})
     try:
-        merged = merging(widened, shares, _previous(opened, sizes))
+        merged = merge_widened(adapters, shares, merging, sizes)
     except RunError as error:
         raise refused(rule, error) from error
     if merged.change is not None:
@@ -103,33 +101,8 @@ def merge_folders(
         settings={key: first[key] for key in ALIKE if first.get(key)},
         saved=saved,
     )
-    return _told(out, rule, opened, widened, shares, merged, tuple(saved))
-
-
-def _widened(one: StoredAdapter, sizes: Mapping[str, tuple[int, int, str]]) -> Adapter:
-    """The folder's adapter, with a zero pair of rank 1 in each module that it lacks."""
-    own = one.adapter
-    modules = sorted(sizes)
-    return Adapter(
-        base=own.base,
-        a=Lazy(modules, lambda m: own.a[m] if m in own.a else torch.zeros(1, sizes[m][1])),
-        b=Lazy(modules, lambda m: own.b[m] if m in own.b else torch.zeros(sizes[m][0], 1)),
-        scales={module: own.scales.get(module, 1.0) for module in modules},
-    )
-
-
-def _previous(
-    opened: Mapping[str, StoredAdapter], sizes: Mapping[str, tuple[int, int, str]]
-) -> Adapter:
-    """What the rule takes for the adapter before training; see the head of this file."""
-    largest = {module: opened[folder].adapter for module, (_, _, folder) in sizes.items()}
-    modules = sorted(sizes)
-    return Adapter(
-        base="base",
-        a=Lazy(modules, lambda module: largest[module].a[module]),
-        b=Lazy(modules, lambda module: torch.zeros_like(largest[module].b[module])),
-        scales={module: largest[module].scales[module] for module in modules},
-    )
+    full = {folder: widened(one, sizes) for folder, one in adapters.items()}
+    return _told(out, rule, opened, full, shares, merged, tuple(saved))
 
 
 def _mean(opened: Mapping[str, StoredAdapter], shares: Mapping[str, float], key: str) -> Tensor:
@@ -166,7 +139,7 @@ def _told(
     out: Path,
     rule: str,
     opened: Mapping[str, StoredAdapter],
-    widened: Mapping[str, Adapter],
+    full: Mapping[str, Adapter],
     shares: Mapping[str, float],
     merged: Merged,
     saved: tuple[str, ...],
@@ -184,7 +157,7 @@ def _told(
     used = {folder: share for folder, share in shares.items() if share > 0}
     error = target = 0.0
     for module in merged.adapter.modules:
-        wanted = maths.target(widened, used, module)
+        wanted = maths.target(full, used, module)
         apart = maths.total([maths.delta(merged.adapter, module, -1.0), wanted])
         error += maths.norm(apart) ** 2
         target += maths.norm(wanted) ** 2
