@@ -8,12 +8,12 @@ module or of the factory, the package from the entry point. Both Google's layout
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.strategies.registry import Kind, factory, source
+from fedwinnow.strategies.registry import KINDS, Kind, factory, names, source
 
 _LINK = re.compile(r"https?://[^\s>)\]]+|(?<=Paper: )\S+")
 _HEAD = re.compile(r"^[A-Z][A-Za-z ]*:$")
@@ -79,6 +79,17 @@ def describe(kind: Kind, name: str) -> Description:
         ),
         paper=_paper(module, own),
     )
+
+
+def describe_all(kind: Kind | None = None) -> Iterator[Description]:
+    """Describe every plug-in of a kind, or of all, in the order of kinds and names."""
+    for one in KINDS:
+        if kind in (None, one):
+            yield from (describe(one, name) for name in names(one))
+        if one == "merging" and kind in (None, one):
+            from fedwinnow.strategies.merging.flower.rule import flower_names  # noqa: PLC0415 - Flower loads here
+
+            yield from (describe(one, f"flower:{name}") for name in flower_names())
 
 
 def arguments(text: str) -> dict[str, str]:

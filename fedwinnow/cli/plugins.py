@@ -1,7 +1,7 @@
 """``fedwinnow plugins``: list plug-ins as their code describes them, and check one by its laws."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -78,11 +78,11 @@ def plugin_rows(kind: str = "") -> list[dict[str, Any]]:
     Raises:
         PluginError: no kind has this name.
     """
-    from fedwinnow.strategies.plugin_description import describe  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.strategies.plugin_description import describe_all  # noqa: PLC0415 - with the rest of this command
 
     rows = []
-    for one, name in _names(kind):
-        row = asdict(describe(one, name))
+    for found in describe_all(_a_kind(kind) if kind else None):
+        row = asdict(found)
         for setting in row["settings"]:
             if setting["required"]:
                 setting["default"] = None
@@ -113,28 +113,22 @@ def _lines(row: dict[str, Any]) -> list[str]:
     return lines if row["package"] == "fedwinnow" else [*lines, f"from {row['package']}"]
 
 
-def _names(kind: str) -> Iterable[tuple[Any, str]]:
-    from fedwinnow.strategies.registry import KINDS, names  # noqa: PLC0415 - numpy loads here
+def _a_kind(kind: str) -> Any:  # noqa: ANN401 - a Kind, which loads with the registry
+    """The kind, if there is one of this name."""
+    from fedwinnow.strategies.registry import KINDS  # noqa: PLC0415 - numpy loads here
 
-    if kind and kind not in KINDS:
-        raise _no_kind(kind)
-    for one in KINDS:
-        if kind in ("", one):
-            yield from ((one, name) for name in names(one))
-            if one == "merging":
-                from fedwinnow.strategies.merging.flower.rule import flower_names  # noqa: PLC0415 - Flower loads here
-
-                yield from ((one, f"flower:{name}") for name in flower_names())
+    if kind not in KINDS:
+        message = f"--kind {kind!r} is unknown; choose one of {', '.join(KINDS)}"
+        raise PluginError(message)
+    return kind
 
 
-def _only_kind(kind: str, name: str) -> Any:  # noqa: ANN401 - a Kind, which loads with the registry
+def _only_kind(kind: str, name: str) -> Any:  # noqa: ANN401 - see _a_kind
     """The kind that has the name, where it is not given."""
     from fedwinnow.strategies.registry import KINDS, PREFIXED, names  # noqa: PLC0415 - numpy loads here
 
     if kind:
-        if kind not in KINDS:
-            raise _no_kind(kind)
-        return kind
+        return _a_kind(kind)
     prefix = name.partition(":")[0]
     having = [one for one in KINDS if name in names(one) or (one, prefix) in PREFIXED]
     if len(having) != 1:
@@ -142,12 +136,6 @@ def _only_kind(kind: str, name: str) -> Any:  # noqa: ANN401 - a Kind, which loa
         message = f"plug-in {name!r}: {what}; give --kind, or see fedwinnow plugins"
         raise PluginError(message)
     return having[0]
-
-
-def _no_kind(kind: str) -> PluginError:
-    from fedwinnow.strategies.registry import KINDS  # noqa: PLC0415 - numpy loads here
-
-    return PluginError(f"--kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
 
 
 def _colour(*, required: bool) -> str:
