@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.server.report.chart_style import (
     CLEAN,
     CORRUPTED,
@@ -82,6 +83,25 @@ def score_histogram_figure(record: RunRecord) -> Figure:
     panels[-1].set_xlabel(f"score of {record.scorer.name} ({record.scorer.unit})")
     fix_ticks(*panels)
     return figure
+
+
+@chart_style()
+def summary_figure(summary: ScoreSummary, threshold: float | None, figure: Figure) -> None:
+    """Draw one summary of scores into an empty figure; a dashed line is a finite threshold.
+
+    Counts are those of 30 bins of equal width, over which the summary's cells are spread evenly.
+    """
+    edges = np.array(summary.edges)
+    pad = 0.05 * float(edges[-1] - edges[0]) or 1.0
+    span = (float(edges[0]) - pad, float(edges[-1]) + pad)
+    axes = figure.add_subplot()
+    _steps(axes, edges, np.array(summary.counts), np.linspace(*span, 31))
+    axes.set_xlim(*span)
+    if threshold is not None and np.isfinite(threshold):
+        axes.axvline(threshold, color=CUT, linewidth=1.4, linestyle=(0, (4, 2)))
+    axes.set_xlabel("score")
+    axes.set_ylabel("samples")
+    fix_ticks(axes)
 
 
 @chart_style()
