@@ -122,6 +122,10 @@ class PublicRows:
     parents: tuple[str, ...]
     """Per row: id of the clean anchor that it is or was made from (one cross-validation fold)."""
 
+    def scored(self, scores: Scores) -> "PublicScores":
+        """Return scores of these rows, one each, with their truth: what a threshold rule reads."""
+        return PublicScores(scores=scores, kinds=self.kinds, domains=self.trajectory[0].domains)
+
     def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Return a ``pyarrow.Table``, one row per public row: id, domain, kind, parent, signals.
 

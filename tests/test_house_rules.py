@@ -22,8 +22,8 @@ from fedwinnow.strategies.interfaces.scorer import Scorer
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("curation", "strategies", "client", "server", "simulations")
-CLI = "fedwinnow/cli"
-FILES = tuple(sorted(p for folder in (*FOLDERS, CLI) for p in (ROOT / folder).rglob("*.py")))
+TOP = ("fedwinnow/api", "fedwinnow/cli")
+FILES = tuple(sorted(p for folder in (*FOLDERS, *TOP) for p in (ROOT / folder).rglob("*.py")))
 TESTS = tuple(sorted((ROOT / "tests").rglob("*.py")))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FLOWER = {
@@ -36,7 +36,7 @@ FLOWER = {
     "server/transport/flower_grid.py",
     "server/strategy.py",
 }
-RIM = FLOWER | {"simulations/runtimes/flower.py"}
+RIM = FLOWER | {"simulations/runtimes/flower.py", "fedwinnow/api/flower.py"}
 
 
 def name_of(file: Path) -> str:
@@ -117,6 +117,7 @@ simulations.scenarios simulations.datasets
 simulations.runtimes
 simulations.studies simulations.rehearsal
 simulations.recipes simulations.attacks simulations.benchmarks simulations.single_silo
+api
 cli
 """
 """Sub-packages and single modules, one floor a line; an import never goes up."""
@@ -131,7 +132,8 @@ ROOTS = {
     "client": {"curation", "strategies", "client"},
     "server": {"curation", "strategies", "server"},
     "simulations": {"curation", "strategies", "client", "server", "simulations"},
-    "cli": {"curation", "strategies", "client", "server", "simulations", "cli"},
+    "api": {"curation", "strategies", "client", "server", "simulations", "api"},
+    "cli": {"curation", "strategies", "client", "server", "simulations", "api", "cli"},
 }
 """Root folder → those that it may import from; client and server never see each other."""
 
@@ -153,7 +155,7 @@ MODULES = {module_of(file).removeprefix("fedwinnow."): file for file in FILES}
 def unit_of(module: str) -> str:
     """The sub-package, or the single module, that the order speaks of."""
     root, *inner = module.split(".")
-    return root if root == "cli" or not inner else f"{root}.{inner[0]}"
+    return root if root in {"api", "cli"} or not inner else f"{root}.{inner[0]}"
 
 
 def test_house_imports_never_go_up():

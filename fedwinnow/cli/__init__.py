@@ -1,1 +1,1 @@
-"""The command line: one file a group of commands."""
+"""The two ways in: the names of import fedwinnow (api) and the command line (cli)."""
