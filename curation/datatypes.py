@@ -172,7 +172,8 @@ class Fitted:
 
     def __repr__(self) -> str:
         auroc = f", forecast AUROC {self.forecast['auroc']:.3f}" if "auroc" in self.forecast else ""
-        return f"Fitted({self.schema}, {counted(len(self.public_scores), 'public score')}{auroc})"
+        schema = self.schema.partition(":")[0]
+        return f"Fitted({schema}, {counted(len(self.public_scores), 'public score')}{auroc})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

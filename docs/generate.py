@@ -1,13 +1,15 @@
 """Write the parts of the documentation that are computed from the code.
 
-``python docs/generate.py`` rewrites the map in README.md. A test compares it with what this module
-computes, so that it cannot be stale.
+``python docs/generate.py`` rewrites the map in README.md and the reference in docs/api.md. Tests
+compare them with what this folder computes, so that they cannot be stale.
 """
 
 import ast
 import re
 from itertools import groupby
 from pathlib import Path
+
+from api_page import MARK, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("fedwinnow", "curation", "strategies", "client", "server", "simulations")
@@ -49,6 +51,12 @@ def main() -> None:
     readme.write_text(
         MAP.sub(lambda _: f"```text\n{house_map()}```", text, count=1), encoding="utf-8"
     )
+    page = ROOT / "docs" / "api.md"
+    head, found, _ = page.read_text(encoding="utf-8").partition(MARK)
+    if not found:
+        message = f"docs/api.md: expected the line {MARK!r} above the reference"
+        raise SystemExit(message)
+    page.write_text(head + MARK + reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from fedwinnow.client.data.readers import read_rows
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError, OutputError
+from fedwinnow.curation.tabular import counted
 
 _BATCH = 1000
 _TEXTS = pa.list_(pa.large_string())
@@ -39,7 +40,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Samples(Sequence[Sample]):
     """A lazy sequence of samples; only ids and domains are in memory."""
 
@@ -51,6 +52,9 @@ class Samples(Sequence[Sample]):
     label_names: tuple[str, ...]
     """Names of the labels, in the table's order."""
     _table: Any
+
+    def __repr__(self) -> str:
+        return f"Samples({counted(len(self.ids), 'sample')} of {self.source})"
 
     def __len__(self) -> int:
         return len(self.ids)

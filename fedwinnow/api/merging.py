@@ -99,7 +99,9 @@ def merge(
             "core_svd, or use fedwinnow merge on SHiRA folders"
         )
         raise PluginError(message)
-    return merge_adapters(adapters, weights or dict.fromkeys(adapters, 1.0), merging)
+    given = dict.fromkeys(adapters, 1.0) if weights is None else weights
+    shares = {name: float(weight) for name, weight in given.items()}
+    return merge_adapters(adapters, shares, merging)
 
 
 def _holds_adapter(folder: Path) -> bool:

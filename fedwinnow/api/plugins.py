@@ -1,6 +1,6 @@
 """Make plug-ins by name, list them, and hold one to the laws of its kind."""
 
-from typing import Literal, overload
+from typing import Literal, TypeAlias, overload
 
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies import registry
@@ -15,6 +15,8 @@ from fedwinnow.strategies.plugin_description import Description, describe_all
 from fedwinnow.strategies.registry import KINDS, Kind
 
 __all__ = ["assert_lawful", "build", "plugins"]
+
+Plugin: TypeAlias = Scorer | Threshold | Ordering | Objective | Weighting | Merging | SparseMerging
 
 
 @overload
@@ -31,7 +33,7 @@ def build(kind: Literal["weighting"], name: str, /, **settings: object) -> Weigh
 def build(
     kind: Literal["merging"], name: str, /, **settings: object
 ) -> Merging | SparseMerging: ...
-def build(kind: Kind, name: str, /, **settings: object) -> object:
+def build(kind: Kind, name: str, /, **settings: object) -> Plugin:
     """Make a plug-in from its name and settings.
 
     Args:
@@ -47,7 +49,8 @@ def build(kind: Kind, name: str, /, **settings: object) -> object:
             value.
     """
     _check(kind)
-    return registry.build(kind, name, settings)
+    made: Plugin = registry.build(kind, name, settings)
+    return made
 
 
 def plugins(kind: Kind | None = None) -> tuple[Description, ...]:

@@ -75,6 +75,12 @@ def assert_lawful(
 ) -> None:
     """Fail with every broken law of a plug-in; for the author's own tests.
 
+    Args:
+        kind: "scorer", "threshold", "ordering", "objective", "weighting" or "merging".
+        make: The plug-in's factory.
+        strict: What is only usual of the kind must hold too.
+        settings: Of the factory, by name.
+
     Raises:
         AssertionError: a required law is broken, or with ``strict`` any law.
     """

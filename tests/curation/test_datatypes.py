@@ -52,7 +52,7 @@ def test_repr_counts_and_names_and_shows_no_content():
             trajectory=(table(), table(1)), kinds=("clean", "cut", "swap"), parents=("a",) * 3
         ),
         "Fitted(less/1, 4 public scores, forecast AUROC 0.750)": Fitted(
-            schema="less/1", public_scores=np.arange(4.0), forecast={"auroc": 0.75}
+            schema="less/1:loss", public_scores=np.arange(4.0), forecast={"auroc": 0.75}
         ),
         "ScoreSummary(6 samples, 3 cells, edges 0.25 to 0.75)": ScoreSummary(
             edges=np.array([0.25, 0.75]), counts=np.array([1.0, 2.0, 3.0])

@@ -12,11 +12,11 @@ from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
 OPTIONS = PassOptions(batch_tokens=300, max_length=96)
 
 
-def warmed(loaded):
+def warmed(loaded, scale=0.1):
     """The model with B ≠ 0; its adapter."""
     adapter = get_adapter(loaded)
     generator = torch.Generator().manual_seed(1)
-    b = {k: torch.randn(v.shape, generator=generator) * 0.1 for k, v in adapter.b.items()}
+    b = {k: torch.randn(v.shape, generator=generator) * scale for k, v in adapter.b.items()}
     made = Adapter(base=adapter.base, a=adapter.a, b=b, scales=adapter.scales)
     set_adapter(loaded, made)
     return made
