@@ -23,11 +23,8 @@ from fedwinnow.curation.model.lora_model import (
     NAME,
     LoadedModel,
     base_weights,
-    factor_gradients,
     fingerprint,
     fingerprint_of,
-    fixed,
-    get_adapter,
     initial_adapter,
     set_adapter,
 )
@@ -39,26 +36,6 @@ from fedwinnow.curation.model.tokenization import (
     encode_samples,
     prompt_tokens,
 )
-
-__all__ = [
-    "NAME",
-    "Encoding",
-    "LoadedModel",
-    "adopt_model",
-    "encode",
-    "encode_all",
-    "encode_sample",
-    "factor_gradients",
-    "fingerprint",
-    "fixed",
-    "generate",
-    "get_adapter",
-    "initial_adapter",
-    "load_model",
-    "load_teacher",
-    "load_tokenizer",
-    "set_adapter",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import PublicRows, Sample, SignalTable, Status, Trajectory
 from fedwinnow.curation.errors import DataError, ModelError
-from fedwinnow.curation.model.pretrained import LoadedModel, get_adapter
+from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter
 from fedwinnow.strategies.run_plugins import unmeasured_columns
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model import pretrained
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.simulations.datasets.demo import local_model
 
 

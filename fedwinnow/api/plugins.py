@@ -4,7 +4,6 @@ from typing import Literal, TypeAlias, overload
 
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies import registry
-from fedwinnow.strategies.conformance.check import assert_lawful
 from fedwinnow.strategies.interfaces.merging import Merging, SparseMerging
 from fedwinnow.strategies.interfaces.objective import Objective
 from fedwinnow.strategies.interfaces.ordering import Ordering
@@ -13,8 +12,6 @@ from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.interfaces.weighting import Weighting
 from fedwinnow.strategies.plugin_description import Description, describe_all
 from fedwinnow.strategies.registry import KINDS, Kind
-
-__all__ = ["assert_lawful", "build", "plugins"]
 
 Plugin: TypeAlias = Scorer | Threshold | Ordering | Objective | Weighting | Merging | SparseMerging
 

@@ -11,7 +11,7 @@ import torch
 from warmed import warmed
 
 import fedwinnow as fw
-from fedwinnow.curation.model.pretrained import get_adapter
+from fedwinnow.curation.model.lora_model import get_adapter
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
 ROOT = Path(__file__).parents[2]

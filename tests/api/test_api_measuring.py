@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from warmed import warmed
 
 import fedwinnow as fw
-from fedwinnow.curation.model.pretrained import get_adapter
+from fedwinnow.curation.model.lora_model import get_adapter
 from fedwinnow.simulations.datasets.toy_federation import toy_rows
 
 COLUMNS = ("loss", "end_loss", "representation", "dot", "norm", "adam_dot", "adam_norm")
