@@ -17,17 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedwinnow.client.data.column_guess import guess_columns
-from fedwinnow.client.data.gate import overlapping
+from fedwinnow.client.data.gate import overlaps_anchors
 from fedwinnow.client.data.readers import read_rows
 from fedwinnow.client.data.samples import Samples, columns_of, open_samples
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles, simulated_run_files
-from fedwinnow.curation.atomic_files import replacing
+from fedwinnow.curation.atomic_files import replace_atomically
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import parse, plain, with_overrides
+from fedwinnow.curation.config.strict_toml import parse, to_plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.server.run.driver import Progress
-from fedwinnow.server.state import given
+from fedwinnow.server.state import required
 from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.runtimes.in_process import run_phases
 
@@ -36,7 +36,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class ScoreResult:
     """What ``fedwinnow score`` found."""
 
     samples: int
@@ -66,7 +66,7 @@ def score_config(
     }
     if not named:
         for section, source in ((base["sites"][0], data), (base["anchors"], anchors)):
-            section["columns"] = plain(guess_columns(columns_of(str(source)), str(source)))
+            section["columns"] = to_plain(guess_columns(columns_of(str(source)), str(source)))
     config = parse(with_overrides(base, overrides), RunConfig)
     if named:
         mapped = config.sites[0].columns
@@ -74,14 +74,14 @@ def score_config(
     return replace(config, model=local_model(config.model))
 
 
-def score_data(
+def score_silo(
     config: RunConfig,
     out: Path,
     *,
     kept: Path | None = None,
     progress: Progress | None = None,
-    workshop: Workshop | None = None,
-) -> Scored:
+    workshop: ProcessCache | None = None,
+) -> ScoreResult:
     """Score the one site of a configuration and write a Parquet file.
 
     Args:
@@ -102,7 +102,7 @@ def score_data(
     )
     data = open_samples(site.data, site.columns, domain=site.domain)
     anchors = open_samples(config.anchors.path, config.anchors.columns)
-    same = overlapping(data, anchors, site.gate.near_duplicates)
+    same = overlaps_anchors(data, anchors, site.gate.near_duplicates)
     if same:
         places = ", ".join(str(index + 1) for index in same[:SHOWN])
         message = (
@@ -112,7 +112,11 @@ def score_data(
         )
         raise DataError(message)
     with contextlib.ExitStack() as stack:
-        targets = [stack.enter_context(replacing(path)) for path in (out, kept) if path is not None]
+        targets = [
+            stack.enter_context(replace_atomically(path))
+            for path in (out, kept)
+            if path is not None
+        ]
         for target in targets:
             target.touch()  # an unwritable folder is found before anything is computed
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fedwinnow-score-"))
@@ -127,8 +131,8 @@ def score_data(
         pq.write_table(table, targets[0])
         if kept is not None:
             _write_kept(targets[1], site.data, chosen)
-    decision = given(state.decision, "decision")
-    return Scored(
+    decision = required(state.decision, "decision")
+    return ScoreResult(
         samples=len(data),
         kept=sum(chosen),
         threshold=decision.value if math.isfinite(decision.value) else None,

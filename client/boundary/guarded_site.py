@@ -15,11 +15,11 @@ from pathlib import Path
 
 from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
-from fedwinnow.client.boundary.released_datasets import KnownData
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.boundary.released_datasets import ReleasedDatasets
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.refusals import refusal_of
 from fedwinnow.client.site import Site
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import (
     ConfigError,
@@ -33,7 +33,7 @@ from fedwinnow.curation.protocol.envelope import (
     Stamp,
     UnsignedEnvelope,
     encrypt,
-    verified_stamp,
+    verify_stamp,
 )
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.messages import Reply, Request
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class Boundary:
+class GuardedSite:
     """One site behind its signatures, policy and ledger."""
 
     site: Site
@@ -59,7 +59,7 @@ class Boundary:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(cls, config: SiteConfig, *, workshop: Workshop | None = None) -> "Boundary":
+    def open(cls, config: SiteConfig, *, workshop: ProcessCache | None = None) -> "GuardedSite":
         """Open key, policy and ledger of a site; the key is made at first start.
 
         Raises:
@@ -74,12 +74,14 @@ class Boundary:
             raise ConfigError(message)
         folder = Path(config.work)
         return cls(
-            site=Site(config=config, workshop=workshop or Workshop()),
+            site=Site(config=config, workshop=workshop or ProcessCache()),
             key=site_key(Path(config.agent.key)),
             coordinator=PublicKey.parse(config.policy.coordinator, "policy.coordinator"),
             policy=Policy(
                 section=config.policy,
-                known=KnownData(folder=folder / "datasets", min_change=config.policy.min_change),
+                known=ReleasedDatasets(
+                    folder=folder / "datasets", min_change=config.policy.min_change
+                ),
             ),
             ledger=Ledger.open(folder),
             sequence_file=folder / "sequence",
@@ -92,7 +94,7 @@ class Boundary:
             UnauthorisedError: not signed by the coordinator, for another site, or seen before.
         """
         try:
-            found = verified_stamp(stamp, signature, self.coordinator)
+            found = verify_stamp(stamp, signature, self.coordinator)
         except ProtocolError as error:
             raise UnauthorisedError(str(error)) from error
         if found.site != self.site.name:
@@ -103,7 +105,7 @@ class Boundary:
             if found.sequence <= last:
                 message = f"sequence {found.sequence} is not above {last}: a replay is refused"
                 raise UnauthorisedError(message)
-            write(self.sequence_file, b"%d\n" % found.sequence)
+            write_atomically(self.sequence_file, b"%d\n" % found.sequence)
         return found
 
     def answer(self, stamp: Stamp, payload: bytes) -> UnsignedEnvelope:

@@ -12,21 +12,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwinnow.client.data.site_data import Pool
-from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.client.data.site_data import SiteData
+from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.curation.atomic_files import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnownData:
+class ReleasedDatasets:
     """The folder that remembers data sets by their samples' ids."""
 
     folder: Path
     min_change: int
-    _names: dict[int, tuple[Pool, str]] = field(default_factory=dict, repr=False)
+    _names: dict[int, tuple[SiteData, str]] = field(default_factory=dict, repr=False)
     """Pools of this process and their names, as naming a million samples takes a second."""
 
-    def identify(self, work: Work) -> str:
+    def identify(self, work: SiteRun) -> str:
         """The name of a run's data set, SHA-256 over its ids; its ids are on the disk afterwards.
 
         Raises:
@@ -34,21 +34,21 @@ class KnownData:
         """
         pool, name = self._names.get(id(work.pool), (None, ""))
         if pool is not work.pool:
-            text = "\n".join(sorted(ids_of(work)))
+            text = "\n".join(sorted(gated_ids(work)))
             name = hashlib.sha256(text.encode()).hexdigest()
             if not self._file(name).exists():
-                write(self._file(name), text.encode())
+                write_atomically(self._file(name), text.encode())
             self._names[id(work.pool)] = work.pool, name
         return name
 
-    def same(self, work: Work, names: Iterable[str]) -> frozenset[str]:
+    def same(self, work: SiteRun, names: Iterable[str]) -> frozenset[str]:
         """Those of the named data sets that hardly differ from a run's; unreadable ones count."""
-        mine, own = ids_of(work), self.identify(work)
+        mine, own = gated_ids(work), self.identify(work)
         return frozenset(
             name for name in set(names) if name == own or not self._differs(mine, name)
         )
 
-    def division(self, work: Work) -> str:
+    def division(self, work: SiteRun) -> str:
         """How the runs on this data set divide it: the first one's division, which this call pins.
 
         Raises:
@@ -57,8 +57,10 @@ class KnownData:
         stems = [file.stem for file in self.folder.glob("*.division")]
         for name in sorted(self.same(work, stems)):
             return self._file(name, "division").read_text(encoding="ascii")
-        write(self._file(self.identify(work), "division"), division_of(work).encode())
-        return division_of(work)
+        write_atomically(
+            self._file(self.identify(work), "division"), holdout_division(work).encode()
+        )
+        return holdout_division(work)
 
     def _differs(self, mine: frozenset[str], name: str) -> bool:
         try:
@@ -71,7 +73,7 @@ class KnownData:
         return self.folder / f"{name}.{kind}"
 
 
-def division_of(work: Work) -> str:
+def holdout_division(work: SiteRun) -> str:
     """Seed and share of the own hold-out, which decide who is in it; without one, no seed counts.
 
     Reference: two divisions of one data set differ by chosen samples, and so do their figures.
@@ -80,6 +82,6 @@ def division_of(work: Work) -> str:
     return f"share {share!r}, seed {work.terms.run.seed}" if share > 0 else "none"
 
 
-def ids_of(work: Work) -> frozenset[str]:
+def gated_ids(work: SiteRun) -> frozenset[str]:
     """Every sample that the gate let in; how a run divides them does not matter."""
     return frozenset((*work.pool.samples.ids, *work.pool.own_holdout.ids))

@@ -1,8 +1,8 @@
 """Answer a join request: site card and seeded initial adapter."""
 
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.client.signals.teacher import teacher_fingerprint
-from fedwinnow.client.training.site_adapter import check_own_part
+from fedwinnow.client.training.site_adapter import check_site_part
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.model.lora_model import initial_adapter
 from fedwinnow.curation.protocol.messages import Reply
@@ -13,9 +13,9 @@ from fedwinnow.curation.signal_columns import TEACHER
 from fedwinnow.curation.versions import versions
 
 
-def join(work: Work, request: JoinRequest) -> Reply:
+def join(work: SiteRun, request: JoinRequest) -> Reply:
     """Say who the site is and make the seeded initial adapter."""
-    check_own_part(work.config.site, work.terms.adapter)
+    check_site_part(work.config.site, work.terms.adapter)
     teacher, scored = "", work.terms.measuring.layers
     if work.plugins.columns_at(0) & TEACHER:  # before the base, so that one of them is in memory
         teacher = teacher_fingerprint(work)

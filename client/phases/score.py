@@ -4,10 +4,10 @@ import numpy as np
 
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
-from fedwinnow.curation.protocol.agreement import disagreement
+from fedwinnow.curation.protocol.agreement import why_disagreeing
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import SummaryReply
 from fedwinnow.curation.protocol.requests import ScoreRequest
@@ -17,7 +17,7 @@ from fedwinnow.strategies.interfaces.scorer import QueueingScorer
 from fedwinnow.strategies.maths.blockwise_scoring import score_in_blocks
 
 
-def score(work: Work, request: ScoreRequest) -> Reply:
+def score(work: SiteRun, request: ScoreRequest) -> Reply:
     """Fit on the agreed public rows, score the silo, send a histogram."""
     _check_rows(work, request)
     public = PublicRows(trajectory=request.tables, kinds=request.kinds, parents=request.parents)
@@ -42,7 +42,7 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     if queue is not None:
         tables.write_queue(work.files.queue, private[-1].ids, queue)
     if work.terms.clusters.count:
-        cluster.prepare(work, request.tables, private)
+        cluster.write_trajectories(work, request.tables, private)
     smallest = max(work.terms.summary.smallest_cell, work.config.site.smallest_cell)
     return SummaryReply(
         header=request.header,
@@ -54,7 +54,7 @@ def score(work: Work, request: ScoreRequest) -> Reply:
     )
 
 
-def _check_rows(work: Work, request: ScoreRequest) -> None:
+def _check_rows(work: SiteRun, request: ScoreRequest) -> None:
     """Hold the agreed public rows to the site's own: a scorer is fitted on nothing else.
 
     Raises:
@@ -76,13 +76,13 @@ def _check_rows(work: Work, request: ScoreRequest) -> None:
         if said != expected or agreed.columns.keys() != mine.columns.keys():
             why = "they are not the rows that this site measured"
         else:
-            why = disagreement(mine, agreed.columns, agreed.reference_gram)
+            why = why_disagreeing(mine, agreed.columns, agreed.reference_gram)
         if why:
             message = f"public rows of checkpoint {agreed.checkpoint}: {why}; ask who sent them"
             raise RefusalError(message, clause="public_rows")
 
 
-def _edges(work: Work, public_scores: Scores) -> np.ndarray:
+def _edges(work: SiteRun, public_scores: Scores) -> np.ndarray:
     unit = work.plugins.scorer.unit
     return edges_from_public(
         public_scores, bins=work.terms.summary.bins, probability=unit == "probability"

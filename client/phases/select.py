@@ -5,7 +5,7 @@ import numpy as np
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.phases.apply_threshold import apply_threshold
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.datatypes import Selection
 from fedwinnow.curation.errors import DataError, RefusalError
 from fedwinnow.curation.protocol.messages import Reply
@@ -15,11 +15,11 @@ from fedwinnow.curation.scores.selection import keep_all, oracle, random_like
 from fedwinnow.curation.seeds import derive_seed
 
 
-def select_samples(work: Work, request: SelectRequest | QuotaRequest) -> Reply:
+def select_samples(work: SiteRun, request: SelectRequest | QuotaRequest) -> Reply:
     """Apply the threshold, and write down why each sample was dropped."""
     curated, status, scores = apply_threshold(work, request)
     if isinstance(request, QuotaRequest):
-        curated = cluster.within_quotas(work, request, curated, scores)
+        curated = cluster.apply_quotas(work, request, curated, scores)
     chosen: dict[str, Selection] = {}
     for arm in work.terms.study.arms:
         chosen[arm] = _arm(work, arm, curated, curated.ids, status)
@@ -29,7 +29,7 @@ def select_samples(work: Work, request: SelectRequest | QuotaRequest) -> Reply:
 
 
 def _arm(
-    work: Work, arm: str, curated: Selection, ids: tuple[str, ...], status: np.ndarray
+    work: SiteRun, arm: str, curated: Selection, ids: tuple[str, ...], status: np.ndarray
 ) -> Selection:
     if arm == "curated":
         return curated

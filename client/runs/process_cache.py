@@ -14,8 +14,8 @@ import torch
 
 from fedwinnow.client.measuring.pass_options import OnProgress, OnTaskProgress
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
-from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.model.lora_model import LoadedModel, Size
+from fedwinnow.curation.config.strict_toml import canonical_json
+from fedwinnow.curation.model.lora_model import BatchBudget, LoadedModel
 from fedwinnow.curation.model.pretrained import load_model
 
 G = TypeVar("G")
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Workshop:
+class ProcessCache:
     """One process's models and public results."""
 
     progress: OnTaskProgress | None = None
@@ -33,7 +33,7 @@ class Workshop:
     _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
     _public: dict[tuple[str, ...], object] = field(default_factory=dict)
     _kept: dict[tuple[str, ...], object] = field(default_factory=dict)
-    _sizes: dict[str, dict[str, Size]] = field(default_factory=dict)
+    _sizes: dict[str, dict[str, BatchBudget]] = field(default_factory=dict)
 
     def model(self, section: ModelSection, adapter: AdapterSection, seed: int) -> LoadedModel:
         """The loaded model with its adapter; loaded at first use.
@@ -41,7 +41,7 @@ class Workshop:
         Raises:
             ModelError: the model cannot be loaded or lacks the LoRA targets.
         """
-        key = (canonical(section), canonical(adapter), seed)
+        key = (canonical_json(section), canonical_json(adapter), seed)
         if key not in self._models:
             self._models.clear()  # one base in memory at a time
             self._models[key] = load_model(section, adapter, seed=seed)
@@ -98,7 +98,7 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def deterministic(threads: int) -> None:
+def set_deterministic(threads: int) -> None:
     """Fix the number of threads and PyTorch's algorithms, so that a run repeats bit for bit."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -7,34 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.data.site_data import Pool
+from fedwinnow.client.data.site_data import SiteData
 from fedwinnow.client.measuring.pass_options import PassOptions
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.adapters.checks import adapter_hash, check_adapter
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import ModelSection, TeacherSection
 from fedwinnow.curation.config.site import SiteConfig
-from fedwinnow.curation.config.strict_toml import canonical, parse
+from fedwinnow.curation.config.strict_toml import canonical_json, parse
 from fedwinnow.curation.datatypes import Adapter, SignalTable
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.model.base_change import changed_base
+from fedwinnow.curation.model.base_change import changed_base_hash
 from fedwinnow.curation.model.lora_model import LoadedModel, set_adapter
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.strategies.run_plugins import RunPlugins
 
 
 @dataclass(slots=True, kw_only=True)
-class Work:
+class SiteRun:
     """One run at one site: its terms, its samples, and the folder that keeps its tables."""
 
     config: SiteConfig
     terms: RunTerms
     folder: Path
-    pool: Pool
+    pool: SiteData
     model: ModelSection
     """The agreed model section, with the site's own name of the base model."""
-    workshop: Workshop
+    workshop: ProcessCache
     plugins: RunPlugins
     """The run's plug-ins, made once."""
     teacher: TeacherSection = field(default_factory=TeacherSection)
@@ -84,13 +84,15 @@ def parse_terms(text: str) -> RunTerms:
     return parse(tree, RunTerms)
 
 
-def hold(work: Work, header: Header, adapter: Adapter, change: Adapter | None = None) -> str:
+def load_checked_adapter(
+    work: SiteRun, header: Header, adapter: Adapter, change: Adapter | None = None
+) -> str:
     """Load the request's adapter into the model, after checking that it is the one it names.
 
     Returns:
         What names the model's state: the adapter's hash, and with a change one over both.
     """
-    held = changed_base(work.loaded.fingerprint, change)
+    held = changed_base_hash(work.loaded.fingerprint, change)
     if adapter.base != held:
         message = f"adapter is for base {adapter.base[:12]}, this site holds {held[:12]}"
         raise ProtocolError(message)
@@ -102,15 +104,15 @@ def hold(work: Work, header: Header, adapter: Adapter, change: Adapter | None = 
         )
         raise ProtocolError(message)
     set_adapter(work.loaded, replace(adapter, base=work.loaded.fingerprint))
-    return changed_base(found, change)
+    return changed_base_hash(found, change)
 
 
-def public_key(work: Work, adapter: str) -> tuple[str, ...]:
+def public_result_key(work: SiteRun, adapter: str) -> tuple[str, ...]:
     """What results on public samples depend on: adapter, anchors, terms, model."""
-    return (adapter, work.pool.anchors_hash, canonical(work.terms), canonical(work.model))
+    return (adapter, work.pool.anchors_hash, canonical_json(work.terms), canonical_json(work.model))
 
 
-def rows_of(table: SignalTable, keep: Sequence[int]) -> SignalTable:
+def take_rows(table: SignalTable, keep: Sequence[int]) -> SignalTable:
     """The table with only the given rows."""
     index = np.asarray(keep, dtype=np.int64)
     return SignalTable(

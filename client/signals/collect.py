@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from fedwinnow.client.data.anchors import corrupted_references
-from fedwinnow.client.measuring.backends import reference_way
+from fedwinnow.client.measuring.backends import reference_backend
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import References, reference_state
-from fedwinnow.client.runs.site_run import Work, public_key, rows_of
-from fedwinnow.client.signals.shards import SHARD, Crew, in_shards
-from fedwinnow.client.signals.workers import Model, Task, Workers
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.client.runs.site_run import SiteRun, public_result_key, take_rows
+from fedwinnow.client.signals.shards import SHARD, Crew, measure_in_shards
+from fedwinnow.client.signals.workers import MeasuringTask, WorkerModel, Workers
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.datatypes import PublicRows, Sample, SignalTable, Status
 from fedwinnow.curation.model.lora_model import get_adapter
 
@@ -22,8 +22,8 @@ Measuring = Callable[[Sequence[Sample], str], SignalTable]
 """Measures samples; the words say to who watches whose they are."""
 
 
-def measuring(
-    work: Work,
+def signal_measurer(
+    work: SiteRun,
     adapter: str,
     *,
     columns: frozenset[str],
@@ -32,7 +32,7 @@ def measuring(
 ) -> Measuring:
     """What measures samples with the adapter that the model holds; ``adapter`` is its hash."""
     terms = work.terms
-    key = ("references", str(checkpoint), *sorted(columns), *public_key(work, adapter))
+    key = ("references", str(checkpoint), *sorted(columns), *public_result_key(work, adapter))
 
     def arguments() -> dict[str, Any]:
         return {
@@ -47,7 +47,7 @@ def measuring(
 
     def table(samples: Sequence[Sample], what: str) -> SignalTable:
         given, options = arguments(), work.pass_options
-        return in_shards(
+        return measure_in_shards(
             lambda shard, on_progress: measure(
                 work.loaded, shard, options, **given, on_progress=on_progress
             ),
@@ -62,7 +62,7 @@ def measuring(
     return table
 
 
-def _references(work: Work, columns: frozenset[str]) -> References:
+def _references(work: SiteRun, columns: frozenset[str]) -> References:
     """References at the adapter that the model holds, from the reference anchors."""
     terms, split = work.terms, work.pool.split
     spoiled = "representation_corrupted" in columns
@@ -72,12 +72,12 @@ def _references(work: Work, columns: frozenset[str]) -> References:
         work.pass_options,
         columns=columns,
         corrupted=corrupted_references(terms.anchors, split, terms.run.seed) if spoiled else (),
-        way=reference_way(terms.measuring.backend, work.loaded),
+        way=reference_backend(terms.measuring.backend, work.loaded),
         layers=terms.measuring.layers,
     )
 
 
-def _crew(work: Work, arguments: Mapping[str, Any]) -> Crew | None:
+def _crew(work: SiteRun, arguments: Mapping[str, Any]) -> Crew | None:
     """The site's workers, with the adapter that the model holds; None where it has none.
 
     Workers keep no tokens: what they read of a sample never reaches their disks.
@@ -85,13 +85,14 @@ def _crew(work: Work, arguments: Mapping[str, Any]) -> Crew | None:
     section, terms = work.config.compute, work.terms
     if section.workers == 1 and not section.ray:
         return None
-    model = Model(
+    model = WorkerModel(
         section=work.model, adapter=terms.adapter, seed=terms.run.seed, threads=terms.run.threads
     )
     workers = work.workshop.kept(
-        ("workers", canonical(section), repr(model)), lambda: Workers(section=section, model=model)
+        ("workers", canonical_json(section), repr(model)),
+        lambda: Workers(section=section, model=model),
     )
-    task = Task(
+    task = MeasuringTask(
         adapter=get_adapter(work.loaded),
         options=replace(work.pass_options, tokens=None),
         arguments=arguments,
@@ -99,8 +100,8 @@ def _crew(work: Work, arguments: Mapping[str, Any]) -> Crew | None:
     return partial(workers.each, task)
 
 
-def public_rows(
-    work: Work,
+def measure_public_rows(
+    work: SiteRun,
     adapter: str,
     table: Measuring,
     *,
@@ -109,13 +110,13 @@ def public_rows(
     guests: tuple[str, ...] = (),
 ) -> PublicRows:
     """The public calibration rows that can be measured; once in a process for each of guests."""
-    key = ("rows", str(checkpoint), *sorted(columns), *public_key(work, adapter), *guests)
+    key = ("rows", str(checkpoint), *sorted(columns), *public_result_key(work, adapter), *guests)
     public = work.workshop.public(
         key, lambda: table(work.pool.rows.samples, "measuring public anchors")
     )
     keep, rows = np.flatnonzero(public.status == Status.OK), work.pool.rows
     return PublicRows(
-        trajectory=(rows_of(public, keep.tolist()),),
+        trajectory=(take_rows(public, keep.tolist()),),
         kinds=tuple(rows.kinds[i] for i in keep),
         parents=tuple(rows.parents[i] for i in keep),
     )

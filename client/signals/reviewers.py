@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.runs.site_run import Work, public_key
-from fedwinnow.client.signals.extra_columns import Beside
+from fedwinnow.client.runs.site_run import SiteRun, public_result_key
+from fedwinnow.client.signals.extra_columns import ExtraColumns
 from fedwinnow.curation.adapters.checks import adapter_hash, check_compatible
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
@@ -78,7 +78,7 @@ def check_reviewers(reviewers: Mapping[str, Adapter], own: Adapter, site: str) -
             raise ProtocolError(message)
 
 
-def reviewed(work: Work, reviewers: Mapping[str, Adapter]) -> Beside:
+def review_columns(work: SiteRun, reviewers: Mapping[str, Adapter]) -> ExtraColumns:
     """The reviews' columns; the model holds the last reviewer afterwards, so hold it anew.
 
     Raises:
@@ -90,7 +90,7 @@ def reviewed(work: Work, reviewers: Mapping[str, Adapter]) -> Beside:
         key = adapter_hash(reviewers[name])
         set_adapter(work.loaded, reviewers[name])
         asked = partial(_losses, work, work.pool.rows.samples, f"{name} reviews anchors")
-        rows = work.workshop.public(("review", key, *public_key(work, "")), asked)
+        rows = work.workshop.public(("review", key, *public_result_key(work, "")), asked)
         level = _levels(work, rows, name)
         every.append(rows)
         public.append(_of(level, [sample.domain for sample in work.pool.rows.samples]))
@@ -99,14 +99,14 @@ def reviewed(work: Work, reviewers: Mapping[str, Adapter]) -> Beside:
             what = f"{name} reviews samples of {work.site}"
             others.append(_losses(work, work.pool.samples, what))
             levels.append(_of(level, domains))
-    return Beside(
+    return ExtraColumns(
         private=_columns(np.stack(others), np.stack(levels)),
         public=_columns(np.stack(every), np.stack(public)),
         key=tuple(keys),
     )
 
 
-def _losses(work: Work, samples: Sequence[Sample], what: str) -> Losses:
+def _losses(work: SiteRun, samples: Sequence[Sample], what: str) -> Losses:
     """Mean loss of each body under the adapter that the model holds; NaN where there is none."""
     table = measure(
         work.loaded,
@@ -123,7 +123,7 @@ def _losses(work: Work, samples: Sequence[Sample], what: str) -> Losses:
     return losses
 
 
-def _levels(work: Work, losses: Losses, reviewer: str) -> dict[str, float]:
+def _levels(work: SiteRun, losses: Losses, reviewer: str) -> dict[str, float]:
     """Domain → the reviewer's mean loss of its clean public rows; "" → of all.
 
     Raises:

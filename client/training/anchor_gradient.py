@@ -6,15 +6,15 @@ adapter and public anchors alone, so any member may tell it.
 
 import torch
 
-from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.measuring.batching import Places, run_in_batches
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.model.lora_model import factor_gradients
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 
 
-def anchor_gradient(work: Work) -> Adapter:
+def anchor_gradient(work: SiteRun) -> Adapter:
     """∂L/∂A and ∂L/∂B of every module, in the place of A and B, at the adapter that is loaded.
 
     Raises:
@@ -38,7 +38,7 @@ def anchor_gradient(work: Work) -> Adapter:
         loaded.model.zero_grad(set_to_none=True)
 
     def backward() -> None:
-        in_batches(
+        run_in_batches(
             loaded, usable, run, forget=forget, adds_up=True,
             batch_tokens=options.batch_tokens, kind="gradient", graph=True,
         )  # fmt: skip

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Int
 
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
-from fedwinnow.client.signals.collect import measuring, public_rows
-from fedwinnow.client.signals.shards import forget
+from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.client.signals.collect import measure_public_rows, signal_measurer
+from fedwinnow.client.signals.shards import remove_shards
 from fedwinnow.curation.datatypes import Scores
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.signal_columns import GRADIENTS
@@ -53,8 +53,8 @@ def stage_of(number: int, *, rounds: int, stages: int, samples: int) -> Stage:
     return Stage(number=stage, count=count, first_round=first)
 
 
-def choose(
-    work: Work, arm: str, stage: Stage, kept: Places, score: Callable[[Places], Scores]
+def choose_stage_samples(
+    work: SiteRun, arm: str, stage: Stage, kept: Places, score: Callable[[Places], Scores]
 ) -> tuple[Places, Scores]:
     """The samples of a stage, best first, with the scores by which they were chosen.
 
@@ -79,7 +79,7 @@ def choose(
     return tables.read_stage(own)
 
 
-def score_now(work: Work, adapter: str) -> Callable[[Places], Scores]:
+def stage_scoring(work: SiteRun, adapter: str) -> Callable[[Places], Scores]:
     """What scores samples of the silo at the held adapter, by one forward-only scorer.
 
     The scorer is fitted on the site's own measurement of the public rows at the same adapter.
@@ -89,13 +89,13 @@ def score_now(work: Work, adapter: str) -> Callable[[Places], Scores]:
         message = "this run's ordering has no stages"
         raise ProtocolError(message)
     columns = scorer.columns - GRADIENTS - unmeasured_columns(work.terms)
-    table = measuring(work, adapter, columns=columns, checkpoint=0)
+    table = signal_measurer(work, adapter, columns=columns, checkpoint=0)
 
     def score(places: Places) -> Scores:
-        public = public_rows(work, adapter, table, columns=columns, checkpoint=0)
+        public = measure_public_rows(work, adapter, table, columns=columns, checkpoint=0)
         samples = work.pool.samples.subset(places.tolist())
         mine = table(samples, f"{work.site} ranks its samples")
-        forget(work.files)
+        remove_shards(work.files)
         return scorer.score((mine,), scorer.fit(public))
 
     return score

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fedwinnow.curation.adapters.peft_reader import check_plain
+from fedwinnow.curation.adapters.peft_reader import check_plain_lora
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.lora_model import NAME, lora_layers
 
@@ -61,7 +61,7 @@ def check_lora(model: Any) -> None:  # noqa: ANN401 - PEFT has no types
         )
         raise ModelError(message)
     config = model.peft_config[NAME].to_dict()
-    check_plain(config, "load_model: the model's adapter")
+    check_plain_lora(config, "load_model: the model's adapter")
     task = config.get("task_type")
     if task not in {None, "CAUSAL_LM"}:
         message = (

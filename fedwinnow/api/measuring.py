@@ -12,10 +12,10 @@ from fedwinnow.client.data.anchors import calibration_by, corrupted_references, 
 from fedwinnow.client.data.column_guess import guess_columns, guess_domain
 from fedwinnow.client.data.samples import Samples
 from fedwinnow.client.measuring import measuring_pass
-from fedwinnow.client.measuring.backends import reference_way
+from fedwinnow.client.measuring.backends import reference_backend
 from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
 from fedwinnow.client.measuring.references import References, reference_state
-from fedwinnow.client.runs.site_run import rows_of
+from fedwinnow.client.runs.site_run import take_rows
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import ColumnsSection
@@ -97,7 +97,7 @@ class PublicMeasurement:
         usable = np.logical_and.reduce([table.status == Status.OK for table in self.tables])
         keep = np.flatnonzero(usable).tolist()
         return PublicRows(
-            trajectory=tuple(rows_of(table, keep) for table in self.tables),
+            trajectory=tuple(take_rows(table, keep) for table in self.tables),
             kinds=tuple(self.kinds[i] for i in keep),
             parents=tuple(self.parents[i] for i in keep),
         )
@@ -157,7 +157,7 @@ def measure_public(
         PassOptions.of(settings.model, settings.measuring),
         columns=wanted,
         corrupted=corrupted_references(section, split, seed) if spoiled else (),
-        way=reference_way(backend, model),
+        way=reference_backend(backend, model),
         layers=settings.measuring.layers,
     )
     begun = PublicMeasurement(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedwinnow.curation.adapters import peft_folder
-from fedwinnow.curation.adapters.peft_reader import config_of
+from fedwinnow.curation.adapters.peft_reader import read_config
 from fedwinnow.curation.datatypes import FINGERPRINT, Adapter
 from fedwinnow.curation.errors import ConfigError, OutputError, PluginError
 from fedwinnow.server.adapter_tools.merge_adapters import merge_adapters
@@ -27,7 +27,7 @@ def load_adapter(folder: str | Path, *, base: str = "") -> Adapter:
         ModelError: there is no adapter in the folder.
         IncompatibleAdapterError: it is no plain LoRA adapter, or holds whole modules.
     """
-    named = str(config_of(Path(folder)).get("base_model_name_or_path") or "")
+    named = str(read_config(Path(folder)).get("base_model_name_or_path") or "")
     return peft_folder.load_adapter(Path(folder), base=base or named)
 
 

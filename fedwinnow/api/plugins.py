@@ -4,6 +4,7 @@ from typing import Literal, TypeAlias, overload
 
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies import registry
+from fedwinnow.strategies.conformance.check import assert_lawful
 from fedwinnow.strategies.interfaces.merging import Merging, SparseMerging
 from fedwinnow.strategies.interfaces.objective import Objective
 from fedwinnow.strategies.interfaces.ordering import Ordering
@@ -12,6 +13,8 @@ from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.interfaces.weighting import Weighting
 from fedwinnow.strategies.plugin_description import Description, describe_all
 from fedwinnow.strategies.registry import KINDS, Kind
+
+__all__ = ["assert_lawful", "build", "plugins"]
 
 Plugin: TypeAlias = Scorer | Threshold | Ordering | Objective | Weighting | Merging | SparseMerging
 

@@ -12,7 +12,7 @@ from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations import single_silo
 from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.runtimes import in_process
-from fedwinnow.simulations.single_silo import Scored
+from fedwinnow.simulations.single_silo import ScoreResult
 
 
 def load_scenario(path: str | Path, *, overrides: Sequence[str] = ()) -> RunConfig:
@@ -71,7 +71,7 @@ def score_silo(
     kept: str | Path | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Scored:
+) -> ScoreResult:
     """Score and filter one data set against public anchors, as a federation of one member.
 
     Args:
@@ -95,4 +95,4 @@ def score_silo(
     """
     config = single_silo.score_config(Path(source), Path(anchors), str(model), overrides=overrides)
     target = None if kept is None else Path(kept)
-    return single_silo.score_data(config, Path(out), kept=target, progress=progress)
+    return single_silo.score_silo(config, Path(out), kept=target, progress=progress)

@@ -69,7 +69,7 @@ def select(table: SignalTable, scores: Scores, threshold: float) -> Selection:
             "give the table that was scored"
         )
         raise DataError(message)
-    return selection.select(table.ids, scores, table.status, threshold)
+    return selection.select_above(table.ids, scores, table.status, threshold)
 
 
 class NotebookFigure(Figure):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import parse, plain, with_overrides
+from fedwinnow.curation.config.strict_toml import parse, to_plain, with_overrides
 
 
 def changed(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -14,4 +14,4 @@ def changed(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """
     if not overrides:
         return config
-    return parse(with_overrides(plain(config), overrides), RunConfig)
+    return parse(with_overrides(to_plain(config), overrides), RunConfig)

@@ -51,10 +51,10 @@ def check(
 ) -> None:
     """Check a plug-in against its Protocol's laws on made-up inputs; exit code 1 if one fails."""
     from fedwinnow.curation.config.strict_toml import with_overrides  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.strategies.conformance.check import examine  # noqa: PLC0415 - torch loads here
+    from fedwinnow.strategies.conformance.check import check_registered  # noqa: PLC0415 - torch loads here
 
     given = with_overrides({}, settings or ())
-    verdicts = examine(_only_kind(kind, name), name, given)
+    verdicts = check_registered(_only_kind(kind, name), name, given)
     if as_json:
         print(json.dumps([asdict(one) for one in verdicts], indent=1, ensure_ascii=False))
     else:
@@ -125,12 +125,12 @@ def _a_kind(kind: str) -> Any:  # noqa: ANN401 - a Kind, which loads with the re
 
 def _only_kind(kind: str, name: str) -> Any:  # noqa: ANN401 - see _a_kind
     """The kind that has the name, where it is not given."""
-    from fedwinnow.strategies.registry import KINDS, PREFIXED, names  # noqa: PLC0415 - numpy loads here
+    from fedwinnow.strategies.registry import KINDS, PREFIXED, plugin_names  # noqa: PLC0415 - numpy loads here
 
     if kind:
         return _a_kind(kind)
     prefix = name.partition(":")[0]
-    having = [one for one in KINDS if name in names(one) or (one, prefix) in PREFIXED]
+    having = [one for one in KINDS if name in plugin_names(one) or (one, prefix) in PREFIXED]
     if len(having) != 1:
         what = "no kind has it" if not having else f"{' and '.join(having)} have it"
         message = f"plug-in {name!r}: {what}; give --kind, or see fedwinnow plugins"

@@ -28,7 +28,7 @@ WORDS: Mapping[str, str] = {
 
 
 @dataclass(slots=True)
-class Watch:
+class ProgressDisplay:
     """Prints what a run does; given to the driver and to the workshop."""
 
     budget: Mapping[str, float] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 
 from fedwinnow.curation.adapters.checks import check_adapter
-from fedwinnow.curation.adapters.peft_reader import Lazy
+from fedwinnow.curation.adapters.peft_reader import LazyFactor
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
@@ -102,8 +102,8 @@ def widened(own: Adapter, sizes: Sizes) -> Adapter:
     modules = sorted(sizes)
     return Adapter(
         base=own.base,
-        a=Lazy(modules, lambda m: own.a[m] if m in own.a else torch.zeros(1, sizes[m][1])),
-        b=Lazy(modules, lambda m: own.b[m] if m in own.b else torch.zeros(sizes[m][0], 1)),
+        a=LazyFactor(modules, lambda m: own.a[m] if m in own.a else torch.zeros(1, sizes[m][1])),
+        b=LazyFactor(modules, lambda m: own.b[m] if m in own.b else torch.zeros(sizes[m][0], 1)),
         scales={module: own.scales.get(module, 1.0) for module in modules},
     )
 
@@ -114,7 +114,7 @@ def unchanged(adapters: Mapping[str, Adapter], sizes: Sizes) -> Adapter:
     modules = sorted(sizes)
     return Adapter(
         base=next(iter(adapters.values())).base,
-        a=Lazy(modules, lambda module: largest[module].a[module]),
-        b=Lazy(modules, lambda module: torch.zeros_like(largest[module].b[module])),
+        a=LazyFactor(modules, lambda module: largest[module].a[module]),
+        b=LazyFactor(modules, lambda module: torch.zeros_like(largest[module].b[module])),
         scales={module: largest[module].scales[module] for module in modules},
     )

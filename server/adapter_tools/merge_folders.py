@@ -24,13 +24,13 @@ from fedwinnow.curation.errors import ConfigError, ModelError, RunError
 from fedwinnow.server.adapter_tools.folder_checks import (
     ALIKE,
     FolderMerge,
-    Part,
+    MergePart,
     base_name,
     check_alike,
-    check_free,
+    check_not_there,
     check_shared_a,
-    refused,
-    shares_of,
+    folder_shares,
+    reword_for_folders,
 )
 from fedwinnow.server.adapter_tools.merge_adapters import merge_widened, sizes_of, widened
 from fedwinnow.server.adapter_tools.merge_sparse_folders import sum_folders
@@ -67,8 +67,8 @@ def merge_folders(
         IncompatibleAdapterError: no folder can hold a sparse sum.
     """
     merging: Merging = build("merging", rule, settings or {})
-    shares = shares_of(folders, weights)
-    check_free(out)
+    shares = folder_shares(folders, weights)
+    check_not_there(out)
     if isinstance(merging, SparseMerging):
         return sum_folders(shares, out, rule=rule, merging=merging, base=base)
     opened = {str(folder): open_adapter(folder, base="base") for folder in folders}
@@ -83,7 +83,7 @@ def merge_folders(
     try:
         merged = merge_widened(adapters, shares, merging, sizes)
     except RunError as error:
-        raise refused(rule, error) from error
+        raise reword_for_folders(rule, error) from error
     if merged.change is not None:
         message = (
             f"--rule {rule} changes the base model, which an adapter folder cannot hold; choose "
@@ -145,7 +145,7 @@ def _told(
     saved: tuple[str, ...],
 ) -> FolderMerge:
     parts = tuple(
-        Part(
+        MergePart(
             folder=folder,
             weight=shares[folder],
             norm=_norm(one.adapter),
@@ -158,7 +158,7 @@ def _told(
     error = target = 0.0
     for module in merged.adapter.modules:
         wanted = maths.target(full, used, module)
-        apart = maths.total([maths.delta(merged.adapter, module, -1.0), wanted])
+        apart = maths.sum_products([maths.delta(merged.adapter, module, -1.0), wanted])
         error += maths.norm(apart) ** 2
         target += maths.norm(wanted) ** 2
     return FolderMerge(

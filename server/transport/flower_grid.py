@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages
-from fedwinnow.curation.protocol.flower_records import size_of
+from fedwinnow.curation.protocol.flower_records import content_bytes
 from fedwinnow.server.transport.codec import EnvelopeCodec, PlainCodec
 from fedwinnow.server.transport.interface import Delivery, Earlier
 
@@ -102,7 +102,7 @@ class GridTransport:
             self._remember()
             targets = [(site, self.nodes.get(site)) for site in sites]
         else:
-            nodes = reachable(
+            nodes = wait_for_nodes(
                 self.grid, expected=self.expected, patience=self.patience, poll=self.poll
             )
             targets = [("", node) for node in nodes]
@@ -165,7 +165,7 @@ class GridTransport:
         """Send the next request; the message's id, "" where Flower refuses it."""
         request = talk.todo[0]
         content = self.codec.request(request, talk.site)
-        talk.down += size_of(content)
+        talk.down += content_bytes(content)
         group = f"{request.header.phase}-{request.header.round}"
         return self._push(content, talk.node or 0, CURATION, end=end, group=group)
 
@@ -180,7 +180,7 @@ class GridTransport:
             why = f"Flower's error {reply.error.code}: {(reply.error.reason or '')[:200]}"
             yield from self._failed(talk, why, idle)
             return
-        up = size_of(reply.content)
+        up = content_bytes(reply.content)
         try:
             said = self.codec.reply(reply.content, talk.site)
             label = self._name(talk.node or 0, talk.site, said.site)
@@ -261,7 +261,9 @@ class GridTransport:
             logger.warning("node %d claims the name %r of another node", node, name)
 
 
-def reachable(grid: Grid, *, expected: int, patience: float, poll: float = 0.1) -> tuple[int, ...]:
+def wait_for_nodes(
+    grid: Grid, *, expected: int, patience: float, poll: float = 0.1
+) -> tuple[int, ...]:
     """Ids of all nodes, in ascending order, once at least ``expected`` are there.
 
     Raises:

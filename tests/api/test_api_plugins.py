@@ -4,7 +4,7 @@ import pytest
 
 import fedwinnow as fw
 from fedwinnow.strategies.interfaces.scorer import Scorer
-from fedwinnow.strategies.registry import names
+from fedwinnow.strategies.registry import plugin_names
 from fedwinnow.strategies.thresholds.keep_fraction import keep_fraction
 
 
@@ -24,7 +24,7 @@ def test_build_makes_a_plugin_from_its_settings():
 def test_plugins_lists_a_kind_or_all():
     """Names of the registry with their settings; an unknown kind is refused."""
     found = fw.plugins("threshold")
-    assert tuple(one.name for one in found) == names("threshold")
+    assert tuple(one.name for one in found) == plugin_names("threshold")
     assert {one.kind for one in found} == {"threshold"}
     (share,) = next(one for one in found if one.name == "keep_fraction").settings
     assert (share.name, share.default) == ("share", 0.6)

@@ -11,8 +11,8 @@ import torch
 
 from fedwinnow.client import site as door
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.runs.site_run import rows_of
+from fedwinnow.client.runs.process_cache import ProcessCache
+from fedwinnow.client.runs.site_run import take_rows
 from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.client.signals import collect
 from fedwinnow.client.site import Site
@@ -22,7 +22,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
 RUN = "toy-run"
@@ -36,9 +36,9 @@ def scenario(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
+def workshop() -> ProcessCache:
     """One warm model for the module."""
-    return Workshop()
+    return ProcessCache()
 
 
 def config_of(scenario: Path, *overrides: str) -> RunConfig:
@@ -46,14 +46,14 @@ def config_of(scenario: Path, *overrides: str) -> RunConfig:
     return load_scenario(scenario, (*SMALL, *overrides))
 
 
-def make_site(config: RunConfig, work: Path, workshop: Workshop, **changes) -> Site:
+def make_site(config: RunConfig, work: Path, workshop: ProcessCache, **changes) -> Site:
     """The site "south" of a run; ``changes`` are keys of its own configuration."""
     return Site(config=replace(site_configs(config, str(work))[1], **changes), workshop=workshop)
 
 
 def walk(site: Site, config: RunConfig) -> list[tuple[m.Request, m.Reply]]:
     """The whole run with this one site: what was asked and what it said."""
-    state, heard = init(config, RUN), []
+    state, heard = initial_state(config, RUN), []
     while (request := next_request(state)) is not None:
         reply = site.answer(request)
         heard.append((request, reply))
@@ -150,7 +150,7 @@ def test_site_answers_a_repeated_request_from_disk(heard, monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(door, "answer", never)
-    again = make_site(heard[1], heard[0], Workshop())
+    again = make_site(heard[1], heard[0], ProcessCache())
     for request, reply in heard[2]:
         assert wire.encode(again.answer(request)) == wire.encode(reply)
 
@@ -256,7 +256,7 @@ def test_site_refuses_an_adapter_of_other_modules(heard, joined):
 def test_site_refuses_other_terms_under_the_same_run_id(heard, joined, scenario):
     """A run's terms are fixed at its first join; asking again with the same ones is fine."""
     request = of(heard, m.JoinRequest)
-    other = next_request(init(config_of(scenario, "run.seed=5"), RUN))
+    other = next_request(initial_state(config_of(scenario, "run.seed=5"), RUN))
     assert "already joined under other terms" in refused(joined, other, "ProtocolError")
     assert isinstance(joined.handle(request), m.Joined)
     assert joined.handle(of(heard, m.ProbeRequest)) is not None
@@ -284,7 +284,7 @@ def test_site_that_lacks_a_plug_in_says_so_at_join(scenario, workshop, tmp_path,
     """An unknown plug-in or setting is refused with the choices, before anything is computed."""
     config = config_of(scenario, override)
     site = make_site(config, tmp_path, workshop)
-    assert said in refused(site, next_request(init(config, RUN)), "PluginError")
+    assert said in refused(site, next_request(initial_state(config, RUN)), "PluginError")
     assert not list(tmp_path.iterdir())
 
 
@@ -296,7 +296,9 @@ def test_site_refuses_gradient_scorers_without_a_trajectory(scenario, workshop, 
     """A scorer of gradients, and clusters of losses, are refused by run.trajectory at join."""
     config = config_of(scenario, "run.trajectory=none", line)
     site = make_site(config, tmp_path, workshop)
-    assert "run.trajectory" in refused(site, next_request(init(config, RUN)), "PluginError")
+    assert "run.trajectory" in refused(
+        site, next_request(initial_state(config, RUN)), "PluginError"
+    )
 
 
 def test_site_refuses_a_threshold_off_the_grid(heard, workshop):
@@ -336,7 +338,7 @@ def test_sites_that_warm_up_on_anchors_train_the_same_adapter(scenario, workshop
     found = []
     for index, site in enumerate(site_configs(config, str(tmp_path))):
         one = Site(config=site, workshop=workshop)
-        state = init(config, RUN)
+        state = initial_state(config, RUN)
         while (request := next_request(state)).header.phase != "score":
             reply = one.answer(request)
             if isinstance(reply, m.TrainedAdapter):
@@ -358,7 +360,7 @@ def bent(request, how):
         "value": replace(last, columns={**last.columns, name: changed}),
         "column": replace(last, columns={name: values}),
         "id": replace(last, ids=("invented", *last.ids[1:])),
-        "fewer": rows_of(last, range(len(last.ids) - 1)),
+        "fewer": take_rows(last, range(len(last.ids) - 1)),
         "gram": replace(last, reference_gram=1.1 * last.reference_gram),
         "rate": replace(last, learning_rate=last.learning_rate + 1.0),
     }
@@ -418,7 +420,7 @@ def test_site_leaves_out_overlap_with_the_anchors_silently(scenario, workshop, t
     data.write_text("\n".join([anchor, *lines]) + "\n", encoding="utf-8")
     config = config_of(scenario, f"sites.1.data={json.dumps(str(data))}")
     site = make_site(config, tmp_path / "work", workshop)
-    reply = site.handle(next_request(init(config, RUN)))
+    reply = site.handle(next_request(initial_state(config, RUN)))
     assert reply.card.samples == 8
     gate = json.loads((tmp_path / "work" / "south" / RUN / "gate.json").read_text())
     assert gate == {"0": "equals or nearly equals a public anchor"}

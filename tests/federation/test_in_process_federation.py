@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.atomic_files import write_json
@@ -30,13 +30,13 @@ from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.server.report import final_files as outcome_files
 from fedwinnow.server.report.record import read_record
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies.definitions import Plan
-from fedwinnow.simulations.studies.run_study import study
-from fedwinnow.simulations.studies.unforeseen_kinds import left_out
+from fedwinnow.simulations.studies.run_study import run_study
+from fedwinnow.simulations.studies.unforeseen_kinds import aurocs_on_unforeseen
 from fedwinnow.strategies.registry import build
 
 ARMS = ("curated", "keep_all", "random", "oracle")
@@ -49,9 +49,9 @@ def scenario(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
+def workshop() -> ProcessCache:
     """One warm model for the module; results on public samples are shared, as in a simulation."""
-    return Workshop()
+    return ProcessCache()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ class Eavesdropper:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.sent: list[bytes] = []
         self.states: list[bytes] = []
-        encode, commit = wire.encode, Store.commit
+        encode, commit = wire.encode, RunFolder.commit
 
         def listening(message):
             data = encode(message)
@@ -92,7 +92,7 @@ class Eavesdropper:
             commit(store, state)
 
         patch.setattr(wire, "encode", listening)
-        patch.setattr(Store, "commit", committing)
+        patch.setattr(RunFolder, "commit", committing)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_in_process_manifest_says_what_ran(finished):
     """Versions, members, plug-ins with settings, hash of the adapter."""
     folder, config, _ = finished
     manifest = json.loads((folder / "manifest.json").read_text())
-    state = Store(folder=folder).load()
+    state = RunFolder(folder=folder).load()
     assert manifest["run"] == run_id(config)
     assert manifest["adapter"]["hash"] == adapter_hash(state.finals["curated"])
     assert [member["site"] for member in manifest["members"]] == sorted(SITES)
@@ -261,7 +261,7 @@ def test_in_process_adapter_loads_with_peft_and_is_the_final_one(finished):
     folder, config, _ = finished
     base = AutoModelForCausalLM.from_pretrained(config.model.name)
     model = PeftModel.from_pretrained(base, folder / "adapter")
-    final = Store(folder=folder).load().finals["curated"]
+    final = RunFolder(folder=folder).load().finals["curated"]
     factors = {
         name.removeprefix("base_model.model.").removesuffix(".weight"): value
         for name, value in model.state_dict().items()
@@ -278,18 +278,18 @@ def test_in_process_adapter_loads_with_peft_and_is_the_final_one(finished):
 def test_in_process_equal_seeds_give_identical_results(finished, tmp_path):
     """A second run from nothing: adapters, scores and selections equal to the last bit."""
     folder, config, _ = finished
-    again = simulate(elsewhere(config, tmp_path), workshop=Workshop())
+    again = simulate(elsewhere(config, tmp_path), workshop=ProcessCache())
     assert outcome(again, config) == outcome(folder, config)
 
 
-def resumed(finished, number: int, folder: Path, workshop: Workshop, *, lost: str = "") -> Path:
+def resumed(finished, number: int, folder: Path, workshop: ProcessCache, *, lost: str = "") -> Path:
     """Continue a copy of the run from its n-th commit; what matches ``lost`` is not copied."""
     old_folder, config, ear = finished
     moved, run = elsewhere(config, folder), folder / "toy"
     shutil.copytree(old_folder, run, ignore=shutil.ignore_patterns(lost))
     state = wire.restore(ear.states[number], RunState)
     old, new = json.dumps(config.run.output), json.dumps(moved.run.output)
-    Store(folder=run).commit(replace(state, config=state.config.replace(old, new)))
+    RunFolder(folder=run).commit(replace(state, config=state.config.replace(old, new)))
     assert simulate(moved, resume=True, workshop=workshop) == run
     return run
 
@@ -345,7 +345,7 @@ def test_in_process_wire_holds_no_id_text_or_score_of_a_silo(finished):
     wire_bytes = b"\n".join(ear.sent)
     assert len(ear.sent) > 100
     public = {s.id for s in open_samples(config.anchors.path, config.anchors.columns)}
-    state = Store(folder=folder).load()
+    state = RunFolder(folder=folder).load()
     shown = set(np.float64(state.public_scores).tolist())
     searched = 0
     for site in config.sites:
@@ -400,7 +400,7 @@ def test_in_process_silo_that_keeps_nothing_is_carried_along(scenario, tmp_path,
     summary = json.loads((run / "summary.json").read_text())
     kept = {site["site"]: site["kept"] for site in summary["sites"]}
     assert kept["south"] == 0 < kept["north"]
-    (record,) = [r for r in Store(folder=run).load().records if r.phase == "train"]
+    (record,) = [r for r in RunFolder(folder=run).load().records if r.phase == "train"]
     assert record.sites["south"].weight == 0.0
     assert record.sites["north"].weight == 1.0
 
@@ -452,7 +452,7 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
 
     out = tmp_path / "evidence"
     planned = Plan(title="toy", seeds=(0, 1), splits={"toy split": configure}, about={})
-    result = study(planned, folder=out, command="study toy", workshop=workshop).to_json()
+    result = run_study(planned, folder=out, command="study toy", workshop=workshop).to_json()
     assert {path.name for path in out.iterdir()} == {"toy.json", "toy.md", "toy.svg"}
     assert json.loads((out / "toy.json").read_text()) == json.loads(json.dumps(result))
     arms = [(row["seed"], row["arm"]) for row in result["rows"] if row["arm"]]
@@ -469,7 +469,7 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
     assert "`perplexity`" in page
     assert "| keep_all |" in page
     before = (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns
-    study(planned, folder=out, command="study toy", workshop=workshop)
+    run_study(planned, folder=out, command="study toy", workshop=workshop)
     assert (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns == before
 
 
@@ -501,7 +501,7 @@ def test_left_out_is_the_auroc_of_a_kind_that_the_fit_never_saw(scenario, tmp_pa
         for name, score in zip(signals.ids, scorer.score((signals,), fitted), strict=True):
             (good if truth[name] == "clean" else bad).append(score)
     won = [(one > other) + (one == other) / 2 for one in good for other in bad]
-    assert left_out(config) == {"swap": pytest.approx(sum(won) / len(won))}
+    assert aurocs_on_unforeseen(config) == {"swap": pytest.approx(sum(won) / len(won))}
     plain = load_scenario(scenario, (*own, "scorer.name=perplexity"))
     with pytest.raises(OutputError, match="finished run of these settings"):
-        left_out(plain)
+        aurocs_on_unforeseen(plain)

@@ -25,13 +25,13 @@ from planted import (
 )
 
 from fedwinnow.client.boundary import ledger
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_run, load_site
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import wire
@@ -259,7 +259,7 @@ def test_wire_of_a_leaking_site_is_caught(federation, monkeypatch):
     (stored,) = work.folder.glob("replies/score-*")
     honest, score = stored.read_bytes(), answers._ANSWERS[ScoreRequest]
 
-    def leaking(work: Work, request: ScoreRequest) -> Reply:
+    def leaking(work: SiteRun, request: ScoreRequest) -> Reply:
         reply = score(work, request)
         _, _, scores = tables.read_scores(work.folder / "scores.parquet", work.terms.scorer.name)
         return replace(reply, forecast={f"{i}": float(s) for i, s in enumerate(scores)})
@@ -293,8 +293,8 @@ def refused(federation: Federation, ear: Wire) -> list[Refusal]:
         SelectRequest(header=header("select"), threshold=0.123456),
         ScoreRequest(header=header("score", "stranger"), tables=(), kinds=(), parents=()),
         ScoreRequest(header=header("score"), tables=(), kinds=(), parents=()),
-        JoinRequest(header=header("join", "second"), terms=canonical(arms)),
-        JoinRequest(header=header("join", "../../third"), terms=canonical(config.terms())),
+        JoinRequest(header=header("join", "second"), terms=canonical_json(arms)),
+        JoinRequest(header=header("join", "../../third"), terms=canonical_json(config.terms())),
         JoinRequest(header=header("join", "fourth"), terms="{"),
         TrainRequest(header=header("train", arm="curated", round=99), adapter=adapter,
                      step_offset=0, total_steps=4, sites=SITES),
@@ -321,7 +321,7 @@ def test_wire_failures_hold_nothing_planted(federation, monkeypatch):
     )
     own = load_site(federation.folder / "north" / "site.toml")
     site = replace(own.site, data=str(broken))
-    terms = canonical(federation.config.terms())
+    terms = canonical_json(federation.config.terms())
 
     def failing(*_: object) -> Reply:
         raise ValueError(canary)
@@ -329,7 +329,7 @@ def test_wire_failures_hold_nothing_planted(federation, monkeypatch):
     envelopes = federation.ear.envelopes
     key = federation.ear.boundaries["north"].key
     for work, changes in (("w1", {"site": site}), ("w2", {})):
-        boundary = Boundary.open(replace(own, work=str(federation.folder / work), **changes))
+        boundary = GuardedSite.open(replace(own, work=str(federation.folder / work), **changes))
         assert boundary.key == key
         ear = Wire(boundaries={"north": boundary}, envelopes=envelopes)
         monkeypatch.setitem(answers._ANSWERS, JoinRequest, failing)

@@ -13,7 +13,7 @@ from fedwinnow.client.measuring import batching, datainf
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.client.signals.teacher import confidences
+from fedwinnow.client.signals.teacher import teacher_confidences
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction, WeightedSums
@@ -155,7 +155,7 @@ def test_losses_are_the_same_when_memory_runs_out(failing):
     plain, found = both(failing, partial(evaluate, loaded, samples, OPTIONS))
     assert apart(found, plain) < LIMIT
     failing.on = False
-    plain, found = both(failing, partial(confidences, loaded, samples, OPTIONS))
+    plain, found = both(failing, partial(teacher_confidences, loaded, samples, OPTIONS))
     assert apart(found, plain) < LIMIT
 
 

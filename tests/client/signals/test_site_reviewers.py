@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.runs.review_queue import questions
+from fedwinnow.client.runs.process_cache import ProcessCache
+from fedwinnow.client.runs.review_queue import read_questions
 from fedwinnow.client.signals import reviewers as reviewing
 from fedwinnow.client.signals.reviewers import check_reviewers
 from fedwinnow.client.site import Site
@@ -32,7 +32,7 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.scores.selection import QUEUED
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows, write_toy_scenario
 
@@ -63,14 +63,14 @@ class Heard:
     """A finished run of three sites: what was asked, and what each site kept."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
-        workshop = Workshop()
+        workshop = ProcessCache()
         self.config = config
         self.sites = {
             own.site.name: Site(config=own, workshop=workshop)
             for own in site_configs(config, str(folder))
         }
         self.asked, self.replies = [], []
-        state = init(config, RUN)
+        state = initial_state(config, RUN)
         while (request := next_request(state)) is not None:
             replies = {name: site.answer(request) for name, site in self.sites.items()}
             self.asked.append(request)
@@ -157,7 +157,7 @@ def test_reviews_of_a_site_s_samples_do_not_know_its_own_adapter(heard, tmp_path
     other = replace(own, b={name: -3 * factor for name, factor in own.b.items()})
     changed = replace(request, reviewers={**request.reviewers, "north": other})
     site = Site(
-        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=Workshop()
+        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=ProcessCache()
     )
     site.answer(heard.asked[0])
     site.answer(changed)
@@ -203,7 +203,7 @@ def test_one_reviewer_at_a_time_is_in_the_model(heard, tmp_path, monkeypatch):
     small = halved(request.reviewers["west"])
     request = replace(request, reviewers={**request.reviewers, "west": small})
     site = Site(
-        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=Workshop()
+        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=ProcessCache()
     )
     site.answer(heard.asked[0])
     loaded, held, real = site.work(RUN).loaded, [], reviewing.measure
@@ -240,7 +240,7 @@ def test_queued_samples_are_not_trained_on_and_only_the_operator_sees_them(heard
         kept = tables.read_kept(folder / "selection.parquet", "curated")
         queued = {name for name, reason in reasons.items() if reason == QUEUED}
         assert not queued & {name for name, keep in zip(reasons, kept, strict=True) if keep}
-        listed = questions(heard.sites[site].config, RUN)
+        listed = read_questions(heard.sites[site].config, RUN)
         assert {one.id for one in listed} == queued
         ids, _, scores = tables.read_scores(folder / "scores.parquet", "committee")
         by_id = dict(zip(ids, scores, strict=True))
@@ -259,15 +259,15 @@ def test_queue_of_no_run_and_of_no_committee_is_an_error_with_a_cure(heard, scen
     """An unknown run, a run that has not selected, a scorer that asks nobody."""
     config = heard.sites["north"].config
     with pytest.raises(DataError, match=f"choose one of {RUN}"):
-        questions(config, "nowhere")
-    fresh = Site(config=replace(config, work=str(tmp_path / "fresh")), workshop=Workshop())
+        read_questions(config, "nowhere")
+    fresh = Site(config=replace(config, work=str(tmp_path / "fresh")), workshop=ProcessCache())
     fresh.answer(heard.asked[0])
     with pytest.raises(DataError, match="has not selected yet"):
-        questions(fresh.config, RUN)
+        read_questions(fresh.config, RUN)
     changes = ("scorer.name=length", "scorer.settings={}", "training.rounds=0")
     plain = Heard(config_of(scenario, *changes), tmp_path / "p")
     with pytest.raises(DataError, match="scorer 'length' has no queue"):
-        questions(plain.sites["north"].config, RUN)
+        read_questions(plain.sites["north"].config, RUN)
 
 
 def changed(adapter: Adapter, change) -> Adapter:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, OutputError
@@ -18,7 +18,7 @@ from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies import ablation as module
 from fedwinnow.simulations.studies.ablation import COLUMNS, GROUPS, ablate, ablation
 from fedwinnow.simulations.studies.definitions import Plan
-from fedwinnow.simulations.studies.unforeseen_kinds import measured_by
+from fedwinnow.simulations.studies.unforeseen_kinds import read_measured
 from fedwinnow.strategies.scorers.calibrated import SIGNALS, calibrated
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not 
 
 @pytest.fixture(scope="module")
 def workshop():
-    return Workshop()
+    return ProcessCache()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_ablation_of_nothing_is_the_run_itself(finished, told):
 
 def test_ablation_of_a_group_is_the_scorer_fitted_without_its_columns(finished, told):
     """Tables without the columns, fitted and scored by hand, give the same AUROC."""
-    measured = measured_by(finished[0])
+    measured = read_measured(finished[0])
     public = measured.public
     less = without(public.trajectory, GRADIENTS)
     scorer = calibrated(signals=[*SIGNALS])
