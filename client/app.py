@@ -126,11 +126,11 @@ def _simulated(scenario: Path, overriding: tuple[str, ...], index: int) -> "Site
         )
         raise ConfigError(message)
     sites = site_configs(config, str(sites_folder(config)))
-    return Site(config=sites[index], workshop=_workshop())
+    return Site(config=sites[index], cache=_process_cache())
 
 
 @cache
-def _workshop() -> "ProcessCache":
+def _process_cache() -> "ProcessCache":
     from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
 
     return ProcessCache()

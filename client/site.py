@@ -41,7 +41,7 @@ class Site:
     """One silo and what it remembers of its runs."""
 
     config: SiteConfig
-    workshop: ProcessCache = field(default_factory=ProcessCache)
+    cache: ProcessCache = field(default_factory=ProcessCache)
     _work: dict[str, SiteRun] = field(default_factory=dict)
 
     @property
@@ -133,9 +133,9 @@ class Site:
             config=self.config,
             terms=terms,
             folder=folder,
-            pool=open_site_data(self.config, terms),
+            data=open_site_data(self.config, terms),
             model=model,
-            workshop=self.workshop,
+            cache=self.cache,
             plugins=plugins,
             teacher=teacher,
         )

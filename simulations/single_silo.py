@@ -80,7 +80,7 @@ def score_silo(
     *,
     kept: Path | None = None,
     progress: Progress | None = None,
-    workshop: ProcessCache | None = None,
+    cache: ProcessCache | None = None,
 ) -> ScoreResult:
     """Score the one site of a configuration and write a Parquet file.
 
@@ -90,7 +90,7 @@ def score_silo(
             per sample of the data in the order of the file.
         kept: Where to write the kept rows as JSONL, with every column, or None.
         progress: Told of every phase.
-        workshop: A warm model, or None.
+        cache: A warm model, or None.
 
     Raises:
         DataError: a file or line is at fault, or samples overlap the anchors.
@@ -125,7 +125,7 @@ def score_silo(
             run=replace(config.run, output=folder),
             training=replace(config.training, rounds=0),
         )
-        state, _ = run_phases(alone, progress=progress, workshop=workshop)
+        state, _ = run_phases(alone, progress=progress, cache=cache)
         table = _gather(simulated_run_files(alone, site.name), data)
         chosen = table["kept"].to_pylist()
         pq.write_table(table, targets[0])

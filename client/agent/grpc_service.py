@@ -108,7 +108,7 @@ class Agent:
                 others' as well, or the token is no secret.
             OutputError: another agent listens there, or the folder cannot be written.
         """
-        self.boundary.site.workshop.progress = self.activity.told
+        self.boundary.site.cache.progress = self.activity.told
         where = socket_address(self.section.socket)
         self._token = listener.prepare_folder(self.section)
         server = grpc.server(ThreadPoolExecutor(CALLERS), options=OPTIONS)

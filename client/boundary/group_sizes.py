@@ -16,29 +16,29 @@ def pool_losses(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
     return tuple(sum(part) / len(part) for part in parts)
 
 
-def warms_up_on_anchors(work: SiteRun) -> bool:
+def warms_up_on_anchors(run: SiteRun) -> bool:
     """Whether warm-up trains on public anchors alone, so that nothing of it tells of the silo."""
-    return work.terms.warm_up.data == "anchors"
+    return run.terms.warm_up.data == "anchors"
 
 
-def train_draws(work: SiteRun) -> int:
+def train_draws(run: SiteRun) -> int:
     """Samples that the steps of one training round draw."""
-    training = work.terms.training
+    training = run.terms.training
     return training.steps * training.batch_size * training.accumulation
 
 
-def warm_up_draws(work: SiteRun) -> int:
+def warm_up_draws(run: SiteRun) -> int:
     """Private samples among those that the steps of one warm-up round draw, on the average."""
-    training, private = work.terms.training, len(work.pool.samples)
-    drawn = work.terms.warm_up.steps * training.batch_size * training.accumulation
-    return drawn * private // (private + len(work.pool.rows.samples))
+    training, private = run.terms.training, len(run.data.samples)
+    drawn = run.terms.warm_up.steps * training.batch_size * training.accumulation
+    return drawn * private // (private + len(run.data.rows.samples))
 
 
-def samples_behind(reply: TrainedAdapter, work: SiteRun) -> int:
+def samples_behind(reply: TrainedAdapter, run: SiteRun) -> int:
     """Private samples behind an adapter, exactly: the reply's own count is rounded.
 
     No more than the round's steps can draw, whatever was kept.
     """
     if reply.header.phase == Phase.WARM_UP:
-        return min(len(work.pool.samples), warm_up_draws(work))
-    return min(effective_samples(work, reply.header), train_draws(work))
+        return min(len(run.data.samples), warm_up_draws(run))
+    return min(effective_samples(run, reply.header), train_draws(run))

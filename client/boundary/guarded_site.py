@@ -59,7 +59,7 @@ class GuardedSite:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(cls, config: SiteConfig, *, workshop: ProcessCache | None = None) -> "GuardedSite":
+    def open(cls, config: SiteConfig, *, cache: ProcessCache | None = None) -> "GuardedSite":
         """Open key, policy and ledger of a site; the key is made at first start.
 
         Raises:
@@ -74,7 +74,7 @@ class GuardedSite:
             raise ConfigError(message)
         folder = Path(config.work)
         return cls(
-            site=Site(config=config, workshop=workshop or ProcessCache()),
+            site=Site(config=config, cache=cache or ProcessCache()),
             key=site_key(Path(config.agent.key)),
             coordinator=PublicKey.parse(config.policy.coordinator, "policy.coordinator"),
             policy=Policy(
@@ -168,7 +168,7 @@ class GuardedSite:
         if isinstance(reply, Refusal):
             return "", ""
         work = self.site.work(reply.header.run)
-        return self.policy.known.identify(work), work.pool.anchors_hash
+        return self.policy.known.identify(work), work.data.anchors_hash
 
     def _passed_on(self, reply: Reply) -> str:
         """Who else gets a reply by the agreed terms: members review, or judge, with adapters."""

@@ -64,7 +64,7 @@ class Policy:
     section: PolicySection
     known: ReleasedDatasets
 
-    def before(self, request: Request, work: SiteRun | None, ledger: Ledger, digest: str) -> None:
+    def before(self, request: Request, run: SiteRun | None, ledger: Ledger, digest: str) -> None:
         """Say no to a request before anything is computed.
 
         Args:
@@ -86,44 +86,44 @@ class Policy:
             return
         allowed = self.section.phases
         require("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
-        if work is None:
+        if run is None:
             message = f"run {request.header.run!r} has not been joined; send the join request first"
             raise ProtocolError(message)
-        self._terms(work.terms, work.plugins)
-        check_place(request, work.terms, work.plugins)
+        self._terms(run.terms, run.plugins)
+        check_place(request, run.terms, run.plugins)
         check_brought(request, self.section)
-        self._data(work, request.header.run, ledger)
-        self._counts(request, work, ledger, digest)
+        self._data(run, request.header.run, ledger)
+        self._counts(request, run, ledger, digest)
 
-    def release(self, reply: Reply, work: SiteRun, ledger: Ledger) -> Reply:
+    def release(self, reply: Reply, run: SiteRun, ledger: Ledger) -> Reply:
         """The reply in the form in which it may leave.
 
         Raises:
             RefusalError: it may not leave at all.
         """
         if isinstance(reply, Joined):
-            self._data(work, reply.header.run, ledger)
-            self._draws(work)
+            self._data(run, reply.header.run, ledger)
+            self._draws(run)
             check_size(reply.adapter, self.section)
         if isinstance(reply, PublicSignals):
-            other = set(reply.table.ids) - {sample.id for sample in work.pool.rows.samples}
+            other = set(reply.table.ids) - {sample.id for sample in run.data.rows.samples}
             require("public_rows", f"{len(other)} others", not other, "rows of anchors alone")
         if isinstance(reply, ClusterReply):
-            least = self.section.smallest_group // (step := work.config.site.round_counts_to) * step
+            least = self.section.smallest_group // (step := run.config.site.round_counts_to) * step
             few = [count for count in reply.counts if 0 < count < least]
             require("smallest_group", f"clusters of {few}", not few, f"at least {least}")
         if isinstance(reply, MetricsReply):
-            return replace(reply, own=self._own(reply.own, work, ledger))
+            return replace(reply, own=self._own(reply.own, run, ledger))
         if isinstance(reply, TrainedAdapter) and reply.gradient is not None:
             check_size(reply.gradient, self.section)
         if isinstance(reply, TrainedAdapter) and reply.adapter is not None:
-            if reply.header.phase == Phase.WARM_UP and warms_up_on_anchors(work):
+            if reply.header.phase == Phase.WARM_UP and warms_up_on_anchors(run):
                 check_size(reply.adapter, self.section)
                 return reply
-            if samples_behind(reply, work) < self.section.smallest_group:
+            if samples_behind(reply, run) < self.section.smallest_group:
                 return replace(reply, samples=0, adapter=None, losses=(), learning_rate=0.0)
             check_size(reply.adapter, self.section)
-            losses = pool_losses(reply.losses, self._steps_together(reply, work))
+            losses = pool_losses(reply.losses, self._steps_together(reply, run))
             return replace(reply, losses=losses)
         return reply
 
@@ -173,7 +173,7 @@ class Policy:
 
     def _data(self, work: SiteRun, run: str, ledger: Ledger) -> None:
         """Clauses on the data and anchors that a run is about to use."""
-        pinned, found = self.section.anchors_hash, work.pool.anchors_hash
+        pinned, found = self.section.anchors_hash, work.data.anchors_hash
         require("anchors_hash", found, pinned in {"", found}, pinned)
         scored = self._same("SummaryReply", work, ledger, anchors=found)
         others = {entry["run"] for entry in scored} - {run}
@@ -183,7 +183,7 @@ class Policy:
         first, mine = self.known.division(work), holdout_division(work)
         require("own_holdout", mine, mine == first, f"one division of a data set ({first})")
 
-    def _counts(self, request: Request, work: SiteRun, ledger: Ledger, digest: str) -> None:
+    def _counts(self, request: Request, run: SiteRun, ledger: Ledger, digest: str) -> None:
         """How often figures of one data set have left, over all runs and within this one."""
         header = request.header
         place = (header.run, header.phase, header.round, header.arm)
@@ -195,8 +195,8 @@ class Policy:
         exchange = exchange_of(request)
         if not exchange.private:
             return
-        anchors = work.pool.anchors_hash if once else None
-        entries = self._same(exchange.reply.__name__, work, ledger, anchors=anchors)
+        anchors = run.data.anchors_hash if once else None
+        entries = self._same(exchange.reply.__name__, run, ledger, anchors=anchors)
         earlier = {entry["request"] for entry in entries} - {digest}
         if isinstance(request, ClusterRequest):  # all exchanges of a run are one release
             earlier = {entry["run"] for entry in entries} - {header.run}
@@ -205,39 +205,39 @@ class Policy:
         came = f"{header.phase} {len(earlier) + 1} on the same data"
         require(clause, came, len(earlier) < limit, f"{limit} over all runs")
 
-    def _draws(self, work: SiteRun) -> None:
+    def _draws(self, run: SiteRun) -> None:
         """Rounds of too few steps: their adapters would be withheld, so the run may not start."""
-        draws = {"training": train_draws(work)}
-        if warm_up_rounds(work.terms) and not warms_up_on_anchors(work):
-            draws["warm_up"] = warm_up_draws(work)
+        draws = {"training": train_draws(run)}
+        if warm_up_rounds(run.terms) and not warms_up_on_anchors(run):
+            draws["warm_up"] = warm_up_draws(run)
         for name, number in draws.items():
             came = f"{name} rounds that draw {number} of this site's samples each"
             least = self.section.smallest_group
             enough = f"at least {least}, which more steps draw"
             require("smallest_group", came, number >= least, enough)
 
-    def _own(self, own: Metrics, work: SiteRun, ledger: Ledger) -> Metrics:
+    def _own(self, own: Metrics, run: SiteRun, ledger: Ledger) -> Metrics:
         """Sums of the own hold-out with a rounded count; none where they would tell of few."""
-        entries = self._same("MetricsReply", work, ledger)
-        changed = {entry["data"] for entry in entries} - {self.known.identify(work)}
+        entries = self._same("MetricsReply", run, ledger)
+        changed = {entry["data"] for entry in entries} - {self.known.identify(run)}
         if own.samples < self.section.smallest_group or changed:
             return Metrics()
-        count = work.rounded(own.samples)
+        count = run.rounded(own.samples)
         if count == own.samples:
             return own
         return replace(own, loss_sum=own.loss_sum / own.samples * count, samples=count)
 
-    def _steps_together(self, reply: TrainedAdapter, work: SiteRun) -> int:
+    def _steps_together(self, reply: TrainedAdapter, run: SiteRun) -> int:
         """Steps whose losses hold enough private samples; warm-up mixes public ones in."""
-        training, private = work.terms.training, len(work.pool.samples)
-        public = len(work.pool.rows.samples) if reply.header.phase == Phase.WARM_UP else 0
+        training, private = run.terms.training, len(run.data.samples)
+        public = len(run.data.rows.samples) if reply.header.phase == Phase.WARM_UP else 0
         each = training.batch_size * training.accumulation * private / (private + public)
         return math.ceil(self.section.smallest_group / each)
 
     def _same(
-        self, kind: str, work: SiteRun, ledger: Ledger, anchors: str | None = None
+        self, kind: str, run: SiteRun, ledger: Ledger, anchors: str | None = None
     ) -> list[Mapping[str, Any]]:
         """What left of the same data, slightly changed or not."""
         entries = ledger.released(kind, anchors=anchors)
-        names = self.known.same(work, {entry["data"] for entry in entries})
+        names = self.known.same(run, {entry["data"] for entry in entries})
         return [entry for entry in entries if entry["data"] in names]

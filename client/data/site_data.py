@@ -79,7 +79,7 @@ def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
     )
 
 
-def warm_up_samples(pool: SiteData, site: str, sites: Sequence[str], seed: int) -> "ConcatSequence":
+def warm_up_samples(data: SiteData, site: str, sites: Sequence[str], seed: int) -> "ConcatSequence":
     """Private samples and this site's part of the calibration rows, for equal exposure.
 
     Every calibration row trains at exactly one site, and within a site each row is drawn as often
@@ -88,10 +88,10 @@ def warm_up_samples(pool: SiteData, site: str, sites: Sequence[str], seed: int) 
     ordered = sorted(sites)
     mine = [
         sample
-        for sample in pool.rows.samples
+        for sample in data.rows.samples
         if ordered[derive_seed(seed, "exposure", sample.id) % len(ordered)] == site
     ]
-    return ConcatSequence(parts=(pool.samples, mine))
+    return ConcatSequence(parts=(data.samples, mine))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,11 +111,11 @@ def run_in_batches(
             budget.begin()
             if _run_batch(run, coming, places, after, loaded.device):
                 start += len(places)
-                budget.ran(padded)
+                budget.grow(padded)
                 continue
             forget()
             release_memory()
-            budget.failed(len(places), padded)
+            budget.shrink(len(places), padded)
             start = 0 if adds_up else start
 
 
@@ -124,7 +124,7 @@ def _run_batch(
 ) -> bool:
     """Whether memory bore the batch; its frames are gone when this returns."""
     try:
-        batch = coming.take(places, after).to(device)
+        batch = coming.batch_at(places, after).to(device)
         run(places, batch)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -143,7 +143,7 @@ class Prefetcher:
         self._encodings, self._pool, self._pin = encodings, pool, pin
         self._ahead: tuple[Places, Future[Batch]] | None = None
 
-    def take(self, places: Places, after: Places) -> Batch:
+    def batch_at(self, places: Places, after: Places) -> Batch:
         """The batch of ``places``; that of ``after`` is begun, if there is any."""
         ahead, self._ahead = self._ahead, None
         known = ahead is not None and np.array_equal(ahead[0], places)
@@ -188,7 +188,7 @@ class _Budget:
         if self.gauge is not None:
             self.gauge.begin()
 
-    def ran(self, padded: int) -> None:
+    def grow(self, padded: int) -> None:
         """After a batch of so many tokens that went well: try more, where the size is to be found.
 
         A batch that is less than half full tells too little.
@@ -202,7 +202,7 @@ class _Budget:
             logger.info("batches of a %s pass hold up to %d tokens from now on", self.kind, found)
         self.tokens = self.size.grown = found
 
-    def failed(self, samples: int, padded: int) -> None:
+    def shrink(self, samples: int, padded: int) -> None:
         """After a batch that memory did not bear: half of it from now on.
 
         Raises:

@@ -7,7 +7,7 @@ from fedwinnow.curation.protocol.replies import Receipt
 from fedwinnow.curation.protocol.requests import CloseRequest
 
 
-def close(work: SiteRun, request: CloseRequest) -> Reply:
+def close(run: SiteRun, request: CloseRequest) -> Reply:
     """Acknowledge the end; the samples' tokens go."""
-    remove_tokens(work.files.tokens)
-    return Receipt(header=request.header, site=work.site)
+    remove_tokens(run.files.tokens)
+    return Receipt(header=request.header, site=run.site)

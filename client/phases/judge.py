@@ -15,26 +15,26 @@ from fedwinnow.curation.protocol.replies import JudgedAdapters
 from fedwinnow.curation.protocol.requests import JudgeRequest
 
 
-def judge_adapters(work: SiteRun, request: JudgeRequest) -> Reply:
+def judge_adapters(run: SiteRun, request: JudgeRequest) -> Reply:
     """Losses of public reference anchors under the other sites' adapters of a round."""
-    anchors, loaded = with_target(work, work.pool.split.reference), work.loaded
-    before = load_checked_adapter(work, request.header, request.adapter, request.change)
+    anchors, loaded = with_target(run, run.data.split.reference), run.loaded
+    before = load_checked_adapter(run, request.header, request.adapter, request.change)
     check_compatible(request.candidates, request.adapter)
 
     def losses(adapter: Adapter, name: str) -> np.ndarray:
         set_adapter(loaded, replace(adapter, base=loaded.fingerprint))
-        key = ("reference", *public_result_key(work, name))
-        return work.workshop.public(key, lambda: sample_losses(work, anchors))
+        key = ("reference", *public_result_key(run, name))
+        return run.cache.cached_public(key, lambda: sample_losses(run, anchors))
 
     with apply_base_change(loaded, request.change):
         return JudgedAdapters(
             header=request.header,
-            site=work.site,
+            site=run.site,
             before=losses(request.adapter, before),
             losses={
                 name: losses(adapter, changed_base_hash(adapter_hash(adapter), request.change))
                 for name, adapter in sorted(request.candidates.items())
-                if name != work.site
+                if name != run.site
             },
             domains=tuple(sample.domain for sample in anchors),
         )

@@ -26,15 +26,15 @@ from fedwinnow.curation.signal_columns import GUESTS, REVIEWS, TEACHER
 logger = logging.getLogger(__name__)
 
 
-def probe(work: SiteRun, request: ProbeRequest) -> Reply:
+def probe(run: SiteRun, request: ProbeRequest) -> Reply:
     """Forward-only signals with the untrained adapter."""
-    return _signals(work, request.header, request.adapter, checkpoint=0, learning_rate=0.0)
+    return _signals(run, request.header, request.adapter, checkpoint=0, learning_rate=0.0)
 
 
-def measure_checkpoint(work: SiteRun, request: MeasureRequest) -> Reply:
+def measure_checkpoint(run: SiteRun, request: MeasureRequest) -> Reply:
     """Every signal at checkpoint t ≥ 1."""
     return _signals(
-        work,
+        run,
         request.header,
         request.adapter,
         checkpoint=request.checkpoint,
@@ -44,7 +44,7 @@ def measure_checkpoint(work: SiteRun, request: MeasureRequest) -> Reply:
 
 
 def _signals(
-    work: SiteRun,
+    run: SiteRun,
     header: Header,
     adapter: Adapter,
     *,
@@ -52,29 +52,29 @@ def _signals(
     learning_rate: float,
     reviewers: Mapping[str, Adapter] = MappingProxyType({}),
 ) -> Reply:
-    columns = work.plugins.columns_at(checkpoint)
+    columns = run.plugins.columns_at(checkpoint)
     guests = (
-        teacher_columns(work) if columns & TEACHER else ExtraColumns()
+        teacher_columns(run) if columns & TEACHER else ExtraColumns()
     )  # before the student is loaded
-    checked = load_checked_adapter(work, header, adapter)
+    checked = load_checked_adapter(run, header, adapter)
     if columns & REVIEWS:
-        check_reviewers(reviewers, adapter, work.site)
-        guests = review_columns(work, reviewers)
-        load_checked_adapter(work, header, adapter)
+        check_reviewers(reviewers, adapter, run.site)
+        guests = review_columns(run, reviewers)
+        load_checked_adapter(run, header, adapter)
     table = signal_measurer(
-        work, checked, columns=columns - GUESTS, checkpoint=checkpoint, learning_rate=learning_rate
+        run, checked, columns=columns - GUESTS, checkpoint=checkpoint, learning_rate=learning_rate
     )
     private = with_extra_columns(table, guests.private)(
-        work.pool.samples, f"{work.site} measures its samples"
+        run.data.samples, f"{run.site} measures its samples"
     )
-    tables.write_signals(work.files.signals(checkpoint), private)
+    tables.write_signals(run.files.signals(checkpoint), private)
     public = measure_public_rows(
-        work, checked, with_extra_columns(table, guests.public),
+        run, checked, with_extra_columns(table, guests.public),
         columns=columns, checkpoint=checkpoint, guests=guests.key,
     )  # fmt: skip
     shown = public.trajectory[0]
-    tables.write_signals(work.files.public(checkpoint), shown)
-    remove_shards(work.files)
+    tables.write_signals(run.files.public(checkpoint), shown)
+    remove_shards(run.files)
     return PublicSignals(
-        header=header, site=work.site, table=shown, kinds=public.kinds, parents=public.parents
+        header=header, site=run.site, table=shown, kinds=public.kinds, parents=public.parents
     )

@@ -45,6 +45,6 @@ _ANSWERS: Mapping[type, Callable[[SiteRun, Any], Reply]] = {
 }
 
 
-def answer(work: SiteRun, request: Request) -> Reply:
+def answer(run: SiteRun, request: Request) -> Reply:
     """Compute the reply to a request."""
-    return _ANSWERS[type(request)](work, request)
+    return _ANSWERS[type(request)](run, request)

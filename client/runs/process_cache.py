@@ -1,6 +1,6 @@
 """What the sites of one process share: the loaded base model, and results on PUBLIC samples.
 
-A real site has a process of its own, so the workshop then only keeps its model warm between
+A real site has a process of its own, so the cache then only keeps its model warm between
 messages. In a simulation it spares loading the model and measuring the same public rows once per
 site. Nothing that depends on private data is ever put here.
 """
@@ -28,7 +28,7 @@ class ProcessCache:
 
     progress: OnTaskProgress | None = None
     """Observes long work."""
-    keep: int = 64
+    most_results: int = 64
     """Public results remembered at most; the oldest is forgotten first."""
     _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
     _public: dict[tuple[str, ...], object] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class ProcessCache:
             self._remember(self._models[key])
         return self._models[key]
 
-    def visit(self, load: Callable[[], G], use: Callable[[G], T]) -> T:
+    def swap_in(self, load: Callable[[], G], use: Callable[[G], T]) -> T:
         """Use another model for a moment: the warm one goes first, and the guest afterwards.
 
         The two are never in memory together, as long as ``use`` returns nothing that holds it.
@@ -69,15 +69,15 @@ class ProcessCache:
         """Batches that were too large for a model stay so when it is loaded again."""
         loaded.sizes = self._sizes.setdefault(loaded.fingerprint, loaded.sizes)
 
-    def public(self, key: tuple[str, ...], compute: Callable[[], T]) -> T:
+    def cached_public(self, key: tuple[str, ...], compute: Callable[[], T]) -> T:
         """A result on public samples, computed once for its key."""
         if key not in self._public:
-            while len(self._public) >= self.keep:
+            while len(self._public) >= self.most_results:
                 del self._public[next(iter(self._public))]
             self._public[key] = compute()
         return cast("T", self._public[key])
 
-    def kept(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+    def keep(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         """What stays as long as the process, such as workers; made once for its key."""
         if key not in self._kept:
             self._kept[key] = make()

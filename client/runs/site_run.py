@@ -31,10 +31,10 @@ class SiteRun:
     config: SiteConfig
     terms: RunTerms
     folder: Path
-    pool: SiteData
+    data: SiteData
     model: ModelSection
     """The agreed model section, with the site's own name of the base model."""
-    workshop: ProcessCache
+    cache: ProcessCache
     plugins: RunPlugins
     """The run's plug-ins, made once."""
     teacher: TeacherSection = field(default_factory=TeacherSection)
@@ -48,7 +48,7 @@ class SiteRun:
     @property
     def loaded(self) -> LoadedModel:
         """The base model with an adapter attached, warm after first use."""
-        return self.workshop.model(self.model, self.terms.adapter, self.terms.run.seed)
+        return self.cache.model(self.model, self.terms.adapter, self.terms.run.seed)
 
     @property
     def files(self) -> RunFiles:
@@ -85,14 +85,14 @@ def parse_terms(text: str) -> RunTerms:
 
 
 def load_checked_adapter(
-    work: SiteRun, header: Header, adapter: Adapter, change: Adapter | None = None
+    run: SiteRun, header: Header, adapter: Adapter, change: Adapter | None = None
 ) -> str:
     """Load the request's adapter into the model, after checking that it is the one it names.
 
     Returns:
         What names the model's state: the adapter's hash, and with a change one over both.
     """
-    held = changed_base_hash(work.loaded.fingerprint, change)
+    held = changed_base_hash(run.loaded.fingerprint, change)
     if adapter.base != held:
         message = f"adapter is for base {adapter.base[:12]}, this site holds {held[:12]}"
         raise ProtocolError(message)
@@ -103,13 +103,13 @@ def load_checked_adapter(
             f"adapter hash is {found[:12]}, the header says {header.adapter[:12]}; send it again"
         )
         raise ProtocolError(message)
-    set_adapter(work.loaded, replace(adapter, base=work.loaded.fingerprint))
+    set_adapter(run.loaded, replace(adapter, base=run.loaded.fingerprint))
     return changed_base_hash(found, change)
 
 
-def public_result_key(work: SiteRun, adapter: str) -> tuple[str, ...]:
+def public_result_key(run: SiteRun, adapter: str) -> tuple[str, ...]:
     """What results on public samples depend on: adapter, anchors, terms, model."""
-    return (adapter, work.pool.anchors_hash, canonical_json(work.terms), canonical_json(work.model))
+    return (adapter, run.data.anchors_hash, canonical_json(run.terms), canonical_json(run.model))
 
 
 def take_rows(table: SignalTable, keep: Sequence[int]) -> SignalTable:

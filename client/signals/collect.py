@@ -23,7 +23,7 @@ Measuring = Callable[[Sequence[Sample], str], SignalTable]
 
 
 def signal_measurer(
-    work: SiteRun,
+    run: SiteRun,
     adapter: str,
     *,
     columns: frozenset[str],
@@ -31,77 +31,77 @@ def signal_measurer(
     learning_rate: float = 0.0,
 ) -> Measuring:
     """What measures samples with the adapter that the model holds; ``adapter`` is its hash."""
-    terms = work.terms
-    key = ("references", str(checkpoint), *sorted(columns), *public_result_key(work, adapter))
+    terms = run.terms
+    key = ("references", str(checkpoint), *sorted(columns), *public_result_key(run, adapter))
 
     def arguments() -> dict[str, Any]:
         return {
             "columns": columns,
             "checkpoint": checkpoint,
-            "references": work.workshop.public(key, lambda: _references(work, columns)),
-            "contrast": work.pool.split.reference,
+            "references": run.cache.cached_public(key, lambda: _references(run, columns)),
+            "contrast": run.data.split.reference,
             "contrast_prompts": terms.measuring.contrast_prompts,
             "learning_rate": learning_rate,
             "backend": terms.measuring.backend,
         }
 
     def table(samples: Sequence[Sample], what: str) -> SignalTable:
-        given, options = arguments(), work.pass_options
+        given, options = arguments(), run.pass_options
         return measure_in_shards(
             lambda shard, on_progress: measure(
-                work.loaded, shard, options, **given, on_progress=on_progress
+                run.loaded, shard, options, **given, on_progress=on_progress
             ),
             samples,
-            files=work.files,
+            files=run.files,
             key=(what, adapter, str(checkpoint), *sorted(columns)),
-            on_progress=work.workshop.on_progress(f"{what}, checkpoint {checkpoint}"),
-            crew=_crew(work, given) if len(samples) > SHARD else None,
+            on_progress=run.cache.on_progress(f"{what}, checkpoint {checkpoint}"),
+            crew=_crew(run, given) if len(samples) > SHARD else None,
             size=SHARD,
         )
 
     return table
 
 
-def _references(work: SiteRun, columns: frozenset[str]) -> References:
+def _references(run: SiteRun, columns: frozenset[str]) -> References:
     """References at the adapter that the model holds, from the reference anchors."""
-    terms, split = work.terms, work.pool.split
+    terms, split = run.terms, run.data.split
     spoiled = "representation_corrupted" in columns
     return reference_state(
-        work.loaded,
+        run.loaded,
         split.reference,
-        work.pass_options,
+        run.pass_options,
         columns=columns,
         corrupted=corrupted_references(terms.anchors, split, terms.run.seed) if spoiled else (),
-        way=reference_backend(terms.measuring.backend, work.loaded),
+        way=reference_backend(terms.measuring.backend, run.loaded),
         layers=terms.measuring.layers,
     )
 
 
-def _crew(work: SiteRun, arguments: Mapping[str, Any]) -> Crew | None:
+def _crew(run: SiteRun, arguments: Mapping[str, Any]) -> Crew | None:
     """The site's workers, with the adapter that the model holds; None where it has none.
 
     Workers keep no tokens: what they read of a sample never reaches their disks.
     """
-    section, terms = work.config.compute, work.terms
+    section, terms = run.config.compute, run.terms
     if section.workers == 1 and not section.ray:
         return None
     model = WorkerModel(
-        section=work.model, adapter=terms.adapter, seed=terms.run.seed, threads=terms.run.threads
+        section=run.model, adapter=terms.adapter, seed=terms.run.seed, threads=terms.run.threads
     )
-    workers = work.workshop.kept(
+    workers = run.cache.keep(
         ("workers", canonical_json(section), repr(model)),
         lambda: Workers(section=section, model=model),
     )
     task = MeasuringTask(
-        adapter=get_adapter(work.loaded),
-        options=replace(work.pass_options, tokens=None),
+        adapter=get_adapter(run.loaded),
+        options=replace(run.pass_options, tokens=None),
         arguments=arguments,
     )
     return partial(workers.each, task)
 
 
 def measure_public_rows(
-    work: SiteRun,
+    run: SiteRun,
     adapter: str,
     table: Measuring,
     *,
@@ -110,11 +110,11 @@ def measure_public_rows(
     guests: tuple[str, ...] = (),
 ) -> PublicRows:
     """The public calibration rows that can be measured; once in a process for each of guests."""
-    key = ("rows", str(checkpoint), *sorted(columns), *public_result_key(work, adapter), *guests)
-    public = work.workshop.public(
-        key, lambda: table(work.pool.rows.samples, "measuring public anchors")
+    key = ("rows", str(checkpoint), *sorted(columns), *public_result_key(run, adapter), *guests)
+    public = run.cache.cached_public(
+        key, lambda: table(run.data.rows.samples, "measuring public anchors")
     )
-    keep, rows = np.flatnonzero(public.status == Status.OK), work.pool.rows
+    keep, rows = np.flatnonzero(public.status == Status.OK), run.data.rows
     return PublicRows(
         trajectory=(take_rows(public, keep.tolist()),),
         kinds=tuple(rows.kinds[i] for i in keep),

@@ -37,18 +37,18 @@ from fedwinnow.curation.model.token_losses import Batch, token_losses
 _COLUMN = "teacher_confidence"
 
 
-def teacher_fingerprint(work: SiteRun) -> str:
+def teacher_fingerprint(run: SiteRun) -> str:
     """Fingerprint of the site's teacher, noted in the run's folder for :func:`teacher_columns`.
 
     Raises:
         ModelError: the teacher cannot be loaded, or its tokens are not the base model's.
     """
-    found = work.workshop.visit(lambda: load_teacher(work.teacher, work.model), _fingerprint)
-    write_atomically(work.files.teacher, found.encode("ascii"))
+    found = run.cache.swap_in(lambda: load_teacher(run.teacher, run.model), _fingerprint)
+    write_atomically(run.files.teacher, found.encode("ascii"))
     return found
 
 
-def teacher_columns(work: SiteRun) -> ExtraColumns:
+def teacher_columns(run: SiteRun) -> ExtraColumns:
     """The teacher's column for the private samples and the public rows; the student is let go.
 
     Raises:
@@ -56,24 +56,24 @@ def teacher_columns(work: SiteRun) -> ExtraColumns:
     """
 
     def use(teacher: LoadedModel) -> ExtraColumns:
-        _check_same(work, teacher.fingerprint)
+        _check_same(run, teacher.fingerprint)
 
         def read(samples: Sequence[Sample], what: str) -> Float32[np.ndarray, " samples"]:
-            on_progress = work.workshop.on_progress(f"{what}, teacher")
-            return teacher_confidences(teacher, samples, work.pass_options, on_progress)
+            on_progress = run.cache.on_progress(f"{what}, teacher")
+            return teacher_confidences(teacher, samples, run.pass_options, on_progress)
 
-        key = ("teacher", teacher.fingerprint, *public_result_key(work, ""))
-        public = work.workshop.public(
-            key, lambda: read(work.pool.rows.samples, "reading public anchors")
+        key = ("teacher", teacher.fingerprint, *public_result_key(run, ""))
+        public = run.cache.cached_public(
+            key, lambda: read(run.data.rows.samples, "reading public anchors")
         )
-        private = read(work.pool.samples, f"{work.site} reads its samples")
+        private = read(run.data.samples, f"{run.site} reads its samples")
         return ExtraColumns(
             private={_COLUMN: private},
             public={_COLUMN: public},
             key=(teacher.fingerprint,),
         )
 
-    return work.workshop.visit(lambda: load_teacher(work.teacher, work.model), use)
+    return run.cache.swap_in(lambda: load_teacher(run.teacher, run.model), use)
 
 
 def teacher_confidences(
@@ -110,13 +110,13 @@ def _fingerprint(teacher: LoadedModel) -> str:
     return teacher.fingerprint
 
 
-def _check_same(work: SiteRun, found: str) -> None:
+def _check_same(run: SiteRun, found: str) -> None:
     """Another teacher than at join would give columns that no other site agrees with."""
-    file = work.files.teacher
+    file = run.files.teacher
     joined = file.read_text(encoding="ascii") if file.exists() else found
     if joined != found:
         message = (
-            f"teacher.name: {work.teacher.name!r} is {found[:12]} now and was {joined[:12]} when "
+            f"teacher.name: {run.teacher.name!r} is {found[:12]} now and was {joined[:12]} when "
             "the site joined; put the agreed teacher back, or start another run"
         )
         raise ModelError(message)

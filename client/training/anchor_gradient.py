@@ -21,7 +21,7 @@ def anchor_gradient(work: SiteRun) -> Adapter:
         DataError: no reference anchor has a response token.
     """
     loaded, options = work.loaded, work.pass_options
-    encodings = list(options.encode(loaded, work.pool.split.reference))
+    encodings = list(options.encode(loaded, work.data.split.reference))
     usable = [one for one in encodings if one.has_target]
     if not usable:
         message = (

@@ -54,7 +54,7 @@ def stage_of(number: int, *, rounds: int, stages: int, samples: int) -> Stage:
 
 
 def choose_stage_samples(
-    work: SiteRun, arm: str, stage: Stage, kept: Places, score: Callable[[Places], Scores]
+    run: SiteRun, arm: str, stage: Stage, kept: Places, score: Callable[[Places], Scores]
 ) -> tuple[Places, Scores]:
     """The samples of a stage, best first, with the scores by which they were chosen.
 
@@ -62,15 +62,15 @@ def choose_stage_samples(
     the stage began ranks at the first round of it that it sees.
 
     Args:
-        work: The run at this site.
+        run: The run at this site.
         arm: The arm whose kept samples are meant.
         stage: Which stage.
         kept: What the arm keeps.
         score: Scores samples with the adapter of this round; called for those still to be taken.
     """
-    own = work.files.stage(arm, stage.number)
+    own = run.files.stage(arm, stage.number)
     if not own.exists():
-        taken = [tables.read_stage(file)[0] for file in work.files.all_stages(arm)]
+        taken = [tables.read_stage(file)[0] for file in run.files.all_stages(arm)]
         rest = np.setdiff1d(kept, np.concatenate([np.zeros(0, dtype=np.int64), *taken]))
         scores = score(rest)
         ranks = np.argsort(np.where(np.isnan(scores), np.inf, -scores), kind="stable")
@@ -79,23 +79,23 @@ def choose_stage_samples(
     return tables.read_stage(own)
 
 
-def stage_scoring(work: SiteRun, adapter: str) -> Callable[[Places], Scores]:
+def stage_scoring(run: SiteRun, adapter: str) -> Callable[[Places], Scores]:
     """What scores samples of the silo at the held adapter, by one forward-only scorer.
 
     The scorer is fitted on the site's own measurement of the public rows at the same adapter.
     """
-    scorer = work.plugins.stage_scorer
+    scorer = run.plugins.stage_scorer
     if scorer is None:  # pragma: no cover - called only for an ordering with stages
         message = "this run's ordering has no stages"
         raise ProtocolError(message)
-    columns = scorer.columns - GRADIENTS - unmeasured_columns(work.terms)
-    table = signal_measurer(work, adapter, columns=columns, checkpoint=0)
+    columns = scorer.columns - GRADIENTS - unmeasured_columns(run.terms)
+    table = signal_measurer(run, adapter, columns=columns, checkpoint=0)
 
     def score(places: Places) -> Scores:
-        public = measure_public_rows(work, adapter, table, columns=columns, checkpoint=0)
-        samples = work.pool.samples.subset(places.tolist())
-        mine = table(samples, f"{work.site} ranks its samples")
-        remove_shards(work.files)
+        public = measure_public_rows(run, adapter, table, columns=columns, checkpoint=0)
+        samples = run.data.samples.subset(places.tolist())
+        mine = table(samples, f"{run.site} ranks its samples")
+        remove_shards(run.files)
         return scorer.score((mine,), scorer.fit(public))
 
     return score

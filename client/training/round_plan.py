@@ -50,15 +50,15 @@ class RoundPlan:
     schedule: str
 
 
-def plan_warm_up(work: SiteRun, request: TrainRequest) -> RoundPlan:
+def plan_warm_up(run: SiteRun, request: TrainRequest) -> RoundPlan:
     """Warm-up: everything, in chance's order; every site's own, but for public anchors."""
-    terms, phase = work.terms, request.header.phase
+    terms, phase = run.terms, request.header.phase
     if terms.warm_up.data == "anchors":  # public, so every site trains the same adapter
-        samples: Sequence[Sample] = work.pool.split.reference
+        samples: Sequence[Sample] = run.data.split.reference
         seed = derive_seed(terms.run.seed, phase)
     else:
-        samples = warm_up_samples(work.pool, work.site, request.sites, terms.run.seed)
-        seed = derive_seed(terms.run.seed, work.site, phase)
+        samples = warm_up_samples(run.data, run.site, request.sites, terms.run.seed)
+        seed = derive_seed(terms.run.seed, run.site, phase)
     ordering: Ordering = build("ordering", "shuffled", {})
     return RoundPlan(
         samples=samples,
@@ -74,31 +74,31 @@ def plan_warm_up(work: SiteRun, request: TrainRequest) -> RoundPlan:
     )
 
 
-def plan_arm_round(work: SiteRun, request: TrainRequest, adapter: str) -> RoundPlan:
+def plan_arm_round(run: SiteRun, request: TrainRequest, adapter: str) -> RoundPlan:
     """A round of an arm: what it keeps, or a stage of that; one seed over all rounds of either."""
-    section, header = work.terms.training, request.header
-    seed = derive_seed(work.terms.run.seed, work.site, header.phase)
-    ordering, staged = work.plugins.ordering, work.plugins.staged_ordering
-    places, scores = kept_samples(work, header.arm)
+    section, header = run.terms.training, request.header
+    seed = derive_seed(run.terms.run.seed, run.site, header.phase)
+    ordering, staged = run.plugins.ordering, run.plugins.staged_ordering
+    places, scores = kept_samples(run, header.arm)
     kept, first_round = len(places), 1
-    weights = sample_weights(work, header.arm, places, scores)
+    weights = sample_weights(run, header.arm, places, scores)
     if staged is not None and kept > 0:
-        stage = stage_at(work, staged, header.round, kept)
-        score = stage_scoring(work, adapter)
+        stage = stage_at(run, staged, header.round, kept)
+        score = stage_scoring(run, adapter)
         everything, (places, scores) = (
             places,
-            choose_stage_samples(work, header.arm, stage, places, score),
+            choose_stage_samples(run, header.arm, stage, places, score),
         )
         if weights is not None:
             weights = weights[np.searchsorted(everything, places)]
         seed, first_round = derive_seed(seed, "stage", stage.number), stage.first_round
-    samples = work.pool.samples.subset(places.tolist())
+    samples = run.data.samples.subset(places.tolist())
     order = ordering(scores, derive_seed(seed, "order"), samples)
     return RoundPlan(
         samples=samples,
         kept=kept,
         order=order,
-        objective=work.plugins.objective,
+        objective=run.plugins.objective,
         weights=weights,
         first_step=(first_round - 1) * section.steps,
         seed=seed,
@@ -108,20 +108,20 @@ def plan_arm_round(work: SiteRun, request: TrainRequest, adapter: str) -> RoundP
     )
 
 
-def kept_samples(work: SiteRun, arm: str) -> tuple[Places, Scores]:
+def kept_samples(run: SiteRun, arm: str) -> tuple[Places, Scores]:
     """Positions of what an arm keeps, with its scores."""
-    kept = np.flatnonzero(tables.read_kept(work.files.selection, arm))
-    _, _, scores = tables.read_scores(work.files.scores, work.terms.scorer.name)
+    kept = np.flatnonzero(tables.read_kept(run.files.selection, arm))
+    _, _, scores = tables.read_scores(run.files.scores, run.terms.scorer.name)
     return kept, scores[kept]
 
 
-def stage_at(work: SiteRun, ordering: StagedOrdering, number: int, samples: int) -> Stage:
+def stage_at(run: SiteRun, ordering: StagedOrdering, number: int, samples: int) -> Stage:
     """The stage of a training round at this site."""
-    rounds = work.terms.training.rounds
+    rounds = run.terms.training.rounds
     return stage_of(number, rounds=rounds, stages=ordering.stages, samples=samples)
 
 
-def sample_weights(work: SiteRun, arm: str, places: Places, scores: Scores) -> Weights | None:
+def sample_weights(run: SiteRun, arm: str, places: Places, scores: Scores) -> Weights | None:
     """How much each kept sample counts, from the site's own signals and scores.
 
     Weights are a selection that is soft: the other arms of a study, which know no score, count
@@ -130,24 +130,24 @@ def sample_weights(work: SiteRun, arm: str, places: Places, scores: Scores) -> W
     Raises:
         PluginError: the objective gave no number of at least 0 for each sample.
     """
-    objective = work.plugins.weighing_objective
+    objective = run.plugins.weighing_objective
     if arm != "curated" or objective is None or len(places) == 0:
         return None
     trajectory = tuple(
-        take_rows(tables.read_signals(work.files.signals(checkpoint)), places.tolist())
-        for checkpoint in range(warm_up_rounds(work.terms) + 1)
+        take_rows(tables.read_signals(run.files.signals(checkpoint)), places.tolist())
+        for checkpoint in range(warm_up_rounds(run.terms) + 1)
     )
     weights = objective.weights(scores, trajectory)
     if weights.shape != places.shape or not (np.isfinite(weights) & (weights >= 0)).all():
         message = (
-            f"objective {work.terms.training.objective.name!r}: expected {len(places)} weights of "
+            f"objective {run.terms.training.objective.name!r}: expected {len(places)} weights of "
             f"at least 0, got {weights.shape[0]} that are not; repair the objective plug-in"
         )
         raise PluginError(message)
     return weights
 
 
-def effective_samples(work: SiteRun, header: Header) -> int:
+def effective_samples(run: SiteRun, header: Header) -> int:
     """Kept samples that the adapter of a training round stands on: what a silo's policy asks.
 
     Those of the round's stage; with weights, Kish's effective number (Σ w)² / Σ w², as weights
@@ -157,16 +157,16 @@ def effective_samples(work: SiteRun, header: Header) -> int:
         L. Kish, Survey Sampling, Wiley, 1965
     """
     arm = header.arm
-    places = np.flatnonzero(tables.read_kept(work.files.selection, arm))
+    places = np.flatnonzero(tables.read_kept(run.files.selection, arm))
     if len(places) == 0:
         return 0
     weights = np.ones(len(places))
-    if work.plugins.weighing_objective is not None:
-        known = sample_weights(work, arm, *kept_samples(work, arm))
+    if run.plugins.weighing_objective is not None:
+        known = sample_weights(run, arm, *kept_samples(run, arm))
         weights = weights if known is None else known
-    if work.plugins.staged_ordering is not None:
-        stage = stage_at(work, work.plugins.staged_ordering, header.round, len(places))
-        taken, _ = tables.read_stage(work.files.stage(arm, stage.number))
+    if run.plugins.staged_ordering is not None:
+        stage = stage_at(run, run.plugins.staged_ordering, header.round, len(places))
+        taken, _ = tables.read_stage(run.files.stage(arm, stage.number))
         weights = weights[np.searchsorted(places, taken)]
     squares = float((weights**2).sum())
     return 0 if squares == 0 else math.floor(float(weights.sum()) ** 2 / squares + 1e-9)

@@ -194,7 +194,7 @@ def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:
         resume=resume,
         progress=watch.delivery,
         command=typed_command(),
-        workshop=ProcessCache(progress=watch.work),
+        cache=ProcessCache(progress=watch.work),
     )
     for line in watch.over_budget():
         Console(stderr=True).print(f"over its time budget: {line}", style="yellow")

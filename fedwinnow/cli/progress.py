@@ -29,7 +29,7 @@ WORDS: Mapping[str, str] = {
 
 @dataclass(slots=True)
 class ProgressDisplay:
-    """Prints what a run does; given to the driver and to the workshop."""
+    """Prints what a run does; given to the driver and to the cache."""
 
     budget: Mapping[str, float] = field(default_factory=dict)
     """Phase → seconds that all its rounds together may take; others are not judged."""

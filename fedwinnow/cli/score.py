@@ -45,7 +45,7 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
     config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
     watch = ProgressDisplay()
     found = score_silo(
-        config, out, kept=kept, progress=watch.delivery, workshop=ProcessCache(progress=watch.work)
+        config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)
     )
     if as_json:
         told = {"out": str(out), **{f.name: getattr(found, f.name) for f in fields(found)}}

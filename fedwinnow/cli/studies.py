@@ -33,17 +33,17 @@ def study(
             print(f"{known}: {found.about} Splits: {', '.join(s.name for s in found.splits)}.")
         return
     watch, planned = ProgressDisplay(), plan(name, seeds, tuple(settings or ()))
-    workshop = ProcessCache(progress=watch.work)
+    cache = ProcessCache(progress=watch.work)
     studies.run_study(
         planned,
         folder=evidence,
         command=typed_command(),
         progress=watch.delivery,
-        workshop=workshop,
+        cache=cache,
     )
     print((evidence / f"{planned.title}.md").read_text(encoding="utf-8"))
     if signals:
-        print(ablate(planned, folder=evidence, command=typed_command(), workshop=workshop))
+        print(ablate(planned, folder=evidence, command=typed_command(), cache=cache))
 
 
 def base(

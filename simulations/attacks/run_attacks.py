@@ -124,7 +124,7 @@ def _case(
     settings: Sequence[str],
     command: str,
     progress: Progress | None,
-    workshop: ProcessCache,
+    cache: ProcessCache,
 ) -> AttackRow:
     config = configure_case(case, settings)
     run = Path(config.run.output) / config.run.name
@@ -139,7 +139,7 @@ def _case(
             resume=True,
             progress=progress,
             command=command,
-            workshop=workshop,
+            cache=cache,
             doors=wrap_last_site(case),
         )
     trigger = beside.trigger

@@ -43,11 +43,11 @@ class Echo:
 
     key: PrivateKey
     name: str = "echo"
-    workshop: ProcessCache = field(default_factory=ProcessCache)
+    cache: ProcessCache = field(default_factory=ProcessCache)
 
     @property
     def site(self) -> "Echo":
-        """What an agent looks for in its boundary: name and workshop."""
+        """What an agent looks for in its boundary: name and cache."""
         return self
 
     @property

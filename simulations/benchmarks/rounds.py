@@ -76,7 +76,7 @@ def bench_in_process(rounds: int = 20) -> dict[str, float]:
         config = load_scenario(write_toy_scenario(Path(place)))
         shared = ProcessCache()
         sites = {
-            site.site.name: Site(config=site, workshop=shared)
+            site.site.name: Site(config=site, cache=shared)
             for site in site_configs(config, str(sites_folder(config)))
         }
         store, transport = RunFolder.open(config, resume=False), InProcess(sites=sites)

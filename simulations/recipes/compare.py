@@ -127,7 +127,7 @@ def compare_recipes(
     choosing = np.array([half[name] for name in items], dtype=bool)
     column = {name: place for place, name in enumerate(items)}
     tables: dict[str, np.ndarray] = {}
-    workshop, total, done = ProcessCache(), count_runs(plan, len(recipes)), 0
+    cache, total, done = ProcessCache(), count_runs(plan, len(recipes)), 0
 
     def measure(name: str, rung: Rung) -> RecipeCurves:
         nonlocal done
@@ -135,8 +135,8 @@ def compare_recipes(
         for place, number in enumerate(numbers[: rung.seeds]):
             done += 1
             config = at_rung(recipes[name], rung.share, number)
-            workshop.progress = _within(told, f"run {done} of {total}, {name}")
-            record = _run(name, config, command, progress, workshop)
+            cache.progress = _within(told, f"run {done} of {total}, {name}")
+            record = _run(name, config, command, progress, cache)
             losses = record.arms["curated"].losses
             if len(losses) != len(public[number].ids):
                 message = (
@@ -206,13 +206,13 @@ def _comparable(recipes: Recipes) -> RunConfig:
 
 
 def _run(
-    name: str, config: RunConfig, command: str, progress: Progress | None, workshop: ProcessCache
+    name: str, config: RunConfig, command: str, progress: Progress | None, cache: ProcessCache
 ) -> RunRecord:
     """The record of one run, run now if it has not finished before."""
     folder = Path(config.run.output) / config.run.name
     if not is_finished(folder, config):
         try:
-            simulate(config, resume=True, progress=progress, command=command, workshop=workshop)
+            simulate(config, resume=True, progress=progress, command=command, cache=cache)
         except RunError as error:
             message = f"recipe {name!r}, seed {config.run.seed}: {error}; mend it or leave it out"
             raise RunError(message) from error

@@ -158,8 +158,8 @@ def fit_budget(
         CurationError: whatever stops a run; a bucket that would be empty is a :class:`DataError`.
     """
     scoring = _scoring(config)
-    workshop = ProcessCache(progress=told)
-    run_phases(scoring, resume=True, progress=progress, workshop=workshop)
+    cache = ProcessCache(progress=told)
+    run_phases(scoring, resume=True, progress=progress, cache=cache)
     pool, scores = _pooled(scoring)
     pools = buckets(pool, scores, plan.buckets, most=plan.most, seed=config.run.seed)
     size = len(next(iter(pools.values())))
@@ -167,7 +167,7 @@ def fit_budget(
     draws = section.batch_size * section.accumulation
     checkpoints = tuple(max(1, math.ceil(k * size / draws)) for k in plan.passes)
     set_deterministic(config.run.threads)
-    loaded = workshop.model(config.model, config.adapter, config.run.seed)
+    loaded = cache.model(config.model, config.adapter, config.run.seed)
     ranking = proxy_ranking(
         loaded,
         pools,

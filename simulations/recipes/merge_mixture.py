@@ -54,7 +54,7 @@ def fit_mixture(
     number: int = 0,
     least: float = 0.02,
     most: float = 0.6,
-    workshop: ProcessCache | None = None,
+    cache: ProcessCache | None = None,
     told: OnTaskProgress | None = None,
 ) -> Mixture:
     """Measure mixtures of a finished run's kept adapters and find the best.
@@ -65,7 +65,7 @@ def fit_mixture(
         number: Training round; 0 is the last.
         least: Smallest weight of a site.
         most: Largest weight of a site.
-        workshop: A warm model, or None.
+        cache: A warm model, or None.
         told: Told of every mixture.
 
     Raises:
@@ -75,7 +75,7 @@ def fit_mixture(
     """
     config = read_configuration(run)
     place = number or config.training.rounds
-    shop = workshop or ProcessCache()
+    shop = cache or ProcessCache()
     loaded = shop.model(config.model, config.adapter, config.run.seed)
     start, adapters, _ = load_round(run, "curated", place, base=loaded.fingerprint)
     sites = tuple(sorted(adapters))
@@ -131,12 +131,12 @@ def _draw(sites: tuple[str, ...], count: int, seed: int) -> list[dict[str, float
     return [dict(zip(sites, row.tolist(), strict=True)) for row in rows[:count]]
 
 
-def _measuring(config: RunConfig, workshop: ProcessCache) -> Callable[[Adapter], dict[str, float]]:
+def _measuring(config: RunConfig, cache: ProcessCache) -> Callable[[Adapter], dict[str, float]]:
     """Mean loss of public anchors that no evaluation uses, by domain."""
     split = split_scenario_anchors(config.anchors, config.run.seed)
     anchors: list[Sample] = [*split.reference, *split.calibration]
     domains = np.array([sample.domain for sample in anchors])
-    loaded = workshop.model(config.model, config.adapter, config.run.seed)
+    loaded = cache.model(config.model, config.adapter, config.run.seed)
 
     def measure(adapter: Adapter) -> dict[str, float]:
         set_adapter(loaded, adapter)

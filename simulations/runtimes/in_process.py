@@ -82,7 +82,7 @@ def simulate(
     resume: bool = False,
     progress: Progress | None = None,
     command: str = "",
-    workshop: ProcessCache | None = None,
+    cache: ProcessCache | None = None,
     doors: SiteWrapper | None = None,
 ) -> Path:
     """Run a scenario in this process and return its run folder.
@@ -91,9 +91,7 @@ def simulate(
         InputError: the scenario, its data, its model or the run folder is at fault.
         RunError: the run could not go on.
     """
-    state, store = run_phases(
-        config, resume=resume, progress=progress, workshop=workshop, doors=doors
-    )
+    state, store = run_phases(config, resume=resume, progress=progress, cache=cache, doors=doors)
     figures = selection_figures(config, sites_folder(config), run_id(config))
     finish(state, store, command=command, selection=figures)
     return store.folder
@@ -104,7 +102,7 @@ def run_phases(
     *,
     resume: bool = False,
     progress: Progress | None = None,
-    workshop: ProcessCache | None = None,
+    cache: ProcessCache | None = None,
     doors: SiteWrapper | None = None,
 ) -> tuple[RunState, RunFolder]:
     """All phases of a scenario, without the final files.
@@ -113,7 +111,7 @@ def run_phases(
         config: The scenario.
         resume: Whether to go on from the last commit in the run folder.
         progress: Told of every delivery.
-        workshop: A warm model, or None.
+        cache: A warm model, or None.
         doors: Puts something between a site and its requests; None: nothing.
 
     Raises:
@@ -124,9 +122,9 @@ def run_phases(
     run_folder = Path(config.run.output) / config.run.name
     new = not run_folder.exists()
     store = RunFolder.open(config, resume=resume)
-    shared = workshop or ProcessCache()
+    shared = cache or ProcessCache()
     sites: dict[str, AnsweringSite] = {
-        site.site.name: Site(config=site, workshop=shared)
+        site.site.name: Site(config=site, cache=shared)
         for site in site_configs(config, str(sites_folder(config)))
     }
     if doors is not None:

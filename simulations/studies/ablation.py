@@ -98,7 +98,7 @@ GROUPS: Mapping[str, Group] = {
 """Name → what is taken away."""
 
 
-def ablate(plan: Plan, *, folder: Path, command: str, workshop: ProcessCache) -> str:
+def ablate(plan: Plan, *, folder: Path, command: str, cache: ProcessCache) -> str:
     """Write NAME_signals.json and NAME_signals.md of a study that has run; return the page.
 
     Raises:
@@ -109,7 +109,7 @@ def ablate(plan: Plan, *, folder: Path, command: str, workshop: ProcessCache) ->
     for split, configure in plan.splits.items():
         for seed in plan.seeds:
             timed = 0 if rows else 3  # what a pass costs hangs on the model, not on the seed
-            found = ablation(configure(seed), workshop=workshop, repetitions=timed)
+            found = ablation(configure(seed), cache=cache, repetitions=timed)
             rows += [GainRow(study=plan.title, split=split, seed=seed, gain=gain) for gain in found]
     tree = {
         "study": plan.title,
@@ -123,12 +123,12 @@ def ablate(plan: Plan, *, folder: Path, command: str, workshop: ProcessCache) ->
     return text
 
 
-def ablation(config: RunConfig, *, workshop: ProcessCache, repetitions: int = 3) -> list[Gain]:
+def ablation(config: RunConfig, *, cache: ProcessCache, repetitions: int = 3) -> list[Gain]:
     """Return what a run's scorer reaches without each group, each part, and all but one pass.
 
     Args:
         config: The run's configuration; its scorer is ``calibrated`` and truth is planted.
-        workshop: A warm model.
+        cache: A warm model.
         repetitions: Timed passes of each kind, of which the median counts; 0 times nothing.
 
     Raises:
@@ -142,7 +142,7 @@ def ablation(config: RunConfig, *, workshop: ProcessCache, repetitions: int = 3)
             f"{config.study.truth!r} and {config.scorer.name!r}; run the study with both"
         )
         raise ConfigError(message)
-    seconds = _costs(config, measured, workshop, repetitions) if repetitions else {}
+    seconds = _costs(config, measured, cache, repetitions) if repetitions else {}
     cases = [("nothing", measured, _reader(measured))]
     for name, group in GROUPS.items():
         less = _drop(measured, group)
@@ -205,13 +205,13 @@ def _gain(name: str, measured: Measured, scorer: Calibrated, seconds: float | No
 
 
 def _costs(
-    config: RunConfig, measured: Measured, workshop: ProcessCache, repetitions: int
+    config: RunConfig, measured: Measured, cache: ProcessCache, repetitions: int
 ) -> Mapping[str, float]:
     """Group → seconds a sample beyond a measuring pass without it; "nothing" → the whole pass."""
     state = measured.state
-    site = Site(config=site_configs(config, str(sites_folder(config)))[0], workshop=workshop)
+    site = Site(config=site_configs(config, str(sites_folder(config)))[0], cache=cache)
     work = site.work(run_id(config))
-    samples = work.pool.rows.samples[:SAMPLES]
+    samples = work.data.rows.samples[:SAMPLES]
     held = [state.initial, *(one.adapter for one in state.checkpoints)]
 
     def passes(group: Group) -> Callable[[], None]:

@@ -45,7 +45,7 @@ def run_study(
     folder: Path,
     command: str,
     progress: Progress | None = None,
-    workshop: ProcessCache | None = None,
+    cache: ProcessCache | None = None,
 ) -> StudyResult:
     """Run every split of a scenario for every seed and write the evidence files.
 
@@ -56,21 +56,21 @@ def run_study(
         folder: Where NAME.json, NAME.md and NAME.svg go.
         command: The command line, for the page.
         progress: Told of every delivery.
-        workshop: A warm model, or None.
+        cache: A warm model, or None.
 
     Raises:
         CurationError: whatever stops a run.
     """
     rows: list[ScorerRow | ArmRow] = []
     told: dict[str, list[RunRecord]] = {}
-    shared = workshop or ProcessCache()
+    shared = cache or ProcessCache()
     for split, configure in plan.splits.items():
         records: list[RunRecord] = []
         for seed in plan.seeds:
             config = configure(seed)
             run = Path(config.run.output) / config.run.name
             if not is_finished(run, config):
-                simulate(config, resume=True, progress=progress, command=command, workshop=shared)
+                simulate(config, resume=True, progress=progress, command=command, cache=shared)
                 write_json(run / _RAN_AT, {"commit": commit()})
             record = read_record(run / "record.json")
             first = next(iter(told.values()))[len(records)] if plan.compare and told else None

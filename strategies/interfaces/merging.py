@@ -97,7 +97,7 @@ Memory: TypeAlias = Mapping[str, Float[np.ndarray, "..."]]
 class StatefulMerging(Merging, Protocol):
     """A merging rule with a state between rounds; called alone, it merges as in a first round."""
 
-    def remember(
+    def merge_with_state(
         self,
         adapters: Mapping[str, Adapter],
         weights: Mapping[str, float],
@@ -122,5 +122,5 @@ def merge_with_memory(
 ) -> tuple[Merged, Memory]:
     """Merge by any rule; the memory of one that does not remember is empty."""
     if isinstance(merging, StatefulMerging):
-        return merging.remember(adapters, weights, previous, memory)
+        return merging.merge_with_state(adapters, weights, previous, memory)
     return merging(adapters, weights, previous), {}

@@ -269,9 +269,9 @@ def test_hostile_bundle_cannot_speak_for_the_site(stage, results):
 @pytest.mark.usefixtures("results")
 def test_hostile_bundle_leaves_the_agent_as_it_was(stage, entered):
     """One message left, to the coordinator; the chain is whole; every file is the agent's alone."""
-    (entry,) = (line for _, line in ledger.read(entered))
+    (entry,) = (line for _, line in ledger.read_chain(entered))
     assert (entry["kind"], entry["recipient"]) == ("Joined", stage.envelopes.key.public.fingerprint)
-    assert ledger.verify(entered) == []
+    assert ledger.verify_chain(entered) == []
     for path in [entered, *entered.rglob("*")]:
         assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (AGENT, 0), path
     group = borrowed().gr_gid

@@ -172,8 +172,8 @@ class SocketBox:
         found = {}
         for site in self.files:
             work = self.folder / site / "work"
-            assert ledger.verify(work) == []
-            lines = [line for _, line in ledger.read(work)]
+            assert ledger.verify_chain(work) == []
+            lines = [line for _, line in ledger.read_chain(work)]
             kept = {(x["kind"], x["request"]) for x in lines if "Refusal" not in x["kind"]}
             found[site] = sorted(kept)
         return found

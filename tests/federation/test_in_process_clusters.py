@@ -33,7 +33,7 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def workshop() -> ProcessCache:
+def cache() -> ProcessCache:
     """One warm model for the module."""
     return ProcessCache()
 
@@ -46,7 +46,7 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(config, workshop):
+def finished(config, cache):
     """A finished run, and every state that it committed."""
     states, commit = [], RunFolder.commit
 
@@ -56,7 +56,7 @@ def finished(config, workshop):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "commit", committing)
-        folder = simulate(config, workshop=workshop)
+        folder = simulate(config, cache=cache)
     return folder, states
 
 
@@ -136,7 +136,7 @@ def test_clusters_of_a_run_stand_in_record_and_report(finished):
     ("number", "lost"), [(1, ""), (2, ""), (2, "replies"), (3, ""), (4, ""), (4, "replies")]
 )
 @pytest.mark.usefixtures("no_report")
-def test_clusters_resume_from_every_exchange(config, finished, tmp_path, workshop, number, lost):
+def test_clusters_resume_from_every_exchange(config, finished, tmp_path, cache, number, lost):
     """Killed before an exchange or the selection, replies lost or not: the same bits at the end."""
     folder, states = finished
     held = [wire.restore(data, RunState) for data in states]
@@ -149,16 +149,16 @@ def test_clusters_resume_from_every_exchange(config, finished, tmp_path, worksho
     assert isinstance(
         next_request(state), messages.QuotaRequest if number == 4 else messages.ClusterRequest
     )
-    assert simulate(moved, resume=True, workshop=workshop) == tmp_path / "toy"
+    assert simulate(moved, resume=True, cache=cache) == tmp_path / "toy"
     assert result(tmp_path / "toy", config) == result(folder, config)
 
 
 @pytest.mark.usefixtures("no_report")
-def test_clusters_off_ask_nothing_and_write_nothing(config, tmp_path, workshop):
+def test_clusters_off_ask_nothing_and_write_nothing(config, tmp_path, cache):
     """With count = 0 no phase, no file, no key in the record: as if there were none."""
     section = replace(config.clusters, count=0)
     plain = replace(config, clusters=section, run=replace(config.run, output=str(tmp_path)))
-    folder = simulate(plain, workshop=workshop)
+    folder = simulate(plain, cache=cache)
     state = RunFolder(folder=folder).load()
     assert state.clusters is None
     assert "cluster" not in {record.phase for record in state.records}

@@ -52,7 +52,7 @@ def test_returning_silo_takes_part_again(tmp_path, phases, made_up):
     store = RunFolder.open(config, resume=False)
     shared = ProcessCache()
     sites = {
-        one.site.name: Site(config=one, workshop=shared)
+        one.site.name: Site(config=one, cache=shared)
         for one in site_configs(config, str(sites_folder(config)))
     }
     transport = Away(inner=InProcess(sites=sites), site="south", phases=phases)

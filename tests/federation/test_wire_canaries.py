@@ -101,8 +101,8 @@ def test_wire_every_reply_that_left_stands_in_its_ledger(federation):
     entered = []
     for site, boundary in federation.ear.boundaries.items():
         folder = Path(boundary.site.config.work)
-        assert ledger.verify(folder) == []
-        entered += [entry["sha256"] for _, entry in ledger.read(folder)]
+        assert ledger.verify_chain(folder) == []
+        entered += [entry["sha256"] for _, entry in ledger.read_chain(folder)]
         assert federation.ear.envelopes.ledgers[site] == boundary.ledger.head
     left = Counter(hashlib.sha256(plain).hexdigest() for plain in federation.ear.plain)
     assert left <= Counter(entered)
@@ -112,7 +112,7 @@ def test_wire_adapter_that_is_passed_on_stands_so_in_the_ledger(federation):
     """The last warm-up adapter, which reviews, and those that members judge; no other line."""
     places, found = {("warm_up", 1), ("train", 1), ("train", 2)}, set()
     for boundary in federation.ear.boundaries.values():
-        lines = [entry for _, entry in ledger.read(Path(boundary.site.config.work))]
+        lines = [entry for _, entry in ledger.read_chain(Path(boundary.site.config.work))]
         marked = [line for line in lines if "passed_on" in line]
         assert {line["kind"] for line in marked} == {"TrainedAdapter"}
         assert {line["passed_on"] for line in marked} == {"members"}
@@ -259,9 +259,9 @@ def test_wire_of_a_leaking_site_is_caught(federation, monkeypatch):
     (stored,) = work.folder.glob("replies/score-*")
     honest, score = stored.read_bytes(), answers._ANSWERS[ScoreRequest]
 
-    def leaking(work: SiteRun, request: ScoreRequest) -> Reply:
-        reply = score(work, request)
-        _, _, scores = tables.read_scores(work.folder / "scores.parquet", work.terms.scorer.name)
+    def leaking(run: SiteRun, request: ScoreRequest) -> Reply:
+        reply = score(run, request)
+        _, _, scores = tables.read_scores(run.folder / "scores.parquet", run.terms.scorer.name)
         return replace(reply, forecast={f"{i}": float(s) for i, s in enumerate(scores)})
 
     monkeypatch.setitem(answers._ANSWERS, ScoreRequest, leaking)

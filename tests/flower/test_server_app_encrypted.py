@@ -48,7 +48,7 @@ def test_server_app_of_a_encrypted_run_ends_with_the_adapter_of_the_run_in_proce
     config, shared = load_run(deployment), ProcessCache()
     names = [member.name for member in config.members]
     boundaries = [
-        GuardedSite.open(load_site(deployment.parent / name / "site.toml"), workshop=shared)
+        GuardedSite.open(load_site(deployment.parent / name / "site.toml"), cache=shared)
         for name in names
     ]
     grid = make_grid({30 - i: node(boundary) for i, boundary in enumerate(boundaries)})

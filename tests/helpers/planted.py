@@ -121,11 +121,9 @@ def plant(folder: Path) -> Path:
 def open_wire(folder: Path, config: RunConfig) -> Wire:
     """The federation, ready to be asked."""
     told: list[str] = []
-    workshop = ProcessCache(
-        progress=lambda what, done, total: told.append(f"{what} {done}/{total}")
-    )
+    cache = ProcessCache(progress=lambda what, done, total: told.append(f"{what} {done}/{total}"))
     boundaries = {
-        site: GuardedSite.open(load_site(folder / site / "site.toml"), workshop=workshop)
+        site: GuardedSite.open(load_site(folder / site / "site.toml"), cache=cache)
         for site in SITES
     }
     envelopes = CoordinatorEnvelopes.open(config, Path(config.run.output) / config.run.name)

@@ -73,7 +73,7 @@ class Silo:
         agreed = terms_of(**terms)
         return SiteRun(
             config=SiteConfig(site=site), terms=agreed, folder=folder, pool=pool,
-            model=None, workshop=None, plugins=made_of(agreed),
+            model=None, cache=None, plugins=made_of(agreed),
         )  # fmt: skip
 
     def ask(self, request, work=None, digest=""):
@@ -86,7 +86,7 @@ class Silo:
         reply = self.policy.release(reply, work, self.ledger)
         entry = Entry.of(
             reply, wire.encode(reply), request=digest_of(request), recipient="f",
-            data=self.policy.known.identify(work), anchors=work.pool.anchors_hash,
+            data=self.policy.known.identify(work), anchors=work.data.anchors_hash,
         )  # fmt: skip
         self.ledger.append(entry)
         return reply
@@ -199,7 +199,7 @@ def refused(clause, call, *args):
 
 def write_kept(work, count):
     """A selection of the first ``count`` samples."""
-    ids = work.pool.samples.ids
+    ids = work.data.samples.ids
     passes = tuple(i < count for i in range(len(ids)))
     reasons = tuple("" if passed else "below" for passed in passes)
     chosen = Selection(ids=ids, kept=passes, reasons=reasons)

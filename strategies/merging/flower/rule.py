@@ -136,14 +136,14 @@ class FlowerRule:
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
         """Merge as in a first round."""
-        return self.remember(adapters, weights, previous, {})[0]
+        return self.merge_with_state(adapters, weights, previous, {})[0]
 
     def make(self) -> Any:  # noqa: ANN401 - attributes of strategies share no type
         """A fresh strategy that sends no message of its own."""
         with _quiet():
             return self.strategy(**{**SILENT, **self.settings})
 
-    def remember(
+    def merge_with_state(
         self,
         adapters: Mapping[str, Adapter],
         weights: Mapping[str, float],

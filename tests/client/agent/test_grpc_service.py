@@ -64,13 +64,13 @@ class Silo:
     config: SiteConfig
     run: RunConfig
     coordinator: PrivateKey
-    workshop: ProcessCache
+    cache: ProcessCache
     agent: Agent | None = None
     sequence: int = 0
 
     def start(self, **words) -> Agent:
         """An agent over whatever is on the disk."""
-        boundary = GuardedSite.open(self.config, workshop=self.workshop)
+        boundary = GuardedSite.open(self.config, cache=self.cache)
         self.agent = Agent(boundary=boundary, section=self.config.agent, **words)
         self.agent.start()
         return self.agent
@@ -110,7 +110,7 @@ class Silo:
 
     def entries(self) -> list[dict]:
         """What left."""
-        return [line for _, line in ledger.read(Path(self.config.work))]
+        return [line for _, line in ledger.read_chain(Path(self.config.work))]
 
     def last(self) -> int:
         """The sequence number on the disk."""
@@ -132,13 +132,13 @@ def deployment() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def workshop() -> ProcessCache:
+def cache() -> ProcessCache:
     """The model, loaded once."""
     return ProcessCache()
 
 
 @pytest.fixture
-def silo(deployment, workshop) -> Iterator[Silo]:
+def silo(deployment, cache) -> Iterator[Silo]:
     """The north silo with a work folder and a socket of its own; no agent yet."""
     own = Path(tempfile.mkdtemp(prefix="s-", dir=deployment))
     config = load_site(deployment / "north" / "site.toml")
@@ -147,7 +147,7 @@ def silo(deployment, workshop) -> Iterator[Silo]:
         config=replace(config, agent=section, work=str(own / "work")),
         run=load_run(deployment / "run.toml"),
         coordinator=PrivateKey.load(deployment / "coordinator.key"),
-        workshop=workshop,
+        cache=cache,
     )
     yield made
     made.stop()

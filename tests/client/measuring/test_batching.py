@@ -35,7 +35,7 @@ LENGTHS = st.lists(st.integers(2, 30), max_size=30)
 def quick():
     """Collecting garbage takes a second in a process of tests, and hypothesis fails often."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "give_back", lambda: None)
+        patch.setattr(batching, "release_memory", lambda: None)
         yield
 
 
@@ -305,7 +305,7 @@ def test_batches_made_ahead_are_the_same(lengths, budget):
             after = plan[place + 1] if place + 1 < len(plan) else places[:0]
             if place % 3 == 2:  # what was made ahead is not what is asked for after a failure
                 after = after[: len(after) // 2]
-            found, expected = coming.take(places, after), collate([some[i] for i in places])
+            found, expected = coming.batch_at(places, after), collate([some[i] for i in places])
             assert torch.equal(found.tokens, expected.tokens)
             assert torch.equal(found.mask, expected.mask)
             assert torch.equal(found.targets, expected.targets)

@@ -170,7 +170,7 @@ def test_a_site_measures_the_layers_of_its_terms(model, tmp_path):
         ),
         model=ModelSection(),
         config=SimpleNamespace(compute=ComputeSection()),
-        workshop=ProcessCache(),
+        cache=ProcessCache(),
         files=RunFiles(tmp_path),
         pass_options=OPTIONS,
     )
@@ -185,7 +185,7 @@ def test_too_many_layers_are_refused_at_join(tmp_path):
     """Before anything is measured or trained."""
     toy = write_toy_scenario(tmp_path / "toy", samples=8)
     config = load_scenario(toy, ("measuring.layers=9",))
-    site = Site(config=site_configs(config, str(tmp_path / "work"))[1], workshop=ProcessCache())
+    site = Site(config=site_configs(config, str(tmp_path / "work"))[1], cache=ProcessCache())
     reply = site.handle(next_request(initial_state(config, "run")))
     assert isinstance(reply, Refusal)
     assert "measuring.layers = 9: the model has 2 transformer layers" in reply.reason

@@ -30,7 +30,7 @@ EVERY = KNOWN - GUESTS
 def failing(tiny_model, monkeypatch):
     """A warmed model whose forward pass fails on more tokens than memory bears."""
     warmed(tiny_model)
-    monkeypatch.setattr(batching, "give_back", lambda: None)
+    monkeypatch.setattr(batching, "release_memory", lambda: None)
     failed = []
 
     def refuse(_module, _inputs, given):

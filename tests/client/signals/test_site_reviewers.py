@@ -63,10 +63,10 @@ class Heard:
     """A finished run of three sites: what was asked, and what each site kept."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
-        workshop = ProcessCache()
+        cache = ProcessCache()
         self.config = config
         self.sites = {
-            own.site.name: Site(config=own, workshop=workshop)
+            own.site.name: Site(config=own, cache=cache)
             for own in site_configs(config, str(folder))
         }
         self.asked, self.replies = [], []
@@ -112,7 +112,7 @@ def loop_losses(work, adapter, samples):
 
 def expected_of(work, reviewers, names, samples):
     """Mean, level and spread by the formulas, from slow losses."""
-    rows, kinds = work.pool.rows.samples, np.array(work.pool.rows.kinds)
+    rows, kinds = work.data.rows.samples, np.array(work.data.rows.kinds)
     losses, levels = [], []
     for name in names:
         public = loop_losses(work, reviewers[name], rows)
@@ -141,11 +141,11 @@ def test_reviews_equal_a_loop_of_single_samples_under_each_adapter(heard):
         work = heard.sites[site].work(RUN)
         others = [name for name in SITES if name != site]
         own = tables.read_signals(work.folder / "signals-1.parquet")
-        assert own.ids == work.pool.samples.ids
+        assert own.ids == work.data.samples.ids
         public = tables.read_signals(work.folder / "public-1.parquet")
-        rows = {sample.id: sample for sample in work.pool.rows.samples}
+        rows = {sample.id: sample for sample in work.data.rows.samples}
         shown = [rows[name] for name in public.ids]
-        for table, names, samples in ((own, others, work.pool.samples), (public, SITES, shown)):
+        for table, names, samples in ((own, others, work.data.samples), (public, SITES, shown)):
             for name, values in expected_of(work, reviewers, names, samples).items():
                 assert np.abs(table.columns[name] - values).max() <= 1e-5, (site, name)
 
@@ -157,7 +157,7 @@ def test_reviews_of_a_site_s_samples_do_not_know_its_own_adapter(heard, tmp_path
     other = replace(own, b={name: -3 * factor for name, factor in own.b.items()})
     changed = replace(request, reviewers={**request.reviewers, "north": other})
     site = Site(
-        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=ProcessCache()
+        config=replace(heard.sites["north"].config, work=str(tmp_path)), cache=ProcessCache()
     )
     site.answer(heard.asked[0])
     site.answer(changed)
@@ -203,7 +203,7 @@ def test_one_reviewer_at_a_time_is_in_the_model(heard, tmp_path, monkeypatch):
     small = halved(request.reviewers["west"])
     request = replace(request, reviewers={**request.reviewers, "west": small})
     site = Site(
-        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=ProcessCache()
+        config=replace(heard.sites["north"].config, work=str(tmp_path)), cache=ProcessCache()
     )
     site.answer(heard.asked[0])
     loaded, held, real = site.work(RUN).loaded, [], reviewing.measure
@@ -260,7 +260,7 @@ def test_queue_of_no_run_and_of_no_committee_is_an_error_with_a_cure(heard, scen
     config = heard.sites["north"].config
     with pytest.raises(DataError, match=f"choose one of {RUN}"):
         read_questions(config, "nowhere")
-    fresh = Site(config=replace(config, work=str(tmp_path / "fresh")), workshop=ProcessCache())
+    fresh = Site(config=replace(config, work=str(tmp_path / "fresh")), cache=ProcessCache())
     fresh.answer(heard.asked[0])
     with pytest.raises(DataError, match="has not selected yet"):
         read_questions(fresh.config, RUN)

@@ -76,9 +76,9 @@ def config_of(folder: Path, *overrides: str) -> RunConfig:
 
 
 def site_of(config: RunConfig, work: Path, place: int = 0, **changes) -> Site:
-    """A site of its own folder and workshop."""
+    """A site of its own folder and cache."""
     own = site_configs(config, str(work))[place]
-    return Site(config=replace(own, **changes), workshop=ProcessCache())
+    return Site(config=replace(own, **changes), cache=ProcessCache())
 
 
 def log_probabilities(loaded, sample):

@@ -104,10 +104,10 @@ def toy(tmp_path_factory):
 
 def walk(toy, folder, forget=()):
     """The whole run; before the rounds in ``forget`` the site is a new process without replies."""
-    config, workshop = toy
+    config, cache = toy
     site_config = site_configs(config, str(folder))[1]
     site, state, heard = (
-        Site(config=site_config, workshop=workshop),
+        Site(config=site_config, cache=cache),
         initial_state(config, "run"),
         [],
     )
@@ -115,7 +115,7 @@ def walk(toy, folder, forget=()):
         if (state.phase, state.round) in forget:
             site.answer(request)  # done, and killed before the answer came out
             shutil.rmtree(folder / site.name / "run" / "replies")
-            site = Site(config=site_config, workshop=workshop)
+            site = Site(config=site_config, cache=cache)
         reply = site.answer(request)
         heard.append((request, reply))
         state = absorb(state, {site.name: reply})

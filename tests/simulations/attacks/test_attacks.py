@@ -466,7 +466,7 @@ def test_attacks_go_on_where_they_stopped_and_hear_no_old_lies(tmp_path, monkeyp
         write_json(folder / "record.json", told.to_json())
         write_json(folder / "manifest.json", {"run": run_id(config)})
 
-    monkeypatch.setattr(run_attacks, "configure", configured)
+    monkeypatch.setattr(run_attacks, "configure_case", configured)
     monkeypatch.setattr(run_attacks, "simulate", simulated)
     monkeypatch.setattr(
         run_attacks, "trigger_figures", lambda *_: TriggerFigures(loss=1.0, share=0.0)

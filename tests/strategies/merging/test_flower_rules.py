@@ -130,7 +130,7 @@ def test_flower_rule_keeps_its_state_as_the_strategy_itself(name):
         lived = FlowerRule(name, type(living), {})._round(
             living, number, arrived, WEIGHTS, previous
         )
-        merged, memory = rule.remember(arrived, WEIGHTS, previous, memory)
+        merged, memory = rule.merge_with_state(arrived, WEIGHTS, previous, memory)
         previous = merged.adapter
         if name == "FedAvgM":
             living.current_arrays = None  # it would go on from unrounded arrays
@@ -153,7 +153,7 @@ def test_flower_adam_first_steps_are_those_of_the_formula():
         m, v = 0.8 * m + 0.2 * step, 0.9 * v + 0.1 * step**2
         rate = 0.05 * np.sqrt(1 - 0.9 ** (number + 1)) / (1 - 0.8 ** (number + 1))
         wanted = x.a[key].double().numpy() + rate * m / (np.sqrt(v) + 1e-3)
-        merged, memory = rule.remember(one, {"a": 1.0}, x, memory)
+        merged, memory = rule.merge_with_state(one, {"a": 1.0}, x, memory)
         x = merged.adapter
         np.testing.assert_allclose(x.a[key].numpy(), wanted, rtol=1e-5)  # fp32 result
 
@@ -174,9 +174,9 @@ def test_flower_rule_leaves_what_it_is_given_alone():
     rule(SITES, WEIGHTS, PREVIOUS)
     assert [adapter_hash(one) for one in SITES.values()] == before
     rule = build("merging", "flower:FedAdam", {})
-    _, memory = rule.remember(SITES, WEIGHTS, PREVIOUS, {})
+    _, memory = rule.merge_with_state(SITES, WEIGHTS, PREVIOUS, {})
     copied = {name: array.copy() for name, array in memory.items()}
-    rule.remember(SITES, WEIGHTS, PREVIOUS, memory)
+    rule.merge_with_state(SITES, WEIGHTS, PREVIOUS, memory)
     assert all(np.array_equal(memory[name], copied[name]) for name in copied)
 
 
