@@ -13,7 +13,8 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
-from fedwinnow.curation.model.pretrained import LoadedModel, load_model
+from fedwinnow.curation.model.lora_model import LoadedModel
+from fedwinnow.curation.model.pretrained import load_model
 
 # No test depends on how busy a machine is; --hypothesis-profile=thorough looks further.
 settings.register_profile("thorough", deadline=None, max_examples=500)

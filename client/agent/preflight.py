@@ -13,7 +13,7 @@ from fedwinnow.client.agent.frames import address
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary.disclosure import STAYS, may_leave, refused_altogether
 from fedwinnow.client.boundary.guarded_site import site_key
-from fedwinnow.client.boundary.ledger import file_of, verify
+from fedwinnow.client.boundary.ledger_chain import file_of, verify
 from fedwinnow.client.data.gate import gate
 from fedwinnow.client.data.samples import data_hash, open_samples
 from fedwinnow.client.signals.workers import Model, Workers

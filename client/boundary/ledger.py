@@ -34,8 +34,6 @@ from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import Refusal
 
-__all__ = ["Entry", "Ledger", "file_of", "read", "verify"]
-
 logger = logging.getLogger(__name__)
 
 _COUNTED = ("run", "phase", "round", "arm", "kind", "request", "data", "anchors")

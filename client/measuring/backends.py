@@ -34,8 +34,8 @@ from fedwinnow.curation.gradients.hooks import factors_of, unfit
 from fedwinnow.curation.gradients.per_sample import Way, best_way, per_sample
 from fedwinnow.curation.model.chunked_cross_entropy import Look
 from fedwinnow.curation.model.hook_support import compiled, unhookable
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.modes import evaluating, frozen
-from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, token_losses
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, REPRESENTATIONS
 

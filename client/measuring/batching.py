@@ -42,8 +42,7 @@ from fedwinnow.client.measuring.memory import (
 )
 from fedwinnow.curation.config.scoring import LEAST
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.model.lora_model import Size
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel, Size
 from fedwinnow.curation.model.token_losses import Batch, collate
 from fedwinnow.curation.model.tokenization import Encoding
 

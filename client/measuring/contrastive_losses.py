@@ -17,8 +17,8 @@ from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.measuring.pass_options import PassOptions, PassProgress
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.modes import evaluating
-from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.seeds import derive_seed

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.curation.gradients.per_sample import Way, per_sample
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
 

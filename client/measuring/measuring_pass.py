@@ -33,7 +33,7 @@ from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.datatypes import Sample, SignalTable
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, entropies
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import (

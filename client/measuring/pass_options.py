@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fedwinnow.curation.config.scoring import MeasuringSection, ModelSection
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.model.pretrained import LoadedModel, encode_all
+from fedwinnow.curation.model.lora_model import LoadedModel
+from fedwinnow.curation.model.pretrained import encode_all
 from fedwinnow.curation.model.tokenization import Encoding
 
 OnProgress = Callable[[int, int], None]

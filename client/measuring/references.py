@@ -36,8 +36,8 @@ from fedwinnow.curation.gradients.contraction import (
 )
 from fedwinnow.curation.gradients.per_sample import Way, per_sample
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.modes import evaluating
-from fedwinnow.curation.model.pretrained import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import ADAM, GRADIENTS, REPRESENTATIONS

@@ -29,7 +29,7 @@ from safetensors.numpy import load, save
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.tokenization import BLOCK, Encoding, prompt_tokens
 from fedwinnow.curation.versions import versions
 

@@ -7,7 +7,7 @@ from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.datatypes import Scores, Selection
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest, SelectRequest
-from fedwinnow.curation.scores.histogram import on_grid
+from fedwinnow.curation.scores.histogram_edges import on_grid
 from fedwinnow.curation.scores.selection import select
 
 

@@ -4,7 +4,7 @@ from fedwinnow.client.runs.site_run import Work
 from fedwinnow.client.signals.teacher import teacher_fingerprint
 from fedwinnow.client.training.site_adapter import check_own_part
 from fedwinnow.curation.atomic_files import write_json
-from fedwinnow.curation.model.pretrained import initial_adapter
+from fedwinnow.curation.model.lora_model import initial_adapter
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import Joined, SiteCard
 from fedwinnow.curation.protocol.requests import JoinRequest

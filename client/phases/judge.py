@@ -9,7 +9,7 @@ from fedwinnow.client.runs.site_run import Work, hold, public_key
 from fedwinnow.curation.adapters.checks import adapter_hash, check_compatible
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.model.base_change import changed, changed_base
-from fedwinnow.curation.model.pretrained import set_adapter
+from fedwinnow.curation.model.lora_model import set_adapter
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import JudgedAdapters
 from fedwinnow.curation.protocol.requests import JudgeRequest

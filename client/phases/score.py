@@ -11,7 +11,8 @@ from fedwinnow.curation.protocol.agreement import disagreement
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import SummaryReply
 from fedwinnow.curation.protocol.requests import ScoreRequest
-from fedwinnow.curation.scores.histogram import edges_from_public, summarise
+from fedwinnow.curation.scores.histogram import summarise
+from fedwinnow.curation.scores.histogram_edges import edges_from_public
 from fedwinnow.strategies.interfaces.scorer import QueueingScorer
 from fedwinnow.strategies.maths.blockwise_scoring import score_in_blocks
 

@@ -12,7 +12,7 @@ from fedwinnow.client.training.round_plan import arm_lesson, warm_up_lesson
 from fedwinnow.client.training.site_adapter import check_shared, own_part, untrained
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.model.base_change import changed
-from fedwinnow.curation.model.pretrained import fixed
+from fedwinnow.curation.model.lora_model import fixed
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import TrainedAdapter

@@ -15,8 +15,8 @@ import torch
 from fedwinnow.client.measuring.pass_options import OnProgress, OnTaskProgress
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.model.lora_model import Size
-from fedwinnow.curation.model.pretrained import LoadedModel, load_model
+from fedwinnow.curation.model.lora_model import LoadedModel, Size
+from fedwinnow.curation.model.pretrained import load_model
 
 G = TypeVar("G")
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from fedwinnow.curation.config.strict_toml import canonical, parse
 from fedwinnow.curation.datatypes import Adapter, SignalTable
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.model.base_change import changed_base
-from fedwinnow.curation.model.pretrained import LoadedModel, set_adapter
+from fedwinnow.curation.model.lora_model import LoadedModel, set_adapter
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.strategies.run_plugins import RunPlugins
 

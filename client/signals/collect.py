@@ -16,7 +16,7 @@ from fedwinnow.client.signals.shards import SHARD, Crew, in_shards
 from fedwinnow.client.signals.workers import Model, Task, Workers
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.datatypes import PublicRows, Sample, SignalTable, Status
-from fedwinnow.curation.model.pretrained import get_adapter
+from fedwinnow.curation.model.lora_model import get_adapter
 from fedwinnow.curation.seeds import derive_seed
 
 Measuring = Callable[[Sequence[Sample], str], SignalTable]

@@ -35,7 +35,7 @@ from fedwinnow.client.signals.extra_columns import Beside
 from fedwinnow.curation.adapters.checks import adapter_hash, check_compatible
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
-from fedwinnow.curation.model.pretrained import set_adapter
+from fedwinnow.curation.model.lora_model import set_adapter
 from fedwinnow.strategies.run_plugins import FEWEST
 
 Losses = Float64[np.ndarray, " samples"]

@@ -29,8 +29,9 @@ from fedwinnow.client.signals.extra_columns import Beside
 from fedwinnow.curation.atomic_files import write
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.modes import evaluating
-from fedwinnow.curation.model.pretrained import LoadedModel, load_teacher
+from fedwinnow.curation.model.pretrained import load_teacher
 from fedwinnow.curation.model.token_losses import Batch, token_losses
 
 _COLUMN = "teacher_confidence"

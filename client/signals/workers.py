@@ -21,7 +21,8 @@ from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.site import ComputeSection
 from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.errors import ConfigError, CurationError, ModelError
-from fedwinnow.curation.model.pretrained import LoadedModel, load_model, set_adapter
+from fedwinnow.curation.model.lora_model import LoadedModel, set_adapter
+from fedwinnow.curation.model.pretrained import load_model
 
 logger = logging.getLogger(__name__)
 

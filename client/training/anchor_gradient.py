@@ -10,7 +10,7 @@ from fedwinnow.client.measuring.batching import Places, in_batches
 from fedwinnow.client.runs.site_run import Work
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.model.pretrained import factor_gradients
+from fedwinnow.curation.model.lora_model import factor_gradients
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 
 

@@ -29,7 +29,8 @@ from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
 from fedwinnow.curation.learning_rate import learning_rate as planned_rate
-from fedwinnow.curation.model.pretrained import LoadedModel, encode, get_adapter, set_adapter
+from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.interfaces.objective import Objective
 from fedwinnow.strategies.interfaces.ordering import Order

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from torch import Tensor
 
 from fedwinnow.client.training.sample_stream import Drawn
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import sample_losses
 
 

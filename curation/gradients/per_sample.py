@@ -10,7 +10,7 @@ from torch import Tensor
 from fedwinnow.curation.gradients.hooks import Consume, Firing, sample_gradients
 from fedwinnow.curation.gradients.probes import Probe, probed
 from fedwinnow.curation.model.hook_support import unhookable
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 
 Way = Literal["hooks", "probe"]
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch
 from fedwinnow.curation.model.tokenization import Encoding
 

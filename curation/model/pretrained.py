@@ -22,10 +22,7 @@ from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.lora_model import (
     NAME,
     LoadedModel,
-    factor_gradients,
     fingerprint,
-    fixed,
-    get_adapter,
     initial_adapter,
     set_adapter,
 )
@@ -36,25 +33,6 @@ from fedwinnow.curation.model.tokenization import (
     encode_samples,
     prompt_tokens,
 )
-
-__all__ = [
-    "NAME",
-    "Encoding",
-    "LoadedModel",
-    "encode",
-    "encode_all",
-    "encode_sample",
-    "factor_gradients",
-    "fingerprint",
-    "fixed",
-    "generate",
-    "get_adapter",
-    "initial_adapter",
-    "load_model",
-    "load_teacher",
-    "load_tokenizer",
-    "set_adapter",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -24,26 +24,7 @@ from fedwinnow.curation.datatypes import Scores, ScoreSummary
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
 from fedwinnow.curation.scores.histogram_edges import (
     Edges,
-    edges_from_public,
-    grid,
-    logit,
-    on_grid,
-    snap,
 )
-
-__all__ = [
-    "edges_from_public",
-    "empty",
-    "grid",
-    "logit",
-    "merge",
-    "on_grid",
-    "quantile",
-    "rank_error_bound",
-    "share_above",
-    "snap",
-    "summarise",
-]
 
 
 def summarise(scores: Scores, edges: Edges, *, smallest_cell: int) -> ScoreSummary:

@@ -147,8 +147,8 @@ def egress(
     as_json: AsJson = False,
 ) -> None:
     """Print the ledger of everything that left, or verify that nobody changed it."""
-    from fedwinnow.client.boundary.ledger import file_of, read  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.boundary.ledger import verify as findings_of  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.ledger_chain import file_of, read  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.ledger_chain import verify as findings_of  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     folder = Path(load_site(file).work)

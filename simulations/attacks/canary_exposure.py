@@ -27,12 +27,8 @@ from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
-from fedwinnow.curation.model.pretrained import (
-    LoadedModel,
-    initial_adapter,
-    load_model,
-    set_adapter,
-)
+from fedwinnow.curation.model.lora_model import LoadedModel, initial_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import load_model
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows

@@ -23,7 +23,8 @@ from fedwinnow.curation.config.strict_toml import plain
 from fedwinnow.curation.config.typed_json import parse_tree
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.model.pretrained import generate, load_model, set_adapter
+from fedwinnow.curation.model.lora_model import set_adapter
+from fedwinnow.curation.model.pretrained import generate, load_model
 from fedwinnow.server.report.record import RunRecord, read_record
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.attacks import catalogue, liar

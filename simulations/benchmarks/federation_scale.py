@@ -25,7 +25,8 @@ from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.datatypes import Adapter, SignalTable
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.scores.histogram import edges_from_public, summarise
+from fedwinnow.curation.scores.histogram import summarise
+from fedwinnow.curation.scores.histogram_edges import edges_from_public
 from fedwinnow.server.run.fold import absorb, init, next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (

@@ -40,7 +40,7 @@ from fedwinnow.client.training.local_training import train
 from fedwinnow.client.training.watcher import Watch
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.config.training import TrainingSection
-from fedwinnow.curation.model.pretrained import NAME, set_adapter
+from fedwinnow.curation.model.lora_model import NAME, set_adapter
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.simulations.benchmarks.piggyback import Piggyback
 from fedwinnow.simulations.benchmarks.workload import COLUMNS, Bench

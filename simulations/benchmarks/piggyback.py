@@ -37,7 +37,7 @@ from fedwinnow.curation.gradients.hooks import Consume, Firing, sample_gradients
 from fedwinnow.curation.gradients.probes import Probe, probed
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
 from fedwinnow.curation.model.hook_support import unhookable
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import entropies, token_losses
 from fedwinnow.curation.signal_columns import (
     ENTROPY,

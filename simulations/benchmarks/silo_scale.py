@@ -34,15 +34,10 @@ from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.signals.shards import SHARD, forget, in_shards
 from fedwinnow.curation.config.scoring import AdapterSection, ColumnsSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
-from fedwinnow.curation.model.pretrained import (
-    LoadedModel,
-    encode,
-    get_adapter,
-    load_model,
-    set_adapter,
-)
-from fedwinnow.curation.scores.histogram import edges_from_public, quantile, snap, summarise
-from fedwinnow.curation.scores.histogram_edges import Edges
+from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode, load_model
+from fedwinnow.curation.scores.histogram import quantile, summarise
+from fedwinnow.curation.scores.histogram_edges import Edges, edges_from_public, snap
 from fedwinnow.curation.scores.selection import select
 from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (
     Say,

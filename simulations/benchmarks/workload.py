@@ -22,13 +22,8 @@ from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import References, reference_state
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
-from fedwinnow.curation.model.pretrained import (
-    LoadedModel,
-    encode,
-    get_adapter,
-    load_model,
-    set_adapter,
-)
+from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode, load_model
 from fedwinnow.curation.model.token_losses import Batch, collate
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model

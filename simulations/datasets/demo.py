@@ -10,7 +10,8 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import ModelSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.model.pretrained import encode_sample, load_tokenizer
+from fedwinnow.curation.model.pretrained import load_tokenizer
+from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.simulations import scenarios
 from fedwinnow.simulations.datasets.demo_texts import ANCHORS, DEMO, KINDS, DemoData, Silo, build
 

@@ -13,7 +13,8 @@ from fedwinnow.client.data.anchors import split_of
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.model.pretrained import encode_sample, load_tokenizer
+from fedwinnow.curation.model.pretrained import load_tokenizer
+from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.curation.seeds import derive_seed
 
 

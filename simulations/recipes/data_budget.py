@@ -24,7 +24,7 @@ from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.config.training import StudySection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.model.pretrained import initial_adapter
+from fedwinnow.curation.model.lora_model import initial_adapter
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.recipes.choosing_holdout import holdout

@@ -20,7 +20,7 @@ from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.model.pretrained import set_adapter
+from fedwinnow.curation.model.lora_model import set_adapter
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.adapter_tools.remerge import configuration_of
 from fedwinnow.server.aggregation.kept_adapters import kept_round

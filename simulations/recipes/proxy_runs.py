@@ -23,7 +23,7 @@ from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError
-from fedwinnow.curation.model.pretrained import LoadedModel
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.recipes.loss_curves import Placed, ends, hopeless, late, rank, shape_of
 from fedwinnow.strategies.interfaces.ordering import Ordering

@@ -6,7 +6,8 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.scores.histogram import edges_from_public, empty, merge, on_grid, summarise
+from fedwinnow.curation.scores.histogram import empty, merge, summarise
+from fedwinnow.curation.scores.histogram_edges import edges_from_public, on_grid
 from fedwinnow.strategies.conformance.law import Law, Make, raises
 
 ANCHORS, SAMPLES = 60, (500, 120, 40)

@@ -13,7 +13,8 @@ from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import EmptySummaryError
-from fedwinnow.curation.scores.histogram import merge, rank_error_bound, share_above, snap
+from fedwinnow.curation.scores.histogram import merge, rank_error_bound, share_above
+from fedwinnow.curation.scores.histogram_edges import snap
 
 Summaries = Mapping[str, ScoreSummary]
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.scores.histogram import quantile, snap
+from fedwinnow.curation.scores.histogram import quantile
+from fedwinnow.curation.scores.histogram_edges import snap
 from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.maths.threshold_evidence import check_share, decide, pooled
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from fedwinnow.client import site as client_site
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary.guarded_site import Boundary
-from fedwinnow.client.boundary.ledger import Ledger, file_of
+from fedwinnow.client.boundary.ledger import Ledger
+from fedwinnow.client.boundary.ledger_chain import file_of
 from fedwinnow.client.runs.process_cache import Workshop
 from fedwinnow.client.site import Site
 from fedwinnow.curation.protocol.envelope import verified_stamp

@@ -7,7 +7,7 @@ from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.datatypes import Adapter, Sample
-from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
 
 OPTIONS = PassOptions(batch_tokens=300, max_length=96)
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.client.boundary import ledger_chain
-from fedwinnow.client.boundary.ledger import Entry, Ledger, file_of, read, verify
+from fedwinnow.client.boundary.ledger import Entry, Ledger
+from fedwinnow.client.boundary.ledger_chain import file_of, read, verify
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.header import Header

@@ -23,7 +23,8 @@ from fedwinnow.curation.config.scoring import (
 from fedwinnow.curation.config.strict_toml import canonical
 from fedwinnow.curation.errors import ModelError, PluginError
 from fedwinnow.curation.gradients.finite_differences import Differences
-from fedwinnow.curation.model.pretrained import encode, get_adapter
+from fedwinnow.curation.model.lora_model import get_adapter
+from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, KNOWN, OTHER_PROMPTS
 from fedwinnow.strategies.terms_check import check_terms

@@ -11,7 +11,7 @@ from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
 from fedwinnow.curation.signal_columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import simulate

@@ -11,7 +11,8 @@ from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode, load_model
 
 SAMPLES = tuple(
     Sample(id=str(i), prompt=f"question {i}" * (1 + i % 2), response="answer " * (1 + i % 4))

@@ -16,7 +16,8 @@ from fedwinnow.curation.datatypes import Sample, Status
 from fedwinnow.curation.errors import DataError, ModelError, RunError
 from fedwinnow.curation.gradients.contraction import BETAS, EPSILON, Contraction
 from fedwinnow.curation.gradients.hooks import sample_gradients
-from fedwinnow.curation.model.pretrained import encode, get_adapter, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate, sample_losses, token_losses
 from fedwinnow.curation.signal_columns import GRADIENTS, KNOWN, LOSSES, REPRESENTATIONS
 

@@ -25,7 +25,8 @@ from fedwinnow.curation.errors import (
     PluginError,
     ProtocolError,
 )
-from fedwinnow.curation.model.pretrained import encode, get_adapter, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.scores.ranking_metrics import auroc

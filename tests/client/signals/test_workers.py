@@ -18,7 +18,8 @@ from fedwinnow.client.signals.workers import Model, Task, Workers
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.site import ComputeSection
 from fedwinnow.curation.errors import ConfigError, DataError
-from fedwinnow.curation.model.pretrained import get_adapter, load_model
+from fedwinnow.curation.model.lora_model import get_adapter
+from fedwinnow.curation.model.pretrained import load_model
 from fedwinnow.curation.signal_columns import ADAM, KNOWN, REVIEWS, TEACHER
 
 pytestmark = [  # Ray takes seconds to start, and does not wait for its own processes

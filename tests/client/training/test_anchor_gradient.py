@@ -12,7 +12,7 @@ from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import DataError, IncompatibleAdapterError
-from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
 from fedwinnow.server.aggregation.update_alignment import alignments
 
 ANCHORS = tuple(

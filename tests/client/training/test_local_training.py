@@ -21,7 +21,8 @@ from fedwinnow.curation.errors import (
     PluginError,
     ProtocolError,
 )
-from fedwinnow.curation.model.pretrained import encode, get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode, load_model
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.merging.stack import stack

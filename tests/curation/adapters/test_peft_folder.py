@@ -12,7 +12,7 @@ from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, OutputError
-from fedwinnow.curation.model.pretrained import get_adapter, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
 
 TARGETS = ("q_proj", "v_proj")
 

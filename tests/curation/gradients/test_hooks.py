@@ -16,8 +16,9 @@ from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.gradients.contraction import Contraction
 from fedwinnow.curation.gradients.hooks import _products, refuse, sample_gradients
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
 from fedwinnow.curation.model.modes import evaluating
-from fedwinnow.curation.model.pretrained import encode, get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate, sample_losses, token_losses
 
 

@@ -11,7 +11,7 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ProtocolError
 from fedwinnow.curation.model.base_change import add_change, changed, changed_base, effective
-from fedwinnow.curation.model.pretrained import fixed, get_adapter, set_adapter
+from fedwinnow.curation.model.lora_model import fixed, get_adapter, set_adapter
 
 TOKENS = torch.tensor([[1, 5, 9, 2, 7]])
 

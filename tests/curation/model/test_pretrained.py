@@ -11,15 +11,13 @@ from transformers import AutoModelForCausalLM
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
-from fedwinnow.curation.model.pretrained import (
+from fedwinnow.curation.model.lora_model import (
     fingerprint,
-    generate,
     get_adapter,
     initial_adapter,
-    load_model,
-    load_tokenizer,
     set_adapter,
 )
+from fedwinnow.curation.model.pretrained import generate, load_model, load_tokenizer
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 
 ADAPTER = AdapterSection(rank=4, alpha=8.0, targets=("q_proj", "v_proj"))

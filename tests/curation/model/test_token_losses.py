@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from fedwinnow.curation.model.pretrained import Encoding
 from fedwinnow.curation.model.token_losses import collate, sample_losses
+from fedwinnow.curation.model.tokenization import Encoding
 
 
 def encoding(size: int, start: int, seed: int) -> Encoding:

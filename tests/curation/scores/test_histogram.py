@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
 from fedwinnow.curation.scores.histogram import (
-    edges_from_public,
     empty,
     merge,
     quantile,
     rank_error_bound,
     share_above,
-    snap,
     summarise,
 )
+from fedwinnow.curation.scores.histogram_edges import edges_from_public, snap
 
 EDGES = np.linspace(-3.0, 3.0, 13)
 SCORES = st.lists(st.floats(-10, 10), max_size=60).map(lambda v: np.array(v, dtype=np.float64))

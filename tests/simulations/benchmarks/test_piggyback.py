@@ -11,7 +11,8 @@ from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.model.pretrained import get_adapter, load_model, set_adapter
+from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
+from fedwinnow.curation.model.pretrained import load_model
 from fedwinnow.curation.signal_columns import GRADIENTS
 from fedwinnow.simulations.benchmarks import piggyback
 from fedwinnow.simulations.benchmarks.piggyback import GIVEN, Piggyback

@@ -11,7 +11,7 @@ from fedwinnow.client.training.local_training import train
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, DataError, EmptySelectionError, NonFiniteError
-from fedwinnow.curation.model.pretrained import initial_adapter
+from fedwinnow.curation.model.lora_model import initial_adapter
 from fedwinnow.simulations.recipes import proxy_runs
 from fedwinnow.simulations.recipes.proxy_runs import ProxyPlan, proxy_ranking
 

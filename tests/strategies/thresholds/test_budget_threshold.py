@@ -5,12 +5,8 @@ import pytest
 
 from fedwinnow.curation.datatypes import PublicScores
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.scores.histogram import (
-    edges_from_public,
-    merge,
-    rank_error_bound,
-    summarise,
-)
+from fedwinnow.curation.scores.histogram import merge, rank_error_bound, summarise
+from fedwinnow.curation.scores.histogram_edges import edges_from_public
 from fedwinnow.strategies.maths.data_scaling_law import Law, expected_losses, most_worth
 from fedwinnow.strategies.registry import build
 

@@ -7,7 +7,8 @@ import pytest
 
 from fedwinnow.curation.datatypes import PublicScores
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, PluginError
-from fedwinnow.curation.scores.histogram import edges_from_public, empty, merge, on_grid, summarise
+from fedwinnow.curation.scores.histogram import empty, merge, summarise
+from fedwinnow.curation.scores.histogram_edges import edges_from_public, on_grid
 from fedwinnow.strategies.registry import BUILT_IN, build
 from fedwinnow.strategies.thresholds.target_recall import fit_mixture
 
