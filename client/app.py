@@ -14,15 +14,15 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwinnow.client.agent.relay import carry
-from fedwinnow.curation.config.flower_overrides import overrides, scenario_file
+from fedwinnow.client.agent.relay import relay_envelope
+from fedwinnow.curation.config.flower_overrides import read_overrides, scenario_file
 from fedwinnow.curation.config.identity import sites_folder
 from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.curation.errors import ConfigError, ProtocolError, TransportError
-from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
+from fedwinnow.curation.protocol.flower_records import envelope_records, read_envelope
 
 if typing.TYPE_CHECKING:  # Flower starts a process for each message: a shim loads no torch
-    from fedwinnow.client.runs.process_cache import Workshop
+    from fedwinnow.client.runs.process_cache import ProcessCache
     from fedwinnow.client.site import Site
     from fedwinnow.curation.protocol.messages import Request
 
@@ -57,8 +57,8 @@ def _carried(message: Message, context: Context) -> RecordDict:
     """Take an envelope to the agent and its answer back."""
     node = context.node_config
     try:
-        reply = carry(
-            envelope_in(message.content),
+        reply = relay_envelope(
+            read_envelope(message.content),
             str(node["agent-socket"]),
             str(node.get("agent-token", "")),
             timeout=message.metadata.ttl,
@@ -82,7 +82,7 @@ def _computed(message: Message, context: Context) -> RecordDict:
     """Answer as a simulated site."""
     from fedwinnow.client.runs.refusals import refusal_of  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.protocol import messages  # noqa: PLC0415 - likewise
-    from fedwinnow.curation.protocol.flower_messages import message_records  # noqa: PLC0415 - likewise
+    from fedwinnow.curation.protocol.flower_messages import to_records  # noqa: PLC0415 - likewise
 
     header, name = messages.Header(run="", phase=""), ""
     try:
@@ -90,11 +90,11 @@ def _computed(message: Message, context: Context) -> RecordDict:
         name = site.name
         request = _request(message.content)
         header = request.header
-        return message_records(site.handle(request))
+        return to_records(site.handle(request))
     except Exception as error:
         logger.exception("node %d cannot answer as site %r", context.node_id, name)
         reason = "the node could not carry the message to its site; its own log says why"
-        return message_records(refusal_of(error, header, name, told=False, otherwise=reason))
+        return to_records(refusal_of(error, header, name, told=False, otherwise=reason))
 
 
 def site_of(context: Context) -> "Site":
@@ -105,7 +105,7 @@ def site_of(context: Context) -> "Site":
     """
     node, run = context.node_config, context.run_config
     if "partition-id" in node:
-        return _simulated(scenario_file(run), overrides(run), int(node["partition-id"]))
+        return _simulated(scenario_file(run), read_overrides(run), int(node["partition-id"]))
     message = (
         "node config: expected partition-id (simulation) or agent-socket, agent-token and site "
         f"(deployment), got {sorted(node)}; start the SuperNode with --node-config "
@@ -126,21 +126,21 @@ def _simulated(scenario: Path, overriding: tuple[str, ...], index: int) -> "Site
         )
         raise ConfigError(message)
     sites = site_configs(config, str(sites_folder(config)))
-    return Site(config=sites[index], workshop=_workshop())
+    return Site(config=sites[index], cache=_process_cache())
 
 
 @cache
-def _workshop() -> "Workshop":
-    from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
+def _process_cache() -> "ProcessCache":
+    from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
 
-    return Workshop()
+    return ProcessCache()
 
 
 def _request(content: RecordDict) -> "Request":
     from fedwinnow.curation.protocol import messages  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.protocol.flower_messages import message_in  # noqa: PLC0415 - likewise
+    from fedwinnow.curation.protocol.flower_messages import read_message  # noqa: PLC0415 - likewise
 
-    message = message_in(content)
+    message = read_message(content)
     if not isinstance(message, typing.get_args(messages.Request)):
         complaint = f"a {type(message).__name__} came where a request was expected"
         raise ProtocolError(complaint)

@@ -10,16 +10,16 @@ import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedwinnow.client.data.site_data import open_pool
+from fedwinnow.client.data.site_data import open_site_data
 from fedwinnow.client.phases.table import answer
-from fedwinnow.client.runs.process_cache import Workshop, deterministic
+from fedwinnow.client.runs.process_cache import ProcessCache, set_deterministic
 from fedwinnow.client.runs.refusals import refusal_of
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.client.runs.site_run import Work, parse_terms
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.client.runs.site_run import SiteRun, parse_terms
+from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import SiteConfig
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.errors import (
     CurationError,
     DataError,
@@ -41,8 +41,8 @@ class Site:
     """One silo and what it remembers of its runs."""
 
     config: SiteConfig
-    workshop: Workshop = field(default_factory=Workshop)
-    _work: dict[str, Work] = field(default_factory=dict)
+    cache: ProcessCache = field(default_factory=ProcessCache)
+    _runs: dict[str, SiteRun] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -78,18 +78,18 @@ class Site:
         work = (
             self._join(request)
             if isinstance(request, JoinRequest)
-            else self.work(request.header.run)
+            else self.run_of(request.header.run)
         )
         stored = work.files.reply(request.header.phase, key)
         if stored.exists():
             logger.info("site %s answers %s from disk", self.name, request.header.phase)
             return _reply(wire.decode(stored.read_bytes()))
-        deterministic(work.terms.run.threads)
+        set_deterministic(work.terms.run.threads)
         reply = answer(work, request)
-        write(stored, wire.encode(reply))
+        write_atomically(stored, wire.encode(reply))
         return reply
 
-    def _join(self, request: JoinRequest) -> Work:
+    def _join(self, request: JoinRequest) -> SiteRun:
         run = request.header.run
         if not run or not all(c.isalnum() or c in "-_" for c in run):
             message = f"run id {run!r}: expected letters, digits, '-' and '_'"
@@ -97,20 +97,20 @@ class Site:
         terms = parse_terms(request.terms)
         folder = Path(self.config.work) / run
         file = RunFiles(folder).terms
-        if file.exists() and file.read_text(encoding="utf-8") != canonical(terms):
+        if file.exists() and file.read_text(encoding="utf-8") != canonical_json(terms):
             message = f"run {run} is already joined under other terms; start it under a new run id"
             raise ProtocolError(message)
-        self._work[run] = self._make(folder, terms)
-        write(file, canonical(terms).encode())
-        return self._work[run]
+        self._runs[run] = self._make(folder, terms)
+        write_atomically(file, canonical_json(terms).encode())
+        return self._runs[run]
 
-    def work(self, run: str) -> Work:
+    def run_of(self, run: str) -> SiteRun:
         """What this site remembers of a run that it joined.
 
         Raises:
             ProtocolError: it has not joined.
         """
-        if run not in self._work:
+        if run not in self._runs:
             file = RunFiles(Path(self.config.work) / run).terms
             if not run or not all(c.isalnum() or c in "-_" for c in run) or not file.exists():
                 message = (
@@ -118,10 +118,10 @@ class Site:
                 )
                 raise ProtocolError(message)
             terms = parse_terms(file.read_text(encoding="utf-8"))
-            self._work[run] = self._make(file.parent, terms)
-        return self._work[run]
+            self._runs[run] = self._make(file.parent, terms)
+        return self._runs[run]
 
-    def _make(self, folder: Path, terms: RunTerms) -> Work:
+    def _make(self, folder: Path, terms: RunTerms) -> SiteRun:
         plugins = check_terms(terms)
         check_teacher(plugins, self.config.teacher)
         own = self.config.teacher
@@ -129,13 +129,13 @@ class Site:
         model = replace(
             terms.model, name=self.config.model.name, gguf_file=self.config.model.gguf_file
         )
-        return Work(
+        return SiteRun(
             config=self.config,
             terms=terms,
             folder=folder,
-            pool=open_pool(self.config, terms),
+            data=open_site_data(self.config, terms),
             model=model,
-            workshop=self.workshop,
+            cache=self.cache,
             plugins=plugins,
             teacher=teacher,
         )

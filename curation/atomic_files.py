@@ -12,7 +12,7 @@ from fedwinnow.curation.errors import OutputError
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def replace_atomically(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
 
     Without ``durable`` it is not flushed to the disk: a crash of the machine may take it back.
@@ -41,13 +41,13 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write bytes.
 
     Raises:
-        OutputError: see :func:`replacing`.
+        OutputError: see :func:`replace_atomically`.
     """
-    with replacing(path, durable=durable) as temporary:
+    with replace_atomically(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 
@@ -55,9 +55,9 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write bytes that only the owner may read (mode 0600 from the first byte).
 
     Raises:
-        OutputError: see :func:`replacing`.
+        OutputError: see :func:`replace_atomically`.
     """
-    with replacing(path, durable=durable) as temporary:
+    with replace_atomically(path, durable=durable) as temporary:
         temporary.touch(mode=0o600)
         temporary.write_bytes(data)
 
@@ -66,8 +66,8 @@ def write_json(path: Path, tree: Mapping[str, Any], *, durable: bool = True) -> 
     """Write strict JSON: a NaN or an infinity is an error, not a word.
 
     Raises:
-        OutputError: see :func:`replacing`.
+        OutputError: see :func:`replace_atomically`.
         ValueError: a number is NaN or infinite.
     """
     text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
-    write(path, text.encode() + b"\n", durable=durable)
+    write_atomically(path, text.encode() + b"\n", durable=durable)

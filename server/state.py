@@ -140,7 +140,7 @@ class RunState:
         return {card.site: card.samples for card in self.members}
 
 
-def configuration(state: RunState) -> RunConfig:
+def run_config(state: RunState) -> RunConfig:
     """The configuration that the run was started with."""
     return _parsed(state.config)
 
@@ -151,7 +151,7 @@ def _parsed(text: str) -> RunConfig:
     return parse(json.loads(text), RunConfig)
 
 
-def given(value: V | None, name: str) -> V:
+def required(value: V | None, name: str) -> V:
     """A value that the phase needs.
 
     Raises:

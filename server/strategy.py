@@ -15,18 +15,22 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedwinnow.curation.adapters.peft_names import adapter_of, arrays_of, state_dict_of
+from fedwinnow.curation.adapters.peft_names import (
+    adapter_from_arrays,
+    adapter_to_arrays,
+    state_dict_of,
+)
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError, TransportError
-from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
+from fedwinnow.curation.protocol.flower_records import array_record, read_arrays
 from fedwinnow.server.aggregation.round_merge import merge_plain
 from fedwinnow.server.run.driver import DEADLINE, Progress, drive
 from fedwinnow.server.run.preflight import check_plan
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.codec import codec_of
-from fedwinnow.server.transport.flower_grid import GridTransport, reachable
+from fedwinnow.server.transport.flower_grid import GridTransport, wait_for_nodes
 from fedwinnow.strategies.interfaces.merging import Memory
 from fedwinnow.strategies.run_plugins import MergePlugins
 
@@ -119,7 +123,7 @@ class CurationStrategy(Strategy):
 
         self.summary()
         check_plan(self.config)
-        store = Store.open(self.config, resume=self.resume)
+        store = RunFolder.open(self.config, resume=self.resume)
         state = store.begin(self.config, run_id(self.config))
         transport = GridTransport(
             grid=grid,
@@ -133,7 +137,7 @@ class CurationStrategy(Strategy):
             transport.memory = store.folder / "state" / "nodes.json"
         state = drive(state, transport, store=store, deadline=timeout, progress=self.progress)
         finish(state, store, command=self.command)
-        return result_of(state)
+        return flower_result(state)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -158,22 +162,24 @@ class CurationStrategy(Strategy):
         contents = _usable(replies, server_round, "train")
         counts = _counts(contents)
         adapters = {
-            node: adapter_of(arrays_in(_only(content.array_records, node)), scale=self._scale)
+            node: adapter_from_arrays(
+                read_arrays(_only(content.array_records, node)), scale=self._scale
+            )
             for node, content in contents.items()
             if counts[node] > 0
         }
-        sent = arrays_in(self._previous)
+        sent = read_arrays(self._previous)
         merged, self._memory = merge_plain(
             adapters,
             {node: counts[node] for node in adapters},
-            adapter_of(sent, scale=self._scale),
+            adapter_from_arrays(sent, scale=self._scale),
             self.config,
             self._memory if server_round > 1 else {},
         )
-        arrays = arrays_of(merged.adapter, like=sent, scale=self._scale)
+        arrays = adapter_to_arrays(merged.adapter, like=sent, scale=self._scale)
         merge = {f"merge-{key}": float(value) for key, value in merged.report.items()}
         metrics = _means(contents, counts) | merge
-        return record_of(arrays), MetricRecord(metrics)
+        return array_record(arrays), MetricRecord(metrics)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -201,7 +207,7 @@ class CurationStrategy(Strategy):
         grid: Grid,
         message_type: str,
     ) -> Iterable[Message]:
-        nodes = reachable(grid, expected=self.expected, patience=self.patience)
+        nodes = wait_for_nodes(grid, expected=self.expected, patience=self.patience)
         config["server-round"] = server_round
         content = RecordDict({"arrays": arrays, "config": config})
         return [
@@ -210,7 +216,7 @@ class CurationStrategy(Strategy):
         ]
 
 
-def result_of(state: RunState) -> Result:
+def flower_result(state: RunState) -> Result:
     """Flower's result of a curation run: the curated adapter and its losses by round.
 
     Ordinary rounds count from 1; round 0 of the evaluation is the untrained adapter.
@@ -218,7 +224,7 @@ def result_of(state: RunState) -> Result:
     result = Result()
     final = state.finals.get("curated")
     if final is not None:
-        result.arrays = record_of(state_dict_of(final))
+        result.arrays = array_record(state_dict_of(final))
     for record in state.records:
         if record.arm not in {"", "curated"}:
             continue

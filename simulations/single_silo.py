@@ -17,17 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedwinnow.client.data.column_guess import guess_columns
-from fedwinnow.client.data.gate import overlapping
+from fedwinnow.client.data.gate import overlaps_anchors
 from fedwinnow.client.data.readers import read_rows
 from fedwinnow.client.data.samples import Samples, columns_of, open_samples
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles, simulated_run_files
-from fedwinnow.curation.atomic_files import replacing
+from fedwinnow.curation.atomic_files import replace_atomically
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import parse, plain, with_overrides
+from fedwinnow.curation.config.strict_toml import parse, to_plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.server.run.driver import Progress
-from fedwinnow.server.state import given
+from fedwinnow.server.state import required
 from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.runtimes.in_process import run_phases
 
@@ -36,7 +36,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class ScoreResult:
     """What ``fedwinnow score`` found."""
 
     samples: int
@@ -66,7 +66,7 @@ def score_config(
     }
     if not named:
         for section, source in ((base["sites"][0], data), (base["anchors"], anchors)):
-            section["columns"] = plain(guess_columns(columns_of(str(source)), str(source)))
+            section["columns"] = to_plain(guess_columns(columns_of(str(source)), str(source)))
     config = parse(with_overrides(base, overrides), RunConfig)
     if named:
         mapped = config.sites[0].columns
@@ -74,14 +74,14 @@ def score_config(
     return replace(config, model=local_model(config.model))
 
 
-def score_data(
+def score_silo(
     config: RunConfig,
     out: Path,
     *,
     kept: Path | None = None,
     progress: Progress | None = None,
-    workshop: Workshop | None = None,
-) -> Scored:
+    cache: ProcessCache | None = None,
+) -> ScoreResult:
     """Score the one site of a configuration and write a Parquet file.
 
     Args:
@@ -90,7 +90,7 @@ def score_data(
             per sample of the data in the order of the file.
         kept: Where to write the kept rows as JSONL, with every column, or None.
         progress: Told of every phase.
-        workshop: A warm model, or None.
+        cache: A warm model, or None.
 
     Raises:
         DataError: a file or line is at fault, or samples overlap the anchors.
@@ -102,17 +102,13 @@ def score_data(
     )
     data = open_samples(site.data, site.columns, domain=site.domain)
     anchors = open_samples(config.anchors.path, config.anchors.columns)
-    same = overlapping(data, anchors, site.gate.near_duplicates)
-    if same:
-        places = ", ".join(str(index + 1) for index in same[:SHOWN])
-        message = (
-            f"{site.data}: {len(same)} of {len(data)} samples equal or nearly equal an anchor of "
-            f"{config.anchors.path} (samples {places}{' …' if len(same) > SHOWN else ''}); "
-            "remove them from one of the two files"
-        )
-        raise DataError(message)
+    _refuse_overlap(config, data, anchors)
     with contextlib.ExitStack() as stack:
-        targets = [stack.enter_context(replacing(path)) for path in (out, kept) if path is not None]
+        targets = [
+            stack.enter_context(replace_atomically(path))
+            for path in (out, kept)
+            if path is not None
+        ]
         for target in targets:
             target.touch()  # an unwritable folder is found before anything is computed
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fedwinnow-score-"))
@@ -121,20 +117,34 @@ def score_data(
             run=replace(config.run, output=folder),
             training=replace(config.training, rounds=0),
         )
-        state, _ = run_phases(alone, progress=progress, workshop=workshop)
+        state, _ = run_phases(alone, progress=progress, cache=cache)
         table = _gather(simulated_run_files(alone, site.name), data)
         chosen = table["kept"].to_pylist()
         pq.write_table(table, targets[0])
         if kept is not None:
             _write_kept(targets[1], site.data, chosen)
-    decision = given(state.decision, "decision")
-    return Scored(
+    decision = required(state.decision, "decision")
+    return ScoreResult(
         samples=len(data),
         kept=sum(chosen),
         threshold=decision.value if math.isfinite(decision.value) else None,
         forecast=dict(state.forecast),
         evidence=dict(decision.evidence),
     )
+
+
+def _refuse_overlap(config: RunConfig, data: Samples, anchors: Samples) -> None:
+    """Refuse data that hold an anchor: its score would be one of a known clean sample."""
+    site = config.sites[0]
+    same = overlaps_anchors(data, anchors, site.gate.near_duplicates)
+    if same:
+        places = ", ".join(str(index + 1) for index in same[:SHOWN])
+        message = (
+            f"{site.data}: {len(same)} of {len(data)} samples equal or nearly equal an anchor of "
+            f"{config.anchors.path} (samples {places}{' …' if len(same) > SHOWN else ''}); "
+            "remove them from one of the two files"
+        )
+        raise DataError(message)
 
 
 def _gather(files: RunFiles, data: Samples) -> pa.Table:

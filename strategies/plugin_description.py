@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.strategies.registry import Kind, factory, source
+from fedwinnow.strategies.registry import Kind, plugin_factory, plugin_source
 
 _LINK = re.compile(r"https?://[^\s>)\]]+|(?<=Paper: )\S+")
 _HEAD = re.compile(r"^[A-Z][A-Za-z ]*:$")
@@ -52,9 +52,9 @@ def describe(kind: Kind, name: str) -> Description:
     Raises:
         PluginError: no plug-in of this kind has the name.
     """
-    package = source(kind, name)
+    package = plugin_source(kind, name)
     try:
-        make = factory(kind, name)
+        make = plugin_factory(kind, name)
         parameters = inspect.signature(make).parameters.values()
     except (PluginError, TypeError, ValueError) as error:
         return Description(kind=kind, name=name, package=package, about="", broken=str(error))

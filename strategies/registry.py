@@ -98,7 +98,7 @@ PREFIXED: Mapping[tuple[Kind, str], str] = {
 """(kind, prefix) → a function from the rest of a name to a factory; loaded when first asked for."""
 
 
-def names(kind: Kind) -> tuple[str, ...]:
+def plugin_names(kind: Kind) -> tuple[str, ...]:
     """All names of a kind, built-in and installed, sorted.
 
     Raises:
@@ -107,7 +107,7 @@ def names(kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(_table(kind)))
 
 
-def factory(kind: Kind, name: str) -> Callable[..., Any]:
+def plugin_factory(kind: Kind, name: str) -> Callable[..., Any]:
     """The factory of a plug-in.
 
     Raises:
@@ -124,7 +124,7 @@ def factory(kind: Kind, name: str) -> Callable[..., Any]:
     return _load(kind, name, table[name])
 
 
-def source(kind: Kind, name: str) -> str:
+def plugin_source(kind: Kind, name: str) -> str:
     """Name and version of the package that a plug-in comes from.
 
     Raises:
@@ -138,7 +138,7 @@ def source(kind: Kind, name: str) -> str:
     prefix = name.partition(":")[0]
     if (kind, prefix) in PREFIXED:
         return prefix
-    message = f"{kind} {name!r} is unknown; choose one of {', '.join(names(kind))}"
+    message = f"{kind} {name!r} is unknown; choose one of {', '.join(plugin_names(kind))}"
     raise PluginError(message)
 
 
@@ -164,7 +164,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:  # noqa: A
     Raises:
         PluginError: the name or a setting is unknown, or a setting has a wrong type or value.
     """
-    make = factory(kind, name)
+    make = plugin_factory(kind, name)
     known = inspect.signature(make).parameters
     for key in settings:
         if key not in known:

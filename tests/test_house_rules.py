@@ -16,7 +16,7 @@ from pathlib import Path
 import generate
 import pytest
 
-from fedwinnow.curation.config.flower_overrides import overrides
+from fedwinnow.curation.config.flower_overrides import read_overrides
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.strategies.interfaces.scorer import Scorer
 
@@ -280,7 +280,7 @@ def test_house_flower_run_config_is_valid():
         inner = getattr(RunConfig(), section)
         assert is_dataclass(inner)
         assert key in {f.name for f in fields(inner)}
-    assert overrides({"scenario": "", "overrides": "", "resume": False, **flat}) == ()
+    assert read_overrides({"scenario": "", "overrides": "", "resume": False, **flat}) == ()
     for app in PYPROJECT["tool"]["flwr"]["app"]["components"].values():
         module, _, attribute = app.partition(":")
         assert hasattr(importlib.import_module(module), attribute)

@@ -36,15 +36,15 @@ LONGEST_PATH = 100
 """Bytes of a Unix socket's path at most, on every system."""
 
 
-def words(stamp: bytes, signature: bytes, size: int) -> bytes:
+def write_stamp_frame(stamp: bytes, signature: bytes, size: int) -> bytes:
     """The frame that says what the payload is."""
     both = {"stamp": stamp, "signature": signature}
     tree = {name: base64.b64encode(value).decode() for name, value in both.items()}
     return json.dumps({**tree, "size": size}).encode()
 
 
-def read_words(frame: bytes) -> tuple[bytes, bytes, int]:
-    """Stamp, signature and size that :func:`words` wrote.
+def read_stamp_frame(frame: bytes) -> tuple[bytes, bytes, int]:
+    """Stamp, signature and size that :func:`write_stamp_frame` wrote.
 
     Raises:
         ProtocolError: it is no such frame.
@@ -64,7 +64,7 @@ def read_words(frame: bytes) -> tuple[bytes, bytes, int]:
     return stamp, signature, size
 
 
-def chunks(payload: bytes) -> Iterator[bytes]:
+def split_payload(payload: bytes) -> Iterator[bytes]:
     """The payload in frames, without a second copy of the whole."""
     view = memoryview(payload)
     for start in range(0, len(payload), CHUNK):
@@ -73,28 +73,28 @@ def chunks(payload: bytes) -> Iterator[bytes]:
 
 def request_frames(envelope: Envelope) -> Iterator[bytes]:
     """Frames of a request: words, then payload."""
-    yield words(envelope.stamp, envelope.signature, len(envelope.payload))
-    yield from chunks(envelope.payload)
+    yield write_stamp_frame(envelope.stamp, envelope.signature, len(envelope.payload))
+    yield from split_payload(envelope.payload)
 
 
 def reply_frames(draft: UnsignedEnvelope) -> Iterator[bytes]:
     """Frames of a reply: payload, hashed as it goes, then words."""
     digest = hashlib.sha256()
-    for chunk in chunks(draft.payload):
+    for chunk in split_payload(draft.payload):
         yield chunk
         digest.update(chunk)
     reply = draft.signed(digest.hexdigest())
-    yield words(reply.stamp, reply.signature, len(reply.payload))
+    yield write_stamp_frame(reply.stamp, reply.signature, len(reply.payload))
 
 
-class Gathered(typing.NamedTuple):
+class ReceivedPayload(typing.NamedTuple):
     """A payload that came in frames."""
 
     payload: bytes
     digest: str
 
 
-def gather(frames: Iterator[bytes], size: int) -> Gathered:
+def receive_payload(frames: Iterator[bytes], size: int) -> ReceivedPayload:
     """Put a payload of a known size together, hashing while it comes.
 
     Raises:
@@ -110,10 +110,10 @@ def gather(frames: Iterator[bytes], size: int) -> Gathered:
     if came != size:
         message = f"payload of {size} bytes was announced, {came} or more came; send it again"
         raise ProtocolError(message)
-    return Gathered(payload.getvalue(), digest.hexdigest())
+    return ReceivedPayload(payload.getvalue(), digest.hexdigest())
 
 
-def address(socket: str) -> str:
+def socket_address(socket: str) -> str:
     """Name of a Unix socket as gRPC spells it.
 
     Raises:

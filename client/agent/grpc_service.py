@@ -26,12 +26,12 @@ from fedwinnow.client.agent.frames import (
     OPTIONS,
     STATUS,
     TOKEN,
-    address,
-    gather,
-    read_words,
+    read_stamp_frame,
+    receive_payload,
     reply_frames,
+    socket_address,
 )
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import (
     OutputError,
@@ -86,9 +86,9 @@ class Activity:
 
 @dataclass(slots=True, kw_only=True)
 class Agent:
-    """The process around a :class:`Boundary`."""
+    """The process around a :class:`GuardedSite`."""
 
-    boundary: Boundary
+    boundary: GuardedSite
     section: AgentSection
     largest: int = 2_000_000_000
     """Bytes of a payload at most."""
@@ -108,9 +108,9 @@ class Agent:
                 others' as well, or the token is no secret.
             OutputError: another agent listens there, or the folder cannot be written.
         """
-        self.boundary.site.workshop.progress = self.activity.told
-        where = address(self.section.socket)
-        self._token = listener.prepare(self.section)
+        self.boundary.site.cache.progress = self.activity.told
+        where = socket_address(self.section.socket)
+        self._token = listener.prepare_folder(self.section)
         server = grpc.server(ThreadPoolExecutor(CALLERS), options=OPTIONS)
         server.add_generic_rpc_handlers((_Handlers(self),))
         previous = os.umask(0o117)
@@ -125,7 +125,7 @@ class Agent:
             raise OutputError(message) from error
         finally:
             os.umask(previous)
-        listener.share(self.section)
+        listener.share_with_group(self.section)
         self._server = server
         logger.info("site %s listens on %s", self.boundary.site.name, self.section.socket)
 
@@ -149,12 +149,12 @@ class Agent:
             UnauthorisedError: it may not; the payload was not even read where the stamp says so.
         """
         try:
-            stamp, signature, size = read_words(next(frames, b""))
+            stamp, signature, size = read_stamp_frame(next(frames, b""))
             found = self.boundary.admit(stamp, signature)
             if size != found.size or size > self.largest:
                 message = f"payload of {size} bytes was announced, signed were {found.size}"
                 raise UnauthorisedError(message)
-            payload, digest = gather(frames, size)
+            payload, digest = receive_payload(frames, size)
         except ProtocolError as error:
             raise UnauthorisedError(str(error)) from error
         if digest != found.digest:

@@ -16,7 +16,7 @@ _FEWEST = 32
 """Characters of a token at least."""
 
 
-def prepare(section: AgentSection) -> str:
+def prepare_folder(section: AgentSection) -> str:
     """Make folder and token, take away a socket that nobody listens on; returns the token.
 
     Raises:
@@ -38,7 +38,7 @@ def prepare(section: AgentSection) -> str:
     return text
 
 
-def share(section: AgentSection) -> None:
+def share_with_group(section: AgentSection) -> None:
     """Let the group use a socket that was just made.
 
     Raises:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedwinnow.client.agent.frames import address
+from fedwinnow.client.agent.frames import socket_address
 from fedwinnow.client.agent.relay import agent_status
-from fedwinnow.client.boundary.disclosure import STAYS, may_leave, refused_altogether
+from fedwinnow.client.boundary.disclosure import STAYS, describe_releases, why_all_refused
 from fedwinnow.client.boundary.guarded_site import site_key
-from fedwinnow.client.boundary.ledger_chain import file_of, verify
-from fedwinnow.client.data.gate import gate
+from fedwinnow.client.boundary.ledger_chain import file_of, verify_chain
+from fedwinnow.client.data.gate import apply_gates
 from fedwinnow.client.data.samples import data_hash, open_samples
-from fedwinnow.client.signals.workers import Model, Workers
+from fedwinnow.client.signals.workers import WorkerModel, Workers
 from fedwinnow.curation.config.scoring import AdapterSection
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
@@ -25,11 +25,11 @@ from fedwinnow.curation.model.pretrained import load_teacher
 from fedwinnow.curation.protocol.exchanges import EXCHANGES
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.strategies.registry import KINDS, names
+from fedwinnow.strategies.registry import KINDS, plugin_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
+class SiteReport:
     """What was found, what may leave, what stays, and what to think about."""
 
     facts: dict[str, Any]
@@ -60,7 +60,7 @@ def check_settings(config: SiteConfig) -> tuple[PublicKey, PrivateKey]:
         _check_plugin(plugin)
     _check_socket(config)
     work = _writable(Path(config.work))
-    if findings := verify(work):
+    if findings := verify_chain(work):
         message = f"{file_of(work)}: {findings[0]}; keep it as evidence and find out who did it"
         raise OutputError(message)
     key = site_key(Path(config.agent.key))
@@ -73,7 +73,7 @@ def check_settings(config: SiteConfig) -> tuple[PublicKey, PrivateKey]:
     return coordinator, key
 
 
-def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
+def check_site(config: SiteConfig, *, load_model: bool = True) -> SiteReport:
     """Try everything that the agent will need.
 
     Raises:
@@ -89,7 +89,7 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
         )
         raise ConfigError(message)
     samples = open_samples(config.site.data, config.site.columns, domain=config.site.domain)
-    gated = gate(samples, anchors, config.site.gate)
+    gated = apply_gates(samples, anchors, config.site.gate)
     if not gated.kept:
         message = f"{config.site.data}: none of {len(samples)} samples passes site.gate; look at it"
         raise DataError(message)
@@ -122,9 +122,9 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
             del loaded  # one of them in memory at a time
             facts["teacher"] = config.teacher.name
             facts["teacher_fingerprint"] = load_teacher(config.teacher, config.model).fingerprint
-    return Checked(
+    return SiteReport(
         facts=facts,
-        may_leave=may_leave(config),
+        may_leave=describe_releases(config),
         stays=STAYS,
         warnings=tuple(_warnings(config, len(gated.kept))),
     )
@@ -132,7 +132,7 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> Checked:
 
 def _try_workers(config: SiteConfig) -> int:
     """Start the workers, which load the model each, and stop them again."""
-    model = Model(section=config.model, adapter=AdapterSection(), seed=0, threads=1)
+    model = WorkerModel(section=config.model, adapter=AdapterSection(), seed=0, threads=1)
     return len(Workers(section=config.compute, model=model).processes())
 
 
@@ -143,13 +143,13 @@ FEW = 5
 def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
     policy = config.policy
     for name, source in (("site.data", config.site.data), ("work", config.work)):
-        if loose := exposed(Path(source), config.agent.group):
+        if loose := first_exposed(Path(source), config.agent.group):
             yield f"{name}: other users of this machine can read {loose}; run chmod -R go-rwx on it"
     if os.geteuid() == 0:
         yield "you are root: key, work folder and socket become root's; run as the agent's user"
     if not policy.anchors_hash:
         yield "policy.anchors_hash is empty: whatever stands in anchors.path counts as agreed"
-    if reason := refused_altogether(policy):
+    if reason := why_all_refused(policy):
         yield f"every run is refused at join: {reason}"
     if kept < policy.smallest_group:
         yield (
@@ -172,7 +172,7 @@ def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
         yield f"policy.phases leaves out {', '.join(sorted(lacking))}: runs miss this site there"
 
 
-def exposed(path: Path, group: str) -> str:
+def first_exposed(path: Path, group: str) -> str:
     """The first file or folder below a path that users other than its owner can read, or "".
 
     Args:
@@ -213,8 +213,8 @@ def _check_plugin(plugin: str) -> None:
     kind, _, name = plugin.partition(":")
     if kind not in KINDS:
         expected = f'"kind:name" with a kind of {", ".join(KINDS)}'
-    elif name not in names(kind):
-        expected = ", ".join(f"{kind}:{one}" for one in names(kind))
+    elif name not in plugin_names(kind):
+        expected = ", ".join(f"{kind}:{one}" for one in plugin_names(kind))
     else:
         return
     message = f"policy.plugins: expected {expected}, got {plugin!r}; `fedwinnow plugins` lists all"
@@ -229,7 +229,7 @@ def _check_socket(config: SiteConfig) -> None:
         OutputError: the folder cannot be the agent's.
     """
     agent = config.agent
-    address(agent.socket)
+    socket_address(agent.socket)
     path = Path(agent.socket)
     if path.exists() and not path.is_socket():
         message = f"agent.socket {path}: a file that is no socket stands there; move it away"

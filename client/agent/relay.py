@@ -15,15 +15,15 @@ from fedwinnow.client.agent.frames import (
     OPTIONS,
     STATUS,
     TOKEN,
-    address,
-    read_words,
+    read_stamp_frame,
     request_frames,
+    socket_address,
 )
 from fedwinnow.curation.errors import ProtocolError, TransportError
 from fedwinnow.curation.protocol.envelope import Envelope
 
 
-def carry(envelope: Envelope, socket: str, token_file: str, *, timeout: float) -> Envelope:
+def relay_envelope(envelope: Envelope, socket: str, token_file: str, *, timeout: float) -> Envelope:
     """Hand a request to the agent and wait for the reply.
 
     Args:
@@ -36,7 +36,7 @@ def carry(envelope: Envelope, socket: str, token_file: str, *, timeout: float) -
         TransportError: the agent does not answer, does not accept the caller, or was cut off.
     """
     try:
-        with grpc.insecure_channel(address(socket), options=OPTIONS) as channel:
+        with grpc.insecure_channel(socket_address(socket), options=OPTIONS) as channel:
             call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(HANDLE)
             frames = call(
                 request_frames(envelope),
@@ -58,7 +58,7 @@ def agent_status(socket: str, token_file: str, *, timeout: float = 5.0) -> dict[
         TransportError: no agent answers.
     """
     try:
-        with grpc.insecure_channel(address(socket), options=OPTIONS) as channel:
+        with grpc.insecure_channel(socket_address(socket), options=OPTIONS) as channel:
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(STATUS)
             answer = call(b"", timeout=timeout, metadata=((TOKEN, _read_token(token_file)),))
     except grpc.RpcError as error:
@@ -73,7 +73,7 @@ def _reply(frames: Iterator[bytes]) -> Envelope:
     if not parts:
         message = "no frame came"
         raise ProtocolError(message)
-    stamp, signature, size = read_words(parts.pop())
+    stamp, signature, size = read_stamp_frame(parts.pop())
     payload = b"".join(parts)
     if len(payload) != size:
         message = f"payload of {size} bytes was announced, {len(payload)} came"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedwinnow.curation.adapters.checks import size_of
+from fedwinnow.curation.adapters.checks import adapter_bytes
 from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import RefusalError
@@ -12,7 +12,7 @@ from fedwinnow.curation.protocol.requests import JudgeRequest, MeasureRequest
 _MEGABYTE = 1_000_000
 
 
-def ask(clause: str, came: object, holds: bool, allowed: object) -> None:  # noqa: FBT001 - a question
+def require(clause: str, came: object, holds: bool, allowed: object) -> None:  # noqa: FBT001 - a question
     """Refuse by the name of a clause that does not hold.
 
     Raises:
@@ -30,7 +30,7 @@ def check_size(adapter: Adapter, section: PolicySection) -> None:
         RefusalError: it is too large.
     """
     rank = max((len(a) for a in adapter.a.values()), default=0)
-    ask("max_rank", f"rank {rank}", rank <= section.max_rank, f"at most {section.max_rank}")
+    require("max_rank", f"rank {rank}", rank <= section.max_rank, f"at most {section.max_rank}")
     _check_bytes(adapter, section)
 
 
@@ -48,7 +48,7 @@ def check_brought(request: Request, section: PolicySection) -> None:
     elif isinstance(request, JudgeRequest):
         members = request.candidates
     number, most = len(members), section.max_reviewers
-    ask("max_reviewers", f"{number} of them", number <= most, f"at most {most}")
+    require("max_reviewers", f"{number} of them", number <= most, f"at most {most}")
     own = getattr(request, "adapter", None)
     for adapter in ([own] if own is not None else []) + [members[name] for name in sorted(members)]:
         check_size(adapter, section)
@@ -58,6 +58,6 @@ def check_brought(request: Request, section: PolicySection) -> None:
 
 
 def _check_bytes(adapter: Adapter, section: PolicySection) -> None:
-    size, limit = size_of(adapter), section.max_adapter_mb
+    size, limit = adapter_bytes(adapter), section.max_adapter_mb
     came = f"an adapter of {size / _MEGABYTE:.3f} MB"
-    ask("max_adapter_mb", came, size <= limit * _MEGABYTE, f"{limit} MB")
+    require("max_adapter_mb", came, size <= limit * _MEGABYTE, f"{limit} MB")

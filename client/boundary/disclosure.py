@@ -12,7 +12,7 @@ STAYS = (
 """What no message has a field for."""
 
 
-def may_leave(config: SiteConfig) -> tuple[str, ...]:
+def describe_releases(config: SiteConfig) -> tuple[str, ...]:
     """What the policy lets out, phase by phase, in plain words."""
     policy, site = config.policy, config.site
     counts = "exact" if site.round_counts_to == 1 else f"rounded to {site.round_counts_to}"
@@ -59,7 +59,7 @@ def may_leave(config: SiteConfig) -> tuple[str, ...]:
         "instead of any of these, a refusal: the clause that stands in the way and its limit",
         "with each: when it was sent, its size, and the last hash of the egress ledger",
     ]
-    if reason := refused_altogether(policy):
+    if reason := why_all_refused(policy):
         lines.insert(0, f"as it stands only refusals, for every run is refused at join: {reason}")
     return tuple(lines)
 
@@ -86,7 +86,7 @@ def _shared(policy: PolicySection) -> str:
     )
 
 
-def refused_altogether(policy: PolicySection) -> str:
+def why_all_refused(policy: PolicySection) -> str:
     """Why no run at all would be joined; "" where one could be."""
     if not policy.allow_individual_updates:
         return (

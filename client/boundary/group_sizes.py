@@ -2,13 +2,13 @@
 
 from itertools import pairwise
 
-from fedwinnow.client.runs.site_run import Work
-from fedwinnow.client.training.round_plan import behind
+from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.client.training.round_plan import effective_samples
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import TrainedAdapter
 
 
-def pooled(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
+def pool_losses(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
     """Means of ``steps`` losses in a row; a shorter rest joins the last mean, or is withheld."""
     number = len(losses) // steps
     bounds = [*(i * steps for i in range(number)), len(losses)]
@@ -16,29 +16,29 @@ def pooled(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
     return tuple(sum(part) / len(part) for part in parts)
 
 
-def _public(work: Work) -> bool:
+def warms_up_on_anchors(run: SiteRun) -> bool:
     """Whether warm-up trains on public anchors alone, so that nothing of it tells of the silo."""
-    return work.terms.warm_up.data == "anchors"
+    return run.terms.warm_up.data == "anchors"
 
 
-def train_draws(work: Work) -> int:
+def train_draws(run: SiteRun) -> int:
     """Samples that the steps of one training round draw."""
-    training = work.terms.training
+    training = run.terms.training
     return training.steps * training.batch_size * training.accumulation
 
 
-def warm_up_draws(work: Work) -> int:
+def warm_up_draws(run: SiteRun) -> int:
     """Private samples among those that the steps of one warm-up round draw, on the average."""
-    training, private = work.terms.training, len(work.pool.samples)
-    drawn = work.terms.warm_up.steps * training.batch_size * training.accumulation
-    return drawn * private // (private + len(work.pool.rows.samples))
+    training, private = run.terms.training, len(run.data.samples)
+    drawn = run.terms.warm_up.steps * training.batch_size * training.accumulation
+    return drawn * private // (private + len(run.data.rows.samples))
 
 
-def _behind(reply: TrainedAdapter, work: Work) -> int:
+def samples_behind(reply: TrainedAdapter, run: SiteRun) -> int:
     """Private samples behind an adapter, exactly: the reply's own count is rounded.
 
     No more than the round's steps can draw, whatever was kept.
     """
     if reply.header.phase == Phase.WARM_UP:
-        return min(len(work.pool.samples), warm_up_draws(work))
-    return min(behind(work, reply.header), train_draws(work))
+        return min(len(run.data.samples), warm_up_draws(run))
+    return min(effective_samples(run, reply.header), train_draws(run))

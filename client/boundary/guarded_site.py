@@ -15,11 +15,11 @@ from pathlib import Path
 
 from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
-from fedwinnow.client.boundary.released_datasets import KnownData
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.boundary.released_datasets import ReleasedDatasets
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.refusals import refusal_of
 from fedwinnow.client.site import Site
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import (
     ConfigError,
@@ -33,7 +33,7 @@ from fedwinnow.curation.protocol.envelope import (
     Stamp,
     UnsignedEnvelope,
     encrypt,
-    verified_stamp,
+    verify_stamp,
 )
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.messages import Reply, Request
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class Boundary:
+class GuardedSite:
     """One site behind its signatures, policy and ledger."""
 
     site: Site
@@ -59,7 +59,7 @@ class Boundary:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(cls, config: SiteConfig, *, workshop: Workshop | None = None) -> "Boundary":
+    def open(cls, config: SiteConfig, *, cache: ProcessCache | None = None) -> "GuardedSite":
         """Open key, policy and ledger of a site; the key is made at first start.
 
         Raises:
@@ -74,12 +74,14 @@ class Boundary:
             raise ConfigError(message)
         folder = Path(config.work)
         return cls(
-            site=Site(config=config, workshop=workshop or Workshop()),
+            site=Site(config=config, cache=cache or ProcessCache()),
             key=site_key(Path(config.agent.key)),
             coordinator=PublicKey.parse(config.policy.coordinator, "policy.coordinator"),
             policy=Policy(
                 section=config.policy,
-                known=KnownData(folder=folder / "datasets", min_change=config.policy.min_change),
+                known=ReleasedDatasets(
+                    folder=folder / "datasets", min_change=config.policy.min_change
+                ),
             ),
             ledger=Ledger.open(folder),
             sequence_file=folder / "sequence",
@@ -92,7 +94,7 @@ class Boundary:
             UnauthorisedError: not signed by the coordinator, for another site, or seen before.
         """
         try:
-            found = verified_stamp(stamp, signature, self.coordinator)
+            found = verify_stamp(stamp, signature, self.coordinator)
         except ProtocolError as error:
             raise UnauthorisedError(str(error)) from error
         if found.site != self.site.name:
@@ -103,7 +105,7 @@ class Boundary:
             if found.sequence <= last:
                 message = f"sequence {found.sequence} is not above {last}: a replay is refused"
                 raise UnauthorisedError(message)
-            write(self.sequence_file, b"%d\n" % found.sequence)
+            write_atomically(self.sequence_file, b"%d\n" % found.sequence)
         return found
 
     def answer(self, stamp: Stamp, payload: bytes) -> UnsignedEnvelope:
@@ -133,12 +135,12 @@ class Boundary:
     def _decide(self, request: Request, digest: str) -> Reply:
         """Policy, computation, policy."""
         joining = isinstance(request, messages.JoinRequest)
-        work = None if joining else self.site.work(request.header.run)
+        work = None if joining else self.site.run_of(request.header.run)
         self.policy.before(request, work, self.ledger, digest)
         reply = self.site.handle(request)
         if isinstance(reply, Refusal):
             return reply
-        return self.policy.release(reply, self.site.work(request.header.run), self.ledger)
+        return self.policy.release(reply, self.site.run_of(request.header.run), self.ledger)
 
     def _release(self, stamp: Stamp, reply: Reply) -> UnsignedEnvelope:
         """Enter the reply in the ledger, and encrypt it."""
@@ -165,14 +167,14 @@ class Boundary:
         """Hashes of data set and anchors behind a reply; a refusal has none."""
         if isinstance(reply, Refusal):
             return "", ""
-        work = self.site.work(reply.header.run)
-        return self.policy.known.identify(work), work.pool.anchors_hash
+        work = self.site.run_of(reply.header.run)
+        return self.policy.known.identify(work), work.data.anchors_hash
 
     def _passed_on(self, reply: Reply) -> str:
         """Who else gets a reply by the agreed terms: members review, or judge, with adapters."""
         if not isinstance(reply, messages.TrainedAdapter) or reply.adapter is None:
             return ""
-        work, header = self.site.work(reply.header.run), reply.header
+        work, header = self.site.run_of(reply.header.run), reply.header
         terms = work.terms
         if header.phase == Phase.TRAIN.value:
             return "members" if terms.guards.anchor_margin > 0 else ""

@@ -25,8 +25,8 @@ from fedwinnow.client.boundary.ledger_chain import (
     hash_of,
     head_of,
     line_of,
-    read,
-    verify,
+    read_chain,
+    verify_chain,
 )
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import OutputError
@@ -117,7 +117,7 @@ class Ledger:
             _repair(folder)
             _check(folder)
             ledger = cls(folder=folder, _lock=lock)
-            for _, entry in read(folder):
+            for _, entry in read_chain(folder):
                 ledger._remember(entry)
         except BaseException:
             lock.close()
@@ -180,7 +180,7 @@ class Ledger:
 
 
 def _check(folder: Path) -> None:
-    if findings := verify(folder):
+    if findings := verify_chain(folder):
         message = (
             f"{file_of(folder)}: the ledger was changed ({findings[0]}); keep it as evidence, find "
             "out who did it, and start with a new work folder"
@@ -240,6 +240,6 @@ def _repair(folder: Path) -> None:
             out.write(data[whole:] + b"\n")
         os.truncate(file, whole)
         logger.warning("%s: half a line that a crash left is now in %s", file, aside)
-    if not verify(folder) and whole:
+    if not verify_chain(folder) and whole:
         lines = data[:whole].splitlines()
         _write_head(folder, len(lines), json.loads(lines[-1])["hash"])

@@ -49,7 +49,7 @@ def hash_of(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_chain(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number, from 1, and content of every line.
 
     Raises:
@@ -76,7 +76,7 @@ def read(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, tree
 
 
-def verify(folder: Path) -> list[str]:
+def verify_chain(folder: Path) -> list[str]:
     """What is wrong with a ledger, in plain words; empty where nothing is.
 
     The agent may go on writing meanwhile: the head is read before the lines and after them.
@@ -86,7 +86,7 @@ def verify(folder: Path) -> list[str]:
     if finding:
         return [finding]
     try:
-        for number, tree in read(folder):
+        for number, tree in read_chain(folder):
             if tree["hash"] != hash_of(tree):
                 return [f"line {number} was changed: its content does not give its hash"]
             if tree["previous"] != previous:

@@ -11,26 +11,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedwinnow.client.boundary.clauses import ask, check_brought, check_size
+from fedwinnow.client.boundary.clauses import check_brought, check_size, require
 from fedwinnow.client.boundary.group_sizes import (
-    _behind,
-    _public,
-    pooled,
+    pool_losses,
+    samples_behind,
     train_draws,
     warm_up_draws,
+    warms_up_on_anchors,
 )
 from fedwinnow.client.boundary.ledger import Ledger
-from fedwinnow.client.boundary.released_datasets import KnownData, division_of
+from fedwinnow.client.boundary.released_datasets import ReleasedDatasets, holdout_division
 from fedwinnow.client.runs.agreed_terms import (
     check_place,
-    exchanges,
-    plugins,
-    rounds,
-    shares_adapters,
-    steps,
+    cluster_exchanges,
+    named_plugins,
+    optimizer_steps,
+    training_rounds,
     warm_up_rounds,
+    why_adapters_are_shared,
 )
-from fedwinnow.client.runs.site_run import Work, parse_terms
+from fedwinnow.client.runs.site_run import SiteRun, parse_terms
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.datatypes import Metrics
@@ -62,14 +62,14 @@ class Policy:
     """The clauses of one site, and what they are counted on."""
 
     section: PolicySection
-    known: KnownData
+    known: ReleasedDatasets
 
-    def before(self, request: Request, work: Work | None, ledger: Ledger, digest: str) -> None:
+    def before(self, request: Request, run: SiteRun | None, ledger: Ledger, digest: str) -> None:
         """Say no to a request before anything is computed.
 
         Args:
             request: What the coordinator asks; its signature is checked.
-            work: The run at this site; None before it has joined.
+            run: The run at this site; None before it has joined.
             ledger: What has left so far.
             digest: SHA-256 of the request: the same request again is no further release.
 
@@ -77,7 +77,7 @@ class Policy:
             RefusalError: a clause stands in the way.
         """
         phase, fitting = request.header.phase, exchange_of(request).phases
-        ask("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
+        require("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
                   " or ".join(fitting))  # fmt: skip
         if isinstance(request, JoinRequest):
             self._terms(parse_terms(request.terms), None)
@@ -85,45 +85,45 @@ class Policy:
         if isinstance(request, CloseRequest):
             return
         allowed = self.section.phases
-        ask("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
-        if work is None:
+        require("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
+        if run is None:
             message = f"run {request.header.run!r} has not been joined; send the join request first"
             raise ProtocolError(message)
-        self._terms(work.terms, work.plugins)
-        check_place(request, work.terms, work.plugins)
+        self._terms(run.terms, run.plugins)
+        check_place(request, run.terms, run.plugins)
         check_brought(request, self.section)
-        self._data(work, request.header.run, ledger)
-        self._counts(request, work, ledger, digest)
+        self._data(run, request.header.run, ledger)
+        self._counts(request, run, ledger, digest)
 
-    def release(self, reply: Reply, work: Work, ledger: Ledger) -> Reply:
+    def release(self, reply: Reply, run: SiteRun, ledger: Ledger) -> Reply:
         """The reply in the form in which it may leave.
 
         Raises:
             RefusalError: it may not leave at all.
         """
         if isinstance(reply, Joined):
-            self._data(work, reply.header.run, ledger)
-            self._draws(work)
+            self._data(run, reply.header.run, ledger)
+            self._draws(run)
             check_size(reply.adapter, self.section)
         if isinstance(reply, PublicSignals):
-            other = set(reply.table.ids) - {sample.id for sample in work.pool.rows.samples}
-            ask("public_rows", f"{len(other)} others", not other, "rows of anchors alone")
+            other = set(reply.table.ids) - {sample.id for sample in run.data.rows.samples}
+            require("public_rows", f"{len(other)} others", not other, "rows of anchors alone")
         if isinstance(reply, ClusterReply):
-            least = self.section.smallest_group // (step := work.config.site.round_counts_to) * step
+            least = self.section.smallest_group // (step := run.config.site.round_counts_to) * step
             few = [count for count in reply.counts if 0 < count < least]
-            ask("smallest_group", f"clusters of {few}", not few, f"at least {least}")
+            require("smallest_group", f"clusters of {few}", not few, f"at least {least}")
         if isinstance(reply, MetricsReply):
-            return replace(reply, own=self._own(reply.own, work, ledger))
+            return replace(reply, own=self._own(reply.own, run, ledger))
         if isinstance(reply, TrainedAdapter) and reply.gradient is not None:
             check_size(reply.gradient, self.section)
         if isinstance(reply, TrainedAdapter) and reply.adapter is not None:
-            if reply.header.phase == Phase.WARM_UP and _public(work):
+            if reply.header.phase == Phase.WARM_UP and warms_up_on_anchors(run):
                 check_size(reply.adapter, self.section)
                 return reply
-            if _behind(reply, work) < self.section.smallest_group:
+            if samples_behind(reply, run) < self.section.smallest_group:
                 return replace(reply, samples=0, adapter=None, losses=(), learning_rate=0.0)
             check_size(reply.adapter, self.section)
-            losses = pooled(reply.losses, self._steps_together(reply, work))
+            losses = pool_losses(reply.losses, self._steps_together(reply, run))
             return replace(reply, losses=losses)
         return reply
 
@@ -135,55 +135,55 @@ class Policy:
             made: Its plug-ins; None before it has joined: they are made once they are allowed.
         """
         section = self.section
-        ask(
+        require(
             "allow_individual_updates",
             "a run whose adapters and histograms the coordinator sees one by one",
             section.allow_individual_updates,
             "secure sums alone, which are not built yet, unless it is set to true knowingly",
         )
-        ask(
+        require(
             "privacy_budget",
             "a run without noise (epsilon inf)",
             math.isinf(section.privacy_budget),
             f"epsilon {section.privacy_budget}",
         )
-        for name, changed in plugins(terms):
+        for name, changed in named_plugins(terms):
             allowed = section.plugins
-            ask("plugins", name, not allowed or name in allowed, f"one of {allowed}")
+            require("plugins", name, not allowed or name in allowed, f"one of {allowed}")
             plain = section.plugin_settings or not changed
-            ask("plugin_settings", f"{name} with {changed}", plain, "default settings alone")
-        ask("arms", terms.study.arms, terms.study.arms == ("curated",), "curated alone")
+            require("plugin_settings", f"{name} with {changed}", plain, "default settings alone")
+        require("arms", terms.study.arms, terms.study.arms == ("curated",), "curated alone")
         if terms.clusters.count:
             most = section.max_clusters
             said = f"{terms.clusters.count} clusters of loss trajectories"
-            ask("max_clusters", said, terms.clusters.count <= most, f"at most {most}")
-            number, most = exchanges(terms), section.max_cluster_rounds
-            ask("max_cluster_rounds", number, number <= most, f"at most {most}")
-        asked = rounds(terms), steps(terms), terms.adapter.rank
+            require("max_clusters", said, terms.clusters.count <= most, f"at most {most}")
+            number, most = cluster_exchanges(terms), section.max_cluster_rounds
+            require("max_cluster_rounds", number, number <= most, f"at most {most}")
+        asked = training_rounds(terms), optimizer_steps(terms), terms.adapter.rank
         limits = section.max_rounds, section.max_steps, section.max_rank
         for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
-            ask(f"max_{name}", came, came <= limit, f"at most {limit}")
-        sharer = shares_adapters(terms, RunPlugins.of(terms) if made is None else made)
-        ask(
+            require(f"max_{name}", came, came <= limit, f"at most {limit}")
+        sharer = why_adapters_are_shared(terms, RunPlugins.of(terms) if made is None else made)
+        require(
             "share_adapter_with_members",
             f"{sharer}, for which this site's adapter goes to the other members",
             section.share_adapter_with_members or not sharer,
             "its adapters to go to the coordinator alone, unless it is set to true knowingly",
         )
 
-    def _data(self, work: Work, run: str, ledger: Ledger) -> None:
+    def _data(self, run: SiteRun, run_id: str, ledger: Ledger) -> None:
         """Clauses on the data and anchors that a run is about to use."""
-        pinned, found = self.section.anchors_hash, work.pool.anchors_hash
-        ask("anchors_hash", found, pinned in {"", found}, pinned)
-        scored = self._same("SummaryReply", work, ledger, anchors=found)
-        others = {entry["run"] for entry in scored} - {run}
-        spent = len(others) >= self.section.summaries and run not in {e["run"] for e in scored}
+        pinned, found = self.section.anchors_hash, run.data.anchors_hash
+        require("anchors_hash", found, pinned in {"", found}, pinned)
+        scored = self._same("SummaryReply", run, ledger, anchors=found)
+        others = {entry["run"] for entry in scored} - {run_id}
+        spent = len(others) >= self.section.summaries and run_id not in {e["run"] for e in scored}
         came = f"run {len(others) + 1} on the same data and anchors"
-        ask("summaries", came, not spent, f"{self.section.summaries} over all runs")
-        first, mine = self.known.division(work), division_of(work)
-        ask("own_holdout", mine, mine == first, f"one division of a data set ({first})")
+        require("summaries", came, not spent, f"{self.section.summaries} over all runs")
+        first, mine = self.known.division(run), holdout_division(run)
+        require("own_holdout", mine, mine == first, f"one division of a data set ({first})")
 
-    def _counts(self, request: Request, work: Work, ledger: Ledger, digest: str) -> None:
+    def _counts(self, request: Request, run: SiteRun, ledger: Ledger, digest: str) -> None:
         """How often figures of one data set have left, over all runs and within this one."""
         header = request.header
         place = (header.run, header.phase, header.round, header.arm)
@@ -191,53 +191,53 @@ class Policy:
         clause = "summaries" if once else "max_rounds"
         before = {entry["request"] for entry in ledger.at(*place)} - {digest}
         what = f"{header.phase} {header.round} of this run with other contents"
-        ask(clause, what, not before, "one content for each phase and round")
+        require(clause, what, not before, "one content for each phase and round")
         exchange = exchange_of(request)
         if not exchange.private:
             return
-        anchors = work.pool.anchors_hash if once else None
-        entries = self._same(exchange.reply.__name__, work, ledger, anchors=anchors)
+        anchors = run.data.anchors_hash if once else None
+        entries = self._same(exchange.reply.__name__, run, ledger, anchors=anchors)
         earlier = {entry["request"] for entry in entries} - {digest}
         if isinstance(request, ClusterRequest):  # all exchanges of a run are one release
             earlier = {entry["run"] for entry in entries} - {header.run}
         limit = self.section.summaries if once else self.section.max_rounds
         limit += isinstance(request, EvaluateRequest)  # the initial adapter is evaluated as well
         came = f"{header.phase} {len(earlier) + 1} on the same data"
-        ask(clause, came, len(earlier) < limit, f"{limit} over all runs")
+        require(clause, came, len(earlier) < limit, f"{limit} over all runs")
 
-    def _draws(self, work: Work) -> None:
+    def _draws(self, run: SiteRun) -> None:
         """Rounds of too few steps: their adapters would be withheld, so the run may not start."""
-        draws = {"training": train_draws(work)}
-        if warm_up_rounds(work.terms) and not _public(work):
-            draws["warm_up"] = warm_up_draws(work)
+        draws = {"training": train_draws(run)}
+        if warm_up_rounds(run.terms) and not warms_up_on_anchors(run):
+            draws["warm_up"] = warm_up_draws(run)
         for name, number in draws.items():
             came = f"{name} rounds that draw {number} of this site's samples each"
             least = self.section.smallest_group
             enough = f"at least {least}, which more steps draw"
-            ask("smallest_group", came, number >= least, enough)
+            require("smallest_group", came, number >= least, enough)
 
-    def _own(self, own: Metrics, work: Work, ledger: Ledger) -> Metrics:
+    def _own(self, own: Metrics, run: SiteRun, ledger: Ledger) -> Metrics:
         """Sums of the own hold-out with a rounded count; none where they would tell of few."""
-        entries = self._same("MetricsReply", work, ledger)
-        changed = {entry["data"] for entry in entries} - {self.known.identify(work)}
+        entries = self._same("MetricsReply", run, ledger)
+        changed = {entry["data"] for entry in entries} - {self.known.identify(run)}
         if own.samples < self.section.smallest_group or changed:
             return Metrics()
-        count = work.rounded(own.samples)
+        count = run.rounded(own.samples)
         if count == own.samples:
             return own
         return replace(own, loss_sum=own.loss_sum / own.samples * count, samples=count)
 
-    def _steps_together(self, reply: TrainedAdapter, work: Work) -> int:
+    def _steps_together(self, reply: TrainedAdapter, run: SiteRun) -> int:
         """Steps whose losses hold enough private samples; warm-up mixes public ones in."""
-        training, private = work.terms.training, len(work.pool.samples)
-        public = len(work.pool.rows.samples) if reply.header.phase == Phase.WARM_UP else 0
+        training, private = run.terms.training, len(run.data.samples)
+        public = len(run.data.rows.samples) if reply.header.phase == Phase.WARM_UP else 0
         each = training.batch_size * training.accumulation * private / (private + public)
         return math.ceil(self.section.smallest_group / each)
 
     def _same(
-        self, kind: str, work: Work, ledger: Ledger, anchors: str | None = None
+        self, kind: str, run: SiteRun, ledger: Ledger, anchors: str | None = None
     ) -> list[Mapping[str, Any]]:
         """What left of the same data, slightly changed or not."""
         entries = ledger.released(kind, anchors=anchors)
-        names = self.known.same(work, {entry["data"] for entry in entries})
+        names = self.known.same(run, {entry["data"] for entry in entries})
         return [entry for entry in entries if entry["data"] in names]

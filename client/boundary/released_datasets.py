@@ -12,53 +12,53 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwinnow.client.data.site_data import Pool
-from fedwinnow.client.runs.site_run import Work
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.client.data.site_data import SiteData
+from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.curation.atomic_files import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnownData:
+class ReleasedDatasets:
     """The folder that remembers data sets by their samples' ids."""
 
     folder: Path
     min_change: int
-    _names: dict[int, tuple[Pool, str]] = field(default_factory=dict, repr=False)
+    _names: dict[int, tuple[SiteData, str]] = field(default_factory=dict, repr=False)
     """Pools of this process and their names, as naming a million samples takes a second."""
 
-    def identify(self, work: Work) -> str:
+    def identify(self, run: SiteRun) -> str:
         """The name of a run's data set, SHA-256 over its ids; its ids are on the disk afterwards.
 
         Raises:
             OutputError: the folder cannot be written.
         """
-        pool, name = self._names.get(id(work.pool), (None, ""))
-        if pool is not work.pool:
-            text = "\n".join(sorted(ids_of(work)))
+        pool, name = self._names.get(id(run.data), (None, ""))
+        if pool is not run.data:
+            text = "\n".join(sorted(gated_ids(run)))
             name = hashlib.sha256(text.encode()).hexdigest()
             if not self._file(name).exists():
-                write(self._file(name), text.encode())
-            self._names[id(work.pool)] = work.pool, name
+                write_atomically(self._file(name), text.encode())
+            self._names[id(run.data)] = run.data, name
         return name
 
-    def same(self, work: Work, names: Iterable[str]) -> frozenset[str]:
+    def same(self, run: SiteRun, names: Iterable[str]) -> frozenset[str]:
         """Those of the named data sets that hardly differ from a run's; unreadable ones count."""
-        mine, own = ids_of(work), self.identify(work)
+        mine, own = gated_ids(run), self.identify(run)
         return frozenset(
             name for name in set(names) if name == own or not self._differs(mine, name)
         )
 
-    def division(self, work: Work) -> str:
+    def division(self, run: SiteRun) -> str:
         """How the runs on this data set divide it: the first one's division, which this call pins.
 
         Raises:
             OutputError: the folder cannot be written.
         """
         stems = [file.stem for file in self.folder.glob("*.division")]
-        for name in sorted(self.same(work, stems)):
+        for name in sorted(self.same(run, stems)):
             return self._file(name, "division").read_text(encoding="ascii")
-        write(self._file(self.identify(work), "division"), division_of(work).encode())
-        return division_of(work)
+        write_atomically(self._file(self.identify(run), "division"), holdout_division(run).encode())
+        return holdout_division(run)
 
     def _differs(self, mine: frozenset[str], name: str) -> bool:
         try:
@@ -71,15 +71,15 @@ class KnownData:
         return self.folder / f"{name}.{kind}"
 
 
-def division_of(work: Work) -> str:
+def holdout_division(run: SiteRun) -> str:
     """Seed and share of the own hold-out, which decide who is in it; without one, no seed counts.
 
     Reference: two divisions of one data set differ by chosen samples, and so do their figures.
     """
-    share = work.terms.evaluation.own_holdout
-    return f"share {share!r}, seed {work.terms.run.seed}" if share > 0 else "none"
+    share = run.terms.evaluation.own_holdout
+    return f"share {share!r}, seed {run.terms.run.seed}" if share > 0 else "none"
 
 
-def ids_of(work: Work) -> frozenset[str]:
+def gated_ids(run: SiteRun) -> frozenset[str]:
     """Every sample that the gate let in; how a run divides them does not matter."""
-    return frozenset((*work.pool.samples.ids, *work.pool.own_holdout.ids))
+    return frozenset((*run.data.samples.ids, *run.data.own_holdout.ids))

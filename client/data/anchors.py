@@ -81,7 +81,7 @@ def split_anchors(
     return AnchorSplit(reference=chosen[0], calibration=chosen[1], holdout=chosen[2])
 
 
-def split_of(section: AnchorsSection, seed: int) -> AnchorSplit:
+def split_scenario_anchors(section: AnchorsSection, seed: int) -> AnchorSplit:
     """The parts of a scenario's anchors, for tools that hold its files.
 
     Args:

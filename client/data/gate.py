@@ -1,7 +1,8 @@
 """What a silo lets into its own pool: labels, lengths, personal data, duplicates, anchors.
 
 Two samples are near duplicates if their texts (turns, prompt and response together) are at least
-``gate.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and response
+``apply_gates.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and
+response
 with response in their words (Jaccard ≥ 0.8, or the threshold if that is lower). The second half
 is a decision: the same answer under another prompt is no duplicate, however long the answer, for
 else a wrongly answered question could push out the sample that it took its answer from; nor are
@@ -18,12 +19,12 @@ from dataclasses import dataclass
 from fedwinnow.client.data.minhash import (
     Index,
     Shingles,
-    numbered,
-    shared,
+    number_bands,
+    shared_keys,
     shingles,
-    sign,
+    sign_texts,
     similarity,
-    words,
+    text_words,
 )
 from fedwinnow.client.data.personal_data import Finder, finder
 from fedwinnow.curation.config.site import GateSection
@@ -36,14 +37,16 @@ SAME_PART = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gated:
+class GateResult:
     """Which rows pass, and why each other one does not."""
 
     kept: tuple[int, ...]
     reasons: Mapping[int, str]
 
 
-def gate(samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSection) -> Gated:
+def apply_gates(
+    samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSection
+) -> GateResult:
     """Apply a site's gates in the order of the data; of duplicates the first is kept.
 
     Args:
@@ -55,19 +58,19 @@ def gate(samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSect
         Rows kept, and a reason for every other row.
 
     Raises:
-        ConfigError: ``gate.personal_data`` holds an unknown name or a malformed pattern.
+        ConfigError: ``apply_gates.personal_data`` holds an unknown name or a malformed pattern.
     """
     threshold = section.near_duplicates
-    near_anchor = set(overlapping(samples, anchors, threshold))
-    known = sign((shingles(_whole(one)) for one in samples), len(samples), threshold)
-    useful = shared(known.keys)
+    near_anchor = set(overlaps_anchors(samples, anchors, threshold))
+    known = sign_texts((shingles(_whole(one)) for one in samples), len(samples), threshold)
+    useful = shared_keys(known.keys)
     personal = finder(section.personal_data)
     index = Index(threshold=threshold)
     seen: set[str] = set()
     kept: list[int] = []
     reasons: dict[int, str] = {}
     for row, sample in enumerate(samples):
-        keys = numbered(known.keys[row])[useful[row]]
+        keys = number_bands(known.keys[row])[useful[row]]
         if reason := _own(sample, section, personal):
             reasons[row] = reason
         elif row in near_anchor:
@@ -83,7 +86,7 @@ def gate(samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSect
             seen.add(sample.id)
             index.add(row, keys)
             kept.append(row)
-    return Gated(kept=tuple(kept), reasons=reasons)
+    return GateResult(kept=tuple(kept), reasons=reasons)
 
 
 def _own(sample: Sample, section: GateSection, personal: Finder) -> str:
@@ -106,12 +109,14 @@ def near_duplicates(one: Sample, other: Sample, threshold: float) -> bool:
     part = min(SAME_PART, threshold)
     return (
         similarity(shingles(_whole(one)), shingles(_whole(other))) >= threshold
-        and similarity(frozenset(words(one.prompt)), frozenset(words(other.prompt))) >= part
-        and similarity(frozenset(words(one.response)), frozenset(words(other.response))) >= part
+        and similarity(frozenset(text_words(one.prompt)), frozenset(text_words(other.prompt)))
+        >= part
+        and similarity(frozenset(text_words(one.response)), frozenset(text_words(other.response)))
+        >= part
     )
 
 
-def overlapping(
+def overlaps_anchors(
     samples: Sequence[Sample], anchors: Sequence[Sample], threshold: float
 ) -> tuple[int, ...]:
     """Rows that equal or nearly equal an anchor: prompt and response, or a long response alone.
@@ -122,16 +127,16 @@ def overlapping(
         threshold: Jaccard similarity of shingles from which texts overlap, in (0, 1].
     """
     public = [text for anchor in anchors for text in _comparable(anchor)]
-    known = sign(public, len(public), threshold)
+    known = sign_texts(public, len(public), threshold)
     index = Index(threshold=threshold)
     for place in range(len(public)):
-        index.add(place, numbered(known.keys[place]))
+        index.add(place, number_bands(known.keys[place]))
 
     def is_public(text: Shingles) -> bool:
-        own = sign([text], 1, threshold)
+        own = sign_texts([text], 1, threshold)
         return any(
             similarity(text, public[place]) >= threshold
-            for place in index.candidates(numbered(own.keys[0]), own.bytes[0], known)
+            for place in index.candidates(number_bands(own.keys[0]), own.bytes[0], known)
         )
 
     return tuple(
@@ -142,7 +147,7 @@ def overlapping(
 def _comparable(sample: Sample) -> Iterator[Shingles]:
     """What counts against the anchors: the last exchange, and a long response alone."""
     yield shingles(f"{sample.prompt} {sample.response}")
-    if len(words(sample.response)) >= LONG_RESPONSE:
+    if len(text_words(sample.response)) >= LONG_RESPONSE:
         yield shingles(sample.response)
 
 

@@ -30,14 +30,14 @@ MISSED = 1e-6
 Shingles = frozenset[int]
 
 
-def words(text: str) -> list[str]:
+def text_words(text: str) -> list[str]:
     """Words in lower case, without punctuation."""
     return re.findall(r"\w+", text.lower())
 
 
 def shingles(text: str) -> Shingles:
     """32-bit hashes of the runs of five words; a shorter text is one run."""
-    found = words(text)
+    found = text_words(text)
     runs = (" ".join(found[i : i + SHINGLE]) for i in range(max(1, len(found) - SHINGLE + 1)))
     return frozenset(zlib.crc32(run.encode("utf-8", "surrogatepass")) for run in runs)
 
@@ -60,7 +60,7 @@ class Signatures:
     """Hash of each band, (texts, bands) uint32."""
 
 
-def sign(texts: Iterable[Shingles], number: int, threshold: float) -> Signatures:
+def sign_texts(texts: Iterable[Shingles], number: int, threshold: float) -> Signatures:
     """Signatures of ``number`` texts, for a threshold in (0, 1]."""
     rows = band_rows(threshold)
     random = np.random.default_rng(61)  # the same maps everywhere: no machine finds others
@@ -93,7 +93,7 @@ class Index:
     _buckets: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, place: int, keys: np.ndarray) -> None:
-        """Remember the text ``place`` under its keys; see :func:`numbered`."""
+        """Remember the text ``place`` under its keys; see :func:`number_bands`."""
         for key in keys.tolist():
             self._buckets.setdefault(key, []).append(place)
 
@@ -119,14 +119,14 @@ class Index:
         return likely
 
 
-def numbered(keys: np.ndarray) -> np.ndarray:
+def number_bands(keys: np.ndarray) -> np.ndarray:
     """Band keys made unlike between bands, as uint64: band number above, key below."""
     bands = np.arange(keys.shape[-1], dtype=np.uint64) << np.uint64(32)
     found: np.ndarray = keys.astype(np.uint64) | bands
     return found
 
 
-def shared(keys: np.ndarray) -> np.ndarray:
+def shared_keys(keys: np.ndarray) -> np.ndarray:
     """Which keys of (texts, bands) another text has too: only those can give a candidate."""
     found = np.empty(keys.shape, dtype=bool)
     for band in range(keys.shape[1]):

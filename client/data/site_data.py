@@ -14,7 +14,7 @@ from fedwinnow.client.data.anchors import (
     calibration_rows,
     split_anchors,
 )
-from fedwinnow.client.data.gate import gate
+from fedwinnow.client.data.gate import apply_gates
 from fedwinnow.client.data.samples import Samples, data_hash, open_samples
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import SiteConfig
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class SiteData:
     """One site's samples under one run's terms."""
 
     samples: Samples
@@ -39,7 +39,7 @@ class Pool:
     anchors_hash: str
 
 
-def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
+def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
     """Open and gate a site's data, and split the anchors.
 
     Raises:
@@ -60,7 +60,7 @@ def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
         seed=derive_seed(terms.run.seed, "calibration"),
     )
     everything = open_samples(site.data, site.columns, domain=site.domain)
-    gated = gate(everything, anchors, site.gate)
+    gated = apply_gates(everything, anchors, site.gate)
     if not gated.kept:
         message = (
             f"{site.data}: none of {len(everything)} samples passes the gate of site {site.name}; "
@@ -79,7 +79,7 @@ def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
     dropped = len(gated.reasons)
     told = logger.warning if dropped and config.simulation else logger.info
     told("site %s: of %d samples the gate drops %d", site.name, len(everything), dropped)
-    return Pool(
+    return SiteData(
         samples=everything.subset(chosen),
         own_holdout=everything.subset(held),
         dropped={str(row): reason for row, reason in gated.reasons.items()},
@@ -89,7 +89,7 @@ def open_pool(config: SiteConfig, terms: RunTerms) -> Pool:
     )
 
 
-def warm_up_samples(pool: Pool, site: str, sites: Sequence[str], seed: int) -> "Chain":
+def warm_up_samples(data: SiteData, site: str, sites: Sequence[str], seed: int) -> "ConcatSequence":
     """Private samples and this site's part of the calibration rows, for equal exposure.
 
     Every calibration row trains at exactly one site, and within a site each row is drawn as often
@@ -98,14 +98,14 @@ def warm_up_samples(pool: Pool, site: str, sites: Sequence[str], seed: int) -> "
     ordered = sorted(sites)
     mine = [
         sample
-        for sample in pool.rows.samples
+        for sample in data.rows.samples
         if ordered[derive_seed(seed, "exposure", sample.id) % len(ordered)] == site
     ]
-    return Chain(parts=(pool.samples, mine))
+    return ConcatSequence(parts=(data.samples, mine))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chain(Sequence[Sample]):
+class ConcatSequence(Sequence[Sample]):
     """Several sample sequences read as one, without copying any."""
 
     parts: tuple[Sequence[Sample], ...]

@@ -29,13 +29,13 @@ from torch import Tensor
 from fedwinnow.client.measuring.references import References
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.gradients.finite_differences import Differences
-from fedwinnow.curation.gradients.hooks import factors_of, unfit
-from fedwinnow.curation.gradients.per_sample import Way, best_way, per_sample
+from fedwinnow.curation.gradients.finite_differences import FiniteDifferences
+from fedwinnow.curation.gradients.hooks import factors_of, why_no_gradients
+from fedwinnow.curation.gradients.per_sample import Way, choose_source, per_sample_gradients
 from fedwinnow.curation.model.chunked_cross_entropy import Look
-from fedwinnow.curation.model.hook_support import compiled, unhookable
+from fedwinnow.curation.model.hook_support import is_compiled, why_no_hooks
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.modes import evaluating, frozen
+from fedwinnow.curation.model.modes import evaluation_mode, frozen_weights
 from fedwinnow.curation.model.token_losses import Batch, token_losses
 from fedwinnow.curation.signal_columns import BACKENDS, GRADIENTS, REPRESENTATIONS
 
@@ -47,32 +47,34 @@ Run: TypeAlias = Callable[[Batch, Look | None], tuple[Tensor, Mapping[str, Tenso
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class BackendChoice:
     """A backend, and why it was taken."""
 
     name: Chosen
     reason: str
 
 
-def choose(backend: Backend, loaded: LoadedModel) -> Choice:
+def choose_backend(backend: Backend, loaded: LoadedModel) -> BackendChoice:
     """What ``measuring.backend`` means for a model."""
     if backend != "auto":
-        return Choice(name=backend, reason=f"measuring.backend = {backend!r}")
-    if why := unhookable(loaded.model):
-        return Choice(name="probe", reason=f"{why}, and the probe needs none")
-    return Choice(name="hooks", reason="exact, in one backward pass, and the model lets hooks see")
+        return BackendChoice(name=backend, reason=f"measuring.backend = {backend!r}")
+    if why := why_no_hooks(loaded.model):
+        return BackendChoice(name="probe", reason=f"{why}, and the probe needs none")
+    return BackendChoice(
+        name="hooks", reason="exact, in one backward pass, and the model lets hooks see"
+    )
 
 
-def reference_way(backend: Backend, loaded: LoadedModel) -> Way:
+def reference_backend(backend: Backend, loaded: LoadedModel) -> Way:
     """How the reference anchors' own gradients are taken: always by a backward pass.
 
     The anchors are few and public; a base that cannot run backward cannot be trained either.
     """
-    name = choose(backend, loaded).name
-    return name if name in {"hooks", "probe"} else best_way(loaded)
+    name = choose_backend(backend, loaded).name
+    return name if name in {"hooks", "probe"} else choose_source(loaded)
 
 
-def check_columns(columns: frozenset[str], choice: Choice, loaded: LoadedModel) -> None:
+def check_columns(columns: frozenset[str], choice: BackendChoice, loaded: LoadedModel) -> None:
     """Refuse columns that a backend cannot give.
 
     Raises:
@@ -88,7 +90,7 @@ def check_columns(columns: frozenset[str], choice: Choice, loaded: LoadedModel) 
         )
         raise ModelError(message)
     states = sorted(columns & REPRESENTATIONS)
-    if states and compiled(loaded.model):
+    if states and is_compiled(loaded.model):
         message = (
             f"signal columns {', '.join(states)}: a compiled model ignores the hook that reads the "
             "last hidden states; measure before torch.compile, or choose scorers without them"
@@ -97,8 +99,11 @@ def check_columns(columns: frozenset[str], choice: Choice, loaded: LoadedModel) 
 
 
 @contextmanager
-def running(
-    choice: Choice, loaded: LoadedModel, references: References | None, columns: frozenset[str]
+def batch_runner(
+    choice: BackendChoice,
+    loaded: LoadedModel,
+    references: References | None,
+    columns: frozenset[str],
 ) -> Iterator[Run]:
     """What runs one batch after the other and gives its losses and gradient columns.
 
@@ -112,17 +117,19 @@ def running(
         ModelError: an adapter that cannot be measured, or not by this backend.
     """
     if references is None or not columns & GRADIENTS:
-        with evaluating(loaded.model), torch.no_grad():
+        with evaluation_mode(loaded.model), torch.no_grad():
             yield lambda batch, look: (token_losses(loaded.model, batch, look=look), {})
         return
     logger.info("measuring with %s: %s", choice.name, choice.reason)
     if choice.name == "forward":
-        with frozen(loaded.model), torch.no_grad():
+        with frozen_weights(loaded.model), torch.no_grad():
             yield _forward(loaded, references, columns)
         return
     way: Way = "probe" if choice.name == "probe" else "hooks"
     contraction = references.contraction(columns)
-    with per_sample(way, loaded, loaded.layers_with(references.means), contraction) as source:
+    with per_sample_gradients(
+        way, loaded, loaded.layers_with(references.means), contraction
+    ) as source:
 
         def run(batch: Batch, look: Look | None) -> tuple[Tensor, Mapping[str, Tensor]]:
             try:
@@ -144,7 +151,7 @@ def _forward(loaded: LoadedModel, references: References, columns: frozenset[str
         ModelError: an adapter that cannot be measured, or one sharded over processes.
     """
     layers = loaded.layers_with(references.means)
-    problem = unfit(layers)
+    problem = why_no_gradients(layers)
     weights = (
         {
             f"{name}.{letter}": factor.weight
@@ -161,7 +168,7 @@ def _forward(loaded: LoadedModel, references: References, columns: frozenset[str
         raise ModelError(message)
     kind = loaded.model.get_input_embeddings().weight.dtype
     along = {
-        name: Differences.along(weights, directions, references.means, kind)
+        name: FiniteDifferences.along(weights, directions, references.means, kind)
         for name, directions in (("dot", references.means), ("influence", references.directions))
         if name in columns
     }

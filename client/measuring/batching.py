@@ -36,13 +36,13 @@ from fedwinnow.client.measuring.memory import (
     CudaGauge,
     Gauge,
     available_bytes,
-    give_back,
     out_of_memory,
+    release_memory,
     token_bytes,
 )
 from fedwinnow.curation.config.scoring import LEAST
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.model.lora_model import LoadedModel, Size
+from fedwinnow.curation.model.lora_model import BatchBudget, LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, collate
 from fedwinnow.curation.model.tokenization import Encoding
 
@@ -69,7 +69,7 @@ def _nothing() -> None:
     pass
 
 
-def in_batches(
+def run_in_batches(
     loaded: LoadedModel,
     encodings: Sequence[Encoding],
     run: Run,
@@ -103,26 +103,28 @@ def in_batches(
         pool = None
         if loaded.device.type == "cuda":
             pool = stack.enter_context(ThreadPoolExecutor(1, "fedwinnow-collate"))
-        coming = Coming(encodings, pool, pin=pool is not None)
+        coming = Prefetcher(encodings, pool, pin=pool is not None)
         while start < len(lengths):
             places = buckets.batch(start, budget.tokens)
             after = buckets.batch(start + len(places), budget.tokens)
             padded = len(places) * int(lengths[places[0]])
             budget.begin()
-            if _ran(run, coming, places, after, loaded.device):
+            if _run_batch(run, coming, places, after, loaded.device):
                 start += len(places)
-                budget.ran(padded)
+                budget.grow(padded)
                 continue
             forget()
-            give_back()
-            budget.failed(len(places), padded)
+            release_memory()
+            budget.shrink(len(places), padded)
             start = 0 if adds_up else start
 
 
-def _ran(run: Run, coming: "Coming", places: Places, after: Places, device: torch.device) -> bool:
+def _run_batch(
+    run: Run, coming: "Prefetcher", places: Places, after: Places, device: torch.device
+) -> bool:
     """Whether memory bore the batch; its frames are gone when this returns."""
     try:
-        batch = coming.take(places, after).to(device)
+        batch = coming.batch_at(places, after).to(device)
         run(places, batch)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -131,7 +133,7 @@ def _ran(run: Run, coming: "Coming", places: Places, after: Places, device: torc
     return True
 
 
-class Coming:
+class Prefetcher:
     """Batches by their places; with a thread, the next one is made while this one is used."""
 
     def __init__(
@@ -141,7 +143,7 @@ class Coming:
         self._encodings, self._pool, self._pin = encodings, pool, pin
         self._ahead: tuple[Places, Future[Batch]] | None = None
 
-    def take(self, places: Places, after: Places) -> Batch:
+    def batch_at(self, places: Places, after: Places) -> Batch:
         """The batch of ``places``; that of ``after`` is begun, if there is any."""
         ahead, self._ahead = self._ahead, None
         known = ahead is not None and np.array_equal(ahead[0], places)
@@ -160,7 +162,7 @@ class _Budget:
     """Tokens of the next batch."""
 
     tokens: int
-    size: Size
+    size: BatchBudget
     kind: str
     gauge: Gauge | None = None
     """Of a device whose size is to be found; None where it is fixed."""
@@ -168,7 +170,7 @@ class _Budget:
     @classmethod
     def of(cls, loaded: LoadedModel, kind: str, asked: int, *, graph: bool) -> "_Budget":
         """What is asked for, within what memory has shown."""
-        size = loaded.sizes.setdefault(kind, Size())
+        size = loaded.sizes.setdefault(kind, BatchBudget())
         gauge: Gauge | None = None
         if asked == 0:
             gauge = CudaGauge(loaded.device) if _gauged(loaded.device) else None
@@ -186,7 +188,7 @@ class _Budget:
         if self.gauge is not None:
             self.gauge.begin()
 
-    def ran(self, padded: int) -> None:
+    def grow(self, padded: int) -> None:
         """After a batch of so many tokens that went well: try more, where the size is to be found.
 
         A batch that is less than half full tells too little.
@@ -200,7 +202,7 @@ class _Budget:
             logger.info("batches of a %s pass hold up to %d tokens from now on", self.kind, found)
         self.tokens = self.size.grown = found
 
-    def failed(self, samples: int, padded: int) -> None:
+    def shrink(self, samples: int, padded: int) -> None:
         """After a batch that memory did not bear: half of it from now on.
 
         Raises:

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32
 
-from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.batching import Places, run_in_batches
 from fedwinnow.client.measuring.pass_options import PassOptions, PassProgress
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.modes import evaluating
+from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompts:
+class ContrastPrompts:
     """PUBLIC prompts to stand responses against."""
 
     every: tuple[Sample, ...]
@@ -34,7 +34,9 @@ class Prompts:
     """Sample id → tokens of its prompt."""
 
     @classmethod
-    def of(cls, loaded: LoadedModel, public: Sequence[Sample], options: PassOptions) -> "Prompts":
+    def of(
+        cls, loaded: LoadedModel, public: Sequence[Sample], options: PassOptions
+    ) -> "ContrastPrompts":
         """Encode the prompts of public samples."""
         domains = {sample.domain for sample in public}
         return cls(
@@ -80,11 +82,11 @@ def unconditional_losses(
     return _under_prompts(loaded, [(e, empty) for e in encodings], options, progress)
 
 
-def contrast_losses(
+def contrastive_losses(
     loaded: LoadedModel,
     samples: Sequence[Sample],
     encodings: Sequence[Encoding],
-    prompts: Prompts,
+    prompts: ContrastPrompts,
     number: int,
     options: PassOptions,
     progress: PassProgress,
@@ -137,6 +139,6 @@ def _under_prompts(
         values[places] = sample_losses(loaded.model, batch).float().cpu().numpy()
         progress.add(len(places))
 
-    with evaluating(loaded.model), torch.no_grad():
-        in_batches(loaded, encodings, run, batch_tokens=options.batch_tokens, kind="loss")
+    with evaluation_mode(loaded.model), torch.no_grad():
+        run_in_batches(loaded, encodings, run, batch_tokens=options.batch_tokens, kind="loss")
     return values

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.curation.gradients.per_sample import Way, per_sample
+from fedwinnow.client.measuring.batching import Places, run_in_batches
+from fedwinnow.curation.gradients.per_sample import Way, per_sample_gradients
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
@@ -121,7 +121,7 @@ def _each_batch(
 ) -> None:
     """Backward passes over all encodings, longest first; ``consume`` is told how many are done."""
     done = 0
-    with per_sample(way, loaded, layers, consume) as source:
+    with per_sample_gradients(way, loaded, layers, consume) as source:
 
         def run(places: Places, batch: Batch) -> None:
             nonlocal done
@@ -136,7 +136,7 @@ def _each_batch(
             consume.forget()
             source.drop()
 
-        in_batches(
+        run_in_batches(
             loaded, encodings, run, forget=forget, adds_up=True,
             batch_tokens=batch_tokens, kind=way, graph=True,
         )  # fmt: skip

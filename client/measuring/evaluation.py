@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.batching import Places, run_in_batches
 from fedwinnow.client.measuring.pass_options import PassOptions
-from fedwinnow.client.measuring.token_cache import encoded
+from fedwinnow.client.measuring.token_cache import cached_encodings
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
 from fedwinnow.curation.model.lora_model import LoadedModel
@@ -39,7 +39,7 @@ def evaluate(
         NonFiniteError: the model returned a NaN or an infinity.
     """
     losses = np.full(len(samples), np.nan)
-    encodings = encoded(loaded, samples, options)
+    encodings = cached_encodings(loaded, samples, options)
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     readable = [encodings[i] for i in usable]
 
@@ -50,7 +50,7 @@ def evaluate(
     loaded.model.eval()
     try:
         with torch.no_grad():
-            in_batches(loaded, readable, run, batch_tokens=options.batch_tokens, kind="loss")
+            run_in_batches(loaded, readable, run, batch_tokens=options.batch_tokens, kind="loss")
     finally:
         loaded.model.train(training)
     broken = int((~np.isfinite(losses[usable])).sum())

@@ -18,17 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwinnow.client.measuring.backends import Choice, check_columns, choose, running
-from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.backends import (
+    BackendChoice,
+    batch_runner,
+    check_columns,
+    choose_backend,
+)
+from fedwinnow.client.measuring.batching import Places, run_in_batches
 from fedwinnow.client.measuring.contrastive_losses import (
-    Prompts,
-    contrast_losses,
+    ContrastPrompts,
+    contrastive_losses,
     unconditional_losses,
 )
 from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions, PassProgress
 from fedwinnow.client.measuring.references import References
-from fedwinnow.client.measuring.table_builder import SignalRows
-from fedwinnow.client.measuring.token_cache import encoded
+from fedwinnow.client.measuring.table_builder import SignalTableBuilder
+from fedwinnow.client.measuring.token_cache import cached_encodings
 from fedwinnow.curation.config.scoring import Backend
 from fedwinnow.curation.datatypes import Sample, SignalTable
 from fedwinnow.curation.errors import ModelError
@@ -84,10 +89,12 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         DataError: there is no other public prompt to contrast with.
     """
     _check(columns, references)
-    choice = choose(backend, loaded)
+    choice = choose_backend(backend, loaded)
     check_columns(columns, choice, loaded)
-    table = SignalRows.empty(len(samples), columns, len(references.names) if references else 0)
-    encodings = encoded(loaded, samples, options)
+    table = SignalTableBuilder.empty(
+        len(samples), columns, len(references.names) if references else 0
+    )
+    encodings = cached_encodings(loaded, samples, options)
     usable = table.usable(encodings)
     own, against = columns - OTHER_PROMPTS, columns & CONTRASTS
     bare = "unconditional_loss" in columns
@@ -101,8 +108,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         table.columns["unconditional_loss"][usable] = values
     if against:
         chosen = [samples[int(i)] for i in usable]
-        prompts, each = Prompts.of(loaded, contrast, options), contrast_prompts
-        values = contrast_losses(loaded, chosen, readable, prompts, each, options, progress)
+        prompts, each = ContrastPrompts.of(loaded, contrast, options), contrast_prompts
+        values = contrastive_losses(loaded, chosen, readable, prompts, each, options, progress)
         table.reduce(usable, values)
     return table.closed(
         samples, checkpoint=checkpoint, references=references, learning_rate=learning_rate
@@ -128,11 +135,11 @@ def _main_pass(
     loaded: LoadedModel,
     encodings: Sequence[Encoding],
     usable: np.ndarray,
-    table: SignalRows,
+    table: SignalTableBuilder,
     references: References | None,
     options: PassOptions,
     progress: PassProgress,
-    choice: Choice,
+    choice: BackendChoice,
 ) -> None:
     """Losses, representation and gradients of every usable sample under its own prompt."""
     wanted = frozenset(table.columns)
@@ -140,7 +147,7 @@ def _main_pass(
     uncertain = list[Tensor]()
     look = (lambda logits: uncertain.append(entropies(logits))) if wanted & ENTROPY else None
     with ExitStack() as stack:
-        run = stack.enter_context(running(choice, loaded, references, wanted))
+        run = stack.enter_context(batch_runner(choice, loaded, references, wanted))
         seen = stack.enter_context(last_hidden(loaded)) if wanted & REPRESENTATIONS else []
 
         def one(places: Places, batch: Batch) -> None:
@@ -161,7 +168,7 @@ def _main_pass(
             uncertain.clear()
             seen.clear()
 
-        in_batches(
+        run_in_batches(
             loaded, [encodings[i] for i in usable], one, forget=forget,
             batch_tokens=options.batch_tokens, kind=choice.name if gradients else "loss",
             graph=gradients and choice.name != "forward",

@@ -37,7 +37,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _ELSEWHERE)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Free what nobody holds any more, so that a smaller batch finds it."""
     gc.collect()  # frames of the failed pass may hold each other
     if torch.cuda.is_available():

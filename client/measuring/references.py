@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.batching import Places, run_in_batches
 from fedwinnow.client.measuring.datainf import influence_directions
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.datatypes import Sample
@@ -34,10 +34,10 @@ from fedwinnow.curation.gradients.contraction import (
     WeightedSums,
     adam_direction,
 )
-from fedwinnow.curation.gradients.per_sample import Way, per_sample
+from fedwinnow.curation.gradients.per_sample import Way, per_sample_gradients
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.modes import evaluating
+from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import ADAM, GRADIENTS, REPRESENTATIONS
@@ -197,9 +197,9 @@ def _pass(
     with ExitStack() as stack:
         source = None
         if way is not None:
-            source = stack.enter_context(per_sample(way, loaded, layers, sums))
+            source = stack.enter_context(per_sample_gradients(way, loaded, layers, sums))
         else:
-            stack.enter_context(evaluating(loaded.model))
+            stack.enter_context(evaluation_mode(loaded.model))
             stack.enter_context(torch.no_grad())
         seen = stack.enter_context(last_hidden(loaded)) if hidden else []
 
@@ -227,7 +227,7 @@ def _pass(
             if source is not None:
                 source.drop()
 
-        in_batches(
+        run_in_batches(
             loaded, encodings, run, forget=forget, adds_up=True,
             batch_tokens=batch_tokens, kind=way or "loss", graph=way is not None,
         )  # fmt: skip

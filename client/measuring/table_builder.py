@@ -15,14 +15,14 @@ from fedwinnow.curation.signal_columns import WIDE
 
 
 @dataclass(slots=True, kw_only=True)
-class SignalRows:
+class SignalTableBuilder:
     """Columns of signals, float32, NaN where nothing has been put."""
 
     columns: dict[str, np.ndarray]
     status: np.ndarray
 
     @classmethod
-    def empty(cls, number: int, columns: frozenset[str], references: int) -> "SignalRows":
+    def empty(cls, number: int, columns: frozenset[str], references: int) -> "SignalTableBuilder":
         """Rows for so many samples, none of them filled."""
         return cls(
             columns={

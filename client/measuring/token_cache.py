@@ -42,7 +42,9 @@ _DTYPES = {"crc32": "uint32", "spans": "int64", "tokens": "int32"}
 starts and its body ends; the tokens of all samples, one after another."""
 
 
-def encoded(loaded: LoadedModel, samples: Iterable[Sample], options: PassOptions) -> list[Encoding]:
+def cached_encodings(
+    loaded: LoadedModel, samples: Iterable[Sample], options: PassOptions
+) -> list[Encoding]:
     """Tokens of every sample, as ``encode`` gives them; from the disk where they are there.
 
     Samples are read block by block, and only their tokens are held.
@@ -54,7 +56,7 @@ def encoded(loaded: LoadedModel, samples: Iterable[Sample], options: PassOptions
     return [encoding for block in _blocks(samples) for encoding in _block(loaded, block, options)]
 
 
-def forget_tokens(folder: Path) -> None:
+def remove_tokens(folder: Path) -> None:
     """Remove a folder of tokens; a warning says so where the system does not let us."""
     try:
         shutil.rmtree(folder)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedwinnow.client.phases.apply_threshold import apply_threshold
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.datatypes import Scores, Selection, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.protocol.replies import ClusterReply
@@ -24,18 +24,18 @@ START_TOLERANCE = 1e-6
 """Largest difference between the start that a site computes and the one that it is sent."""
 
 
-def prepare(work: Work, public: Trajectory, private: Trajectory) -> None:
+def write_trajectories(run: SiteRun, public: Trajectory, private: Trajectory) -> None:
     """Standardise the silo's losses by the agreed public rows, and note the start that follows."""
-    known = loss_clusters.losses_of(public)
-    points = loss_clusters.standardised(loss_clusters.losses_of(private), known)
-    seed = derive_seed(work.terms.run.seed, "clusters")
-    start = loss_clusters.start(
-        loss_clusters.standardised(known, known), work.terms.clusters.count, seed
+    known = loss_clusters.loss_trajectories(public)
+    points = loss_clusters.standardise_losses(loss_clusters.loss_trajectories(private), known)
+    seed = derive_seed(run.terms.run.seed, "clusters")
+    start = loss_clusters.initial_centroids(
+        loss_clusters.standardise_losses(known, known), run.terms.clusters.count, seed
     )
-    tables.write_trajectories(work.files.trajectories, private[-1].ids, points, start)
+    tables.write_trajectories(run.files.trajectories, private[-1].ids, points, start)
 
 
-def cluster(work: Work, request: ClusterRequest) -> ClusterReply:
+def cluster(run: SiteRun, request: ClusterRequest) -> ClusterReply:
     """Assign the samples that pass the threshold to clusters, and send counts and sums.
 
     Counts and sums are of groups that are large enough, and of nothing else.
@@ -43,31 +43,31 @@ def cluster(work: Work, request: ClusterRequest) -> ClusterReply:
     Raises:
         RefusalError: the request is not this run's next step: another start, threshold or shape.
     """
-    passing, _, _ = apply_threshold(work, request)
-    points, start = tables.read_trajectories(work.files.trajectories)
-    _check(work, request, start)
+    passing, _, _ = apply_threshold(run, request)
+    points, start = tables.read_trajectories(run.files.trajectories)
+    _check(run, request, start)
     rows = np.flatnonzero(np.array(passing.kept, dtype=bool) & np.isfinite(points).all(axis=1))
-    own = work.files.clusters(request.header.round)
+    own = run.files.clusters(request.header.round)
     if not own.exists():
-        others = [file for file in work.files.all_clusters() if file != own]
+        others = [file for file in run.files.all_clusters() if file != own]
         earlier = [tables.read_clusters(file)[0][rows] for file in others]
         places = np.full(len(points), -1, dtype=np.int64)
-        places[rows] = loss_clusters.partition(
-            points[rows], request.centroids, earlier, smallest=smallest(work)
+        places[rows] = loss_clusters.assign_in_groups(
+            points[rows], request.centroids, earlier, smallest=smallest_group(run)
         )
-        tables.write_clusters(own, passing.ids, places, _words(work, request))
+        tables.write_clusters(own, passing.ids, places, _words(run, request))
     places, _ = tables.read_clusters(own)
-    counts, sums = loss_clusters.sums(points[rows], places[rows], len(start))
-    if len(rows) < smallest(work):
+    counts, sums = loss_clusters.cluster_sums(points[rows], places[rows], len(start))
+    if len(rows) < smallest_group(run):
         counts, sums = np.zeros_like(counts), np.zeros_like(sums)
-    told, means = loss_clusters.rounded_down(counts, sums, work.config.site.round_counts_to)
+    told, means = loss_clusters.round_down(counts, sums, run.config.site.round_counts_to)
     return ClusterReply(
-        header=request.header, site=work.site, counts=tuple(told.tolist()), sums=means
+        header=request.header, site=run.site, counts=tuple(told.tolist()), sums=means
     )
 
 
-def within_quotas(
-    work: Work, request: QuotaRequest, passing: Selection, scores: Scores
+def apply_quotas(
+    run: SiteRun, request: QuotaRequest, passing: Selection, scores: Scores
 ) -> Selection:
     """The best of each cluster, up to this site's share of the quota that the terms lay down.
 
@@ -75,8 +75,8 @@ def within_quotas(
         ProtocolError: the last exchange is missing here, or the totals fit no clusters of its.
         RefusalError: the threshold is not that of the exchanges.
     """
-    section, site = work.terms.clusters, work.site
-    file = work.files.clusters(section.iterations)
+    section, site = run.terms.clusters, run.site
+    file = run.files.clusters(section.iterations)
     if not file.exists():
         message = f"exchange {section.iterations} of clusters has not run at this site"
         raise ProtocolError(message)
@@ -89,15 +89,17 @@ def within_quotas(
         raise ProtocolError(message)
     _same_threshold(words["threshold"], request.per_site.get(site, request.threshold))
     held = np.bincount(places[places >= 0], minlength=number)
-    step = work.config.site.round_counts_to
-    told = held if held.sum() < smallest(work) else held // step * step
-    quotas = loss_clusters.own_quotas(
+    step = run.config.site.round_counts_to
+    told = held if held.sum() < smallest_group(run) else held // step * step
+    quotas = loss_clusters.site_quotas(
         told.tolist(),
         request.totals,
-        loss_clusters.fill(request.totals, loss_clusters.budget_of(request.totals, section.budget)),
+        loss_clusters.fill_quotas(
+            request.totals, loss_clusters.samples_to_keep(request.totals, section.budget)
+        ),
         extra,
     )
-    kept = loss_clusters.best(scores, passing.ids, places, quotas)
+    kept = loss_clusters.select_best(scores, passing.ids, places, quotas)
     reasons = [
         reason or _reason(int(place), keep=bool(keep))
         for reason, place, keep in zip(passing.reasons, places, kept, strict=True)
@@ -105,14 +107,14 @@ def within_quotas(
     return replace(passing, kept=tuple(kept.tolist()), reasons=tuple(reasons))
 
 
-def smallest(work: Work) -> int:
+def smallest_group(run: SiteRun) -> int:
     """Fewest samples of a group whose sum is told: a mean of losses is no less than a cell is.
 
     At least the step of rounding too, so that no group is rounded down to nothing.
     """
-    site = work.config.site
-    least = max(1, work.terms.summary.smallest_cell, site.smallest_cell, site.round_counts_to)
-    return least if work.config.simulation else max(least, work.config.policy.smallest_group)
+    site = run.config.site
+    least = max(1, run.terms.summary.smallest_cell, site.smallest_cell, site.round_counts_to)
+    return least if run.config.simulation else max(least, run.config.policy.smallest_group)
 
 
 def _reason(place: int, *, keep: bool) -> str:
@@ -121,7 +123,7 @@ def _reason(place: int, *, keep: bool) -> str:
     return "no whole loss trajectory" if place < 0 else f"over the quota of cluster {place}"
 
 
-def _check(work: Work, request: ClusterRequest, start: np.ndarray) -> None:
+def _check(run: SiteRun, request: ClusterRequest, start: np.ndarray) -> None:
     """Hold a request to the start that follows from public rows, and to what was asked before."""
     if request.centroids.shape != start.shape:
         message = f"centroids have shape {request.centroids.shape}, this run's {start.shape}"
@@ -130,10 +132,10 @@ def _check(work: Work, request: ClusterRequest, start: np.ndarray) -> None:
     if first and not np.allclose(request.centroids, start, rtol=0, atol=START_TOLERANCE):
         message = "centroids of round 1 are not those that follow from the agreed public rows"
         raise RefusalError(message, clause="clusters")
-    for file in work.files.all_clusters():
+    for file in run.files.all_clusters():
         _, words = tables.read_clusters(file)
-        _same_threshold(words["threshold"], _words(work, request)["threshold"])
-        if file == work.files.clusters(request.header.round) and words != _words(work, request):
+        _same_threshold(words["threshold"], _words(run, request)["threshold"])
+        if file == run.files.clusters(request.header.round) and words != _words(run, request):
             message = f"round {request.header.round} was asked before with other centroids"
             raise RefusalError(message, clause="clusters")
 
@@ -144,7 +146,7 @@ def _same_threshold(known: float, came: float) -> None:
         raise RefusalError(message, clause="clusters")
 
 
-def _words(work: Work, request: ClusterRequest) -> dict[str, Any]:
+def _words(run: SiteRun, request: ClusterRequest) -> dict[str, Any]:
     """What an exchange was asked with."""
-    threshold = request.per_site.get(work.site, request.threshold)
+    threshold = request.per_site.get(run.site, request.threshold)
     return {"threshold": threshold, "centroids": request.centroids.tolist()}

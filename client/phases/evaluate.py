@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedwinnow.client.phases.sample_losses import sample_losses
-from fedwinnow.client.runs.site_run import Work, hold, public_key
+from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter, public_result_key
 from fedwinnow.curation.datatypes import Metrics, Sample
 from fedwinnow.curation.model.pretrained import generate
 from fedwinnow.curation.protocol.messages import Reply
@@ -11,7 +11,7 @@ from fedwinnow.curation.protocol.replies import MetricsReply
 from fedwinnow.curation.protocol.requests import EvaluateRequest
 
 
-def spread(anchors: Sequence[Sample], number: int) -> tuple[Sample, ...]:
+def first_per_domain(anchors: Sequence[Sample], number: int) -> tuple[Sample, ...]:
     """The first ``number`` anchors, taken from the domains in turn."""
     by_domain: dict[str, list[Sample]] = {}
     for sample in anchors:
@@ -25,21 +25,21 @@ def spread(anchors: Sequence[Sample], number: int) -> tuple[Sample, ...]:
     return tuple(turns[:number])
 
 
-def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:
+def evaluate_adapter(run: SiteRun, request: EvaluateRequest) -> Reply:
     """Losses of public hold-out anchors one by one, sums for the own hold-out."""
-    checked = hold(work, request.header, request.adapter)
-    anchors = work.pool.split.holdout
-    key = public_key(work, checked)
+    checked = load_checked_adapter(run, request.header, request.adapter)
+    anchors = run.data.split.holdout
+    key = public_result_key(run, checked)
     own = Metrics()
-    if len(work.pool.own_holdout) > 0:
-        values = sample_losses(work, work.pool.own_holdout)
+    if len(run.data.own_holdout) > 0:
+        values = sample_losses(run, run.data.own_holdout)
         own = Metrics(loss_sum=float(values.sum()), samples=len(values))
-    shown = spread(anchors, request.generate)
-    texts = work.workshop.public(
+    shown = first_per_domain(anchors, request.generate)
+    texts = run.cache.cached_public(
         ("generations", str(request.generate), *key),
         lambda: (
             generate(
-                work.loaded, shown, max_new_tokens=48, system_prompt=work.terms.model.system_prompt
+                run.loaded, shown, max_new_tokens=48, system_prompt=run.terms.model.system_prompt
             )
             if shown
             else ()
@@ -47,8 +47,10 @@ def evaluate_adapter(work: Work, request: EvaluateRequest) -> Reply:
     )
     return MetricsReply(
         header=request.header,
-        site=work.site,
-        public_losses=work.workshop.public(("holdout", *key), lambda: sample_losses(work, anchors)),
+        site=run.site,
+        public_losses=run.cache.cached_public(
+            ("holdout", *key), lambda: sample_losses(run, anchors)
+        ),
         own=own,
         prompts=tuple(sample.prompt for sample in shown),
         references=tuple(sample.response for sample in shown),

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work, hold
-from fedwinnow.client.signals.collect import measuring, public_rows
-from fedwinnow.client.signals.extra_columns import Beside, beside
-from fedwinnow.client.signals.reviewers import check_reviewers, reviewed
-from fedwinnow.client.signals.shards import forget
-from fedwinnow.client.signals.teacher import taught
+from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter
+from fedwinnow.client.signals.collect import measure_public_rows, signal_measurer
+from fedwinnow.client.signals.extra_columns import ExtraColumns, with_extra_columns
+from fedwinnow.client.signals.reviewers import check_reviewers, review_columns
+from fedwinnow.client.signals.shards import remove_shards
+from fedwinnow.client.signals.teacher import teacher_columns
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.messages import Reply
@@ -26,15 +26,15 @@ from fedwinnow.curation.signal_columns import GUESTS, REVIEWS, TEACHER
 logger = logging.getLogger(__name__)
 
 
-def probe(work: Work, request: ProbeRequest) -> Reply:
+def probe(run: SiteRun, request: ProbeRequest) -> Reply:
     """Forward-only signals with the untrained adapter."""
-    return _signals(work, request.header, request.adapter, checkpoint=0, learning_rate=0.0)
+    return _signals(run, request.header, request.adapter, checkpoint=0, learning_rate=0.0)
 
 
-def measure_checkpoint(work: Work, request: MeasureRequest) -> Reply:
+def measure_checkpoint(run: SiteRun, request: MeasureRequest) -> Reply:
     """Every signal at checkpoint t ≥ 1."""
     return _signals(
-        work,
+        run,
         request.header,
         request.adapter,
         checkpoint=request.checkpoint,
@@ -44,7 +44,7 @@ def measure_checkpoint(work: Work, request: MeasureRequest) -> Reply:
 
 
 def _signals(
-    work: Work,
+    run: SiteRun,
     header: Header,
     adapter: Adapter,
     *,
@@ -52,25 +52,29 @@ def _signals(
     learning_rate: float,
     reviewers: Mapping[str, Adapter] = MappingProxyType({}),
 ) -> Reply:
-    columns = work.plugins.columns_at(checkpoint)
-    guests = taught(work) if columns & TEACHER else Beside()  # before the student is loaded
-    checked = hold(work, header, adapter)
+    columns = run.plugins.columns_at(checkpoint)
+    guests = (
+        teacher_columns(run) if columns & TEACHER else ExtraColumns()
+    )  # before the student is loaded
+    checked = load_checked_adapter(run, header, adapter)
     if columns & REVIEWS:
-        check_reviewers(reviewers, adapter, work.site)
-        guests = reviewed(work, reviewers)
-        hold(work, header, adapter)
-    table = measuring(
-        work, checked, columns=columns - GUESTS, checkpoint=checkpoint, learning_rate=learning_rate
+        check_reviewers(reviewers, adapter, run.site)
+        guests = review_columns(run, reviewers)
+        load_checked_adapter(run, header, adapter)
+    table = signal_measurer(
+        run, checked, columns=columns - GUESTS, checkpoint=checkpoint, learning_rate=learning_rate
     )
-    private = beside(table, guests.private)(work.pool.samples, f"{work.site} measures its samples")
-    tables.write_signals(work.files.signals(checkpoint), private)
-    public = public_rows(
-        work, checked, beside(table, guests.public),
+    private = with_extra_columns(table, guests.private)(
+        run.data.samples, f"{run.site} measures its samples"
+    )
+    tables.write_signals(run.files.signals(checkpoint), private)
+    public = measure_public_rows(
+        run, checked, with_extra_columns(table, guests.public),
         columns=columns, checkpoint=checkpoint, guests=guests.key,
     )  # fmt: skip
     shown = public.trajectory[0]
-    tables.write_signals(work.files.public(checkpoint), shown)
-    forget(work.files)
+    tables.write_signals(run.files.public(checkpoint), shown)
+    remove_shards(run.files)
     return PublicSignals(
-        header=header, site=work.site, table=shown, kinds=public.kinds, parents=public.parents
+        header=header, site=run.site, table=shown, kinds=public.kinds, parents=public.parents
     )

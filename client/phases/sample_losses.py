@@ -5,18 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedwinnow.client.measuring.evaluation import evaluate
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.datatypes import Sample
 
 
-def with_target(work: Work, samples: Sequence[Sample]) -> list[Sample]:
+def with_target(run: SiteRun, samples: Sequence[Sample]) -> list[Sample]:
     """Those that have a response token within the longest sample."""
-    encodings = work.pass_options.encode(work.loaded, samples)
+    encodings = run.pass_options.encode(run.loaded, samples)
     return [one for one, tokens in zip(samples, encodings, strict=True) if tokens.has_target]
 
 
-def sample_losses(work: Work, samples: Sequence[Sample]) -> np.ndarray:
+def sample_losses(run: SiteRun, samples: Sequence[Sample]) -> np.ndarray:
     """Mean token loss of each sample that has a response token, nats."""
-    values = evaluate(work.loaded, samples, work.pass_options)
+    values = evaluate(run.loaded, samples, run.pass_options)
     known: np.ndarray = values[~np.isnan(values)]
     return known

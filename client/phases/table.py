@@ -14,7 +14,7 @@ from fedwinnow.client.phases import (
     select,
     train,
 )
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.requests import (
     CloseRequest,
@@ -30,7 +30,7 @@ from fedwinnow.curation.protocol.requests import (
     TrainRequest,
 )
 
-_ANSWERS: Mapping[type, Callable[[Work, Any], Reply]] = {
+_ANSWERS: Mapping[type, Callable[[SiteRun, Any], Reply]] = {
     JoinRequest: join.join,
     ProbeRequest: measure.probe,
     MeasureRequest: measure.measure_checkpoint,
@@ -45,6 +45,6 @@ _ANSWERS: Mapping[type, Callable[[Work, Any], Reply]] = {
 }
 
 
-def answer(work: Work, request: Request) -> Reply:
+def answer(run: SiteRun, request: Request) -> Reply:
     """Compute the reply to a request."""
-    return _ANSWERS[type(request)](work, request)
+    return _ANSWERS[type(request)](run, request)

@@ -5,14 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedwinnow.client.runs.site_run import Work, hold, public_key
+from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter, public_result_key
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.client.training.local_training import train
-from fedwinnow.client.training.round_plan import arm_lesson, warm_up_lesson
-from fedwinnow.client.training.site_adapter import check_shared, own_part, untrained
+from fedwinnow.client.training.round_plan import plan_arm_round, plan_warm_up
+from fedwinnow.client.training.site_adapter import (
+    check_shared_factor,
+    cut_to_site,
+    untrained_modules,
+)
 from fedwinnow.curation.atomic_files import write_json
-from fedwinnow.curation.model.base_change import changed
-from fedwinnow.curation.model.lora_model import fixed
+from fedwinnow.curation.model.base_change import apply_base_change
+from fedwinnow.curation.model.lora_model import freeze_factors
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import TrainedAdapter
@@ -21,34 +25,34 @@ from fedwinnow.curation.protocol.requests import TrainRequest
 logger = logging.getLogger(__name__)
 
 
-def train_round(work: Work, request: TrainRequest) -> Reply:
+def train_round(run: SiteRun, request: TrainRequest) -> Reply:
     """Warm up on everything, or train an arm on what it keeps."""
-    checked = hold(work, request.header, request.adapter, request.change)
-    left = untrained(request.adapter, work.config.site)
-    check_shared(request.adapter, work.config.site, request.frozen)
-    with changed(work.loaded, request.change):
+    checked = load_checked_adapter(run, request.header, request.adapter, request.change)
+    left = untrained_modules(request.adapter, run.config.site)
+    check_shared_factor(request.adapter, run.config.site, request.frozen)
+    with apply_base_change(run.loaded, request.change):
         gradient = None
-        if work.site in request.gradients_from:
-            key = ("anchor gradient", *public_key(work, checked))
-            gradient = work.workshop.public(key, lambda: anchor_gradient(work))
+        if run.site in request.gradients_from:
+            key = ("anchor gradient", *public_result_key(run, checked))
+            gradient = run.cache.cached_public(key, lambda: anchor_gradient(run))
             gradient = replace(gradient, base=request.adapter.base)
-        with fixed(work.loaded, request.frozen, left):
-            return replace(_train(work, request, checked), gradient=gradient)
+        with freeze_factors(run.loaded, request.frozen, left):
+            return replace(_train(run, request, checked), gradient=gradient)
 
 
-def _train(work: Work, request: TrainRequest, checked: str) -> TrainedAdapter:
-    terms, header = work.terms, request.header
+def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
+    terms, header = run.terms, request.header
     warm_up = header.phase == Phase.WARM_UP.value
-    lesson = warm_up_lesson(work, request) if warm_up else arm_lesson(work, request, checked)
+    lesson = plan_warm_up(run, request) if warm_up else plan_arm_round(run, request, checked)
     if len(lesson.samples) == 0:
-        logger.info("site %s keeps no sample for arm %s and does not train", work.site, header.arm)
+        logger.info("site %s keeps no sample for arm %s and does not train", run.site, header.arm)
         return TrainedAdapter(
-            header=header, site=work.site, samples=0, adapter=None, losses=(), learning_rate=0.0
+            header=header, site=run.site, samples=0, adapter=None, losses=(), learning_rate=0.0
         )
     trained = train(
-        work.loaded,
+        run.loaded,
         lesson.samples,
-        adapter=own_part(replace(request.adapter, base=work.loaded.fingerprint), work.config.site),
+        adapter=cut_to_site(replace(request.adapter, base=run.loaded.fingerprint), run.config.site),
         section=terms.training,
         steps=lesson.steps,
         step_offset=request.step_offset,
@@ -60,16 +64,16 @@ def _train(work: Work, request: TrainRequest, checked: str) -> TrainedAdapter:
         learning_rate=lesson.learning_rate,
         schedule=lesson.schedule,
         seed=lesson.seed,
-        options=work.pass_options,
-        on_progress=work.workshop.on_progress(f"{work.site} trains {header.arm or 'warm-up'}"),
+        options=run.pass_options,
+        on_progress=run.cache.on_progress(f"{run.site} trains {header.arm or 'warm-up'}"),
     )
     if header.arm:  # for the silo's own eyes, and for a simulation that compares recipes
         norms = [norm for norm in trained.gradient_norms if np.isfinite(norm)]
-        write_json(work.files.gradient_norms(header.arm, header.round), {"norms": norms})
+        write_json(run.files.gradient_norms(header.arm, header.round), {"norms": norms})
     return TrainedAdapter(
         header=header,
-        site=work.site,
-        samples=work.rounded(lesson.kept),
+        site=run.site,
+        samples=run.rounded(lesson.kept),
         adapter=replace(trained.adapter, base=request.adapter.base),
         losses=trained.losses,
         learning_rate=trained.learning_rate,

@@ -21,11 +21,11 @@ from fedwinnow.curation.protocol.requests import (
     TrainRequest,
 )
 from fedwinnow.strategies.interfaces.ordering import StagedOrdering
-from fedwinnow.strategies.registry import Kind, build, factory
+from fedwinnow.strategies.registry import Kind, build, plugin_factory
 from fedwinnow.strategies.run_plugins import RunPlugins
 
 
-def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
+def named_plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
     """Every plug-in that a site runs, as "kind:name", with the settings that are no defaults.
 
     Also the scorer that another plug-in's setting names.
@@ -40,7 +40,7 @@ def plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
         ("objective", terms.training.objective.name, terms.training.objective.settings),
     ]
     for kind, name, settings in chosen:
-        known = inspect.signature(factory(kind, name)).parameters if settings else {}
+        known = inspect.signature(plugin_factory(kind, name)).parameters if settings else {}
         changed = {
             key: value
             for key, value in settings.items()
@@ -58,23 +58,23 @@ def warm_up_rounds(terms: RunTerms) -> int:
     return terms.warm_up.rounds if terms.run.trajectory == "global" else 0
 
 
-def exchanges(terms: RunTerms) -> int:
+def cluster_exchanges(terms: RunTerms) -> int:
     """Exchanges of clusters in a run."""
     return terms.clusters.iterations if terms.clusters.count else 0
 
 
-def rounds(terms: RunTerms) -> int:
+def training_rounds(terms: RunTerms) -> int:
     """Training rounds of a run: warm-up and every arm."""
     return warm_up_rounds(terms) + terms.training.rounds * len(terms.study.arms)
 
 
-def steps(terms: RunTerms) -> int:
+def optimizer_steps(terms: RunTerms) -> int:
     """Optimizer steps of a run: warm-up and every arm."""
     training = terms.training.rounds * terms.training.steps * len(terms.study.arms)
     return warm_up_rounds(terms) * terms.warm_up.steps + training
 
 
-def shares_adapters(terms: RunTerms, plugins: RunPlugins) -> str:
+def why_adapters_are_shared(terms: RunTerms, plugins: RunPlugins) -> str:
     """What makes members' adapters travel to the other members; "" for nothing."""
     if terms.guards.anchor_margin > 0:
         return "guards.anchor_margin"
@@ -115,7 +115,7 @@ def check_place(request: Request, terms: RunTerms, plugins: RunPlugins) -> None:
         allowed = arms
         _agreed("round", number, 1 <= number <= last, f"1 to {last}")
     elif isinstance(request, ClusterRequest):
-        last, most = exchanges(terms), terms.clusters.count
+        last, most = cluster_exchanges(terms), terms.clusters.count
         came = len(request.centroids)
         _agreed("round", number, 1 <= number <= last, f"1 to {last}")
         _agreed("centroids", came, 1 <= came <= most, f"1 to {most}")

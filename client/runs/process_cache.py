@@ -1,6 +1,6 @@
 """What the sites of one process share: the loaded base model, and results on PUBLIC samples.
 
-A real site has a process of its own, so the workshop then only keeps its model warm between
+A real site has a process of its own, so the cache then only keeps its model warm between
 messages. In a simulation it spares loading the model and measuring the same public rows once per
 site. Nothing that depends on private data is ever put here.
 """
@@ -14,8 +14,8 @@ import torch
 
 from fedwinnow.client.measuring.pass_options import OnProgress, OnTaskProgress
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
-from fedwinnow.curation.config.strict_toml import canonical
-from fedwinnow.curation.model.lora_model import LoadedModel, Size
+from fedwinnow.curation.config.strict_toml import canonical_json
+from fedwinnow.curation.model.lora_model import BatchBudget, LoadedModel
 from fedwinnow.curation.model.pretrained import load_model
 
 G = TypeVar("G")
@@ -23,17 +23,17 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Workshop:
+class ProcessCache:
     """One process's models and public results."""
 
     progress: OnTaskProgress | None = None
     """Observes long work."""
-    keep: int = 64
+    most_results: int = 64
     """Public results remembered at most; the oldest is forgotten first."""
     _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
     _public: dict[tuple[str, ...], object] = field(default_factory=dict)
     _kept: dict[tuple[str, ...], object] = field(default_factory=dict)
-    _sizes: dict[str, dict[str, Size]] = field(default_factory=dict)
+    _sizes: dict[str, dict[str, BatchBudget]] = field(default_factory=dict)
 
     def model(self, section: ModelSection, adapter: AdapterSection, seed: int) -> LoadedModel:
         """The loaded model with its adapter; loaded at first use.
@@ -41,14 +41,14 @@ class Workshop:
         Raises:
             ModelError: the model cannot be loaded or lacks the LoRA targets.
         """
-        key = (canonical(section), canonical(adapter), seed)
+        key = (canonical_json(section), canonical_json(adapter), seed)
         if key not in self._models:
             self._models.clear()  # one base in memory at a time
             self._models[key] = load_model(section, adapter, seed=seed)
             self._remember(self._models[key])
         return self._models[key]
 
-    def visit(self, load: Callable[[], G], use: Callable[[G], T]) -> T:
+    def swap_in(self, load: Callable[[], G], use: Callable[[G], T]) -> T:
         """Use another model for a moment: the warm one goes first, and the guest afterwards.
 
         The two are never in memory together, as long as ``use`` returns nothing that holds it.
@@ -69,15 +69,15 @@ class Workshop:
         """Batches that were too large for a model stay so when it is loaded again."""
         loaded.sizes = self._sizes.setdefault(loaded.fingerprint, loaded.sizes)
 
-    def public(self, key: tuple[str, ...], compute: Callable[[], T]) -> T:
+    def cached_public(self, key: tuple[str, ...], compute: Callable[[], T]) -> T:
         """A result on public samples, computed once for its key."""
         if key not in self._public:
-            while len(self._public) >= self.keep:
+            while len(self._public) >= self.most_results:
                 del self._public[next(iter(self._public))]
             self._public[key] = compute()
         return cast("T", self._public[key])
 
-    def kept(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+    def keep(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         """What stays as long as the process, such as workers; made once for its key."""
         if key not in self._kept:
             self._kept[key] = make()
@@ -98,7 +98,7 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def deterministic(threads: int) -> None:
+def set_deterministic(threads: int) -> None:
     """Fix the number of threads and PyTorch's algorithms, so that a run repeats bit for bit."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -26,7 +26,7 @@ class Question:
     """In the unit of the run's scorer; higher is better."""
 
 
-def questions(config: SiteConfig, run: str) -> tuple[Question, ...]:
+def read_questions(config: SiteConfig, run: str) -> tuple[Question, ...]:
     """The queue of a run, best score first.
 
     Raises:

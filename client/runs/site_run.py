@@ -7,34 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.data.site_data import Pool
+from fedwinnow.client.data.site_data import SiteData
 from fedwinnow.client.measuring.pass_options import PassOptions
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.adapters.checks import adapter_hash, check_adapter
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import ModelSection, TeacherSection
 from fedwinnow.curation.config.site import SiteConfig
-from fedwinnow.curation.config.strict_toml import canonical, parse
+from fedwinnow.curation.config.strict_toml import canonical_json, parse
 from fedwinnow.curation.datatypes import Adapter, SignalTable
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.model.base_change import changed_base
+from fedwinnow.curation.model.base_change import changed_base_hash
 from fedwinnow.curation.model.lora_model import LoadedModel, set_adapter
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.strategies.run_plugins import RunPlugins
 
 
 @dataclass(slots=True, kw_only=True)
-class Work:
+class SiteRun:
     """One run at one site: its terms, its samples, and the folder that keeps its tables."""
 
     config: SiteConfig
     terms: RunTerms
     folder: Path
-    pool: Pool
+    data: SiteData
     model: ModelSection
     """The agreed model section, with the site's own name of the base model."""
-    workshop: Workshop
+    cache: ProcessCache
     plugins: RunPlugins
     """The run's plug-ins, made once."""
     teacher: TeacherSection = field(default_factory=TeacherSection)
@@ -48,7 +48,7 @@ class Work:
     @property
     def loaded(self) -> LoadedModel:
         """The base model with an adapter attached, warm after first use."""
-        return self.workshop.model(self.model, self.terms.adapter, self.terms.run.seed)
+        return self.cache.model(self.model, self.terms.adapter, self.terms.run.seed)
 
     @property
     def files(self) -> RunFiles:
@@ -84,13 +84,15 @@ def parse_terms(text: str) -> RunTerms:
     return parse(tree, RunTerms)
 
 
-def hold(work: Work, header: Header, adapter: Adapter, change: Adapter | None = None) -> str:
+def load_checked_adapter(
+    run: SiteRun, header: Header, adapter: Adapter, change: Adapter | None = None
+) -> str:
     """Load the request's adapter into the model, after checking that it is the one it names.
 
     Returns:
         What names the model's state: the adapter's hash, and with a change one over both.
     """
-    held = changed_base(work.loaded.fingerprint, change)
+    held = changed_base_hash(run.loaded.fingerprint, change)
     if adapter.base != held:
         message = f"adapter is for base {adapter.base[:12]}, this site holds {held[:12]}"
         raise ProtocolError(message)
@@ -101,16 +103,16 @@ def hold(work: Work, header: Header, adapter: Adapter, change: Adapter | None = 
             f"adapter hash is {found[:12]}, the header says {header.adapter[:12]}; send it again"
         )
         raise ProtocolError(message)
-    set_adapter(work.loaded, replace(adapter, base=work.loaded.fingerprint))
-    return changed_base(found, change)
+    set_adapter(run.loaded, replace(adapter, base=run.loaded.fingerprint))
+    return changed_base_hash(found, change)
 
 
-def public_key(work: Work, adapter: str) -> tuple[str, ...]:
+def public_result_key(run: SiteRun, adapter: str) -> tuple[str, ...]:
     """What results on public samples depend on: adapter, anchors, terms, model."""
-    return (adapter, work.pool.anchors_hash, canonical(work.terms), canonical(work.model))
+    return (adapter, run.data.anchors_hash, canonical_json(run.terms), canonical_json(run.model))
 
 
-def rows_of(table: SignalTable, keep: Sequence[int]) -> SignalTable:
+def take_rows(table: SignalTable, keep: Sequence[int]) -> SignalTable:
     """The table with only the given rows."""
     index = np.asarray(keep, dtype=np.int64)
     return SignalTable(

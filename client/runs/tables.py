@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
-from fedwinnow.curation.atomic_files import replacing
+from fedwinnow.curation.atomic_files import replace_atomically
 from fedwinnow.curation.datatypes import Scores, Selection, SignalTable
 from fedwinnow.curation.errors import ProtocolError
 
@@ -229,7 +229,7 @@ def read_stage(path: Path) -> tuple[np.ndarray, Scores]:
 def _write(path: Path, columns: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     words = {"fedwinnow": json.dumps(extra)}
     number = max(len(values) for values in columns.values())
-    with replacing(path) as temporary, ExitStack() as stack:
+    with replace_atomically(path) as temporary, ExitStack() as stack:
         writer: Any = None
         for start in range(0, max(number, 1), _BLOCK):
             part = {name: _part(values, start) for name, values in columns.items()}

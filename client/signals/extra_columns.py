@@ -13,7 +13,7 @@ Columns = Mapping[str, Float32[np.ndarray, " samples"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
+class ExtraColumns:
     """Guests' columns of one checkpoint."""
 
     private: Columns = field(default_factory=dict)
@@ -24,18 +24,18 @@ class Beside:
     """What the public ones depend on besides the adapter, anchors, terms and model."""
 
 
-def beside(measure: Measuring, columns: Columns) -> Measuring:
+def with_extra_columns(measure: Measuring, columns: Columns) -> Measuring:
     """Measures samples and puts columns of the same samples, in the same order, beside."""
     if not columns:
         return measure
 
     def both(samples: Sequence[Sample], what: str) -> SignalTable:
-        return put(measure(samples, what), columns)
+        return join_columns(measure(samples, what), columns)
 
     return both
 
 
-def put(table: SignalTable, columns: Columns) -> SignalTable:
+def join_columns(table: SignalTable, columns: Columns) -> SignalTable:
     """The table with further columns; a row whose further numbers are not finite has no signals."""
     status = table.status.copy()
     for values in columns.values():

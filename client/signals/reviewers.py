@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.runs.site_run import Work, public_key
-from fedwinnow.client.signals.extra_columns import Beside
+from fedwinnow.client.runs.site_run import SiteRun, public_result_key
+from fedwinnow.client.signals.extra_columns import ExtraColumns
 from fedwinnow.curation.adapters.checks import adapter_hash, check_compatible
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import NonFiniteError, ProtocolError
@@ -78,59 +78,59 @@ def check_reviewers(reviewers: Mapping[str, Adapter], own: Adapter, site: str) -
             raise ProtocolError(message)
 
 
-def reviewed(work: Work, reviewers: Mapping[str, Adapter]) -> Beside:
+def review_columns(run: SiteRun, reviewers: Mapping[str, Adapter]) -> ExtraColumns:
     """The reviews' columns; the model holds the last reviewer afterwards, so hold it anew.
 
     Raises:
         NonFiniteError: a reviewer gives a NaN or an infinity on a public row.
     """
     every, others, public, levels, keys = [], [], [], [], []
-    domains = work.pool.samples.domains
+    domains = run.data.samples.domains
     for name in sorted(reviewers):
         key = adapter_hash(reviewers[name])
-        set_adapter(work.loaded, reviewers[name])
-        asked = partial(_losses, work, work.pool.rows.samples, f"{name} reviews anchors")
-        rows = work.workshop.public(("review", key, *public_key(work, "")), asked)
-        level = _levels(work, rows, name)
+        set_adapter(run.loaded, reviewers[name])
+        asked = partial(_losses, run, run.data.rows.samples, f"{name} reviews anchors")
+        rows = run.cache.cached_public(("review", key, *public_result_key(run, "")), asked)
+        level = _levels(run, rows, name)
         every.append(rows)
-        public.append(_of(level, [sample.domain for sample in work.pool.rows.samples]))
+        public.append(_of(level, [sample.domain for sample in run.data.rows.samples]))
         keys.append(key)
-        if name != work.site:
-            what = f"{name} reviews samples of {work.site}"
-            others.append(_losses(work, work.pool.samples, what))
+        if name != run.site:
+            what = f"{name} reviews samples of {run.site}"
+            others.append(_losses(run, run.data.samples, what))
             levels.append(_of(level, domains))
-    return Beside(
+    return ExtraColumns(
         private=_columns(np.stack(others), np.stack(levels)),
         public=_columns(np.stack(every), np.stack(public)),
         key=tuple(keys),
     )
 
 
-def _losses(work: Work, samples: Sequence[Sample], what: str) -> Losses:
+def _losses(run: SiteRun, samples: Sequence[Sample], what: str) -> Losses:
     """Mean loss of each body under the adapter that the model holds; NaN where there is none."""
     table = measure(
-        work.loaded,
+        run.loaded,
         samples,
-        work.pass_options,
+        run.pass_options,
         columns=frozenset({"loss"}),
         checkpoint=0,
         references=None,
         contrast=(),
         contrast_prompts=0,
-        on_progress=work.workshop.on_progress(what),
+        on_progress=run.cache.on_progress(what),
     )
     losses: Losses = table.columns["loss"].astype(np.float64)
     return losses
 
 
-def _levels(work: Work, losses: Losses, reviewer: str) -> dict[str, float]:
+def _levels(run: SiteRun, losses: Losses, reviewer: str) -> dict[str, float]:
     """Domain → the reviewer's mean loss of its clean public rows; "" → of all.
 
     Raises:
         NonFiniteError: none is a number.
     """
     clean: dict[str, list[float]] = {}
-    rows = zip(work.pool.rows.samples, work.pool.rows.kinds, losses.tolist(), strict=True)
+    rows = zip(run.data.rows.samples, run.data.rows.kinds, losses.tolist(), strict=True)
     for sample, kind, loss in rows:
         if kind == "clean" and np.isfinite(loss):
             clean.setdefault(sample.domain, []).append(loss)

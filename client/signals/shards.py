@@ -31,7 +31,7 @@ Crew = Callable[[Iterable[Shard]], Iterator[tuple[int, SignalTable]]]
 """Measures numbered shards side by side, and gives them back in any order."""
 
 
-def in_shards(
+def measure_in_shards(
     measure: Pass,
     samples: Sequence[Sample],
     *,
@@ -80,15 +80,15 @@ def in_shards(
         done += len(found.ids)
         if on_progress is not None:
             on_progress(done, len(samples))
-    return stacked((read_signals(path) for path in paths), len(samples))
+    return stack_tables((read_signals(path) for path in paths), len(samples))
 
 
-def forget(files: RunFiles) -> None:
+def remove_shards(files: RunFiles) -> None:
     """Remove the shards of a run, once their table is on disk."""
     shutil.rmtree(files.shards, ignore_errors=True)
 
 
-def stacked(parts: Iterable[SignalTable], number: int) -> SignalTable:
+def stack_tables(parts: Iterable[SignalTable], number: int) -> SignalTable:
     """Tables of the same pass, one below the other; each is let go before the next is asked for.
 
     Args:

@@ -21,62 +21,62 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from fedwinnow.client.measuring.batching import Places, in_batches
+from fedwinnow.client.measuring.batching import Places, run_in_batches
 from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions, PassProgress
-from fedwinnow.client.measuring.token_cache import encoded
-from fedwinnow.client.runs.site_run import Work, public_key
-from fedwinnow.client.signals.extra_columns import Beside
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.client.measuring.token_cache import cached_encodings
+from fedwinnow.client.runs.site_run import SiteRun, public_result_key
+from fedwinnow.client.signals.extra_columns import ExtraColumns
+from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.modes import evaluating
+from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.pretrained import load_teacher
 from fedwinnow.curation.model.token_losses import Batch, token_losses
 
 _COLUMN = "teacher_confidence"
 
 
-def teacher_fingerprint(work: Work) -> str:
-    """Fingerprint of the site's teacher, noted in the run's folder for :func:`taught`.
+def teacher_fingerprint(run: SiteRun) -> str:
+    """Fingerprint of the site's teacher, noted in the run's folder for :func:`teacher_columns`.
 
     Raises:
         ModelError: the teacher cannot be loaded, or its tokens are not the base model's.
     """
-    found = work.workshop.visit(lambda: load_teacher(work.teacher, work.model), _fingerprint)
-    write(work.files.teacher, found.encode("ascii"))
+    found = run.cache.swap_in(lambda: load_teacher(run.teacher, run.model), _fingerprint)
+    write_atomically(run.files.teacher, found.encode("ascii"))
     return found
 
 
-def taught(work: Work) -> Beside:
+def teacher_columns(run: SiteRun) -> ExtraColumns:
     """The teacher's column for the private samples and the public rows; the student is let go.
 
     Raises:
         ModelError: the teacher is not the one that the site joined with.
     """
 
-    def use(teacher: LoadedModel) -> Beside:
-        _check_same(work, teacher.fingerprint)
+    def use(teacher: LoadedModel) -> ExtraColumns:
+        _check_same(run, teacher.fingerprint)
 
         def read(samples: Sequence[Sample], what: str) -> Float32[np.ndarray, " samples"]:
-            on_progress = work.workshop.on_progress(f"{what}, teacher")
-            return confidences(teacher, samples, work.pass_options, on_progress)
+            on_progress = run.cache.on_progress(f"{what}, teacher")
+            return teacher_confidences(teacher, samples, run.pass_options, on_progress)
 
-        key = ("teacher", teacher.fingerprint, *public_key(work, ""))
-        public = work.workshop.public(
-            key, lambda: read(work.pool.rows.samples, "reading public anchors")
+        key = ("teacher", teacher.fingerprint, *public_result_key(run, ""))
+        public = run.cache.cached_public(
+            key, lambda: read(run.data.rows.samples, "reading public anchors")
         )
-        private = read(work.pool.samples, f"{work.site} reads its samples")
-        return Beside(
+        private = read(run.data.samples, f"{run.site} reads its samples")
+        return ExtraColumns(
             private={_COLUMN: private},
             public={_COLUMN: public},
             key=(teacher.fingerprint,),
         )
 
-    return work.workshop.visit(lambda: load_teacher(work.teacher, work.model), use)
+    return run.cache.swap_in(lambda: load_teacher(run.teacher, run.model), use)
 
 
-def confidences(
+def teacher_confidences(
     teacher: LoadedModel,
     samples: Sequence[Sample],
     options: PassOptions,
@@ -86,7 +86,7 @@ def confidences(
 
     One forward pass, without gradients, of the logits that the losses need.
     """
-    encodings = encoded(teacher, samples, options)
+    encodings = cached_encodings(teacher, samples, options)
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     values = np.full(len(samples), np.nan, dtype=np.float32)
     progress = PassProgress(total=len(usable), on_progress=on_progress)
@@ -101,8 +101,8 @@ def confidences(
         progress.add(len(rows))
 
     readable = [encodings[i] for i in usable]
-    with evaluating(teacher.model), torch.no_grad():
-        in_batches(teacher, readable, run, batch_tokens=options.batch_tokens, kind="loss")
+    with evaluation_mode(teacher.model), torch.no_grad():
+        run_in_batches(teacher, readable, run, batch_tokens=options.batch_tokens, kind="loss")
     return values
 
 
@@ -110,13 +110,13 @@ def _fingerprint(teacher: LoadedModel) -> str:
     return teacher.fingerprint
 
 
-def _check_same(work: Work, found: str) -> None:
+def _check_same(run: SiteRun, found: str) -> None:
     """Another teacher than at join would give columns that no other site agrees with."""
-    file = work.files.teacher
+    file = run.files.teacher
     joined = file.read_text(encoding="ascii") if file.exists() else found
     if joined != found:
         message = (
-            f"teacher.name: {work.teacher.name!r} is {found[:12]} now and was {joined[:12]} when "
+            f"teacher.name: {run.teacher.name!r} is {found[:12]} now and was {joined[:12]} when "
             "the site joined; put the agreed teacher back, or start another run"
         )
         raise ModelError(message)

@@ -15,7 +15,7 @@ import torch
 
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import PassOptions
-from fedwinnow.client.runs.process_cache import deterministic
+from fedwinnow.client.runs.process_cache import set_deterministic
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.site import ComputeSection
@@ -41,7 +41,7 @@ _OWN: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class WorkerModel:
     """What a worker loads, once."""
 
     section: ModelSection
@@ -51,7 +51,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class MeasuringTask:
     """A measuring pass: the adapter to hold, and the arguments of :func:`measure`."""
 
     adapter: Adapter
@@ -62,13 +62,13 @@ class Task:
 class Worker:
     """One process's model, and the adapter that it holds."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: WorkerModel) -> None:
         """Load the model.
 
         Raises:
             ModelError: it cannot be loaded here.
         """
-        deterministic(model.threads)
+        set_deterministic(model.threads)
         self._loaded: LoadedModel = load_model(model.section, model.adapter, seed=model.seed)
         self._held = ""
 
@@ -76,7 +76,7 @@ class Worker:
         """Its process id on its machine."""
         return os.getpid()
 
-    def measure(self, task: Task, samples: Sequence[Sample]) -> SignalTable:
+    def measure(self, task: MeasuringTask, samples: Sequence[Sample]) -> SignalTable:
         """Measure samples with a task's adapter.
 
         Raises:
@@ -94,11 +94,11 @@ class Workers:
     """The workers of a silo; started at first use, warm afterwards."""
 
     section: ComputeSection
-    model: Model
+    model: WorkerModel
     _actors: list[Any] = field(default_factory=list)
 
     def each(
-        self, task: Task, shards: Iterable[tuple[int, Sequence[Sample]]]
+        self, task: MeasuringTask, shards: Iterable[tuple[int, Sequence[Sample]]]
     ) -> Iterator[tuple[int, SignalTable]]:
         """Measure shards side by side; they come in the order in which they are done.
 
@@ -159,7 +159,7 @@ def _result(reference: Any) -> SignalTable:  # noqa: ANN401 - Ray is not typed
     return found
 
 
-def _start(section: ComputeSection, model: Model) -> list[Any]:
+def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
     """Start or reach Ray, start the workers, and wait until each has loaded its model."""
     os.environ.update(_SURROUNDINGS | ({} if section.ray else _HERE))
     import ray  # noqa: PLC0415 - as above

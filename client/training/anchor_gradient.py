@@ -6,22 +6,22 @@ adapter and public anchors alone, so any member may tell it.
 
 import torch
 
-from fedwinnow.client.measuring.batching import Places, in_batches
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.measuring.batching import Places, run_in_batches
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.model.lora_model import factor_gradients
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 
 
-def anchor_gradient(work: Work) -> Adapter:
+def anchor_gradient(run: SiteRun) -> Adapter:
     """∂L/∂A and ∂L/∂B of every module, in the place of A and B, at the adapter that is loaded.
 
     Raises:
         DataError: no reference anchor has a response token.
     """
-    loaded, options = work.loaded, work.pass_options
-    encodings = list(options.encode(loaded, work.pool.split.reference))
+    loaded, options = run.loaded, run.pass_options
+    encodings = list(options.encode(loaded, run.data.split.reference))
     usable = [one for one in encodings if one.has_target]
     if not usable:
         message = (
@@ -30,7 +30,7 @@ def anchor_gradient(work: Work) -> Adapter:
         )
         raise DataError(message)
 
-    def run(_places: Places, batch: Batch) -> None:
+    def run_batch(_places: Places, batch: Batch) -> None:
         loss: torch.Tensor = sample_losses(loaded.model, batch).sum() / len(usable)
         loss.backward()
 
@@ -38,8 +38,8 @@ def anchor_gradient(work: Work) -> Adapter:
         loaded.model.zero_grad(set_to_none=True)
 
     def backward() -> None:
-        in_batches(
-            loaded, usable, run, forget=forget, adds_up=True,
+        run_in_batches(
+            loaded, usable, run_batch, forget=forget, adds_up=True,
             batch_tokens=options.batch_tokens, kind="gradient", graph=True,
         )  # fmt: skip
 

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Int
 
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
-from fedwinnow.client.signals.collect import measuring, public_rows
-from fedwinnow.client.signals.shards import forget
+from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.client.signals.collect import measure_public_rows, signal_measurer
+from fedwinnow.client.signals.shards import remove_shards
 from fedwinnow.curation.datatypes import Scores
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.signal_columns import GRADIENTS
@@ -53,8 +53,8 @@ def stage_of(number: int, *, rounds: int, stages: int, samples: int) -> Stage:
     return Stage(number=stage, count=count, first_round=first)
 
 
-def choose(
-    work: Work, arm: str, stage: Stage, kept: Places, score: Callable[[Places], Scores]
+def choose_stage_samples(
+    run: SiteRun, arm: str, stage: Stage, kept: Places, score: Callable[[Places], Scores]
 ) -> tuple[Places, Scores]:
     """The samples of a stage, best first, with the scores by which they were chosen.
 
@@ -62,15 +62,15 @@ def choose(
     the stage began ranks at the first round of it that it sees.
 
     Args:
-        work: The run at this site.
+        run: The run at this site.
         arm: The arm whose kept samples are meant.
         stage: Which stage.
         kept: What the arm keeps.
         score: Scores samples with the adapter of this round; called for those still to be taken.
     """
-    own = work.files.stage(arm, stage.number)
+    own = run.files.stage(arm, stage.number)
     if not own.exists():
-        taken = [tables.read_stage(file)[0] for file in work.files.all_stages(arm)]
+        taken = [tables.read_stage(file)[0] for file in run.files.all_stages(arm)]
         rest = np.setdiff1d(kept, np.concatenate([np.zeros(0, dtype=np.int64), *taken]))
         scores = score(rest)
         ranks = np.argsort(np.where(np.isnan(scores), np.inf, -scores), kind="stable")
@@ -79,23 +79,23 @@ def choose(
     return tables.read_stage(own)
 
 
-def score_now(work: Work, adapter: str) -> Callable[[Places], Scores]:
+def stage_scoring(run: SiteRun, adapter: str) -> Callable[[Places], Scores]:
     """What scores samples of the silo at the held adapter, by one forward-only scorer.
 
     The scorer is fitted on the site's own measurement of the public rows at the same adapter.
     """
-    scorer = work.plugins.stage_scorer
+    scorer = run.plugins.stage_scorer
     if scorer is None:  # pragma: no cover - called only for an ordering with stages
         message = "this run's ordering has no stages"
         raise ProtocolError(message)
-    columns = scorer.columns - GRADIENTS - unmeasured_columns(work.terms)
-    table = measuring(work, adapter, columns=columns, checkpoint=0)
+    columns = scorer.columns - GRADIENTS - unmeasured_columns(run.terms)
+    table = signal_measurer(run, adapter, columns=columns, checkpoint=0)
 
     def score(places: Places) -> Scores:
-        public = public_rows(work, adapter, table, columns=columns, checkpoint=0)
-        samples = work.pool.samples.subset(places.tolist())
-        mine = table(samples, f"{work.site} ranks its samples")
-        forget(work.files)
+        public = measure_public_rows(run, adapter, table, columns=columns, checkpoint=0)
+        samples = run.data.samples.subset(places.tolist())
+        mine = table(samples, f"{run.site} ranks its samples")
+        remove_shards(run.files)
         return scorer.score((mine,), scorer.fit(public))
 
     return score

@@ -23,7 +23,12 @@ from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import Float
 
 from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
-from fedwinnow.client.training.sample_stream import Drawn, batches, check_order, draws
+from fedwinnow.client.training.sample_stream import (
+    TrainingBatch,
+    check_order,
+    sample_stream,
+    training_batches,
+)
 from fedwinnow.client.training.watcher import Watch, Watcher
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
@@ -34,13 +39,13 @@ from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.interfaces.objective import Objective
 from fedwinnow.strategies.interfaces.ordering import Order
-from fedwinnow.strategies.maths.order_schedule import undone
+from fedwinnow.strategies.maths.order_schedule import why_undone
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainingResult:
     """What a round of local training gives."""
 
     adapter: Adapter
@@ -71,7 +76,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     options: PassOptions,
     on_progress: OnProgress | None = None,
     watch: Watch | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train from ``adapter`` for exactly ``steps`` optimizer steps.
 
     The first pass follows ``order``; later passes repeat it where ``order.keep_order``, else each
@@ -93,9 +98,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         weights: How much each sample counts: its loss is multiplied before the objective sees it.
         first_step: Optimizer step of the plan with which the passes over these samples begin.
         learning_rate: Peak of the plan.
-        schedule: The caller's choice (``curation/learning_rate.py``: ``chosen``); a warning is
-        logged
-            in the first round where it undoes the order.
+        schedule: Learning-rate schedule (``strategies/maths/order_schedule.py``); a warning is
+            logged in the first round where it undoes the order.
         seed: Of later passes and of dropout.
         options: How samples are read; batches are ``section``'s, and no tokens are kept.
         on_progress: Called with (steps done, steps) after each.
@@ -114,11 +118,12 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         for step in range(steps)
     ]
     check_order(order, len(samples))
-    if step_offset == 0 and (why := undone(order, total_steps, schedule, section.warmup_share)):
+    if step_offset == 0 and (why := why_undone(order, total_steps, schedule, section.warmup_share)):
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
-    drawn = batches(
-        draws(order, seed, (step_offset - first_step) * section.batch_size * section.accumulation),
+    start = (step_offset - first_step) * section.batch_size * section.accumulation
+    drawn = training_batches(
+        sample_stream(order, seed, start),
         lambda place: encode(
             loaded,
             samples[place],
@@ -133,7 +138,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     with mode, (watch or _unwatched)(loaded) as watcher:
         losses, norms = _run(loaded, drawn, section, objective, rates, on_progress, watcher)
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
-    return Trained(
+    return TrainingResult(
         adapter=get_adapter(loaded),
         losses=tuple(losses),
         learning_rate=math.fsum(rates) / len(rates),
@@ -148,7 +153,7 @@ def _unwatched(_loaded: LoadedModel) -> Iterator[Watcher]:
 
 def _run(
     loaded: LoadedModel,
-    stream: Iterator[Drawn],
+    stream: Iterator[TrainingBatch],
     section: TrainingSection,
     objective: Objective,
     rates: Sequence[float],

@@ -10,8 +10,14 @@ from jaxtyping import Float
 from fedwinnow.client.data.site_data import warm_up_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.agreed_terms import warm_up_rounds
-from fedwinnow.client.runs.site_run import Work, rows_of
-from fedwinnow.client.training.curriculum_stages import Places, Stage, choose, score_now, stage_of
+from fedwinnow.client.runs.site_run import SiteRun, take_rows
+from fedwinnow.client.training.curriculum_stages import (
+    Places,
+    Stage,
+    choose_stage_samples,
+    stage_of,
+    stage_scoring,
+)
 from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.protocol.header import Header
@@ -19,14 +25,14 @@ from fedwinnow.curation.protocol.requests import TrainRequest
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.interfaces.objective import Objective
 from fedwinnow.strategies.interfaces.ordering import Order, Ordering, StagedOrdering
-from fedwinnow.strategies.maths.order_schedule import chosen
+from fedwinnow.strategies.maths.order_schedule import choose_schedule
 from fedwinnow.strategies.registry import build
 
 Weights = Float[np.ndarray, " samples"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class RoundPlan:
     """What one round trains on, and how."""
 
     samples: Sequence[Sample]
@@ -44,17 +50,17 @@ class Lesson:
     schedule: str
 
 
-def warm_up_lesson(work: Work, request: TrainRequest) -> Lesson:
+def plan_warm_up(run: SiteRun, request: TrainRequest) -> RoundPlan:
     """Warm-up: everything, in chance's order; every site's own, but for public anchors."""
-    terms, phase = work.terms, request.header.phase
+    terms, phase = run.terms, request.header.phase
     if terms.warm_up.data == "anchors":  # public, so every site trains the same adapter
-        samples: Sequence[Sample] = work.pool.split.reference
+        samples: Sequence[Sample] = run.data.split.reference
         seed = derive_seed(terms.run.seed, phase)
     else:
-        samples = warm_up_samples(work.pool, work.site, request.sites, terms.run.seed)
-        seed = derive_seed(terms.run.seed, work.site, phase)
+        samples = warm_up_samples(run.data, run.site, request.sites, terms.run.seed)
+        seed = derive_seed(terms.run.seed, run.site, phase)
     ordering: Ordering = build("ordering", "shuffled", {})
-    return Lesson(
+    return RoundPlan(
         samples=samples,
         kept=len(samples),
         order=ordering(np.zeros(len(samples)), derive_seed(seed, "order"), samples),
@@ -68,51 +74,54 @@ def warm_up_lesson(work: Work, request: TrainRequest) -> Lesson:
     )
 
 
-def arm_lesson(work: Work, request: TrainRequest, adapter: str) -> Lesson:
+def plan_arm_round(run: SiteRun, request: TrainRequest, adapter: str) -> RoundPlan:
     """A round of an arm: what it keeps, or a stage of that; one seed over all rounds of either."""
-    section, header = work.terms.training, request.header
-    seed = derive_seed(work.terms.run.seed, work.site, header.phase)
-    ordering, staged = work.plugins.ordering, work.plugins.staged_ordering
-    places, scores = kept_by(work, header.arm)
+    section, header = run.terms.training, request.header
+    seed = derive_seed(run.terms.run.seed, run.site, header.phase)
+    ordering, staged = run.plugins.ordering, run.plugins.staged_ordering
+    places, scores = kept_samples(run, header.arm)
     kept, first_round = len(places), 1
-    weights = weights_of(work, header.arm, places, scores)
+    weights = sample_weights(run, header.arm, places, scores)
     if staged is not None and kept > 0:
-        stage = stage_at(work, staged, header.round, kept)
-        score = score_now(work, adapter)
-        everything, (places, scores) = places, choose(work, header.arm, stage, places, score)
+        stage = stage_at(run, staged, header.round, kept)
+        score = stage_scoring(run, adapter)
+        everything, (places, scores) = (
+            places,
+            choose_stage_samples(run, header.arm, stage, places, score),
+        )
         if weights is not None:
             weights = weights[np.searchsorted(everything, places)]
         seed, first_round = derive_seed(seed, "stage", stage.number), stage.first_round
-    samples = work.pool.samples.subset(places.tolist())
+    samples = run.data.samples.subset(places.tolist())
     order = ordering(scores, derive_seed(seed, "order"), samples)
-    return Lesson(
+    return RoundPlan(
         samples=samples,
         kept=kept,
         order=order,
-        objective=work.plugins.objective,
+        objective=run.plugins.objective,
         weights=weights,
         first_step=(first_round - 1) * section.steps,
         seed=seed,
         steps=section.steps,
         learning_rate=section.learning_rate,
-        schedule=chosen(section.schedule, order.schedule_hint),
+        schedule=choose_schedule(section.schedule, order.schedule_hint),
     )
 
 
-def kept_by(work: Work, arm: str) -> tuple[Places, Scores]:
+def kept_samples(run: SiteRun, arm: str) -> tuple[Places, Scores]:
     """Positions of what an arm keeps, with its scores."""
-    kept = np.flatnonzero(tables.read_kept(work.files.selection, arm))
-    _, _, scores = tables.read_scores(work.files.scores, work.terms.scorer.name)
+    kept = np.flatnonzero(tables.read_kept(run.files.selection, arm))
+    _, _, scores = tables.read_scores(run.files.scores, run.terms.scorer.name)
     return kept, scores[kept]
 
 
-def stage_at(work: Work, ordering: StagedOrdering, number: int, samples: int) -> Stage:
+def stage_at(run: SiteRun, ordering: StagedOrdering, number: int, samples: int) -> Stage:
     """The stage of a training round at this site."""
-    rounds = work.terms.training.rounds
+    rounds = run.terms.training.rounds
     return stage_of(number, rounds=rounds, stages=ordering.stages, samples=samples)
 
 
-def weights_of(work: Work, arm: str, places: Places, scores: Scores) -> Weights | None:
+def sample_weights(run: SiteRun, arm: str, places: Places, scores: Scores) -> Weights | None:
     """How much each kept sample counts, from the site's own signals and scores.
 
     Weights are a selection that is soft: the other arms of a study, which know no score, count
@@ -121,24 +130,24 @@ def weights_of(work: Work, arm: str, places: Places, scores: Scores) -> Weights 
     Raises:
         PluginError: the objective gave no number of at least 0 for each sample.
     """
-    objective = work.plugins.weighing_objective
+    objective = run.plugins.weighing_objective
     if arm != "curated" or objective is None or len(places) == 0:
         return None
     trajectory = tuple(
-        rows_of(tables.read_signals(work.files.signals(checkpoint)), places.tolist())
-        for checkpoint in range(warm_up_rounds(work.terms) + 1)
+        take_rows(tables.read_signals(run.files.signals(checkpoint)), places.tolist())
+        for checkpoint in range(warm_up_rounds(run.terms) + 1)
     )
     weights = objective.weights(scores, trajectory)
     if weights.shape != places.shape or not (np.isfinite(weights) & (weights >= 0)).all():
         message = (
-            f"objective {work.terms.training.objective.name!r}: expected {len(places)} weights of "
+            f"objective {run.terms.training.objective.name!r}: expected {len(places)} weights of "
             f"at least 0, got {weights.shape[0]} that are not; repair the objective plug-in"
         )
         raise PluginError(message)
     return weights
 
 
-def behind(work: Work, header: Header) -> int:
+def effective_samples(run: SiteRun, header: Header) -> int:
     """Kept samples that the adapter of a training round stands on: what a silo's policy asks.
 
     Those of the round's stage; with weights, Kish's effective number (Σ w)² / Σ w², as weights
@@ -148,16 +157,16 @@ def behind(work: Work, header: Header) -> int:
         L. Kish, Survey Sampling, Wiley, 1965
     """
     arm = header.arm
-    places = np.flatnonzero(tables.read_kept(work.files.selection, arm))
+    places = np.flatnonzero(tables.read_kept(run.files.selection, arm))
     if len(places) == 0:
         return 0
     weights = np.ones(len(places))
-    if work.plugins.weighing_objective is not None:
-        known = weights_of(work, arm, *kept_by(work, arm))
+    if run.plugins.weighing_objective is not None:
+        known = sample_weights(run, arm, *kept_samples(run, arm))
         weights = weights if known is None else known
-    if work.plugins.staged_ordering is not None:
-        stage = stage_at(work, work.plugins.staged_ordering, header.round, len(places))
-        taken, _ = tables.read_stage(work.files.stage(arm, stage.number))
+    if run.plugins.staged_ordering is not None:
+        stage = stage_at(run, run.plugins.staged_ordering, header.round, len(places))
+        taken, _ = tables.read_stage(run.files.stage(arm, stage.number))
         weights = weights[np.searchsorted(places, taken)]
     squares = float((weights**2).sum())
     return 0 if squares == 0 else math.floor(float(weights.sum()) ** 2 / squares + 1e-9)

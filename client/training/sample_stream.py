@@ -39,7 +39,7 @@ def check_order(order: Order, count: int) -> None:
         raise PluginError(message)
 
 
-def draws(order: Order, seed: int, start: int) -> Iterator[int]:
+def sample_stream(order: Order, seed: int, start: int) -> Iterator[int]:
     """Positions of samples, pass after pass without end, from draw number ``start`` on.
 
     The first pass is ``order.indices``; later ones repeat it where ``order.keep_order``, else pass
@@ -57,7 +57,7 @@ def draws(order: Order, seed: int, start: int) -> Iterator[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class TrainingBatch:
     """One forward pass's samples."""
 
     batch: Batch
@@ -68,14 +68,14 @@ class Drawn:
     encodings: tuple[Encoding, ...]
 
 
-def batches(
+def training_batches(
     stream: Iterator[int],
     encoding: Callable[[int], Encoding],
     *,
     weights: Float[np.ndarray, " samples"],
     size: int,
     patience: int,
-) -> Iterator[Drawn]:
+) -> Iterator[TrainingBatch]:
     """Full batches of samples with a target, and their weights.
 
     Gives up after ``2 · patience`` draws without a target.
@@ -98,7 +98,7 @@ def batches(
             )
             raise EmptySelectionError(message)
         if len(chosen) == size:
-            yield Drawn(
+            yield TrainingBatch(
                 batch=collate(chosen),
                 weights=torch.tensor([float(weights[i]) for i in places], dtype=torch.float64),
                 places=tuple(places),

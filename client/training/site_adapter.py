@@ -17,10 +17,10 @@ from fedwinnow.curation.config.scoring import AdapterSection
 from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.strategies.merge_maths.factor_averages import cut
+from fedwinnow.strategies.merge_maths.factor_averages import truncate_to_rank
 
 
-def check_own_part(site: SiteSection, agreed: AdapterSection) -> None:
+def check_site_part(site: SiteSection, agreed: AdapterSection) -> None:
     """Refuse a site's own rank or layers that are not within the run's.
 
     Raises:
@@ -41,7 +41,7 @@ def check_own_part(site: SiteSection, agreed: AdapterSection) -> None:
         raise ConfigError(message)
 
 
-def check_shared(adapter: Adapter, site: SiteSection, frozen: str) -> None:
+def check_shared_factor(adapter: Adapter, site: SiteSection, frozen: str) -> None:
     """Refuse to train a smaller rank of a round in which all sites share a factor.
 
     Raises:
@@ -55,19 +55,21 @@ def check_shared(adapter: Adapter, site: SiteSection, frozen: str) -> None:
         raise ConfigError(message)
 
 
-def untrained(adapter: Adapter, site: SiteSection) -> frozenset[str]:
+def untrained_modules(adapter: Adapter, site: SiteSection) -> frozenset[str]:
     """Modules that the site leaves as they came."""
     if not site.targets:
         return frozenset()
     return frozenset(m for m in adapter.modules if m.rsplit(".", 1)[-1] not in site.targets)
 
 
-def own_part(adapter: Adapter, site: SiteSection) -> Adapter:
+def cut_to_site(adapter: Adapter, site: SiteSection) -> Adapter:
     """The adapter at the site's rank in the modules that it trains, unchanged in the others."""
     if site.rank == 0:
         return adapter
-    small = cut(adapter, site.rank, lambda module: maths.delta(adapter, module)).adapter
-    left = untrained(adapter, site)
+    small = truncate_to_rank(
+        adapter, site.rank, lambda module: maths.delta(adapter, module)
+    ).adapter
+    left = untrained_modules(adapter, site)
     kept = {m for m in adapter.modules if m in left or len(adapter.a[m]) <= site.rank}
     return replace(
         adapter,

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 from torch import Tensor
 
-from fedwinnow.client.training.sample_stream import Drawn
+from fedwinnow.client.training.sample_stream import TrainingBatch
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import sample_losses
 
@@ -13,11 +13,11 @@ from fedwinnow.curation.model.token_losses import sample_losses
 class Watcher:
     """Compute the losses of every forward pass; subclasses may note what the passes show."""
 
-    def losses(self, loaded: LoadedModel, drawn: Drawn) -> Tensor:
+    def losses(self, loaded: LoadedModel, drawn: TrainingBatch) -> Tensor:
         """Return the mean token loss of each sample of the batch, differentiable, on the device."""
         return sample_losses(loaded.model, drawn.batch.to(loaded.device))
 
-    def passed(self, drawn: Drawn, step: int) -> None:
+    def passed(self, drawn: TrainingBatch, step: int) -> None:
         """Observe the end of the backward pass of ``drawn`` in a step of the round, from 0."""
 
 

@@ -50,7 +50,7 @@ def delta(adapter: Adapter, module: str, weight: float = 1.0) -> Product:
     )
 
 
-def total(products: Sequence[Product]) -> Product:
+def sum_products(products: Sequence[Product]) -> Product:
     """The sum of at least one product, as a product of stacked factors."""
     return Product(
         left=torch.cat([product.left for product in products], dim=1),
@@ -60,7 +60,7 @@ def total(products: Sequence[Product]) -> Product:
 
 def target(adapters: Mapping[str, Adapter], weights: Mapping[str, float], module: str) -> Product:
     """ΔW* = Σ p_i s_i B_i A_i of one module, over ``weights`` in their order."""
-    return total([delta(adapters[site], module, weight) for site, weight in weights.items()])
+    return sum_products([delta(adapters[site], module, weight) for site, weight in weights.items()])
 
 
 def norm(product: Product) -> float:
@@ -97,7 +97,7 @@ def energy(values: Float[Tensor, " k"]) -> float:
     return float(values.square().sum())
 
 
-def combined(parts: Sequence[tuple[float, Adapter]], like: Adapter) -> Adapter:
+def combine(parts: Sequence[tuple[float, Adapter]], like: Adapter) -> Adapter:
     """The adapter whose update is the weighted sum of several, exactly.
 
     Args:
@@ -114,19 +114,19 @@ def combined(parts: Sequence[tuple[float, Adapter]], like: Adapter) -> Adapter:
         elif all(torch.equal(left, other.left) for _, other in others):
             right = sum((c * other.right for c, other in others), start=share * right)
         else:
-            whole = total([delta(one, module, c) for c, one in parts])
+            whole = sum_products([delta(one, module, c) for c, one in parts])
             left, right = whole.left, whole.right
         a[module] = right.to(like.a[module].dtype)
         b[module] = (left / like.scales[module]).to(like.b[module].dtype)
     return replace(like, a=a, b=b)
 
 
-def between(start: Adapter, end: Adapter, share: float) -> Adapter:
+def interpolate(start: Adapter, end: Adapter, share: float) -> Adapter:
     """ΔW_start + share · (ΔW_end − ΔW_start), in the scales and dtypes of ``end``."""
-    return combined([(1 - share, start), (share, end)], end)
+    return combine([(1 - share, start), (share, end)], end)
 
 
-def balanced(
+def balance_factors(
     spectrum: Spectrum, like: Adapter, module: str, kept: slice = slice(None)
 ) -> tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]:
     """A and B of one module with singular values in equal parts in both.

@@ -133,7 +133,9 @@ def check_compatible(adapters: Mapping[str, Adapter], previous: Adapter) -> None
                 raise IncompatibleAdapterError(message)
 
 
-def shares(adapters: Mapping[str, object], weights: Mapping[str, float]) -> dict[str, float]:
+def normalise_weights(
+    adapters: Mapping[str, object], weights: Mapping[str, float]
+) -> dict[str, float]:
     """Normalised weights of the sites that sent an adapter, in sorted order of name.
 
     Sites without a weight or with weight 0 are left out; weights of sites without an adapter are
@@ -167,7 +169,7 @@ def shares(adapters: Mapping[str, object], weights: Mapping[str, float]) -> dict
     return {site: weight / total for site, weight in used.items()}
 
 
-def size_of(adapter: Adapter) -> int:
+def adapter_bytes(adapter: Adapter) -> int:
     """Bytes of an adapter's factors."""
     factors = (*adapter.a.values(), *adapter.b.values())
     return sum(factor.numel() * factor.element_size() for factor in factors)

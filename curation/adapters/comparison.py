@@ -68,7 +68,7 @@ class Comparison:
     """Degrees, over all modules as one vector; modules that one adapter lacks count as 0 there."""
 
 
-def place(name: str) -> tuple[str, str]:
+def module_place(name: str) -> tuple[str, str]:
     """Layer and module of a name: the first number in it is the layer's, as PEFT takes it.
 
     A module outside the layers has the layer "–".
@@ -77,9 +77,9 @@ def place(name: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("–", name)
 
 
-def by_layer(name: str) -> tuple[float, str]:
+def layer_sort_key(name: str) -> tuple[float, str]:
     """Key to sort names by: layers by number, then what lies outside them."""
-    layer, module = place(name)
+    layer, module = module_place(name)
     return (math.inf if layer == "–" else float(layer)), module
 
 
@@ -139,7 +139,7 @@ def _difference(
     one: maths.Product, other: maths.Product, norms: tuple[float, float], rank: int
 ) -> Difference:
     size = rank or max(one.right.shape[0], other.right.shape[0])
-    mean = maths.decompose(maths.total([_times(one, 0.5), _times(other, 0.5)])).values
+    mean = maths.decompose(maths.sum_products([_times(one, 0.5), _times(other, 0.5)])).values
     halves = maths.energy(mean) > TOLERANCE**2 * (norms[0] ** 2 + norms[1] ** 2)
     discarded = _tail(mean, size) if halves else None
     if 0.0 in norms:
@@ -189,7 +189,7 @@ def _times(product: maths.Product, factor: float) -> maths.Product:
 
 
 def _apart(one: maths.Product, other: maths.Product, sign: float) -> float:
-    return maths.norm(maths.total([one, _times(other, sign)]))
+    return maths.norm(maths.sum_products([one, _times(other, sign)]))
 
 
 def _tail(values: Float64[Tensor, " k"], size: int) -> float:

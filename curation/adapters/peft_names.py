@@ -19,7 +19,7 @@ Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>[AB])(\.[^.]+)?\.weight$")
 
 
-def adapter_of(arrays: Arrays, *, scale: float) -> Adapter:
+def adapter_from_arrays(arrays: Arrays, *, scale: float) -> Adapter:
     """The adapter that named arrays hold.
 
     Raises:
@@ -33,7 +33,7 @@ def adapter_of(arrays: Arrays, *, scale: float) -> Adapter:
     return Adapter(base="", a=factors["A"], b=factors["B"], scales=scales)
 
 
-def arrays_of(
+def adapter_to_arrays(
     adapter: Adapter, *, like: Arrays, scale: float
 ) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
     """The adapter as named arrays: names, order and dtypes of ``like``; ranks may differ."""

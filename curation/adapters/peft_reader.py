@@ -39,7 +39,7 @@ _MATRIX = 2
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
-class Lazy(Mapping[str, Tensor]):
+class LazyFactor(Mapping[str, Tensor]):
     """Tensors by name, each made anew when it is asked for."""
 
     def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
@@ -83,29 +83,29 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
         ModelError: the folder is no adapter, no plain LoRA, or not whole; the message names the
             folder and the setting or array.
     """
-    config = config_of(folder)
-    check_plain(config, folder)
+    config = read_config(folder)
+    check_plain_lora(config, folder)
     path = folder / "adapter_model.safetensors"
     try:
         file: Any = safe_open(path, framework="pt")  # its methods are untyped
         heads = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         shapes = {key: (tuple(head.get_shape()), head.get_dtype()) for key, head in heads.items()}
     except (OSError, SafetensorError) as error:
-        raise unreadable(path, error) from error
+        raise why_unreadable(path, error) from error
     factors, saved = _sorted_keys(shapes, config, folder)
     modules = tuple(sorted(factors["A"]))
     sizes = {module: _size(module, factors, shapes, folder) for module in modules}
     adapter = Adapter(
         base=base,
-        a=Lazy(modules, lambda module: file.get_tensor(factors["A"][module])),
-        b=Lazy(modules, lambda module: file.get_tensor(factors["B"][module])),
+        a=LazyFactor(modules, lambda module: file.get_tensor(factors["A"][module])),
+        b=LazyFactor(modules, lambda module: file.get_tensor(factors["B"][module])),
         scales={module: _scale(config, module, sizes[module][1], folder) for module in modules},
     )
-    whole = Lazy(sorted(saved), lambda name: file.get_tensor(saved[name]))
+    whole = LazyFactor(sorted(saved), lambda name: file.get_tensor(saved[name]))
     return StoredAdapter(folder=folder, config=config, adapter=adapter, saved=whole, shapes=sizes)
 
 
-def unreadable(path: Path, error: Exception) -> ModelError:
+def why_unreadable(path: Path, error: Exception) -> ModelError:
     """Why the file with an adapter's arrays cannot be read, and what to do about it."""
     folder = path.parent
     if not path.exists() and (folder / "adapter_model.bin").exists():
@@ -137,7 +137,7 @@ def check_finite(one: StoredAdapter) -> None:
                 raise ModelError(message)
 
 
-def config_of(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of an adapter folder.
 
     Raises:
@@ -159,7 +159,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_plain(config: Mapping[str, Any], folder: Path) -> None:
+def check_plain_lora(config: Mapping[str, Any], folder: Path) -> None:
     """Refuse whatever makes an adapter more than pairs of factors and whole modules.
 
     Raises:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedwinnow.curation.adapters.peft_folder import write_folder
-from fedwinnow.curation.adapters.peft_reader import PREFIX, config_of, unreadable
+from fedwinnow.curation.adapters.peft_reader import PREFIX, read_config, why_unreadable
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
 
@@ -60,7 +60,7 @@ def open_entries(folder: Path) -> StoredEntries:
         ModelError: it is no adapter, no plain SHiRA, or not whole; the message names the folder
             and the setting or array.
     """
-    config = config_of(folder)
+    config = read_config(folder)
     if config.get("peft_type") != KIND:
         message = (
             f"{folder}: expected peft_type = {KIND!r}, a sparse difference of weights; got "
@@ -94,7 +94,7 @@ def _arrays(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
                     raise ModelError(message)
                 found[kind][key.removeprefix(PREFIX).removesuffix(kind)] = opened.get_tensor(key)
     except (OSError, SafetensorError) as error:
-        raise unreadable(path, error) from error
+        raise why_unreadable(path, error) from error
     odd = sorted(set(found[_INDICES]) ^ set(found[_VALUES]))
     if odd or not found[_VALUES]:
         what = f"module {odd[0]} has one" if odd else "there is none"

@@ -112,7 +112,7 @@ def check_same_base(adapters: Mapping[str, SparseAdapter], previous: SparseAdapt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class SparseSumTerms:
     """Some sparse vectors added up."""
 
     indices: Int64[Tensor, " entries"]
@@ -122,7 +122,7 @@ class Terms:
     """How many of the vectors hold each place."""
 
 
-def weighted_sum(adapters: Sequence[tuple[float, SparseAdapter]], name: str) -> Terms:
+def weighted_sum(adapters: Sequence[tuple[float, SparseAdapter]], name: str) -> SparseSumTerms:
     """Σ w_i δ_i of one parameter; an adapter without the parameter adds nothing to it."""
     held = [(weight, one) for weight, one in adapters if name in one.indices]
     none = torch.zeros(0, dtype=torch.int64)
@@ -134,9 +134,9 @@ def weighted_sum(adapters: Sequence[tuple[float, SparseAdapter]], name: str) -> 
         places, sorted=True, return_inverse=True, return_counts=True
     )
     summed = torch.zeros(len(union), dtype=torch.float64).index_add_(0, where, values)
-    return Terms(indices=union, values=summed, holders=holders)
+    return SparseSumTerms(indices=union, values=summed, holders=holders)
 
 
-def entries_of(adapter: SparseAdapter) -> int:
+def count_entries(adapter: SparseAdapter) -> int:
     """How many entries an adapter changes."""
     return sum(len(places) for places in adapter.indices.values())

@@ -6,7 +6,7 @@ Each field is followed by one line with its unit and range, as in ``curation/con
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from fedwinnow.curation.config.strict_toml import QUIET, check
+from fedwinnow.curation.config.strict_toml import OMIT_DEFAULT, require_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +23,13 @@ class DeadlinesSection:
     """Measure at one checkpoint, seconds."""
     score: float = 1800.0
     """Score, seconds."""
-    cluster: float = field(default=600.0, metadata=QUIET)
+    cluster: float = field(default=600.0, metadata=OMIT_DEFAULT)
     """One exchange of clusters, seconds."""
     select: float = 600.0
     """Select, seconds."""
     train: float = 24 * 3600.0
     """One training round, seconds."""
-    judge: float = field(default=4 * 3600.0, metadata=QUIET)
+    judge: float = field(default=4 * 3600.0, metadata=OMIT_DEFAULT)
     """Judging the adapters of one round, seconds."""
     evaluate: float = 4 * 3600.0
     """One evaluation, seconds."""
@@ -39,7 +39,7 @@ class DeadlinesSection:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            check(f"deadlines.{one.name}", value, value > 0, "above 0")
+            require_setting(f"deadlines.{one.name}", value, value > 0, "above 0")
 
     def of(self, phase: str) -> float:
         """Deadline of a phase, seconds."""
@@ -66,11 +66,13 @@ class GuardsSection:
     """What a threshold rests on: all histograms added up, or the median of their distributions."""
 
     def __post_init__(self) -> None:
-        check("guards.anchor_margin", self.anchor_margin, self.anchor_margin >= 0, "at least 0")
-        check("guards.kept_share", self.kept_share, self.kept_share >= 0, "at least 0")
-        check("guards.norm", self.norm, self.norm >= 0, "at least 0")
-        check("guards.weight", self.weight, 0 < self.weight <= 1, "in (0, 1]")
-        check("guards.liars", self.liars, self.liars >= 1, "at least 1")
+        require_setting(
+            "guards.anchor_margin", self.anchor_margin, self.anchor_margin >= 0, "at least 0"
+        )
+        require_setting("guards.kept_share", self.kept_share, self.kept_share >= 0, "at least 0")
+        require_setting("guards.norm", self.norm, self.norm >= 0, "at least 0")
+        require_setting("guards.weight", self.weight, 0 < self.weight <= 1, "in (0, 1]")
+        require_setting("guards.liars", self.liars, self.liars >= 1, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +97,13 @@ class QuorumSection:
     """Measure, at least 0."""
     score: int = 0
     """Score, at least 0."""
-    cluster: int = field(default=0, metadata=QUIET)
+    cluster: int = field(default=0, metadata=OMIT_DEFAULT)
     """Each exchange of clusters, at least 0."""
     select: int = 0
     """Select, at least 0."""
     train: int = 0
     """Each training round, at least 0."""
-    judge: int = field(default=0, metadata=QUIET)
+    judge: int = field(default=0, metadata=OMIT_DEFAULT)
     """Each round's judging, at least 0."""
     evaluate: int = 0
     """Each evaluation, at least 0."""
@@ -111,7 +113,7 @@ class QuorumSection:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            check(f"quorum.{one.name}", value, value >= 0, "at least 0")
+            require_setting(f"quorum.{one.name}", value, value >= 0, "at least 0")
 
     def of(self, phase: str, otherwise: int) -> int:
         """Sites that a phase needs."""
@@ -136,10 +138,10 @@ class CoordinatorSection:
     """Longest wait for the nodes of the members to come up, seconds, above 0."""
 
     def __post_init__(self) -> None:
-        check("coordinator.attempts", self.attempts, self.attempts >= 1, "at least 1")
-        check("coordinator.resends", self.resends, self.resends >= 0, "at least 0")
-        check("coordinator.pause", self.pause, self.pause >= 0, "at least 0")
-        check("coordinator.patience", self.patience, self.patience > 0, "above 0")
+        require_setting("coordinator.attempts", self.attempts, self.attempts >= 1, "at least 1")
+        require_setting("coordinator.resends", self.resends, self.resends >= 0, "at least 0")
+        require_setting("coordinator.pause", self.pause, self.pause >= 0, "at least 0")
+        require_setting("coordinator.patience", self.patience, self.patience > 0, "above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Flower's run config as a scenario: the name of a file, and flat keys that override it.
 
 Flower knows only texts, numbers and truth values, and only keys that ``pyproject.toml`` lists.
-``scenario`` names the TOML file, ``overrides`` holds lines ``section.key=value``, ``resume`` goes
+``scenario`` names the TOML file, ``read_overrides`` holds lines ``section.key=value``, ``resume``
+goes
 on with the run in the run folder, and every other key (``training.rounds``) is one override; an
 empty text means that the scenario's own value holds.
 """
@@ -12,15 +13,15 @@ from pathlib import Path
 
 from fedwinnow.curation.config.load_files import load_run, load_scenario
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import load
+from fedwinnow.curation.config.strict_toml import load_toml
 from fedwinnow.curation.errors import ConfigError
 
 OWN_KEYS = frozenset({"scenario", "overrides", "resume"})
 """Keys that are not overrides of the scenario."""
 
 
-def overrides(run_config: Mapping[str, object]) -> tuple[str, ...]:
-    """The ``section.key=value`` lines of a run config; ``overrides`` wins over single keys."""
+def read_overrides(run_config: Mapping[str, object]) -> tuple[str, ...]:
+    """The ``section.key=value`` lines of a run config; ``read_overrides`` wins over single keys."""
     single = [
         f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in sorted(run_config.items())
@@ -53,6 +54,6 @@ def run_config_scenario(run_config: Mapping[str, object]) -> RunConfig:
     Raises:
         ConfigError: no scenario is named, it cannot be read, or a key or value is wrong.
     """
-    file, lines = scenario_file(run_config), overrides(run_config)
-    deployed = bool(load(file, RunConfig, lines).coordinator.key)
+    file, lines = scenario_file(run_config), read_overrides(run_config)
+    deployed = bool(load_toml(file, RunConfig, lines).coordinator.key)
     return load_run(file, lines) if deployed else load_scenario(file, lines)

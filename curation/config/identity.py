@@ -11,12 +11,12 @@ from fedwinnow.curation.config.coordinator import (
     QuorumSection,
 )
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 
 
 def identity(config: RunConfig) -> str:
     """What makes a run what it is: everything but where its folder lies and how long it waits."""
-    return canonical(
+    return canonical_json(
         replace(
             config,
             run=replace(config.run, output=""),

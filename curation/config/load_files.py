@@ -7,7 +7,7 @@ from pathlib import Path
 from fedwinnow.curation.config.coordinator import QuorumSection
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.site import SiteConfig
-from fedwinnow.curation.config.strict_toml import check, load
+from fedwinnow.curation.config.strict_toml import load_toml, require_setting
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol.keys import PublicKey
 from fedwinnow.curation.protocol.phases import Phase
@@ -23,17 +23,19 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file, a key, a type or a value is wrong, or no site is named.
     """
-    config = load(path, RunConfig, overrides)
+    config = load_toml(path, RunConfig, overrides)
     if not config.sites:
         message = f"{path}: no [[sites]] entry; a simulation needs at least one site"
         raise ConfigError(message)
     folder = path.resolve().parent
     return replace(
         config,
-        model=replace(config.model, name=_beside(folder, config.model.name)),
-        teacher=replace(config.teacher, name=_beside(folder, config.teacher.name)),
-        anchors=replace(config.anchors, path=_beside(folder, config.anchors.path)),
-        sites=tuple(replace(site, data=_beside(folder, site.data)) for site in config.sites),
+        model=replace(config.model, name=_resolve_beside(folder, config.model.name)),
+        teacher=replace(config.teacher, name=_resolve_beside(folder, config.teacher.name)),
+        anchors=replace(config.anchors, path=_resolve_beside(folder, config.anchors.path)),
+        sites=tuple(
+            replace(site, data=_resolve_beside(folder, site.data)) for site in config.sites
+        ),
     )
 
 
@@ -46,7 +48,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file, a key, a type or a value is wrong; it names sites, no key or no
             member; or what it asks can never be answered.
     """
-    config = load(path, RunConfig, overrides)
+    config = load_toml(path, RunConfig, overrides)
     folder = path.resolve().parent
     if config.sites:
         message = (
@@ -81,7 +83,7 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
     Raises:
         ConfigError: the file, a key, a type or a value is wrong, or it describes a simulation.
     """
-    config = load(path, SiteConfig, overrides)
+    config = load_toml(path, SiteConfig, overrides)
     try:
         _check_site(config)
     except ConfigError as error:
@@ -91,10 +93,10 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
     agent = config.agent
     return replace(
         config,
-        site=replace(config.site, data=_beside(folder, config.site.data)),
-        model=replace(config.model, name=_beside(folder, config.model.name)),
-        teacher=replace(config.teacher, name=_beside(folder, config.teacher.name)),
-        anchors=replace(config.anchors, path=_beside(folder, config.anchors.path)),
+        site=replace(config.site, data=_resolve_beside(folder, config.site.data)),
+        model=replace(config.model, name=_resolve_beside(folder, config.model.name)),
+        teacher=replace(config.teacher, name=_resolve_beside(folder, config.teacher.name)),
+        anchors=replace(config.anchors, path=_resolve_beside(folder, config.anchors.path)),
         agent=replace(
             agent,
             socket=str(folder / agent.socket),
@@ -123,18 +125,22 @@ def _check_members(config: RunConfig) -> None:
         for field in fields(QuorumSection)
     }
     for setting, sites in needed.items():
-        check(setting, sites, sites <= number, f"at most {number}, the number of [[members]]")
+        require_setting(
+            setting, sites, sites <= number, f"at most {number}, the number of [[members]]"
+        )
     arms = config.study.arms
-    check("study.arms", list(arms), arms == ("curated",), "['curated']; others are simulated only")
+    require_setting(
+        "study.arms", list(arms), arms == ("curated",), "['curated']; others are simulated only"
+    )
 
 
 def _check_site(config: SiteConfig) -> None:
     """What a silo's own word may not say."""
     allowed = "false: a site.toml is a silo's own word, and with true its policy would not hold"
-    check("simulation", config.simulation, not config.simulation, allowed)
+    require_setting("simulation", config.simulation, not config.simulation, allowed)
     phases = [str(phase) for phase in Phase if phase is not Phase.DONE]
     for phase in config.policy.phases:
-        check("policy.phases", phase, phase in phases, ", ".join(phases))
+        require_setting("policy.phases", phase, phase in phases, ", ".join(phases))
     agent = config.agent
     paths = {
         "work": config.work,
@@ -143,10 +149,10 @@ def _check_site(config: SiteConfig) -> None:
     }
     paths |= {"agent.socket": agent.socket, "agent.token": agent.token, "agent.key": agent.key}
     for setting, given in paths.items():
-        check(setting, given, given != "", "a path")
+        require_setting(setting, given, given != "", "a path")
 
 
-def _beside(folder: Path, name: str) -> str:
+def _resolve_beside(folder: Path, name: str) -> str:
     beside = folder / name
     return str(beside) if name and beside.exists() else name
 

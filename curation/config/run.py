@@ -32,7 +32,7 @@ from fedwinnow.curation.config.scoring import (
 from fedwinnow.curation.config.site import (
     SiteSection,
 )
-from fedwinnow.curation.config.strict_toml import QUIET, check
+from fedwinnow.curation.config.strict_toml import OMIT_DEFAULT, require_setting
 from fedwinnow.curation.config.training import (
     EvaluationSection,
     StudySection,
@@ -53,10 +53,10 @@ class RunTerms:
     measuring: MeasuringSection = field(default_factory=MeasuringSection)
     scorer: ScorerSection = field(default_factory=ScorerSection)
     summary: SummarySection = field(default_factory=SummarySection)
-    clusters: ClustersSection = field(default_factory=ClustersSection, metadata=QUIET)
+    clusters: ClustersSection = field(default_factory=ClustersSection, metadata=OMIT_DEFAULT)
     warm_up: WarmUpSection = field(default_factory=WarmUpSection)
     training: TrainingSection = field(default_factory=TrainingSection)
-    guards: GuardsSection = field(default_factory=GuardsSection, metadata=QUIET)
+    guards: GuardsSection = field(default_factory=GuardsSection, metadata=OMIT_DEFAULT)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     study: StudySection = field(default_factory=StudySection)
 
@@ -74,15 +74,15 @@ class RunConfig:
     scorer: ScorerSection = field(default_factory=ScorerSection)
     summary: SummarySection = field(default_factory=SummarySection)
     threshold: PluginSection = field(default_factory=lambda: PluginSection(name="target_recall"))
-    clusters: ClustersSection = field(default_factory=ClustersSection, metadata=QUIET)
+    clusters: ClustersSection = field(default_factory=ClustersSection, metadata=OMIT_DEFAULT)
     warm_up: WarmUpSection = field(default_factory=WarmUpSection)
     training: TrainingSection = field(default_factory=TrainingSection)
     weighting: PluginSection = field(default_factory=lambda: PluginSection(name="samples_kept"))
     merging: PluginSection = field(default_factory=lambda: PluginSection(name="core_svd"))
-    guards: GuardsSection = field(default_factory=GuardsSection, metadata=QUIET)
+    guards: GuardsSection = field(default_factory=GuardsSection, metadata=OMIT_DEFAULT)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     study: StudySection = field(default_factory=StudySection)
-    keep: KeepSection = field(default_factory=KeepSection, metadata=QUIET)
+    keep: KeepSection = field(default_factory=KeepSection, metadata=OMIT_DEFAULT)
     deadlines: DeadlinesSection = field(default_factory=DeadlinesSection)
     quorum: QuorumSection = field(default_factory=QuorumSection)
     coordinator: CoordinatorSection = field(default_factory=CoordinatorSection)
@@ -94,7 +94,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for key, entries in (("sites.name", self.sites), ("members.name", self.members)):
             names = [entry.name for entry in entries]
-            check(key, names, len(set(names)) == len(names), "every site named once")
+            require_setting(key, names, len(set(names)) == len(names), "every site named once")
 
     def terms(self) -> RunTerms:
         """The part that travels: local paths are blanked."""

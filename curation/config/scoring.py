@@ -6,7 +6,7 @@ Each field is followed by one line with its unit and range, as in ``curation/con
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from fedwinnow.curation.config.strict_toml import QUIET, check
+from fedwinnow.curation.config.strict_toml import OMIT_DEFAULT, require_setting
 
 LEAST = 8
 """Fewest tokens of a sample or batch that still hold a prompt and a response."""
@@ -33,7 +33,7 @@ class RunSection:
     """Sites that must answer a phase, at least 1."""
 
     def __post_init__(self) -> None:
-        check(
+        require_setting(
             "run.name",
             self.name,
             self.name != ""
@@ -41,9 +41,11 @@ class RunSection:
             and self.name not in {".", ".."},
             "letters, digits, '-', '_', '.'",
         )
-        check("run.seed", self.seed, self.seed >= 0, "at least 0")
-        check("run.threads", self.threads, self.threads >= 1, "at least 1")
-        check("run.minimum_sites", self.minimum_sites, self.minimum_sites >= 1, "at least 1")
+        require_setting("run.seed", self.seed, self.seed >= 0, "at least 0")
+        require_setting("run.threads", self.threads, self.threads >= 1, "at least 1")
+        require_setting(
+            "run.minimum_sites", self.minimum_sites, self.minimum_sites >= 1, "at least 1"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class ModelSection:
     """System message before every sample; "" leaves it to the chat template."""
 
     def __post_init__(self) -> None:
-        check(
+        require_setting(
             "model.max_length",
             self.max_length,
             self.max_length >= LEAST,
@@ -102,10 +104,12 @@ class AdapterSection:
     """Last name parts of the linear layers that get an adapter."""
 
     def __post_init__(self) -> None:
-        check("adapter.rank", self.rank, self.rank >= 1, "at least 1")
-        check("adapter.alpha", self.alpha, self.alpha > 0, "above 0")
-        check("adapter.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
-        check("adapter.targets", self.targets, len(self.targets) > 0, "at least one layer name")
+        require_setting("adapter.rank", self.rank, self.rank >= 1, "at least 1")
+        require_setting("adapter.alpha", self.alpha, self.alpha > 0, "above 0")
+        require_setting("adapter.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
+        require_setting(
+            "adapter.targets", self.targets, len(self.targets) > 0, "at least one layer name"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,16 +146,18 @@ class AnchorsSection:
     """Kinds of corruption, drawn in turn for the copies."""
 
     def __post_init__(self) -> None:
-        check("anchors.reference", self.reference, 0 < self.reference < 1, "in (0, 1)")
-        check("anchors.calibration", self.calibration, 0 < self.calibration < 1, "in (0, 1)")
-        check(
+        require_setting("anchors.reference", self.reference, 0 < self.reference < 1, "in (0, 1)")
+        require_setting(
+            "anchors.calibration", self.calibration, 0 < self.calibration < 1, "in (0, 1)"
+        )
+        require_setting(
             "anchors.calibration",
             self.calibration,
             self.reference + self.calibration < 1,
             "below 1 − anchors.reference, so that a hold-out remains",
         )
-        check("anchors.copies", self.copies, self.copies >= 1, "at least 1")
-        check(
+        require_setting("anchors.copies", self.copies, self.copies >= 1, "at least 1")
+        require_setting(
             "anchors.corruptions", self.corruptions, len(self.corruptions) > 0, "at least one kind"
         )
 
@@ -168,25 +174,25 @@ class MeasuringSection:
     """Tokens in a batch, padding included, at least 8; 0 finds the largest size that is safe."""
     contrast_prompts: int = 2
     """Other public prompts that each response is set against, at least 0."""
-    backend: Backend = field(default="auto", metadata=QUIET)
+    backend: Backend = field(default="auto", metadata=OMIT_DEFAULT)
     """How gradient columns are taken (docs/measuring.md); "auto": hooks, or a probe if need be."""
-    layers: int = field(default=0, metadata=QUIET)
+    layers: int = field(default=0, metadata=OMIT_DEFAULT)
     """Last transformer layers whose adapters count in gradient columns, at least 0; 0: all."""
 
     def __post_init__(self) -> None:
-        check(
+        require_setting(
             "measuring.batch_tokens",
             self.batch_tokens,
             self.batch_tokens == 0 or self.batch_tokens >= LEAST,
             f"at least {LEAST}, or 0 for the largest that memory bears",
         )
-        check(
+        require_setting(
             "measuring.contrast_prompts",
             self.contrast_prompts,
             self.contrast_prompts >= 0,
             "at least 0",
         )
-        check("measuring.layers", self.layers, self.layers >= 0, "at least 0")
+        require_setting("measuring.layers", self.layers, self.layers >= 0, "at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,8 +227,10 @@ class SummarySection:
     """Samples that a cell must hold; smaller ones are merged, at least 1."""
 
     def __post_init__(self) -> None:
-        check("summary.bins", self.bins, 2 <= self.bins <= 4096, "2 to 4096")  # noqa: PLR2004 - the documented range
-        check("summary.smallest_cell", self.smallest_cell, self.smallest_cell >= 1, "at least 1")
+        require_setting("summary.bins", self.bins, 2 <= self.bins <= 4096, "2 to 4096")  # noqa: PLR2004 - the documented range
+        require_setting(
+            "summary.smallest_cell", self.smallest_cell, self.smallest_cell >= 1, "at least 1"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +245,7 @@ class ClustersSection:
     """Share of the samples that pass the threshold to keep, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        check("clusters.count", self.count, 0 <= self.count <= 1024, "0 to 1024")  # noqa: PLR2004 - the documented range
-        check("clusters.iterations", self.iterations, 1 <= self.iterations <= 100, "1 to 100")  # noqa: PLR2004 - the documented range
-        check("clusters.budget", self.budget, 0 < self.budget <= 1, "in (0, 1]")
+        require_setting("clusters.count", self.count, 0 <= self.count <= 1024, "0 to 1024")  # noqa: PLR2004 - the documented range
+        rounds = 1 <= self.iterations <= 100  # noqa: PLR2004 - the documented range
+        require_setting("clusters.iterations", self.iterations, rounds, "1 to 100")
+        require_setting("clusters.budget", self.budget, 0 < self.budget <= 1, "in (0, 1]")

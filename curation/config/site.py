@@ -12,7 +12,7 @@ from fedwinnow.curation.config.scoring import (
     ModelSection,
     TeacherSection,
 )
-from fedwinnow.curation.config.strict_toml import check, renamed
+from fedwinnow.curation.config.strict_toml import renamed, require_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +33,11 @@ class GateSection:
     """Samples with such text are left out: email, phone, iban, card, ip, or a pattern "re:…"."""
 
     def __post_init__(self) -> None:
-        check(
+        require_setting(
             "gate.near_duplicates", self.near_duplicates, 0 < self.near_duplicates <= 1, "in (0, 1]"
         )
-        check("gate.shortest", self.shortest, self.shortest >= 0, "at least 0")
-        check("gate.longest", self.longest, self.longest >= 0, "at least 0")
+        require_setting("gate.shortest", self.shortest, self.shortest >= 0, "at least 0")
+        require_setting("gate.longest", self.longest, self.longest >= 0, "at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class SiteSection:
     """The site's own smallest histogram cell; the larger of it and the run's holds, at least 0."""
 
     def __post_init__(self) -> None:
-        check(
+        require_setting(
             "sites.name",
             self.name,
             self.name != ""
@@ -72,11 +72,13 @@ class SiteSection:
             and self.name not in {".", ".."},
             "letters, digits, '-', '_', '.'",
         )
-        check("sites.rank", self.rank, self.rank >= 0, "at least 0")
-        check(
+        require_setting("sites.rank", self.rank, self.rank >= 0, "at least 0")
+        require_setting(
             "sites.round_counts_to", self.round_counts_to, self.round_counts_to >= 1, "at least 1"
         )
-        check("sites.smallest_cell", self.smallest_cell, self.smallest_cell >= 0, "at least 0")
+        require_setting(
+            "sites.smallest_cell", self.smallest_cell, self.smallest_cell >= 0, "at least 0"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,9 @@ class PolicySection:
     """Adapters of members that one request may bring, to review or to be judged, at least 1."""
 
     def __post_init__(self) -> None:
-        check("policy.privacy_budget", self.privacy_budget, self.privacy_budget > 0, "above 0")
+        require_setting(
+            "policy.privacy_budget", self.privacy_budget, self.privacy_budget > 0, "above 0"
+        )
         for name in (
             "summaries",
             "max_cluster_rounds",
@@ -135,8 +139,12 @@ class PolicySection:
             "max_adapter_mb",
             "max_reviewers",
         ):
-            check(f"policy.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        check("policy.max_clusters", self.max_clusters, self.max_clusters >= 0, "at least 0")
+            require_setting(
+                f"policy.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1"
+            )
+        require_setting(
+            "policy.max_clusters", self.max_clusters, self.max_clusters >= 0, "at least 0"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +159,10 @@ class ComputeSection:
     """GPUs of a worker (0.5: two share one), at least 0; -1 gives one where there are any."""
 
     def __post_init__(self) -> None:
-        check("compute.workers", self.workers, self.workers >= 1, "at least 1")
-        check("compute.gpus", self.gpus, self.gpus >= 0 or self.gpus == -1, "at least 0, or -1")
+        require_setting("compute.workers", self.workers, self.workers >= 1, "at least 1")
+        require_setting(
+            "compute.gpus", self.gpus, self.gpus >= 0 or self.gpus == -1, "at least 0, or -1"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from fedwinnow.curation.errors import ConfigError
 
 T = TypeVar("T")
 
-QUIET: Mapping[str, Any] = {"quiet": True}
+OMIT_DEFAULT: Mapping[str, Any] = {"quiet": True}
 """Metadata of a field that came later: where it holds its default, canonical text leaves it out.
 
 So a setting that a run does not use changes neither its id nor the terms that it sends.
@@ -44,14 +44,14 @@ WORDS: Mapping[object, str] = {
 """What an error calls a type."""
 
 
-def check(key: str, value: object, holds: bool, allowed: str) -> None:  # noqa: FBT001 - reads as a sentence: check key, value, condition
+def require_setting(key: str, value: object, holds: bool, allowed: str) -> None:  # noqa: FBT001 - reads as a sentence: check key, value, condition
     """Raise a :class:`ConfigError` that names ``key`` unless ``holds``."""
     if not holds:
         message = f"{key} = {value!r} is out of range; allowed: {allowed}"
         raise ConfigError(message)
 
 
-def load(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
+def load_toml(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
     """Read a TOML file into ``cls``, after applying ``section.key=value`` overrides.
 
     Raises:
@@ -128,37 +128,41 @@ def _completed(value: Any, field: dataclasses.Field[Any]) -> Any:  # noqa: ANN40
         for f in dataclasses.fields(default)
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
-    return {**plain(needed), **value}
+    return {**to_plain(needed), **value}
 
 
-def canonical(node: object) -> str:
+def canonical_json(node: object) -> str:
     """A dataclass as JSON text with sorted keys: equal settings, equal text."""
-    return json.dumps(_heard(node), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        _without_defaults(node), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
 
 
-def plain(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
+def to_plain(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
     """A dataclass tree as dicts, lists and scalars."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        return {f.name: plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+        return {f.name: to_plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
     if isinstance(node, Mapping):
-        return {str(key): plain(value) for key, value in node.items()}
+        return {str(key): to_plain(value) for key, value in node.items()}
     if isinstance(node, tuple | list):
-        return [plain(item) for item in node]
+        return [to_plain(item) for item in node]
     return node
 
 
-def _heard(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
-    """As :func:`plain`, without quiet fields that hold their default."""
+def _without_defaults(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
+    """As :func:`to_plain`, without quiet fields that hold their default."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         values = {f: getattr(node, f.name) for f in dataclasses.fields(node)}
         said = {
-            f.name: v for f, v in values.items() if not (f.metadata == QUIET and v == _default(f))
+            f.name: v
+            for f, v in values.items()
+            if not (f.metadata == OMIT_DEFAULT and v == _default(f))
         }
-        return {name: _heard(value) for name, value in said.items()}
+        return {name: _without_defaults(value) for name, value in said.items()}
     if isinstance(node, Mapping):
-        return {str(key): _heard(value) for key, value in node.items()}
+        return {str(key): _without_defaults(value) for key, value in node.items()}
     if isinstance(node, tuple | list):
-        return [_heard(item) for item in node]
+        return [_without_defaults(item) for item in node]
     return node
 
 
@@ -173,7 +177,7 @@ def to_toml(node: object, comments: Mapping[str, str] | None = None) -> str:
     Empty tables are left out: reading gives them back as the default.
     """
     document = tomlkit.document()
-    _fill(document, plain(node), "", comments or {})
+    _fill(document, to_plain(node), "", comments or {})
     return tomlkit.dumps(document).strip() + "\n"
 
 

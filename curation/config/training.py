@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedwinnow.curation.config.scoring import PluginSection
-from fedwinnow.curation.config.strict_toml import check
+from fedwinnow.curation.config.strict_toml import require_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,11 @@ class WarmUpSection:
     """Constant learning rate, above 0."""
 
     def __post_init__(self) -> None:
-        check("warm_up.rounds", self.rounds, self.rounds >= 1, "at least 1")
-        check("warm_up.steps", self.steps, self.steps >= 1, "at least 1")
-        check("warm_up.learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        require_setting("warm_up.rounds", self.rounds, self.rounds >= 1, "at least 1")
+        require_setting("warm_up.steps", self.steps, self.steps >= 1, "at least 1")
+        require_setting(
+            "warm_up.learning_rate", self.learning_rate, self.learning_rate > 0, "above 0"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +60,24 @@ class TrainingSection:
     """What a step minimises."""
 
     def __post_init__(self) -> None:
-        check("training.rounds", self.rounds, self.rounds >= 0, "at least 0")
-        check("training.steps", self.steps, self.steps >= 1, "at least 1")
-        check("training.batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
-        check("training.accumulation", self.accumulation, self.accumulation >= 1, "at least 1")
-        check("training.learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
-        check("training.warmup_share", self.warmup_share, 0 <= self.warmup_share < 1, "in [0, 1)")
-        check("training.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
-        check("training.max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
+        require_setting("training.rounds", self.rounds, self.rounds >= 0, "at least 0")
+        require_setting("training.steps", self.steps, self.steps >= 1, "at least 1")
+        require_setting("training.batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        require_setting(
+            "training.accumulation", self.accumulation, self.accumulation >= 1, "at least 1"
+        )
+        require_setting(
+            "training.learning_rate", self.learning_rate, self.learning_rate > 0, "above 0"
+        )
+        require_setting(
+            "training.warmup_share", self.warmup_share, 0 <= self.warmup_share < 1, "in [0, 1)"
+        )
+        require_setting(
+            "training.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0"
+        )
+        require_setting(
+            "training.max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +92,11 @@ class EvaluationSection:
     """Evaluate after each n-th round, and always after the last, at least 1."""
 
     def __post_init__(self) -> None:
-        check("evaluation.every", self.every, self.every >= 1, "at least 1")
-        check("evaluation.own_holdout", self.own_holdout, 0 <= self.own_holdout < 1, "in [0, 1)")
-        check("evaluation.generate", self.generate, self.generate >= 0, "at least 0")
+        require_setting("evaluation.every", self.every, self.every >= 1, "at least 1")
+        require_setting(
+            "evaluation.own_holdout", self.own_holdout, 0 <= self.own_holdout < 1, "in [0, 1)"
+        )
+        require_setting("evaluation.generate", self.generate, self.generate >= 0, "at least 0")
 
 
 Arm = Literal["curated", "keep_all", "random", "oracle"]
@@ -98,7 +112,7 @@ class StudySection:
     """Label column with the planted corruption ("clean" for clean); "" where unknown."""
 
     def __post_init__(self) -> None:
-        check(
+        require_setting(
             "study.arms",
             self.arms,
             len(self.arms) > 0
@@ -106,7 +120,7 @@ class StudySection:
             and len(set(self.arms)) == len(self.arms),
             "'curated' first, no arm twice",
         )
-        check(
+        require_setting(
             "study.truth",
             self.truth,
             "oracle" not in self.arms or self.truth != "",

@@ -40,7 +40,7 @@ def predicted_change(kind: torch.dtype) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Differences:
+class FiniteDifferences:
     """Two-sided differences along k directions; the weights are untouched between calls."""
 
     weights: Mapping[str, Tensor]
@@ -57,7 +57,7 @@ class Differences:
         directions: Directions,
         gradients: Directions,
         kind: torch.dtype,
-    ) -> "Differences":
+    ) -> "FiniteDifferences":
         """Differences with steps for a model that computes in ``kind``.
 
         Args:

@@ -30,8 +30,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.model.hook_support import unhookable
-from fedwinnow.curation.model.modes import frozen
+from fedwinnow.curation.model.hook_support import why_no_hooks
+from fedwinnow.curation.model.modes import frozen_weights
 
 Consume = Callable[[str, Float[Tensor, "batch rows columns"]], None]
 """Told of each factor's per-sample gradients, at least float32, going backward; reads only."""
@@ -43,11 +43,11 @@ AXES = 3
 @contextmanager
 def sample_gradients(
     model: nn.Module, layers: Mapping[str, Any], consume: Consume, *, training: bool = False
-) -> Iterator["Firing"]:
+) -> Iterator["SeenFactors"]:
     """Watch the backward passes inside the block; the model is as before outside.
 
-    Inside, the model is in eval mode and all its parameters are frozen. Call :meth:`Firing.check`
-    after each backward pass.
+    Inside, the model is in eval mode and all its parameters are frozen. Call
+    :meth:`SeenFactors.check` after each backward pass.
 
     Args:
         model: The model that is run.
@@ -58,14 +58,14 @@ def sample_gradients(
             autograd's by rounding. Layers that a checkpoint computes again may run forward twice.
 
     Raises:
-        ModelError: an adapter that cannot be measured; see :func:`refuse`.
+        ModelError: an adapter that cannot be measured; see :func:`check_hookable`.
     """
-    refuse(model, layers)
+    check_hookable(model, layers)
     expected = tuple(f"{name}.{f}" for name in layers for f in "AB")
-    firing = Firing(expected=expected, recomputed=training)
+    firing = SeenFactors(expected=expected, recomputed=training)
     with ExitStack() as stack:
         if not training:
-            stack.enter_context(frozen(model))
+            stack.enter_context(frozen_weights(model))
         for name, layer in layers.items():
             for letter, factor in zip("AB", factors_of(layer), strict=True):
                 trained = factor.weight.requires_grad and _is_plain(factor)
@@ -78,7 +78,7 @@ def sample_gradients(
 
 
 @dataclass(slots=True, kw_only=True)
-class Firing:
+class SeenFactors:
     """Which factors were seen in the current batch."""
 
     expected: tuple[str, ...]
@@ -113,15 +113,15 @@ class Firing:
         self.backward.clear()
 
 
-def refuse(model: nn.Module, layers: Mapping[str, Any]) -> None:
+def check_hookable(model: nn.Module, layers: Mapping[str, Any]) -> None:
     """Refuse every model and adapter whose per-sample gradients hooks cannot give.
 
     Raises:
         ModelError: a model that hooks cannot see, hooks left by someone, or an adapter that is
-            :func:`unfit`.
+            :func:`why_no_gradients`.
     """
-    problem = unfit(layers)
-    why = unhookable(model)
+    problem = why_no_gradients(layers)
+    why = why_no_hooks(model)
     if why:
         problem = (
             f"{why}; measure the model before that is done to it, or set "
@@ -134,7 +134,7 @@ def refuse(model: nn.Module, layers: Mapping[str, Any]) -> None:
         raise ModelError(message)
 
 
-def unfit(layers: Mapping[str, Any]) -> str:
+def why_no_gradients(layers: Mapping[str, Any]) -> str:
     """Why no backend can give an adapter's per-sample gradients; "" where they can.
 
     No LoRA layer, no or several active adapters, a disabled or merged adapter, DoRA or another
@@ -204,7 +204,7 @@ def _without_its_weight(factor: nn.Linear, given: Tensor) -> Tensor:
 
 
 def _watch(
-    name: str, firing: Firing, consume: Consume, *, trained: bool
+    name: str, firing: SeenFactors, consume: Consume, *, trained: bool
 ) -> Callable[..., Tensor | None]:
     def took(gradient: Tensor, given: Tensor) -> Tensor:
         firing.backward[name] = firing.backward.get(name, 0) + 1

@@ -7,15 +7,15 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from fedwinnow.curation.gradients.hooks import Consume, Firing, sample_gradients
-from fedwinnow.curation.gradients.probes import Probe, probed
-from fedwinnow.curation.model.hook_support import unhookable
+from fedwinnow.curation.gradients.hooks import Consume, SeenFactors, sample_gradients
+from fedwinnow.curation.gradients.probes import Probe, with_probes
+from fedwinnow.curation.model.hook_support import why_no_hooks
 from fedwinnow.curation.model.lora_model import LoadedModel
 
 Way = Literal["hooks", "probe"]
 
 
-class Source(Protocol):
+class GradientSource(Protocol):
     """Hands per-sample gradients on, batch by batch."""
 
     def begin(self, samples: int) -> None:
@@ -30,7 +30,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Hooked:
-    firing: Firing
+    firing: SeenFactors
 
     def begin(self, samples: int) -> None:
         """Nothing is to be made ready for ``samples``: the hooks see whatever runs."""
@@ -59,15 +59,15 @@ class _Probing:
         self.probe.drop()
 
 
-def best_way(loaded: LoadedModel) -> Way:
+def choose_source(loaded: LoadedModel) -> Way:
     """Hooks, but a probe where the model would not let hooks see its layers."""
-    return "probe" if unhookable(loaded.model) else "hooks"
+    return "probe" if why_no_hooks(loaded.model) else "hooks"
 
 
 @contextmanager
-def per_sample(
+def per_sample_gradients(
     way: Way, loaded: LoadedModel, layers: Mapping[str, Any], consume: Consume
-) -> Iterator[Source]:
+) -> Iterator[GradientSource]:
     """Frozen parameters and eval mode inside; the model is as before outside.
 
     The graph begins at the lowest of the given layers: nothing below it runs backward.
@@ -85,5 +85,5 @@ def per_sample(
         with sample_gradients(loaded.model, layers, consume) as firing:
             yield _Hooked(firing=firing)
     else:
-        with probed(loaded.model, layers) as probe:
+        with with_probes(loaded.model, layers) as probe:
             yield _Probing(probe=probe, consume=consume)

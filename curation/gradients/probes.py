@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.curation.gradients.hooks import AXES, Consume, factors_of, unfit
-from fedwinnow.curation.model.modes import frozen
+from fedwinnow.curation.gradients.hooks import AXES, Consume, factors_of, why_no_gradients
+from fedwinnow.curation.model.modes import frozen_weights
 
 
 class Probed(nn.Linear):
@@ -105,7 +105,7 @@ class Probe:
 
 
 @contextmanager
-def probed(
+def with_probes(
     model: nn.Module, layers: Mapping[str, Any], *, training: bool = False
 ) -> Iterator[Probe]:
     """Probe the adapter's factors inside the block; the model is as before outside.
@@ -117,9 +117,9 @@ def probed(
             else the model is in eval mode and all its parameters are frozen.
 
     Raises:
-        ModelError: an adapter that cannot be measured; see :func:`unfit`.
+        ModelError: an adapter that cannot be measured; see :func:`why_no_gradients`.
     """
-    problem = unfit(layers)
+    problem = why_no_gradients(layers)
     linears: dict[str, Any] = {}
     if not problem:
         for name, layer in layers.items():
@@ -133,7 +133,7 @@ def probed(
         raise ModelError(message)
     with ExitStack() as stack:
         if not training:
-            stack.enter_context(frozen(model))
+            stack.enter_context(frozen_weights(model))
         for factor in linears.values():
             stack.callback(_restore, factor)
             factor.__class__ = Probed

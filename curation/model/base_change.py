@@ -22,13 +22,13 @@ from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters import checks
-from fedwinnow.curation.adapters.algebra import balanced
+from fedwinnow.curation.adapters.algebra import balance_factors
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError
 from fedwinnow.curation.model.lora_model import LoadedModel
 
 
-def changed_base(base: str, change: Adapter | None) -> str:
+def changed_base_hash(base: str, change: Adapter | None) -> str:
     """Fingerprint of a base with a change: SHA-256 over the base's and the change's."""
     if change is None:
         return base
@@ -48,7 +48,7 @@ def add_change(before: Adapter | None, more: Adapter) -> Adapter:
     for module in summed.modules:
         spectrum = maths.decompose(maths.delta(summed, module))
         used = max(1, int((spectrum.values > checks.TOLERANCE * spectrum.values[0]).sum()))
-        a[module], b[module] = balanced(spectrum, summed, module, slice(used))
+        a[module], b[module] = balance_factors(spectrum, summed, module, slice(used))
     small = replace(summed, a=a, b=b)
     checks.check_adapter(small)
     return small
@@ -71,13 +71,13 @@ def _sum(one: Adapter, other: Adapter) -> Adapter:
             message = f"module {module}: expected outputs and inputs {shape}, got {came}"
             raise IncompatibleAdapterError(message)
         scale = scales[module] = other.scales[module]
-        whole = maths.total([maths.delta(one, module), maths.delta(other, module)])
+        whole = maths.sum_products([maths.delta(one, module), maths.delta(other, module)])
         a[module] = whole.right.to(other.a[module].dtype)
         b[module] = (whole.left / scale).to(other.b[module].dtype)
     return Adapter(base=one.base, a=a, b=b, scales=scales)
 
 
-def effective(adapter: Adapter, change: Adapter | None) -> Adapter:
+def effective_adapter(adapter: Adapter, change: Adapter | None) -> Adapter:
     """Change and adapter as one adapter of the unchanged base: their factors, stacked.
 
     Raises:
@@ -88,7 +88,7 @@ def effective(adapter: Adapter, change: Adapter | None) -> Adapter:
 
 def _of_base(adapter: Adapter, change: Adapter) -> Adapter:
     """The adapter as one of the unchanged base."""
-    expected = changed_base(change.base, change)
+    expected = changed_base_hash(change.base, change)
     if adapter.base != expected:
         message = (
             f"adapter was made for base {adapter.base[:12]}, base and change together are "
@@ -99,7 +99,7 @@ def _of_base(adapter: Adapter, change: Adapter) -> Adapter:
 
 
 @contextmanager
-def changed(loaded: LoadedModel, change: Adapter | None) -> Iterator[None]:
+def apply_base_change(loaded: LoadedModel, change: Adapter | None) -> Iterator[None]:
     """The model with a changed base inside, as it was outside; gradients pass, the change stays.
 
     Raises:

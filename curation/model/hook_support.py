@@ -11,7 +11,7 @@ Sources: torch 2.13, ``torch.compile`` (``OptimizedModule._orig_mod``, ``Module.
 from torch import nn
 
 
-def compiled(model: nn.Module) -> bool:
+def is_compiled(model: nn.Module) -> bool:
     """Whether the model, or a part of it, went through ``torch.compile``."""
     return any(
         "_orig_mod" in part._modules or part._compiled_call_impl is not None  # noqa: SLF001 - torch has no other way to ask
@@ -19,9 +19,9 @@ def compiled(model: nn.Module) -> bool:
     )
 
 
-def unhookable(model: nn.Module) -> str:
+def why_no_hooks(model: nn.Module) -> str:
     """Why hooks on a model's layers would see nothing, or too much; "" where they see all."""
-    if compiled(model):
+    if is_compiled(model):
         return "a compiled model ignores hooks"
     for part in model.modules():
         names = {kind.__name__ for kind in type(part).__mro__}

@@ -29,7 +29,7 @@ _PREFIX = "base_model.model."
 
 
 @dataclass(slots=True)
-class Size:
+class BatchBudget:
     """How many tokens a batch of one kind of pass may hold, as far as memory has shown."""
 
     most: int = 0
@@ -48,7 +48,7 @@ class LoadedModel:
     fingerprint: str
     """SHA-256 over the base's names, shapes, number formats and bytes."""
     device: torch.device
-    sizes: dict[str, Size] = field(default_factory=dict)
+    sizes: dict[str, BatchBudget] = field(default_factory=dict)
     """Kind of pass → what its batches may hold (``client/measuring/batching.py``)."""
 
     @cached_property
@@ -217,7 +217,7 @@ def factor_gradients(loaded: LoadedModel, backward: Callable[[], None]) -> Adapt
 
 
 @contextmanager
-def fixed(
+def freeze_factors(
     loaded: LoadedModel, factor: str, modules: frozenset[str] = frozenset()
 ) -> Iterator[None]:
     """One factor of every module untrainable inside, "a" or "b", and both of some modules.

@@ -7,7 +7,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off inside; every module is in its own mode again outside."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -19,13 +19,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen_weights(model: nn.Module) -> Iterator[None]:
     """Eval mode, and no parameter requires a gradient inside; everything as before outside."""
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in wanted:
             parameter.requires_grad_(False)  # noqa: FBT003 - torch's own form
-        with evaluating(model):
+        with evaluation_mode(model):
             yield
     finally:
         for parameter, grad in wanted:

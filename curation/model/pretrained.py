@@ -26,7 +26,7 @@ from fedwinnow.curation.model.lora_model import (
     initial_adapter,
     set_adapter,
 )
-from fedwinnow.curation.model.modes import evaluating
+from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.tokenization import (
     Encoding,
     encode_sample,
@@ -195,7 +195,7 @@ def generate(
         eos_token_id=stop,
         pad_token_id=stop if stop is not None else 0,
     )
-    with evaluating(loaded.model), torch.no_grad():
+    with evaluation_mode(loaded.model), torch.no_grad():
         for sample in samples:
             prompt = prompt_tokens(tokenizer, sample, system_prompt)
             tokens = torch.tensor([prompt], device=loaded.device)

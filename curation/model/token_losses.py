@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedwinnow.curation.model.chunked_cross_entropy import Look, chunked_losses
-from fedwinnow.curation.model.hook_support import compiled
+from fedwinnow.curation.model.hook_support import is_compiled
 from fedwinnow.curation.model.tokenization import Encoding
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def _plain_head(model: torch.nn.Module) -> torch.nn.Linear | None:
 
     None for a compiled model too, which would ignore the hook or keep that of its first batch.
     """
-    if compiled(model):
+    if is_compiled(model):
         return None
     ask = getattr(model, "get_output_embeddings", None)
     head = None if ask is None else ask()

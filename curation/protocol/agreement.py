@@ -16,7 +16,7 @@ TOLERANCE = 1e-3
 """Largest difference between two parties' public numbers, as a share of the largest agreed one."""
 
 
-def disagreement(
+def why_disagreeing(
     table: SignalTable,
     columns: Mapping[str, Float[np.ndarray, "rows ..."]],
     gram: Float[np.ndarray, "k k"],

@@ -80,13 +80,13 @@ def sign(key: PrivateKey, payload: bytes, **words: typing.Any) -> Envelope:  # n
     return UnsignedEnvelope(key=key, payload=payload, words=words).signed()
 
 
-def verified(envelope: Envelope, key: PublicKey) -> Stamp:
+def verify(envelope: Envelope, key: PublicKey) -> Stamp:
     """The stamp of an envelope whose signature and payload are whole.
 
     Raises:
         ProtocolError: another key signed it, or the stamp or the payload was changed or cut.
     """
-    stamp = verified_stamp(envelope.stamp, envelope.signature, key)
+    stamp = verify_stamp(envelope.stamp, envelope.signature, key)
     found = hashlib.sha256(envelope.payload).hexdigest()
     if (stamp.size, stamp.digest) != (len(envelope.payload), found):
         message = (
@@ -97,7 +97,7 @@ def verified(envelope: Envelope, key: PublicKey) -> Stamp:
     return stamp
 
 
-def verified_stamp(text: bytes, signature: bytes, key: PublicKey) -> Stamp:
+def verify_stamp(text: bytes, signature: bytes, key: PublicKey) -> Stamp:
     """A stamp that the key signed; its payload is still to be compared with ``digest``.
 
     Raises:

@@ -7,16 +7,16 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
+from fedwinnow.curation.protocol.flower_records import array_record, read_arrays
 
 
-def message_records(message: messages.Message) -> RecordDict:
+def to_records(message: messages.Message) -> RecordDict:
     """A message as records, in plain."""
     text, arrays = wire.to_arrays(message)
-    return RecordDict({"message": ConfigRecord({"text": text}), "arrays": record_of(arrays)})
+    return RecordDict({"message": ConfigRecord({"text": text}), "arrays": array_record(arrays)})
 
 
-def message_in(content: RecordDict) -> messages.Message:
+def read_message(content: RecordDict) -> messages.Message:
     """The plain message in records.
 
     Raises:
@@ -24,7 +24,7 @@ def message_in(content: RecordDict) -> messages.Message:
     """
     try:
         text = str(content.config_records["message"]["text"])
-        arrays = arrays_in(content.array_records["arrays"])
+        arrays = read_arrays(content.array_records["arrays"])
     except (KeyError, ValueError, TypeError) as error:
         message = f"records are not those of a message ({type(error).__name__})"
         raise ProtocolError(message) from error

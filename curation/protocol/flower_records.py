@@ -25,10 +25,10 @@ def envelope_records(envelope: Envelope, payload: ArrayRecord | None = None) -> 
 
 def payload_record(payload: bytes) -> ArrayRecord:
     """A payload as one array of bytes."""
-    return record_of({"payload": np.frombuffer(payload, dtype=np.uint8)})
+    return array_record({"payload": np.frombuffer(payload, dtype=np.uint8)})
 
 
-def envelope_in(content: RecordDict) -> Envelope:
+def read_envelope(content: RecordDict) -> Envelope:
     """The envelope in records.
 
     Raises:
@@ -48,17 +48,17 @@ def envelope_in(content: RecordDict) -> Envelope:
     return Envelope(stamp=stamp, signature=signature, payload=payload.tobytes())  # type: ignore[arg-type]  # checked above
 
 
-def record_of(arrays: Arrays) -> ArrayRecord:
+def array_record(arrays: Arrays) -> ArrayRecord:
     """Named arrays as Flower's record, in their order."""
     return ArrayRecord({key: Array(array) for key, array in arrays.items()})
 
 
-def arrays_in(record: ArrayRecord) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+def read_arrays(record: ArrayRecord) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
     """The named arrays of a record, in its order."""
     return {key: array.numpy() for key, array in record.items()}
 
 
-def size_of(content: RecordDict) -> int:
+def content_bytes(content: RecordDict) -> int:
     """Payload of a message in bytes: texts and arrays, without Flower's own envelope."""
     text = sum(
         len(value if isinstance(value, bytes) else str(value))

@@ -68,12 +68,12 @@ def summarise(scores: Scores, edges: Edges, *, smallest_cell: int) -> ScoreSumma
     return ScoreSummary(edges=edges, counts=counts, largest_merged=largest)
 
 
-def empty(edges: Edges) -> ScoreSummary:
+def empty_summary(edges: Edges) -> ScoreSummary:
     """The summary of no sample: merging it changes nothing."""
     return ScoreSummary(edges=edges, counts=np.zeros(len(edges) + 1))
 
 
-def merge(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
+def merge_summaries(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
     """Sum of summaries on the same edges, whatever their order.
 
     Sums are exact for whole counts; fractions, which spread runs hold, round once.

@@ -77,14 +77,14 @@ def edges_from_public(public_scores: Scores, *, bins: int, probability: bool) ->
     return found
 
 
-def grid(edges: Edges) -> Float[np.ndarray, " grid"]:
+def threshold_grid(edges: Edges) -> Float[np.ndarray, " grid"]:
     """All finite thresholds that a site accepts, ascending; −inf and +inf are accepted too."""
     parts = np.arange(PARTS) / PARTS
     inner = edges[:-1, None] + (edges[1:] - edges[:-1])[:, None] * parts[None, :]
     return np.concatenate([inner.ravel(), edges[-1:]])
 
 
-def snap(value: float, edges: Edges) -> float:
+def snap_to_grid(value: float, edges: Edges) -> float:
     """The nearest threshold on the grid that is not above ``value``: it never drops more.
 
     Below the first edge that is −inf, above the last edge the last.
@@ -97,14 +97,14 @@ def snap(value: float, edges: Edges) -> float:
         raise NonFiniteError(message)
     if value == float("inf"):
         return value
-    points = grid(edges)
+    points = threshold_grid(edges)
     place = int(np.searchsorted(points, value, side="right"))
     return float(points[place - 1]) if place else float("-inf")
 
 
-def on_grid(value: float, edges: Edges) -> bool:
+def is_on_grid(value: float, edges: Edges) -> bool:
     """Whether a site accepts this threshold."""
-    return value in {float("-inf"), float("inf")} or bool((grid(edges) == value).any())
+    return value in {float("-inf"), float("inf")} or bool((threshold_grid(edges) == value).any())
 
 
 def logit(probability: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

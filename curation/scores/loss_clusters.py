@@ -13,8 +13,8 @@ A budget B is filled equally, smallest clusters first, and each quota Q_k is spl
     q_ks = ⌊Q_k n_ks / N_k⌋, and one more where the remainder is largest, ties by site name
 
 Sums of two exchanges must not differ by few samples: samples that were together in every cell so
-far are told apart only in groups of at least the smallest cell (:func:`partition`). So every cell
-of every exchange is made of the same groups, and no difference of sums tells of fewer.
+far are told apart only in groups of at least the smallest cell (:func:`assign_in_groups`). So
+every cell of every exchange is made of the same groups, and no difference of sums tells of fewer.
 
 Own code, as k-means of a library wants the samples: here counts and sums alone are exchanged, under
 the rules of disclosure above.
@@ -44,13 +44,13 @@ Places = Int[np.ndarray, " samples"]
 """The cluster of each sample, from 0."""
 
 
-def losses_of(trajectory: Trajectory) -> Points:
+def loss_trajectories(trajectory: Trajectory) -> Points:
     """Mean token loss of each row at each checkpoint, nats."""
     columns = [table.columns["loss"].astype(np.float64) for table in trajectory]
     return np.stack(columns, axis=1)
 
 
-def standardised(
+def standardise_losses(
     losses: Float[np.ndarray, "samples checkpoints"],
     public: Float[np.ndarray, "rows checkpoints"],
 ) -> Points:
@@ -62,7 +62,9 @@ def standardised(
     return np.asarray(np.clip(values, -BOUND, BOUND))
 
 
-def start(public: Float[np.ndarray, "rows checkpoints"], count: int, seed: int) -> Centroids:
+def initial_centroids(
+    public: Float[np.ndarray, "rows checkpoints"], count: int, seed: int
+) -> Centroids:
     """K-means++ on standardised public rows: the same centroids wherever they are computed.
 
     Fewer than ``count`` where fewer rows differ from each other.
@@ -76,7 +78,7 @@ def start(public: Float[np.ndarray, "rows checkpoints"], count: int, seed: int) 
     return np.asarray(public[chosen])
 
 
-def assign(points: Points, centroids: Centroids) -> Places:
+def nearest_centroids(points: Points, centroids: Centroids) -> Places:
     """The nearest centroid of each sample; ties go to the first."""
     found = np.zeros(len(points), dtype=np.int64)
     for low in range(0, len(points), _ROWS):
@@ -85,7 +87,7 @@ def assign(points: Points, centroids: Centroids) -> Places:
     return found
 
 
-def partition(
+def assign_in_groups(
     points: Points,
     centroids: Centroids,
     earlier: Sequence[Places],
@@ -104,7 +106,7 @@ def partition(
         earlier: Partitions of the same samples that were told before.
         smallest: Fewest samples of a group, at least 1.
     """
-    found = assign(points, centroids)
+    found = nearest_centroids(points, centroids)
     if smallest <= 1 or len(points) == 0:
         return found
     history = np.stack([np.zeros(len(points), dtype=np.int64), *earlier], axis=1)
@@ -119,12 +121,12 @@ def partition(
             open_[least] = False
             homeless = rows[found[rows] == least]
             allowed = np.flatnonzero(open_)
-            found[homeless] = allowed[assign(points[homeless], centroids[allowed])]
+            found[homeless] = allowed[nearest_centroids(points[homeless], centroids[allowed])]
             held = np.bincount(found[rows], minlength=len(centroids))
     return found
 
 
-def sums(
+def cluster_sums(
     points: Points, places: Places, count: int
 ) -> tuple[Int[np.ndarray, " clusters"], Float[np.ndarray, "clusters checkpoints"]]:
     """How many samples each cluster holds, and the sum of their trajectories."""
@@ -133,7 +135,7 @@ def sums(
     return held, np.stack(columns, axis=1).astype(np.float64)
 
 
-def rounded_down(
+def round_down(
     counts: Int[np.ndarray, " clusters"],
     totals: Float[np.ndarray, "clusters checkpoints"],
     step: int,
@@ -144,7 +146,7 @@ def rounded_down(
     return told, np.asarray(totals * scale[:, None])
 
 
-def update(
+def update_centroids(
     centroids: Centroids,
     counts: Int[np.ndarray, " clusters"],
     totals: Float[np.ndarray, "clusters checkpoints"],
@@ -154,13 +156,13 @@ def update(
     return np.asarray(np.where(held, totals / np.maximum(counts, 1)[:, None], centroids))
 
 
-def budget_of(counts: Sequence[int], share: float) -> int:
+def samples_to_keep(counts: Sequence[int], share: float) -> int:
     """How many of the counted samples to keep: the nearest whole number, at least 1 of any."""
     total = sum(counts)
     return min(total, max(1, round(share * total)))
 
 
-def fill(counts: Sequence[int], budget: int) -> tuple[int, ...]:
+def fill_quotas(counts: Sequence[int], budget: int) -> tuple[int, ...]:
     """Equal quotas, smallest clusters first; what a small cluster lacks goes to the larger ones.
 
     Args:
@@ -175,7 +177,7 @@ def fill(counts: Sequence[int], budget: int) -> tuple[int, ...]:
     return tuple(quotas)
 
 
-def extras(
+def extra_by_site(
     quotas: Sequence[int], counts: Mapping[str, Sequence[int]]
 ) -> dict[str, tuple[int, ...]]:
     """Site → clusters in which it keeps one more than the floor of its share.
@@ -195,7 +197,7 @@ def extras(
     return {site: tuple(found[site]) for site in sorted(found)}
 
 
-def own_quotas(
+def site_quotas(
     counts: Sequence[int],
     totals: Sequence[int],
     quotas: Sequence[int],
@@ -218,7 +220,7 @@ def own_quotas(
     )
 
 
-def best(
+def select_best(
     scores: Float[np.ndarray, " samples"],
     ids: Sequence[str],
     places: Places,

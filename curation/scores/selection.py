@@ -22,7 +22,7 @@ _BLOCK = 4096
 Statuses = Int8[np.ndarray, " samples"]
 
 
-def select(
+def select_above(
     ids: tuple[str, ...],
     scores: Scores,
     status: Statuses,

@@ -85,10 +85,10 @@ def diff(
         message = f"{folders[0]} and {folders[1]}: {error}"
         raise ModelError(message) from error
     if picture is not None:
-        from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - with the picture
+        from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - with the picture
         from fedwinnow.server.adapter_tools.heat_maps import heat_maps  # noqa: PLC0415 - matplotlib loads here
 
-        write(picture, heat_maps(found, title=f"{folders[0]} and {folders[1]}").encode())
+        write_atomically(picture, heat_maps(found, title=f"{folders[0]} and {folders[1]}").encode())
     if as_json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False, allow_nan=False))
     else:
@@ -108,14 +108,14 @@ def remerge(
 ) -> None:
     """Merge a run's kept adapters again without a site that opts out; nobody trains."""
     from fedwinnow.server.adapter_tools.remerge import (  # noqa: PLC0415 - torch loads here
-        configuration_of,
+        read_configuration,
         write_remerged,
     )
     from fedwinnow.server.adapter_tools.remerge import remerge as merge_anew  # noqa: PLC0415 - torch loads here
 
     found = merge_anew(run, without)
     target = out or run / ("adapter-without-" + "-".join(found.without))
-    write_remerged(found, target, configuration_of(run))
+    write_remerged(found, target, read_configuration(run))
     words = "no update of theirs remains"
     if not found.exact:
         words = (
@@ -160,7 +160,7 @@ def _show_merge(found: "FolderMerge") -> None:
 
 
 def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
-    from fedwinnow.curation.adapters.comparison import by_layer, place  # noqa: PLC0415 - loaded before
+    from fedwinnow.curation.adapters.comparison import layer_sort_key, module_place  # noqa: PLC0415 - loaded before
 
     head = ("A", "B", "angle", "outputs", "inputs", "outside", "discarded")
     table = Table(
@@ -173,10 +173,10 @@ def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
     table.add_column("module", overflow="fold")
     for word in head:
         table.add_column(word, justify="right", no_wrap=True)
-    for name in sorted(found.modules, key=by_layer):
+    for name in sorted(found.modules, key=layer_sort_key):
         one = found.modules[name]
         table.add_row(
-            *place(name),
+            *module_place(name),
             *(f"{norm:.4g}" for norm in one.norms),
             _number(one.angle),
             _number(one.output_angles[-1] if one.output_angles else None),
@@ -185,8 +185,10 @@ def _show_difference(found: "Comparison", folders: Sequence[Path]) -> None:
             _number(one.discarded, 4),
         )
     for side, alone in enumerate(found.alone):
-        for name, norm in sorted(alone.items(), key=lambda pair: by_layer(pair[0])):
-            table.add_row(*place(name), *(f"{norm:.4g}" if s == side else "–" for s in (0, 1)))
+        for name, norm in sorted(alone.items(), key=lambda pair: layer_sort_key(pair[0])):
+            table.add_row(
+                *module_place(name), *(f"{norm:.4g}" if s == side else "–" for s in (0, 1))
+            )
     table.add_section()
     table.add_row("all", "", *(f"{norm:.4g}" for norm in found.norms), _number(found.angle))
     console = Console()

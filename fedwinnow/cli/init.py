@@ -12,12 +12,12 @@ from typing import Any
 
 from fedwinnow.client.data.column_guess import guess_columns
 from fedwinnow.client.data.samples import columns_of
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.coordinator import CoordinatorSection, MemberSection
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import AnchorsSection, ModelSection, RunSection
 from fedwinnow.curation.config.site import SiteConfig, SiteSection
-from fedwinnow.curation.config.strict_toml import plain, to_toml
+from fedwinnow.curation.config.strict_toml import to_plain, to_toml
 from fedwinnow.curation.config.training import WarmUpSection
 from fedwinnow.curation.errors import OutputError
 
@@ -40,8 +40,8 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
     own = SiteConfig(site=careful, model=section, anchors=public)
     targets = (folder / "scenario.toml", folder / "site.toml", folder / "run.toml")
     _refuse_to_overwrite(*targets)
-    write(targets[0], _text("", scenario))
-    write(targets[1], _text(SITE_STEPS, own))
+    write_atomically(targets[0], _text("", scenario))
+    write_atomically(targets[1], _text(SITE_STEPS, own))
     write_run(model, folder)
     return targets
 
@@ -62,7 +62,7 @@ def write_run(model: str, folder: Path) -> Path:
     target = folder / "run.toml"
     _refuse_to_overwrite(target)
     # the anchors of a deployed run are those of the sites, and nothing of it is simulated
-    write(target, _text(RUN_STEPS, run, without=WITHOUT))
+    write_atomically(target, _text(RUN_STEPS, run, without=WITHOUT))
     return target
 
 
@@ -103,7 +103,7 @@ def _text(steps: str, node: RunConfig | SiteConfig, without: tuple[str, ...] = (
     head = (
         "# Made by `fedwinnow init`: every key with its default; delete what you do not change.\n"
     )
-    tree = _leave_out(plain(node), without)
+    tree = _leave_out(to_plain(node), without)
     return f"{head}{steps}\n{to_toml(tree, comments(type(node)))}".encode()
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fedwinnow.cli import adapters, bench, plugins, recipes, score, site, studies
 from fedwinnow.cli import run as cli_run
-from fedwinnow.cli.options import AsJson, Resume, Set, typed
+from fedwinnow.cli.options import AsJson, Resume, Set, typed_command
 from fedwinnow.curation.errors import CurationError, DataError
 from fedwinnow.server.report.record import read_record
 
@@ -134,7 +134,7 @@ def simulate(
         logging.getLogger("fedwinnow.simulations.runtimes.flower").setLevel(
             logging.INFO
         )  # a line a phase
-        folder = simulate_with_flower(config, resume=resume, command=typed())
+        folder = simulate_with_flower(config, resume=resume, command=typed_command())
         _show(folder, as_json=as_json)
     else:
         _simulate(config, resume=resume, as_json=as_json, budget={})
@@ -184,17 +184,17 @@ def report(
 
 
 def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:  # noqa: ANN401 - typed where torch may load
-    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.runtimes.in_process import simulate as run  # noqa: PLC0415 - torch loads here
 
-    watch = Watch(budget=budget)
+    watch = ProgressDisplay(budget=budget)
     folder = run(
         config,
         resume=resume,
         progress=watch.delivery,
-        command=typed(),
-        workshop=Workshop(progress=watch.work),
+        command=typed_command(),
+        cache=ProcessCache(progress=watch.work),
     )
     for line in watch.over_budget():
         Console(stderr=True).print(f"over its time budget: {line}", style="yellow")

@@ -17,6 +17,6 @@ Resume = Annotated[
 ]
 
 
-def typed() -> str:
+def typed_command() -> str:
     """The command line as it was typed, for a manifest or a page."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

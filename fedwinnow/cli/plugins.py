@@ -51,10 +51,10 @@ def check(
 ) -> None:
     """Check a plug-in against its Protocol's laws on made-up inputs; exit code 1 if one fails."""
     from fedwinnow.curation.config.strict_toml import with_overrides  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.strategies.conformance.check import examine  # noqa: PLC0415 - torch loads here
+    from fedwinnow.strategies.conformance.check import check_registered  # noqa: PLC0415 - torch loads here
 
     given = with_overrides({}, settings or ())
-    verdicts = examine(_only_kind(kind, name), name, given)
+    verdicts = check_registered(_only_kind(kind, name), name, given)
     if as_json:
         print(json.dumps([asdict(one) for one in verdicts], indent=1, ensure_ascii=False))
     else:
@@ -114,13 +114,13 @@ def _lines(row: dict[str, Any]) -> list[str]:
 
 
 def _names(kind: str) -> Iterable[tuple[Any, str]]:
-    from fedwinnow.strategies.registry import KINDS, names  # noqa: PLC0415 - numpy loads here
+    from fedwinnow.strategies.registry import KINDS, plugin_names  # noqa: PLC0415 - numpy loads here
 
     if kind and kind not in KINDS:
         raise _no_kind(kind)
     for one in KINDS:
         if kind in ("", one):
-            yield from ((one, name) for name in names(one))
+            yield from ((one, name) for name in plugin_names(one))
             if one == "merging":
                 from fedwinnow.strategies.merging.flower.rule import flower_names  # noqa: PLC0415 - Flower loads here
 
@@ -129,14 +129,14 @@ def _names(kind: str) -> Iterable[tuple[Any, str]]:
 
 def _only_kind(kind: str, name: str) -> Any:  # noqa: ANN401 - a Kind, which loads with the registry
     """The kind that has the name, where it is not given."""
-    from fedwinnow.strategies.registry import KINDS, PREFIXED, names  # noqa: PLC0415 - numpy loads here
+    from fedwinnow.strategies.registry import KINDS, PREFIXED, plugin_names  # noqa: PLC0415 - numpy loads here
 
     if kind:
         if kind not in KINDS:
             raise _no_kind(kind)
         return kind
     prefix = name.partition(":")[0]
-    having = [one for one in KINDS if name in names(one) or (one, prefix) in PREFIXED]
+    having = [one for one in KINDS if name in plugin_names(one) or (one, prefix) in PREFIXED]
     if len(having) != 1:
         what = "no kind has it" if not having else f"{' and '.join(having)} have it"
         message = f"plug-in {name!r}: {what}; give --kind, or see fedwinnow plugins"

@@ -28,8 +28,8 @@ WORDS: Mapping[str, str] = {
 
 
 @dataclass(slots=True)
-class Watch:
-    """Prints what a run does; given to the driver and to the workshop."""
+class ProgressDisplay:
+    """Prints what a run does; given to the driver and to the cache."""
 
     budget: Mapping[str, float] = field(default_factory=dict)
     """Phase → seconds that all its rounds together may take; others are not judged."""

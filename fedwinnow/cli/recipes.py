@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedwinnow.cli.options import AsJson, Set, typed
-from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.cli.options import AsJson, Set, typed_command
+from fedwinnow.curation.config.strict_toml import to_plain
 
 if TYPE_CHECKING:
     from fedwinnow.simulations.recipes.data_budget import Budget, BudgetPlan
-    from fedwinnow.simulations.recipes.loss_curves import Placed
+    from fedwinnow.simulations.recipes.loss_curves import RankedRecipe
     from fedwinnow.simulations.recipes.merge_mixture import Mixture
     from fedwinnow.simulations.recipes.recipe_comparison import RecipeComparison, ReportedRecipe
 
@@ -44,19 +44,19 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Find the best of several recipes by successive halving; finished runs are not run again."""
-    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.recipes import compare as recipes_of  # noqa: PLC0415 - torch loads here
 
-    watch = Watch()
-    found = recipes_of.compare(
+    watch = ProgressDisplay()
+    found = recipes_of.compare_recipes(
         recipes_of.load_recipes(scenarios, recipe or (), settings or ()),
         seeds=seeds,
-        command=typed(),
+        command=typed_command(),
         progress=watch.delivery,
         told=watch.work,
     )
     if as_json:
-        print(json.dumps(plain(found) | {"note": HALVES}, indent=1, ensure_ascii=False))
+        print(json.dumps(to_plain(found) | {"note": HALVES}, indent=1, ensure_ascii=False))
         return
     _show_rungs(found)
 
@@ -77,8 +77,8 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
     as_json: AsJson = False,
 ) -> None:
     """Fit how much data a training budget is worth, in a local simulation; prints [threshold]."""
-    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - likewise
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - likewise
     from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.simulations.datasets.demo import local_model  # noqa: PLC0415 - torch loads here
@@ -95,10 +95,10 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
         steps=steps or config.training.rounds * config.training.steps,
         buckets=buckets, passes=numbers, seeds=seeds, most=most, rate=rate,
     )  # fmt: skip
-    watch = Watch()
+    watch = ProgressDisplay()
     found = fit_budget(config, plan, progress=watch.delivery, told=watch.work)
     if out is not None:
-        write(out, found.section().encode())
+        write_atomically(out, found.section().encode())
     if as_json:
         told = {"keep": found.best / buckets, "expected_loss": found.expected}
         told |= {"measured": found.measured.tolist(), "passes": numbers}
@@ -158,7 +158,7 @@ def _show_rungs(found: "RecipeComparison") -> None:
     print(f"{found.share_of_steps:.0%} of the steps of running all to the end. {HALVES}")
 
 
-def _apart(one: "Placed | ReportedRecipe", *, equal: str = "") -> str:
+def _apart(one: "RankedRecipe | ReportedRecipe", *, equal: str = "") -> str:
     """The difference with its interval; beside itself or an equal the word for that."""
     if one.low == one.high == 0:
         return equal
@@ -178,14 +178,14 @@ def mixture(
     as_json: AsJson = False,
 ) -> None:
     """Fit a law of mixing to many merges of a run's kept adapters; nobody trains."""
-    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - likewise
-    from fedwinnow.curation.atomic_files import write  # noqa: PLC0415 - torch loads with the rest
-    from fedwinnow.simulations.recipes.merge_mixture import mixture as measured  # noqa: PLC0415 - torch loads here
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - likewise
+    from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - torch loads with the rest
+    from fedwinnow.simulations.recipes.merge_mixture import fit_mixture as measured  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.recipes.merge_mixture import section_text  # noqa: PLC0415 - likewise
 
-    found = measured(run, count=mixtures, number=training_round, told=Watch().work)
+    found = measured(run, count=mixtures, number=training_round, told=ProgressDisplay().work)
     if out is not None:
-        write(out, section_text(found).encode())
+        write_atomically(out, section_text(found).encode())
     if as_json:
         print(json.dumps(asdict(found), indent=1))
         return

@@ -11,7 +11,7 @@ from rich.console import Console
 from fedwinnow.cli.options import AsJson, Set
 
 if TYPE_CHECKING:
-    from fedwinnow.simulations.single_silo import Scored
+    from fedwinnow.simulations.single_silo import ScoreResult
 
 WEAK = 0.6
 """Forecast AUROC below which a selection is not worth much."""
@@ -37,15 +37,15 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
     as_json: AsJson = False,
 ) -> None:
     """Score and filter one data set against public anchors; no federation, no server."""
-    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.single_silo import score_config, score_data  # noqa: PLC0415 - torch loads here
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.single_silo import score_config, score_silo  # noqa: PLC0415 - torch loads here
 
     words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
     config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
-    watch = Watch()
-    found = score_data(
-        config, out, kept=kept, progress=watch.delivery, workshop=Workshop(progress=watch.work)
+    watch = ProgressDisplay()
+    found = score_silo(
+        config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)
     )
     if as_json:
         told = {"out": str(out), **{f.name: getattr(found, f.name) for f in fields(found)}}
@@ -54,7 +54,7 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
         _show(found, scorer, out)
 
 
-def _show(found: "Scored", scorer: str, out: Path) -> None:
+def _show(found: "ScoreResult", scorer: str, out: Path) -> None:
     print(f"{found.kept} of {found.samples} samples kept; table in {out}")
     if (auroc := found.forecast.get("auroc")) is not None:
         print(f"forecast AUROC on the corrupted anchors: {auroc:.3f}")

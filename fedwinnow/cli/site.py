@@ -59,7 +59,7 @@ def serve(file: File, settings: Set = None) -> None:
     """Listen on the Unix socket and answer the pinned coordinator, until Ctrl-C or SIGTERM."""
     from fedwinnow.client.agent.grpc_service import Agent  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.agent.preflight import check_settings  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.boundary.guarded_site import Boundary  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.guarded_site import GuardedSite  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     logging.getLogger("fedwinnow").setLevel(logging.INFO)
@@ -69,7 +69,7 @@ def serve(file: File, settings: Set = None) -> None:
         signal.signal(number, lambda *_: ended.set())
     config = load_site(file, settings or ())
     check_settings(config)
-    agent = Agent(boundary=Boundary.open(config), section=config.agent)
+    agent = Agent(boundary=GuardedSite.open(config), section=config.agent)
     agent.start()
     print(f"site {config.site.name} listens on {config.agent.socket}", flush=True)
     ended.wait()
@@ -112,10 +112,10 @@ def queue(
 
     They are not trained on. The list is for the silo's own operator, and leaves with no message.
     """
-    from fedwinnow.client.runs.review_queue import questions  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.review_queue import read_questions  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
-    found = questions(load_site(file), run)
+    found = read_questions(load_site(file), run)
     if as_json:
         print(json.dumps([dataclasses.asdict(one) for one in found], indent=1))
         return
@@ -147,8 +147,8 @@ def egress(
     as_json: AsJson = False,
 ) -> None:
     """Print the ledger of everything that left, or verify that nobody changed it."""
-    from fedwinnow.client.boundary.ledger_chain import file_of, read  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.boundary.ledger_chain import verify as findings_of  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.ledger_chain import file_of, read_chain  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.ledger_chain import verify_chain as findings_of  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     folder = Path(load_site(file).work)
@@ -162,7 +162,7 @@ def egress(
     if findings:
         message = f"{ledger}: {'; '.join(findings)}; keep {folder} as evidence, and find out who"
         raise OutputError(message)
-    entries = [entry for _, entry in read(folder)]
+    entries = [entry for _, entry in read_chain(folder)]
     head = str(entries[-1]["hash"]) if entries else ""
     if verify and as_json:
         print(json.dumps({"entries": len(entries), "unchanged": True, "head": head}, indent=1))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedwinnow.cli.options import Set, typed
+from fedwinnow.cli.options import Set, typed_command
 
 
 def study(
@@ -21,8 +21,8 @@ def study(
     ] = False,
 ) -> None:
     """Run a study over several seeds and write its evidence tables; without a name, list them."""
-    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.runs.process_cache import Workshop  # noqa: PLC0415 - torch loads here
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.studies import run_study as studies  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.studies.ablation import ablate  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.studies.definitions import load_study, names, plan  # noqa: PLC0415 - torch loads here
@@ -32,14 +32,18 @@ def study(
             found = load_study(known)
             print(f"{known}: {found.about} Splits: {', '.join(s.name for s in found.splits)}.")
         return
-    watch, planned = Watch(), plan(name, seeds, tuple(settings or ()))
-    workshop = Workshop(progress=watch.work)
-    studies.study(
-        planned, folder=evidence, command=typed(), progress=watch.delivery, workshop=workshop
+    watch, planned = ProgressDisplay(), plan(name, seeds, tuple(settings or ()))
+    cache = ProcessCache(progress=watch.work)
+    studies.run_study(
+        planned,
+        folder=evidence,
+        command=typed_command(),
+        progress=watch.delivery,
+        cache=cache,
     )
     print((evidence / f"{planned.title}.md").read_text(encoding="utf-8"))
     if signals:
-        print(ablate(planned, folder=evidence, command=typed(), workshop=workshop))
+        print(ablate(planned, folder=evidence, command=typed_command(), cache=cache))
 
 
 def base(
@@ -70,7 +74,7 @@ def attacks(
     settings: Set = None,
 ) -> None:
     """Try attacks of one site on generated skills and write a table; finished runs are kept."""
-    from fedwinnow.cli.progress import Watch  # noqa: PLC0415 - torch loads here
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.attacks import run_attacks  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.attacks.catalogue import ATTACKS  # noqa: PLC0415 - torch loads here
 
@@ -79,5 +83,7 @@ def attacks(
         seeds=tuple(range(1, seeds + 1)),
         settings=tuple(settings or ()),
     )
-    run_attacks.attacks(plan, folder=evidence, command=typed(), progress=Watch().delivery)
+    run_attacks.run_attacks(
+        plan, folder=evidence, command=typed_command(), progress=ProgressDisplay().delivery
+    )
     print((evidence / "attacks.md").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
 """Keys of PEFT's configuration that must be the same in all folders, as the result has one."""
 
 
-def shares_of(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, float]:
+def folder_shares(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, float]:
     """Folder → share, of sum 1.
 
     Raises:
@@ -44,7 +44,7 @@ def shares_of(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, fl
     return {str(folder): w / total for folder, w in zip(folders, given, strict=True)}
 
 
-def check_free(out: Path) -> None:
+def check_not_there(out: Path) -> None:
     """Refuse a place where something is.
 
     Raises:
@@ -102,7 +102,7 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
             raise ModelError(message)
 
 
-def sizes_of(opened: Mapping[str, StoredAdapter]) -> dict[str, tuple[int, int, str]]:
+def module_sizes(opened: Mapping[str, StoredAdapter]) -> dict[str, tuple[int, int, str]]:
     """Module → outputs, inputs, and the folder with the largest rank there (the first of them).
 
     Raises:
@@ -140,7 +140,7 @@ def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
                 raise ModelError(message)
 
 
-def refused(rule: str, error: RunError) -> ModelError:
+def reword_for_folders(rule: str, error: RunError) -> ModelError:
     """What a rule says of the sites of a federation, said of folders."""
     words = str(error).replace("adapter of site ", "folder ").replace("site ", "folder ")
     words = words.replace("merging.name = 'core_svd'", "--rule core_svd")
@@ -148,7 +148,7 @@ def refused(rule: str, error: RunError) -> ModelError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class MergePart:
     """One folder's part in a merge."""
 
     folder: str
@@ -167,7 +167,7 @@ class FolderMerge:
 
     out: str
     rule: str
-    parts: tuple[Part, ...]
+    parts: tuple[MergePart, ...]
     norm: float
     """‖ΔW‖ of the result."""
     ranks: tuple[int, int]

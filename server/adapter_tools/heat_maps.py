@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from fedwinnow.curation.adapters.comparison import Comparison, by_layer, place
+from fedwinnow.curation.adapters.comparison import Comparison, layer_sort_key, module_place
 from fedwinnow.server.report.chart_style import (
     INK,
     MUTED,
@@ -39,11 +39,11 @@ def heat_maps(found: Comparison, *, title: str) -> str:
 
     Grey cells: a module that only one adapter changes, or whose product is 0.
     """
-    return svg_element(drawn(found, title=title), "difference")
+    return svg_element(heat_map_figure(found, title=title), "difference")
 
 
 @chart_style(size=SMALL)
-def drawn(found: Comparison, *, title: str) -> Figure:
+def heat_map_figure(found: Comparison, *, title: str) -> Figure:
     """The figure of :func:`heat_maps`, in which every label has its place."""
     modules = {**dict.fromkeys(name for alone in found.alone for name in alone), **found.modules}
     layers, columns = axes_of(list(modules))
@@ -85,7 +85,7 @@ def _maps(found: Comparison) -> dict[str, tuple[Values, float, str]]:
 
 def axes_of(names: list[str]) -> tuple[list[str], list[str]]:
     """Layers (by number; "–" for a module outside the layers) and modules, in order."""
-    places = [place(name) for name in sorted(names, key=by_layer)]
+    places = [module_place(name) for name in sorted(names, key=layer_sort_key)]
     return list(dict.fromkeys(layer for layer, _ in places)), sorted({m for _, m in places})
 
 
@@ -101,7 +101,7 @@ def _map(
 ) -> None:
     cells = np.full((len(layers), len(modules)), np.nan)
     for name, value in values.items():
-        layer, module = place(name)
+        layer, module = module_place(name)
         if value is not None:
             cells[layers.index(layer), modules.index(module)] = value
     mesh = axes.pcolormesh(

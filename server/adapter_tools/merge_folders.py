@@ -20,20 +20,25 @@ from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.peft_folder import export_adapter
-from fedwinnow.curation.adapters.peft_reader import Lazy, StoredAdapter, check_finite, open_adapter
+from fedwinnow.curation.adapters.peft_reader import (
+    LazyFactor,
+    StoredAdapter,
+    check_finite,
+    open_adapter,
+)
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError, RunError
 from fedwinnow.server.adapter_tools.folder_checks import (
     ALIKE,
     FolderMerge,
-    Part,
+    MergePart,
     base_name,
     check_alike,
-    check_free,
+    check_not_there,
     check_shared_a,
-    refused,
-    shares_of,
-    sizes_of,
+    folder_shares,
+    module_sizes,
+    reword_for_folders,
 )
 from fedwinnow.server.adapter_tools.merge_sparse_folders import sum_folders
 from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged, Merging, SparseMerging
@@ -69,8 +74,8 @@ def merge_folders(
         IncompatibleAdapterError: no folder can hold a sparse sum.
     """
     merging: Merging = build("merging", rule, settings or {})
-    shares = shares_of(folders, weights)
-    check_free(out)
+    shares = folder_shares(folders, weights)
+    check_not_there(out)
     if isinstance(merging, SparseMerging):
         return sum_folders(shares, out, rule=rule, merging=merging, base=base)
     opened = {str(folder): open_adapter(folder, base="base") for folder in folders}
@@ -80,12 +85,12 @@ def merge_folders(
         check_finite(one)
     if isinstance(merging, FactorMerging):
         check_shared_a(opened, rule)
-    sizes = sizes_of(opened)
+    sizes = module_sizes(opened)
     widened = {folder: _widened(one, sizes) for folder, one in opened.items()}
     try:
         merged = merging(widened, shares, _previous(opened, sizes))
     except RunError as error:
-        raise refused(rule, error) from error
+        raise reword_for_folders(rule, error) from error
     if merged.change is not None:
         message = (
             f"--rule {rule} changes the base model, which an adapter folder cannot hold; choose "
@@ -112,8 +117,8 @@ def _widened(one: StoredAdapter, sizes: Mapping[str, tuple[int, int, str]]) -> A
     modules = sorted(sizes)
     return Adapter(
         base=own.base,
-        a=Lazy(modules, lambda m: own.a[m] if m in own.a else torch.zeros(1, sizes[m][1])),
-        b=Lazy(modules, lambda m: own.b[m] if m in own.b else torch.zeros(sizes[m][0], 1)),
+        a=LazyFactor(modules, lambda m: own.a[m] if m in own.a else torch.zeros(1, sizes[m][1])),
+        b=LazyFactor(modules, lambda m: own.b[m] if m in own.b else torch.zeros(sizes[m][0], 1)),
         scales={module: own.scales.get(module, 1.0) for module in modules},
     )
 
@@ -126,8 +131,8 @@ def _previous(
     modules = sorted(sizes)
     return Adapter(
         base="base",
-        a=Lazy(modules, lambda module: largest[module].a[module]),
-        b=Lazy(modules, lambda module: torch.zeros_like(largest[module].b[module])),
+        a=LazyFactor(modules, lambda module: largest[module].a[module]),
+        b=LazyFactor(modules, lambda module: torch.zeros_like(largest[module].b[module])),
         scales={module: largest[module].scales[module] for module in modules},
     )
 
@@ -172,7 +177,7 @@ def _told(
     saved: tuple[str, ...],
 ) -> FolderMerge:
     parts = tuple(
-        Part(
+        MergePart(
             folder=folder,
             weight=shares[folder],
             norm=_norm(one.adapter),
@@ -185,7 +190,7 @@ def _told(
     error = target = 0.0
     for module in merged.adapter.modules:
         wanted = maths.target(widened, used, module)
-        apart = maths.total([maths.delta(merged.adapter, module, -1.0), wanted])
+        apart = maths.sum_products([maths.delta(merged.adapter, module, -1.0), wanted])
         error += maths.norm(apart) ** 2
         target += maths.norm(wanted) ** 2
     return FolderMerge(

@@ -19,7 +19,12 @@ from fedwinnow.curation.adapters.shira_folder import (
 )
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import ModelError, RunError
-from fedwinnow.server.adapter_tools.folder_checks import FolderMerge, Part, base_name, refused
+from fedwinnow.server.adapter_tools.folder_checks import (
+    FolderMerge,
+    MergePart,
+    base_name,
+    reword_for_folders,
+)
 from fedwinnow.strategies.interfaces.merging import SparseMerging
 
 
@@ -50,12 +55,12 @@ def sum_folders(
     try:
         merged = merging(adapters, shares, _nothing(adapters))
     except RunError as error:
-        raise refused(rule, error) from error
+        raise reword_for_folders(rule, error) from error
     rank = export_sparse(
         merged.adapter, out, base_name=name, target_modules=_targets(opened), task_type=task
     )
     parts = tuple(
-        Part(
+        MergePart(
             folder=folder,
             weight=shares[folder],
             norm=_norm(adapters[folder]),

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fedwinnow.curation.adapters import checks
-from fedwinnow.curation.adapters.algebra import combined
+from fedwinnow.curation.adapters.algebra import combine
 from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config.run import RunConfig
@@ -36,16 +36,16 @@ from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.server.aggregation.count_guards import guarded_counts
-from fedwinnow.server.aggregation.kept_adapters import kept_round
-from fedwinnow.server.aggregation.round_merge import Seen, completed, merge_round
-from fedwinnow.server.run.run_folder import Store
-from fedwinnow.server.state import RoundRecord, RunState, configuration, given
+from fedwinnow.server.aggregation.count_guards import bound_reported_counts
+from fedwinnow.server.aggregation.kept_adapters import load_round
+from fedwinnow.server.aggregation.round_merge import RoundEvidence, complete_rank, merge_round
+from fedwinnow.server.run.run_folder import RunFolder
+from fedwinnow.server.state import RoundRecord, RunState, required, run_config
 from fedwinnow.strategies.interfaces.merging import Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remerged:
+class RemergeResult:
     """What is left of a run without some of its sites."""
 
     adapter: Adapter
@@ -57,7 +57,7 @@ class Remerged:
     """Of each round: site → share."""
 
 
-def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> Remerged:
+def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> RemergeResult:
     """Merge a run's kept adapters again without the named sites.
 
     Raises:
@@ -66,25 +66,25 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
         OutputError: the run is not finished, or kept no adapters.
     """
     state = _finished(folder)
-    config = configuration(state)
+    config = run_config(state)
     _check_members(state, without)
-    now, weights = given(state.initial, "initial"), list[dict[str, float]]()
+    now, weights = required(state.initial, "initial"), list[dict[str, float]]()
     base = now.base
     memory: Memory = {}
     for number in range(1, config.training.rounds + 1):
-        start, adapters, labels = kept_round(folder, arm, number, base=base)
+        start, adapters, labels = load_round(folder, arm, number, base=base)
         record = _record(state, arm, number)
         stay = {site: one for site, one in adapters.items() if site not in without}
         counts = {site: labels[site].samples for site in stay}
         same = checks.adapter_hash(start) == checks.adapter_hash(now)
         move = _unmoved if same else _mover(config)
         merged = merge_round(
-            {site: move(completed(one, start), start, now) for site, one in stay.items()},
-            guarded_counts(counts, state.members, config.guards)[0],
+            {site: move(complete_rank(one, start), start, now) for site, one in stay.items()},
+            bound_reported_counts(counts, state.members, config.guards)[0],
             now,
             None,
             config if same else _standing_in(config),
-            seen=Seen(
+            seen=RoundEvidence(
                 left_out={
                     site: record.sites[site].bounded
                     for site in adapters
@@ -104,7 +104,7 @@ def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> 
             raise ConfigError(message)
         now, memory = merged.adapter, merged.memory
         weights.append(dict(merged.weights))
-    return Remerged(
+    return RemergeResult(
         adapter=now,
         without=tuple(sorted(without)),
         rounds=config.training.rounds,
@@ -129,7 +129,7 @@ def _check_members(state: RunState, without: Collection[str]) -> None:
         raise ConfigError(message)
 
 
-def write_remerged(found: Remerged, out: Path, config: RunConfig) -> None:
+def write_remerged(found: RemergeResult, out: Path, config: RunConfig) -> None:
     """Write the adapter as a PEFT folder, with ``remerge.json`` that says how it came about.
 
     Raises:
@@ -155,15 +155,15 @@ def write_remerged(found: Remerged, out: Path, config: RunConfig) -> None:
     write_json(out / "remerge.json", about)
 
 
-def moved(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
+def move_update(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
     """The adapter whose update from ``now`` is what this one's was from ``start``, exactly.
 
     Where all three share a factor it stays; else factors are stacked.
     """
-    return combined([(1.0, now), (1.0, adapter), (-1.0, start)], now)
+    return combine([(1.0, now), (1.0, adapter), (-1.0, start)], now)
 
 
-def moved_factors(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
+def move_factors(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
     """The adapter whose factors differ from those of ``now`` by what they did from ``start``.
 
     A factor that nobody trained is that of ``now``, bit for bit.
@@ -200,7 +200,7 @@ def _mover(config: RunConfig) -> Callable[[Adapter, Adapter, Adapter], Adapter]:
     """How a rule's updates are brought to another start."""
     rule = config.merging.name
     own = rule in {"fedavg_factors", "freeze_a", "alternate"} or rule.startswith("flower:")
-    return moved_factors if own else moved
+    return move_factors if own else move_update
 
 
 def _standing_in(config: RunConfig) -> RunConfig:
@@ -210,13 +210,13 @@ def _standing_in(config: RunConfig) -> RunConfig:
     return replace(config, merging=PluginSection(name="core_svd"))
 
 
-def configuration_of(folder: Path) -> RunConfig:
+def read_configuration(folder: Path) -> RunConfig:
     """The configuration of a finished run.
 
     Raises:
         OutputError: there is none.
     """
-    return configuration(_finished(folder))
+    return run_config(_finished(folder))
 
 
 def _record(state: RunState, arm: str, number: int) -> RoundRecord:
@@ -225,7 +225,7 @@ def _record(state: RunState, arm: str, number: int) -> RoundRecord:
 
 
 def _finished(folder: Path) -> RunState:
-    state = Store(folder=folder).load()
+    state = RunFolder(folder=folder).load()
     if state is None:
         message = f"{folder}: holds no run; name a run folder, such as runs/NAME"
         raise OutputError(message)

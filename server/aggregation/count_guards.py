@@ -21,7 +21,7 @@ from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.protocol.replies import SiteCard
 
 
-def middle_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, ScoreSummary]:
+def median_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, ScoreSummary]:
     """Every site's histogram as the median distribution, with the site's own number of samples.
 
     Sites without a sample have no say and stay as they are. What a site of unusual data says is
@@ -46,7 +46,7 @@ def middle_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, Scor
     }
 
 
-def guarded_counts(
+def bound_reported_counts(
     counts: Mapping[str, int], members: Iterable[SiteCard], guards: GuardsSection
 ) -> tuple[Mapping[str, int], Mapping[str, str]]:
     """Counts after the run's bound of kept shares, if it has one; and site → words."""

@@ -1,8 +1,8 @@
 """Adapters of single sites that a coordinator keeps, each with a label of the data behind it.
 
 ``kept/ARM/round-N/sites/SITE/`` is an ordinary PEFT folder with ``label.json`` beside the factors,
-and ``kept/ARM/round-N/start/`` what the round started from. Kept only where ``keep.adapters`` says
-so: who reads the run folder sees what each site learned.
+and ``kept/ARM/round-N/start/`` what the round started from. Kept only where
+``store_adapters.adapters`` says so: who reads the run folder sees what each site learned.
 """
 
 import json
@@ -19,7 +19,7 @@ from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import TrainedAdapter
-from fedwinnow.server.state import RunState, configuration
+from fedwinnow.server.state import RunState, run_config
 
 FOLDER = "kept"
 START = "start"
@@ -27,7 +27,7 @@ START = "start"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Label:
+class AdapterLabel:
     """What an adapter holds."""
 
     run: str
@@ -42,7 +42,7 @@ class Label:
     """SHA-256 of the factors."""
 
 
-def keep(folder: Path, state: RunState, replies: Mapping[str, Reply]) -> None:
+def store_adapters(folder: Path, state: RunState, replies: Mapping[str, Reply]) -> None:
     """Write what the accepted sites of a training round sent; nothing in other phases.
 
     Args:
@@ -53,16 +53,16 @@ def keep(folder: Path, state: RunState, replies: Mapping[str, Reply]) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    config = configuration(state)
+    config = run_config(state)
     if not config.keep.adapters or state.phase != Phase.TRAIN.value or state.adapter is None:
         return
-    place = place_of(folder, state.arm, state.round)
+    place = round_folder(folder, state.arm, state.round)
     _export(state.adapter, place / START, config)
     for site, reply in sorted(replies.items()):
         if not isinstance(reply, TrainedAdapter) or reply.adapter is None:
             continue
         _export(reply.adapter, place / "sites" / site, config)
-        label = Label(
+        label = AdapterLabel(
             run=state.run,
             site=site,
             arm=state.arm,
@@ -74,20 +74,20 @@ def keep(folder: Path, state: RunState, replies: Mapping[str, Reply]) -> None:
         write_json(place / "sites" / site / "label.json", asdict(label))
 
 
-def place_of(folder: Path, arm: str, number: int) -> Path:
+def round_folder(folder: Path, arm: str, number: int) -> Path:
     """Where a round's adapters are."""
     return folder / FOLDER / arm / f"round-{number}"
 
 
-def kept_round(
+def load_round(
     folder: Path, arm: str, number: int, *, base: str
-) -> tuple[Adapter, dict[str, Adapter], dict[str, Label]]:
+) -> tuple[Adapter, dict[str, Adapter], dict[str, AdapterLabel]]:
     """The start of a round, its adapters and their labels by site.
 
     Raises:
         OutputError: the run did not keep its adapters, or one is not what its label says.
     """
-    place = place_of(folder, arm, number)
+    place = round_folder(folder, arm, number)
     if not (place / START).is_dir():
         message = (
             f"{place}: no adapters of arm {arm}, round {number}; only runs with keep.adapters = "
@@ -97,7 +97,9 @@ def kept_round(
     adapters, labels = {}, {}
     for one in sorted((place / "sites").iterdir()):
         adapters[one.name] = load_adapter(one, base=base)
-        labels[one.name] = Label(**json.loads((one / "label.json").read_text(encoding="utf-8")))
+        labels[one.name] = AdapterLabel(
+            **json.loads((one / "label.json").read_text(encoding="utf-8"))
+        )
         found = adapter_hash(adapters[one.name])
         if found != labels[one.name].adapter:
             message = (

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.adapters.algebra import balanced
+from fedwinnow.curation.adapters.algebra import balance_factors
 from fedwinnow.curation.config.coordinator import GuardsSection
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import EmptySelectionError, PluginError, ProtocolError
-from fedwinnow.curation.model.base_change import add_change, changed_base
-from fedwinnow.server.aggregation.update_guards import bound_norms, cap_weights, krum, middle
+from fedwinnow.curation.model.base_change import add_change, changed_base_hash
+from fedwinnow.server.aggregation.update_guards import bound_norms, cap_weights, krum, robust_middle
 from fedwinnow.strategies.interfaces.merging import (
     Memory,
     Merged,
     SparseMerging,
-    merge_remembering,
+    merge_with_memory,
 )
 from fedwinnow.strategies.interfaces.weighting import (
     AligningWeighting,
@@ -67,7 +67,7 @@ def merge_plain(
     """
     plugins = MergePlugins.of(config)
     weights = _weights(plugins.weighting, counts, None)
-    merged, memory = merge_remembering(plugins.merging, adapters, weights, previous, memory)
+    merged, memory = merge_with_memory(plugins.merging, adapters, weights, previous, memory)
     if merged.change is not None:
         message = (
             f"merging.name = {config.merging.name!r}: expected a rule that leaves the base as "
@@ -79,7 +79,7 @@ def merge_plain(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class RoundEvidence:
     """What is known of a round's adapters beside their factors and counts."""
 
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def merge_round(
     config: RunConfig,
     *,
     warm_up: bool = False,
-    seen: Seen | None = None,
+    seen: RoundEvidence | None = None,
     memory: Memory | None = None,
 ) -> RoundMerge:
     """Weigh, guard and merge.
@@ -120,10 +120,10 @@ def merge_round(
         EmptySelectionError: no site is left.
         IncompatibleAdapterError: adapters do not belong together.
     """
-    seen = seen or Seen()
+    seen = seen or RoundEvidence()
     bounded = dict(seen.left_out)
     there = [site for site in adapters if site not in bounded]
-    used: Mapping[str, Adapter] = {site: completed(adapters[site], previous) for site in there}
+    used: Mapping[str, Adapter] = {site: complete_rank(adapters[site], previous) for site in there}
     if not used:
         raise _nobody_left(bounded)
     told = {site: counts[site] for site in used}
@@ -132,14 +132,14 @@ def merge_round(
     rule = build("merging", "core_svd", {}) if warm_up else plugins.merging
     if not warm_up:
         liars = _liars_among(len(used), config.guards, judged=len(bounded))
-        used, weights, words = guarded(used, weights, previous, config.guards, liars=liars)
+        used, weights, words = apply_guards(used, weights, previous, config.guards, liars=liars)
         bounded = _joined(bounded, words)
     shares = {site: float(weights.get(site, 0.0)) for site in adapters}
     if "" in used:  # one middle of all, made by the guards
         shares = {site: 1 / len(told) if site in told else 0.0 for site in adapters}
     for site, why in sorted(bounded.items()):
         logger.warning("guards: site %s: %s", site, why)
-    merged, memory = merge_remembering(rule, used, weights, previous, memory or {})
+    merged, memory = merge_with_memory(rule, used, weights, previous, memory or {})
     adapter, whole = _based(merged, change, previous)
     return RoundMerge(
         adapter=adapter,
@@ -189,7 +189,7 @@ def check_merging(config: RunConfig, plugins: MergePlugins) -> None:
 
 
 def _weights(
-    weighting: Weighting, counts: Mapping[str, int], seen: Seen | None
+    weighting: Weighting, counts: Mapping[str, int], seen: RoundEvidence | None
 ) -> Mapping[str, float]:
     """Return weights by counts alone, or also by what was seen, where the weighting reads it."""
     if seen is not None and isinstance(weighting, AligningWeighting):
@@ -207,7 +207,7 @@ def _based(
         return merged.adapter, change
     base = change.base if change is not None else previous.base
     whole = add_change(change, replace(merged.change, base=base))
-    return replace(merged.adapter, base=changed_base(base, whole)), whole
+    return replace(merged.adapter, base=changed_base_hash(base, whole)), whole
 
 
 def _liars_among(sites: int, guards: GuardsSection, *, judged: int) -> int:
@@ -221,7 +221,7 @@ def _liars_among(sites: int, guards: GuardsSection, *, judged: int) -> int:
     return max(0, min(guards.liars, most))
 
 
-def completed(adapter: Adapter, previous: Adapter) -> Adapter:
+def complete_rank(adapter: Adapter, previous: Adapter) -> Adapter:
     """A site's adapter with what a site of smaller rank was not shown of the previous one.
 
     Such a site trained from the first directions of ΔW = U Σ Vᵀ. The others come back to it here:
@@ -233,13 +233,13 @@ def completed(adapter: Adapter, previous: Adapter) -> Adapter:
         if rank >= len(previous.a[module]):
             continue
         spectrum = maths.decompose(maths.delta(previous, module))
-        right, left = balanced(spectrum, adapter, module, slice(rank, None))
+        right, left = balance_factors(spectrum, adapter, module, slice(rank, None))
         a[module] = torch.cat([adapter.a[module], right])
         b[module] = torch.cat([adapter.b[module], left], dim=1)
     return replace(adapter, a=a, b=b)
 
 
-def guarded(
+def apply_guards(
     adapters: Mapping[str, Adapter],
     weights: Mapping[str, float],
     previous: Adapter,
@@ -264,7 +264,7 @@ def guarded(
         weights, cut = cap_weights(weights, most=guards.weight)
         words = _joined(words, cut)
     if guards.rule in {"median", "trimmed_mean"}:
-        centre = middle(adapters, previous, kind=guards.rule, liars=liars)
+        centre = robust_middle(adapters, previous, kind=guards.rule, liars=liars)
         adapters, weights = {"": centre}, {"": 1.0}
     return adapters, weights, words
 

@@ -19,12 +19,12 @@ WITNESSES = 3
 """Members that are asked for the gradient: the first by name."""
 
 
-def witnesses(plugins: MergePlugins, sites: tuple[str, ...]) -> tuple[str, ...]:
+def gradient_sites(plugins: MergePlugins, sites: tuple[str, ...]) -> tuple[str, ...]:
     """Return the sites that send the anchors' gradient; none where no weighting reads it."""
     return sites[:WITNESSES] if plugins.reads_alignments else ()
 
 
-def alignments(
+def update_alignments(
     adapters: Mapping[str, Adapter], gradients: Mapping[str, Adapter], previous: Adapter
 ) -> dict[str, float]:
     """Site → a_i, nats; empty where no gradient came.

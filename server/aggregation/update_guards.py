@@ -22,7 +22,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.adapters.algebra import balanced, between
+from fedwinnow.curation.adapters.algebra import balance_factors, interpolate
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.strategies.interfaces.weighting import Effect
@@ -33,11 +33,11 @@ Updates = Mapping[str, Mapping[str, maths.Product]]
 Losses = Float[np.ndarray, " anchors"]
 
 
-def updates(adapters: Mapping[str, Adapter], previous: Adapter) -> Updates:
+def site_updates(adapters: Mapping[str, Adapter], previous: Adapter) -> Updates:
     """U_i of every site and module; sites in sorted order of name."""
     return {
         site: {
-            module: maths.total(
+            module: maths.sum_products(
                 [maths.delta(adapters[site], module), maths.delta(previous, module, -1.0)]
             )
             for module in previous.modules
@@ -46,7 +46,7 @@ def updates(adapters: Mapping[str, Adapter], previous: Adapter) -> Updates:
     }
 
 
-def gram(changes: Updates) -> Float64[Tensor, "sites sites"]:
+def update_gram(changes: Updates) -> Float64[Tensor, "sites sites"]:
     """⟨U_i, U_j⟩ over all modules, sites in sorted order of name."""
     sites = sorted(changes)
     found = torch.zeros(len(sites), len(sites), dtype=torch.float64)
@@ -76,12 +76,12 @@ def bound_norms(
     Returns:
         The adapters, and site → words for those that were shortened.
     """
-    lengths = gram(updates(adapters, previous)).diagonal().clamp(min=0).sqrt()
+    lengths = update_gram(site_updates(adapters, previous)).diagonal().clamp(min=0).sqrt()
     limit = most * float(lengths.median())
     kept, words = dict(adapters), {}
     for site, length in zip(sorted(adapters), lengths.tolist(), strict=True):
         if length > limit:
-            kept[site] = between(previous, adapters[site], limit / length)
+            kept[site] = interpolate(previous, adapters[site], limit / length)
             words[site] = (
                 f"its update of norm {length:.4g} was shortened to {limit:.4g}, {most:g} times the "
                 "median norm"
@@ -126,7 +126,7 @@ def krum(
         ConfigError: fewer than 2 f + 3 sites.
     """
     _enough(len(adapters), 2 * liars + 3, "krum", liars)
-    inner, sites = gram(updates(adapters, previous)), sorted(adapters)
+    inner, sites = update_gram(site_updates(adapters, previous)), sorted(adapters)
     squares = inner.diagonal()
     apart = (squares[:, None] + squares[None, :] - 2 * inner).clamp(min=0)
     apart.fill_diagonal_(0.0)
@@ -144,12 +144,12 @@ def krum(
     return stay, words
 
 
-def coordinates(
+def shared_coordinates(
     changes: Updates, module: str
 ) -> tuple[Float64[Tensor, "outputs p"], Float64[Tensor, "sites p q"], Float64[Tensor, "q inputs"]]:
     """U_i of one module in bases that all sites share: U_i = left @ cores[i] @ right, exactly."""
     parts = [changes[site][module] for site in sorted(changes)]
-    whole = maths.total(parts)
+    whole = maths.sum_products(parts)
     left, _ = torch.linalg.qr(whole.left)
     right, _ = torch.linalg.qr(whole.right.T)
     cores = torch.stack([(left.T @ part.left) @ (part.right @ right) for part in parts])
@@ -158,7 +158,9 @@ def coordinates(
     return left @ u, u.T @ cores @ vt.T, vt @ right.T
 
 
-def middle(adapters: Mapping[str, Adapter], previous: Adapter, *, kind: str, liars: int) -> Adapter:
+def robust_middle(
+    adapters: Mapping[str, Adapter], previous: Adapter, *, kind: str, liars: int
+) -> Adapter:
     """The adapter whose update is the coordinate-wise median or trimmed mean of the sites'.
 
     Every site counts alike, whatever its weight.
@@ -174,9 +176,9 @@ def middle(adapters: Mapping[str, Adapter], previous: Adapter, *, kind: str, lia
         ConfigError: fewer than 2 f + 1 sites.
     """
     _enough(len(adapters), 2 * liars + 1, kind, liars)
-    changes, a, b = updates(adapters, previous), {}, {}
+    changes, a, b = site_updates(adapters, previous), {}, {}
     for module in previous.modules:
-        left, cores, right = coordinates(changes, module)
+        left, cores, right = shared_coordinates(changes, module)
         ordered = cores.sort(dim=0).values
         number = len(ordered)
         if kind == "median":
@@ -184,12 +186,12 @@ def middle(adapters: Mapping[str, Adapter], previous: Adapter, *, kind: str, lia
         else:
             centre = ordered[liars : number - liars].mean(dim=0)
         moved = maths.Product(left=left @ centre, right=right)
-        whole = maths.decompose(maths.total([maths.delta(previous, module), moved]))
-        a[module], b[module] = balanced(whole, previous, module)
+        whole = maths.decompose(maths.sum_products([maths.delta(previous, module), moved]))
+        a[module], b[module] = balance_factors(whole, previous, module)
     return replace(previous, a=a, b=b)
 
 
-def against_anchors(
+def harmful_sites(
     losses: Mapping[str, Mapping[str, Losses]], before: Losses, *, margin: float
 ) -> Mapping[str, str]:
     """Sites whose adapter raises the loss of public anchors by more than a margin.

@@ -33,7 +33,7 @@ from fedwinnow.server.deployment.flower_programs import (
     thin_app,
 )
 from fedwinnow.server.run.preflight import check_config
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.run.status import read_status, status_file
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 
@@ -60,7 +60,7 @@ def supervise(file: Path, config: RunConfig, *, resume: bool = False) -> Path:
             ``coordinator.attempts`` times without reaching its end.
     """
     check_config(config)
-    store = Store.open(config, resume=resume)
+    store = RunFolder.open(config, resume=resume)
     CoordinatorEnvelopes.open(
         config, store.folder
     )  # a missing key or member is said before anything starts
@@ -87,7 +87,7 @@ def supervise(file: Path, config: RunConfig, *, resume: bool = False) -> Path:
     raise RunError(message)
 
 
-def _attempt(config: RunConfig, file: Path, store: Store, *, resume: bool) -> str:
+def _attempt(config: RunConfig, file: Path, store: RunFolder, *, resume: bool) -> str:
     """One Flower run: why it did not reach the end, or "".
 
     Raises:
@@ -116,14 +116,14 @@ def _attempt(config: RunConfig, file: Path, store: Store, *, resume: bool) -> st
     return stopped or f"Flower ended the run as {status}: {details or 'no details'}"
 
 
-def _ended(store: Store) -> bool:
+def _ended(store: RunFolder) -> bool:
     """Whether the run is done and its files are written, of which the page is the last."""
     state = store.load()
     files = (store.folder / name for name in ("record.json", "summary.json", "report.html"))
     return state is not None and state.phase == Phase.DONE and all(map(Path.exists, files))
 
 
-def _status_since(began: float, store: Store) -> Mapping[str, Any]:
+def _status_since(began: float, store: RunFolder) -> Mapping[str, Any]:
     """The status that a Flower run wrote; empty where it did not come so far."""
     file = status_file(store.folder)
     if not file.exists() or file.stat().st_mtime < began:
@@ -151,7 +151,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _once(connection: Connection, file: Path, store: Store, *, resume: bool) -> tuple[str, str]:
+def _once(connection: Connection, file: Path, store: RunFolder, *, resume: bool) -> tuple[str, str]:
     """One Flower run, watched until it is finished: its status and details.
 
     Raises:

@@ -24,17 +24,17 @@ from fedwinnow.server.phases.values import (
     replies_of,
     why_too_many,
 )
-from fedwinnow.server.state import Clusters, RoundRecord, RunState, given
+from fedwinnow.server.state import Clusters, RoundRecord, RunState, required
 
 logger = logging.getLogger(__name__)
 
 
 def start_clusters(state: RunState, config: RunConfig) -> Clusters:
     """Return the initial centroids, a function of the agreed public rows and the seed."""
-    rows = loss_clusters.losses_of(state.tables)
+    rows = loss_clusters.loss_trajectories(state.tables)
     seed = derive_seed(config.run.seed, "clusters")
-    centroids = loss_clusters.start(
-        loss_clusters.standardised(rows, rows), config.clusters.count, seed
+    centroids = loss_clusters.initial_centroids(
+        loss_clusters.standardise_losses(rows, rows), config.clusters.count, seed
     )
     if len(centroids) < config.clusters.count:
         words = "clusters.count is %d, but only %d public rows differ in their losses"
@@ -44,24 +44,24 @@ def start_clusters(state: RunState, config: RunConfig) -> Clusters:
 
 def request(state: RunState, config: RunConfig, header: Header) -> ClusterRequest:  # noqa: ARG001 - every phase has the same form
     """Send the threshold and the centroids of this exchange."""
-    decision = given(state.decision, "decision")
+    decision = required(state.decision, "decision")
     return ClusterRequest(
         header=header,
         threshold=decision.value,
         per_site=dict(decision.per_site),
-        centroids=given(state.clusters, "clusters").centroids,
+        centroids=required(state.clusters, "clusters").centroids,
     )
 
 
 def quota_request(state: RunState, header: Header) -> QuotaRequest:
     """Send the threshold, and the sums from which each site derives its share of each quota."""
-    decision, held = given(state.decision, "decision"), given(state.clusters, "clusters")
+    decision, held = required(state.decision, "decision"), required(state.clusters, "clusters")
     return QuotaRequest(
         header=header,
         threshold=decision.value,
         per_site=dict(decision.per_site),
         totals=held.totals,
-        extra=loss_clusters.extras(held.quotas, held.counts),
+        extra=loss_clusters.extra_by_site(held.quotas, held.counts),
     )
 
 
@@ -70,18 +70,20 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
 
     That one leaves them where they are: its counts are of the clusters that they made.
     """
-    held = given(state.clusters, "clusters")
+    held = required(state.clusters, "clusters")
     said = replies_of(replies, ClusterReply)
     counts = {site: reply.counts for site, reply in said.items()}
     totals = np.array([sum(column) for column in zip(*counts.values(), strict=True)])
     if state.round < config.clusters.iterations:
         sums = np.sum([reply.sums for reply in said.values()], axis=0)
-        centroids = loss_clusters.update(held.centroids, totals, sums)
+        centroids = loss_clusters.update_centroids(held.centroids, totals, sums)
         moved = float(np.abs(centroids - held.centroids).max())
         logger.info("clusters: exchange %d moves a centroid by up to %.3g", state.round, moved)
         return replace(state, clusters=replace(held, centroids=centroids)), record
     numbers = totals.tolist()
-    quotas = loss_clusters.fill(numbers, loss_clusters.budget_of(numbers, config.clusters.budget))
+    quotas = loss_clusters.fill_quotas(
+        numbers, loss_clusters.samples_to_keep(numbers, config.clusters.budget)
+    )
     logger.info("clusters: %d of %d samples are to be kept", sum(quotas), sum(numbers))
     held = replace(held, counts=counts, totals=tuple(numbers), quotas=quotas)
     return replace(state, clusters=held), record
@@ -90,7 +92,7 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
 def why_unusable(reply: ClusterReply, at: ReplyContext) -> str:
     """Check cluster counts and sums: shape, sign, clipping bound."""
     counts, sums = reply.counts, reply.sums
-    shape = given(at.state.clusters, "clusters").centroids.shape
+    shape = required(at.state.clusters, "clusters").centroids.shape
     if (len(counts), *sums.shape[1:]) != shape or len(sums) != len(counts):
         return f"it tells {len(counts)} counts and sums of shape {sums.shape}, not of {shape}"
     if min(counts) < 0 or not is_finite(sums):

@@ -9,7 +9,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import MetricsReply
 from fedwinnow.curation.protocol.requests import EvaluateRequest
-from fedwinnow.server.phases.quorum import enough, majority
+from fedwinnow.server.phases.quorum import majority, require_quorum
 from fedwinnow.server.phases.values import (
     Outcome,
     Replies,
@@ -19,7 +19,7 @@ from fedwinnow.server.phases.values import (
     replies_of,
     request_adapter,
 )
-from fedwinnow.server.state import RoundRecord, RunState, given
+from fedwinnow.server.state import RoundRecord, RunState, required
 
 
 def request(state: RunState, config: RunConfig, header: Header) -> EvaluateRequest:
@@ -27,7 +27,7 @@ def request(state: RunState, config: RunConfig, header: Header) -> EvaluateReque
     ends = state.round == 0 or (state.arm == "curated" and state.round == config.training.rounds)
     return EvaluateRequest(
         header=header,
-        adapter=given(request_adapter(state), "adapter"),
+        adapter=required(request_adapter(state), "adapter"),
         generate=config.evaluation.generate if ends else 0,
     )
 
@@ -55,7 +55,7 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
         if len(reply.public_losses) != anchors
     }
     said = {site: reply for site, reply in said.items() if site not in missing}
-    enough(said, config, record.phase, missing)
+    require_quorum(said, config, record.phase, missing)
     losses = np.median(np.stack([said[site].public_losses for site in said]), axis=0)
     first = said[min(said)]
     record = replace(

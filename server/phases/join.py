@@ -4,18 +4,18 @@ from dataclasses import replace
 
 from fedwinnow.curation.adapters.checks import adapter_hash, check_adapter
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import Joined
 from fedwinnow.curation.protocol.requests import JoinRequest
-from fedwinnow.server.phases.quorum import enough, enough_reviewers, majority
+from fedwinnow.server.phases.quorum import majority, needs_reviewers, require_quorum
 from fedwinnow.server.phases.values import Outcome, Replies, ReplyContext, ServerPhase, replies_of
 from fedwinnow.server.state import RoundRecord, RunState
 
 
 def request(state: RunState, config: RunConfig, header: Header) -> JoinRequest:  # noqa: ARG001 - every phase has the same form
     """Send the terms of the run."""
-    return JoinRequest(header=header, terms=canonical(config.terms()))
+    return JoinRequest(header=header, terms=canonical_json(config.terms()))
 
 
 def why_unusable(reply: Joined, at: ReplyContext) -> str:
@@ -50,8 +50,8 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
             if mine != theirs:
                 missing[site] = f"{name} {mine[:12]} differs from the others' {theirs[:12]}"
     members = tuple(joined[site].card for site in sorted(joined) if site not in missing)
-    enough(members, config, record.phase, missing)
-    enough_reviewers([card.site for card in members], config, missing)
+    require_quorum(members, config, record.phase, missing)
+    needs_reviewers([card.site for card in members], config, missing)
     initial = next(joined[card.site].adapter for card in members)
     state = replace(state, members=members, initial=initial, adapter=initial)
     return state, replace(record, missing=missing)

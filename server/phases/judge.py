@@ -8,8 +8,8 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import JudgedAdapters
 from fedwinnow.curation.protocol.requests import JudgeRequest
-from fedwinnow.server.aggregation.update_guards import against_anchors, effects_on_anchors
-from fedwinnow.server.phases.quorum import enough, majority
+from fedwinnow.server.aggregation.update_guards import effects_on_anchors, harmful_sites
+from fedwinnow.server.phases.quorum import majority, require_quorum
 from fedwinnow.server.phases.train import merge_into_state
 from fedwinnow.server.phases.values import (
     Outcome,
@@ -20,14 +20,14 @@ from fedwinnow.server.phases.values import (
     replies_of,
     request_adapter,
 )
-from fedwinnow.server.state import RoundRecord, RunState, given
+from fedwinnow.server.state import RoundRecord, RunState, required
 
 
 def request(state: RunState, config: RunConfig, header: Header) -> JudgeRequest:  # noqa: ARG001 - every phase has the same form
     """Send the members' adapters of the round."""
     return JudgeRequest(
         header=header,
-        adapter=given(request_adapter(state), "adapter"),
+        adapter=required(request_adapter(state), "adapter"),
         candidates=state.pending,
         change=state.change,
     )
@@ -61,13 +61,13 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
         if reply.domains != agreed
     }
     said = {site: reply for site, reply in said.items() if site not in missing}
-    enough(said, config, record.phase, missing)
+    require_quorum(said, config, record.phase, missing)
     before = np.median(np.stack([said[site].before for site in said]), axis=0)
     losses = {
         owner: {site: reply.losses[owner] for site, reply in said.items() if owner in reply.losses}
         for owner in sorted(state.pending)
     }
-    out = against_anchors(losses, before, margin=config.guards.anchor_margin)
+    out = harmful_sites(losses, before, margin=config.guards.anchor_margin)
     effects = effects_on_anchors(losses, before, agreed)
     *earlier, trained = state.records
     sites = {s: replace(one, effects=effects.get(s, {})) for s, one in trained.sites.items()}

@@ -12,13 +12,13 @@ import numpy as np
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import SignalTable
-from fedwinnow.curation.protocol.agreement import disagreement
+from fedwinnow.curation.protocol.agreement import why_disagreeing
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import (
     PublicSignals,
 )
 from fedwinnow.curation.protocol.requests import MeasureRequest, ProbeRequest
-from fedwinnow.server.phases.quorum import enough, majority
+from fedwinnow.server.phases.quorum import majority, require_quorum
 from fedwinnow.server.phases.values import (
     Outcome,
     Replies,
@@ -28,21 +28,21 @@ from fedwinnow.server.phases.values import (
     replies_of,
     request_adapter,
 )
-from fedwinnow.server.state import RoundRecord, RunState, given
+from fedwinnow.server.state import RoundRecord, RunState, required
 
 logger = logging.getLogger(__name__)
 
 
 def probe_request(state: RunState, config: RunConfig, header: Header) -> ProbeRequest:  # noqa: ARG001 - every phase has the same form
     """Send the untrained adapter."""
-    return ProbeRequest(header=header, adapter=given(request_adapter(state), "adapter"))
+    return ProbeRequest(header=header, adapter=required(request_adapter(state), "adapter"))
 
 
 def request(state: RunState, config: RunConfig, header: Header) -> MeasureRequest:
     """Send the adapter of the checkpoint, and at the last one the members' adapters."""
     return MeasureRequest(
         header=header,
-        adapter=given(request_adapter(state), "adapter"),
+        adapter=required(request_adapter(state), "adapter"),
         checkpoint=state.round,
         learning_rate=state.learning_rate,
         reviewers=state.reviewers if state.round == config.warm_up.rounds else {},
@@ -53,15 +53,15 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     """Agree on the public rows of one checkpoint."""
     rows = replies_of(replies, PublicSignals)
     missing = dict(record.missing)
-    agreed = majority({site: layout(reply) for site, reply in rows.items()})
+    agreed = majority({site: row_layout(reply) for site, reply in rows.items()})
     for site, reply in rows.items():
-        if layout(reply) != agreed:
+        if row_layout(reply) != agreed:
             missing[site] = "its public rows are not those of the other sites"
     rows = {site: reply for site, reply in rows.items() if site not in missing}
     first = rows[min(rows)]
     table, strangers = _median({site: reply.table for site, reply in rows.items()})
     missing.update(strangers)
-    enough([site for site in rows if site not in strangers], config, record.phase, missing)
+    require_quorum([site for site in rows if site not in strangers], config, record.phase, missing)
     state = replace(
         state,
         tables=(*state.tables, table),
@@ -72,7 +72,7 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     return state, replace(record, missing=missing)
 
 
-def layout(reply: PublicSignals) -> tuple[object, ...]:
+def row_layout(reply: PublicSignals) -> tuple[object, ...]:
     """Return everything of public rows but the measured numbers; it must be equal at all sites."""
     table = reply.table
     columns = tuple((name, table.columns[name].shape) for name in sorted(table.columns))
@@ -94,7 +94,7 @@ def _median(tables: Mapping[str, SignalTable]) -> tuple[SignalTable, dict[str, s
     gram = np.median(np.stack([table.reference_gram for table in ordered]), axis=0)
     strangers = {}
     for site, table in sorted(tables.items()):
-        if why := disagreement(table, columns, gram):
+        if why := why_disagreeing(table, columns, gram):
             strangers[site] = why
     return replace(first, columns=columns, reference_gram=gram), strangers
 

@@ -17,7 +17,7 @@ def majority(keys: Mapping[str, K]) -> K:
     return agreed
 
 
-def enough(sites: Sized, config: RunConfig, phase: str, missing: Mapping[str, str]) -> None:
+def require_quorum(sites: Sized, config: RunConfig, phase: str, missing: Mapping[str, str]) -> None:
     """Refuse to go on with fewer sites than the phase needs, and never with none.
 
     Raises:
@@ -30,7 +30,7 @@ def enough(sites: Sized, config: RunConfig, phase: str, missing: Mapping[str, st
         raise ProtocolError(message)
 
 
-def enough_reviewers(sites: Collection[str], config: RunConfig, missing: Mapping[str, str]) -> bool:
+def needs_reviewers(sites: Collection[str], config: RunConfig, missing: Mapping[str, str]) -> bool:
     """Whether a plug-in of the run reads reviews at all.
 
     Args:

@@ -10,8 +10,8 @@ from fedwinnow.curation.datatypes import PublicScores
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import SummaryReply
 from fedwinnow.curation.protocol.requests import ScoreRequest
-from fedwinnow.server.aggregation.count_guards import middle_summaries
-from fedwinnow.server.phases.quorum import enough, majority
+from fedwinnow.server.aggregation.count_guards import median_summaries
+from fedwinnow.server.phases.quorum import majority, require_quorum
 from fedwinnow.server.phases.values import (
     Outcome,
     Replies,
@@ -67,17 +67,17 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
         if reply.summary.edges.tobytes() != edges
     }
     said = {site: reply for site, reply in said.items() if site not in missing}
-    enough(said, config, record.phase, missing)
+    require_quorum(said, config, record.phase, missing)
     middle = np.median(np.stack([said[site].public_scores for site in said]), axis=0)
     for site, reply in sorted(said.items()):
         apart = float(np.abs(reply.public_scores - middle).max(initial=0.0))
         if apart > SCORE_TOLERANCE * max(1.0, float(np.abs(middle).max(initial=0.0))):
             missing[site] = f"its scores of the public rows differ from the median by {apart:.2g}"
     said = {site: reply for site, reply in said.items() if site not in missing}
-    enough(said, config, record.phase, missing)
+    require_quorum(said, config, record.phase, missing)
     summaries = {site: said[site].summary for site in sorted(said)}
     threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
-    heard = middle_summaries(summaries) if config.guards.summaries == "median" else summaries
+    heard = median_summaries(summaries) if config.guards.summaries == "median" else summaries
     decision = threshold(
         heard, PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
     )

@@ -16,7 +16,7 @@ from fedwinnow.server.phases.values import (
     replies_of,
     why_too_many,
 )
-from fedwinnow.server.state import RoundRecord, RunState, given
+from fedwinnow.server.state import RoundRecord, RunState, required
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def request(state: RunState, config: RunConfig, header: Header) -> SelectRequest
     """Send the threshold; in a run with clusters also their quotas."""
     if state.clusters is not None:
         return quota_request(state, header)
-    decision = given(state.decision, "decision")
+    decision = required(state.decision, "decision")
     return SelectRequest(header=header, threshold=decision.value, per_site=dict(decision.per_site))
 
 

@@ -13,10 +13,10 @@ from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import TrainedAdapter
 from fedwinnow.curation.protocol.requests import TrainRequest
-from fedwinnow.server.aggregation.count_guards import guarded_counts
-from fedwinnow.server.aggregation.round_merge import Seen, merge_round
-from fedwinnow.server.aggregation.update_alignment import alignments, witnesses
-from fedwinnow.server.phases.quorum import enough_reviewers
+from fedwinnow.server.aggregation.count_guards import bound_reported_counts
+from fedwinnow.server.aggregation.round_merge import RoundEvidence, merge_round
+from fedwinnow.server.aggregation.update_alignment import gradient_sites, update_alignments
+from fedwinnow.server.phases.quorum import needs_reviewers
 from fedwinnow.server.phases.values import (
     Outcome,
     Replies,
@@ -27,7 +27,7 @@ from fedwinnow.server.phases.values import (
     request_adapter,
     why_too_many,
 )
-from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, given
+from fedwinnow.server.state import Checkpoint, RoundRecord, RunState, SiteRound, required
 from fedwinnow.strategies.run_plugins import MergePlugins
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,13 @@ def request(state: RunState, config: RunConfig, header: Header) -> TrainRequest:
     plugins = MergePlugins.of(config)
     return TrainRequest(
         header=header,
-        adapter=given(request_adapter(state), "adapter"),
+        adapter=required(request_adapter(state), "adapter"),
         step_offset=(state.round - 1) * section.steps,
         total_steps=section.rounds * section.steps,
         sites=state.sites,
         frozen="" if warm_up else plugins.frozen_factor(state.round),
         change=state.change,
-        gradients_from=() if warm_up else witnesses(plugins, state.sites),
+        gradients_from=() if warm_up else gradient_sites(plugins, state.sites),
     )
 
 
@@ -56,7 +56,7 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     adapters = {site: r.adapter for site, r in trained.items() if r.adapter is not None}
     warm_up = state.phase == Phase.WARM_UP.value
     gradients = {site: r.gradient for site, r in trained.items() if r.gradient is not None}
-    toward = alignments(adapters, gradients, given(state.adapter, "adapter"))
+    toward = update_alignments(adapters, gradients, required(state.adapter, "adapter"))
     sites = {
         site: SiteRound(
             samples=reply.samples,
@@ -73,11 +73,11 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
         return replace(state, pending=adapters), record
     state, record = merge_into_state(state, config, adapters, record, {})
     if warm_up:
-        merged = given(state.adapter, "adapter")
+        merged = required(state.adapter, "adapter")
         checkpoint = Checkpoint(adapter=merged, learning_rate=state.learning_rate)
         state = replace(state, checkpoints=(*state.checkpoints, checkpoint))
         last = state.round == config.warm_up.rounds
-        if last and enough_reviewers(adapters, config, record.missing):
+        if last and needs_reviewers(adapters, config, record.missing):
             state = replace(state, reviewers=adapters)
     return state, record
 
@@ -94,15 +94,15 @@ def merge_into_state(
     counts: Mapping[str, int] = {site: record.sites[site].samples for site in adapters}
     cut: Mapping[str, str] = {}
     if not warm_up:
-        counts, cut = guarded_counts(counts, state.members, config.guards)
+        counts, cut = bound_reported_counts(counts, state.members, config.guards)
     merged = merge_round(
         adapters,
         counts,
-        given(state.adapter, "adapter"),
+        required(state.adapter, "adapter"),
         state.change,
         config,
         warm_up=warm_up,
-        seen=Seen(
+        seen=RoundEvidence(
             left_out=left_out,
             alignments={site: record.sites[site].alignment for site in adapters},
             effects={site: record.sites[site].effects for site in adapters},
@@ -152,7 +152,7 @@ def why_unusable(reply: TrainedAdapter, at: ReplyContext) -> str:
         return f"it sent {len(reply.losses)} losses for a round of {steps} steps"
     if not warm_up and (why := why_too_many(reply.samples, at.samples)):
         return why
-    return _factors(reply.site, reply, given(state.adapter, "adapter"))
+    return _factors(reply.site, reply, required(state.adapter, "adapter"))
 
 
 def _factors(site: str, reply: TrainedAdapter, sent: Adapter) -> str:

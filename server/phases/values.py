@@ -9,7 +9,7 @@ import numpy as np
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter
-from fedwinnow.curation.model.base_change import effective
+from fedwinnow.curation.model.base_change import effective_adapter
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
@@ -71,4 +71,4 @@ def request_adapter(state: RunState) -> Adapter | None:
     """Return the adapter a request refers to; evaluation uses the one with the base change."""
     if state.adapter is None or state.phase != Phase.EVALUATE.value:
         return state.adapter
-    return effective(state.adapter, state.change)
+    return effective_adapter(state.adapter, state.change)

@@ -26,8 +26,8 @@ from fedwinnow.server.report.record import (
     RecordedThreshold,
     RunRecord,
 )
-from fedwinnow.server.run.advice import remarks, without_adapter
-from fedwinnow.server.state import RoundRecord, RunState, configuration
+from fedwinnow.server.run.advice import run_remarks, sites_without_adapter
+from fedwinnow.server.state import RoundRecord, RunState, run_config
 from fedwinnow.strategies.registry import build
 
 
@@ -46,7 +46,7 @@ def build_record(
         selection: Figures against planted truth, where a simulation knows it.
         adapter: The curated adapter as it was exported; None where the arm kept nothing.
     """
-    config = configuration(state)
+    config = run_config(state)
     arms: dict[str, RecordedArm] = {
         arm: _arm(state, arm, config) for arm in config.study.arms if arm in state.finals
     }
@@ -77,7 +77,7 @@ def build_record(
         adapter=adapter,
         clusters=_clusters(state),
         command=command,
-        remarks=(*remarks(config), *without_adapter(state.records)),
+        remarks=(*run_remarks(config), *sites_without_adapter(state.records)),
         selection=selection,
     )
 

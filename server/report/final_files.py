@@ -10,7 +10,7 @@ from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.curation.config.strict_toml import to_plain
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol.phases import Phase
@@ -18,15 +18,15 @@ from fedwinnow.server.report.build_record import build_record
 from fedwinnow.server.report.comparisons import SelectionFigures
 from fedwinnow.server.report.page import write_report
 from fedwinnow.server.report.record import RecordedAdapter, RunRecord
-from fedwinnow.server.run.run_folder import Store
-from fedwinnow.server.state import RunState, configuration
+from fedwinnow.server.run.run_folder import RunFolder
+from fedwinnow.server.state import RunState, run_config
 
 logger = logging.getLogger(__name__)
 
 
 def finish(
     state: RunState,
-    store: Store,
+    store: RunFolder,
     *,
     command: str = "",
     selection: SelectionFigures | None = None,
@@ -46,7 +46,7 @@ def finish(
     if state.phase != Phase.DONE.value:
         message = f"run {state.run} is in phase {state.phase}; resume it before its report is made"
         raise ProtocolError(message)
-    config = configuration(state)
+    config = run_config(state)
     adapter = state.finals.get("curated")
     exported = None if adapter is None else _export(adapter, config, store)
     record = build_record(state, command=command, selection=selection, adapter=exported)
@@ -58,7 +58,7 @@ def finish(
     return record
 
 
-def _export(adapter: Adapter, config: RunConfig, store: Store) -> RecordedAdapter:
+def _export(adapter: Adapter, config: RunConfig, store: RunFolder) -> RecordedAdapter:
     """Write the adapter folder and return what the record says of it."""
     export_adapter(
         adapter,
@@ -78,23 +78,23 @@ def _manifest(state: RunState, config: RunConfig, record: RunRecord) -> dict[str
         "name": config.run.name,
         "seed": config.run.seed,
         "versions": recorded["versions"],
-        "members": [plain(card) for card in state.members],
+        "members": [to_plain(card) for card in state.members],
         "adapter": recorded["adapter"],
         "threshold": recorded["threshold"],
         "plugins": {
-            "scorer": plain(config.scorer),
-            "threshold": plain(config.threshold),
-            "ordering": plain(section.ordering),
-            "objective": plain(section.objective),
-            "weighting": plain(config.weighting),
-            "merging": plain(config.merging),
+            "scorer": to_plain(config.scorer),
+            "threshold": to_plain(config.threshold),
+            "ordering": to_plain(section.ordering),
+            "objective": to_plain(section.objective),
+            "weighting": to_plain(config.weighting),
+            "merging": to_plain(config.merging),
         },
         "privacy": {
             "mode": "inspectable",
             "smallest_cell": config.summary.smallest_cell,
             "noise": "none",
         },
-        "missing": [plain(r.missing) | {"phase": r.phase} for r in state.records if r.missing],
+        "missing": [to_plain(r.missing) | {"phase": r.phase} for r in state.records if r.missing],
     }
 
 
@@ -112,6 +112,6 @@ def summary_json(record: RunRecord) -> dict[str, Any]:
             name: {"eval_loss": arm.eval_loss, "kept": arm.kept, "steps": arm.steps}
             for name, arm in record.arms.items()
         },
-        "selection": plain(record.selection),
+        "selection": to_plain(record.selection),
         "adapter": None if record.adapter is None else record.adapter.path,
     }

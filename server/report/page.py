@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.server.report.blocks import number
 from fedwinnow.server.report.record import RunRecord
 from fedwinnow.server.report.selection_sections import SECTIONS
@@ -42,7 +42,7 @@ def write_report(record: RunRecord, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    write(path, render(record).encode())
+    write_atomically(path, render(record).encode())
 
 
 def _verdict(record: RunRecord) -> str:

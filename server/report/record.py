@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.curation.config.strict_toml import to_plain
 from fedwinnow.curation.config.typed_json import parse_tree
 from fedwinnow.curation.errors import DataError
 from fedwinnow.server.report.comparisons import ArmDifference, ScorerFigures, SelectionFigures
@@ -244,7 +244,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the tree that ``record.json`` holds."""
-        tree: dict[str, Any] = plain(self)
+        tree: dict[str, Any] = to_plain(self)
         threshold = self.threshold
         tree["threshold"]["value"] = _written(threshold.value)
         tree["threshold"]["per_site"] = {k: _written(v) for k, v in threshold.per_site.items()}

@@ -14,11 +14,11 @@ from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.state import RoundRecord
 from fedwinnow.strategies.interfaces.ordering import Ordering
-from fedwinnow.strategies.maths.order_schedule import chosen, undone
+from fedwinnow.strategies.maths.order_schedule import choose_schedule, why_undone
 from fedwinnow.strategies.registry import build
 
 
-def remarks(config: RunConfig) -> tuple[str, ...]:
+def run_remarks(config: RunConfig) -> tuple[str, ...]:
     """Remarks on the training of a run; none where the server lacks the ordering's package."""
     if config.training.rounds == 0:
         return ()
@@ -43,12 +43,12 @@ def _undone(config: RunConfig) -> tuple[str, ...]:
     except PluginError:
         return ()  # sites need it, and say at join where they do not have it
     order = ordering(np.zeros(0), 0, ())
-    schedule = chosen(section.schedule, order.schedule_hint)
-    why = undone(order, section.rounds * section.steps, schedule, section.warmup_share)
+    schedule = choose_schedule(section.schedule, order.schedule_hint)
+    why = why_undone(order, section.rounds * section.steps, schedule, section.warmup_share)
     return (why,) if why else ()
 
 
-def without_adapter(records: Iterable[RoundRecord]) -> tuple[str, ...]:
+def sites_without_adapter(records: Iterable[RoundRecord]) -> tuple[str, ...]:
     """Sites that answered training rounds and had no weight in them."""
     answered, empty = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for record in records:

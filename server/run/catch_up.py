@@ -13,14 +13,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedwinnow.curation.protocol.agreement import disagreement
+from fedwinnow.curation.protocol.agreement import why_disagreeing
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import KeptReply, PublicSignals, SummaryReply
-from fedwinnow.server.phases.measure import layout
+from fedwinnow.server.phases.measure import row_layout
 from fedwinnow.server.phases.score import SCORE_TOLERANCE
-from fedwinnow.server.run.fold import header_of, next_request, sift
-from fedwinnow.server.state import RunState, configuration
+from fedwinnow.server.run.fold import next_request, request_header, usable_replies
+from fedwinnow.server.state import RunState, run_config
 
 _NEEDED: Mapping[Phase, frozenset[Phase]] = {
     Phase.SCORE: frozenset({Phase.PROBE, Phase.MEASURE}),
@@ -31,10 +31,10 @@ _NEEDED: Mapping[Phase, frozenset[Phase]] = {
 """What a phase rests on besides the join."""
 
 
-def owed(state: RunState, site: str) -> tuple[RunState, ...]:
+def missed_states(state: RunState, site: str) -> tuple[RunState, ...]:
     """The earlier states whose requests a site missed and needs now, oldest first."""
     missed: list[tuple[Phase, int]] = []
-    last = configuration(state).clusters.iterations  # earlier exchanges went on without it
+    last = run_config(state).clusters.iterations  # earlier exchanges went on without it
     for record in state.records:
         phase = Phase(record.phase)
         if site in record.missing:
@@ -46,11 +46,11 @@ def owed(state: RunState, site: str) -> tuple[RunState, ...]:
     return tuple(_past(state, phase, number) for phase, number in missed if phase in needed)
 
 
-def requests(state: RunState) -> dict[str, tuple[Request, ...]]:
+def missed_requests(state: RunState) -> dict[str, tuple[Request, ...]]:
     """Site → the requests to send it before the next one; only sites that owe something."""
     found: dict[str, tuple[Request, ...]] = {}
     for site in state.sites:
-        asked = [next_request(past) for past in owed(state, site)]
+        asked = [next_request(past) for past in missed_states(state, site)]
         if asked:
             found[site] = tuple(request for request in asked if request is not None)
     return found
@@ -63,14 +63,14 @@ def readmit(
 
     Args:
         state: The state before the exchange.
-        late: Site → its replies to :func:`requests`, in their order.
+        late: Site → its replies to :func:`missed_requests`, in their order.
 
     Returns:
         The state with their kept counts, and site → why it may not take part yet.
     """
     faults: dict[str, str] = {}
     for site in state.sites:
-        pasts, replies = owed(state, site), late.get(site, ())
+        pasts, replies = missed_states(state, site), late.get(site, ())
         for number, past in enumerate(pasts):
             reply = replies[number] if number < len(replies) else None
             if why := _fault(past, site, reply, state):
@@ -99,7 +99,7 @@ def _fault(past: RunState, site: str, reply: Reply | None, state: RunState) -> s
     """Why a late reply does not make up for an earlier phase; "" where it does."""
     if reply is None:
         return "has not made up for it in time"
-    fitting, absent = sift(past, {site: reply}, header_of(past), {})
+    fitting, absent = usable_replies(past, {site: reply}, request_header(past), {})
     if site not in fitting:
         return absent[site]
     if isinstance(reply, PublicSignals):
@@ -110,9 +110,9 @@ def _fault(past: RunState, site: str, reply: Reply | None, state: RunState) -> s
 def _rows_fault(reply: PublicSignals, state: RunState, checkpoint: int) -> str:
     agreed = state.tables[checkpoint]
     same = replace(reply, table=agreed, kinds=state.kinds, parents=state.parents)
-    if layout(reply) != layout(same):
+    if row_layout(reply) != row_layout(same):
         return "its public rows are not those of the other sites"
-    return disagreement(reply.table, agreed.columns, agreed.reference_gram)
+    return why_disagreeing(reply.table, agreed.columns, agreed.reference_gram)
 
 
 def _scores_fault(reply: SummaryReply, state: RunState) -> str:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.messages import Reply, Request
-from fedwinnow.server.aggregation.kept_adapters import keep
-from fedwinnow.server.run.catch_up import readmit, requests
+from fedwinnow.server.aggregation.kept_adapters import store_adapters
+from fedwinnow.server.run.catch_up import missed_requests, readmit
 from fedwinnow.server.run.fold import absorb, next_request
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.run.status import Status
-from fedwinnow.server.state import RunState, configuration
+from fedwinnow.server.state import RunState, run_config
 from fedwinnow.server.transport.interface import Delivery, Transport
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def drive(
     state: RunState,
     transport: Transport,
     *,
-    store: Store,
+    store: RunFolder,
     deadline: float = DEADLINE,
     progress: Progress | None = None,
 ) -> RunState:
@@ -85,7 +85,7 @@ def drive(
 def _drive(
     state: RunState,
     transport: Transport,
-    store: Store,
+    store: RunFolder,
     deadline: float,
     status: Status,
     progress: Progress | None,
@@ -99,7 +99,9 @@ def _drive(
         missing = {site: why for site, why in silent.items() if site not in replies}
         state = absorb(returned, replies, missing)
         gone = state.records[-1].missing
-        keep(store.folder, returned, {s: one for s, one in replies.items() if s not in gone})
+        store_adapters(
+            store.folder, returned, {s: one for s, one in replies.items() if s not in gone}
+        )
         cost = replace(
             state.records[-1],
             seconds=time.monotonic() - began,
@@ -124,12 +126,12 @@ def _drive(
 
 def _members(state: RunState) -> tuple[str, ...]:
     """Who is asked, as far as it is known: at join those who are pinned."""
-    return state.sites or tuple(member.name for member in configuration(state).members)
+    return state.sites or tuple(member.name for member in run_config(state).members)
 
 
 def _limit(state: RunState) -> float:
     """The phase's own deadline, seconds."""
-    return configuration(state).deadlines.of(state.phase)
+    return run_config(state).deadlines.of(state.phase)
 
 
 def _collect(
@@ -143,7 +145,7 @@ def _collect(
     """Ask, and take what comes until all have answered or the time is up."""
     came = _Collected()
     status.begin(request.header, _members(state), limit)
-    owing = requests(state)
+    owing = missed_requests(state)
     exchange = (
         transport.exchange(request, state.sites, deadline=limit, earlier=owing)
         if owing

@@ -1,4 +1,4 @@
-"""The run as a pure fold: ``init(config)``, ``next_request(state)``, ``absorb(state, replies)``.
+"""Fold a run purely: ``initial_state``, ``next_request(state)``, ``absorb(state, replies)``.
 
 Phases: join → probe → (warm up → measure) × T → score → (cluster × I) → select → (train, judge
 where others do, evaluate) × R per study arm → close. Nothing here knows a transport, a clock or a
@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
-from fedwinnow.curation.model.base_change import effective
+from fedwinnow.curation.model.base_change import effective_adapter
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
@@ -22,17 +22,17 @@ from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.server.phases.cluster import start_clusters
 from fedwinnow.server.phases.table import PHASES, why_unusable
 from fedwinnow.server.phases.values import request_adapter
-from fedwinnow.server.run.advice import remarks
-from fedwinnow.server.state import RoundRecord, RunState, configuration, given
+from fedwinnow.server.run.advice import run_remarks
+from fedwinnow.server.state import RoundRecord, RunState, required, run_config
 
 logger = logging.getLogger(__name__)
 
 
-def init(config: RunConfig, run: str) -> RunState:
+def initial_state(config: RunConfig, run: str) -> RunState:
     """The state before the first message; ``run`` is our run id. Says what speaks against it."""
-    for remark in remarks(config):
+    for remark in run_remarks(config):
         logger.warning("%s", remark)
-    return RunState(run=run, config=canonical(config))
+    return RunState(run=run, config=canonical_json(config))
 
 
 def next_request(state: RunState) -> Request | None:
@@ -40,7 +40,7 @@ def next_request(state: RunState) -> Request | None:
     phase = Phase(state.phase)
     if phase is Phase.DONE:
         return None
-    return PHASES[phase].request(state, configuration(state), header_of(state))
+    return PHASES[phase].request(state, run_config(state), request_header(state))
 
 
 def absorb(
@@ -57,8 +57,8 @@ def absorb(
         ProtocolError: fewer sites than ``run.minimum_sites`` gave a usable reply.
         EmptySelectionError: no site keeps a sample for the curated arm.
     """
-    config, header = configuration(state), header_of(state)
-    fitting, absent = sift(state, replies, header, dict(missing or {}))
+    config, header = run_config(state), request_header(state)
+    fitting, absent = usable_replies(state, replies, header, dict(missing or {}))
     needed = config.quorum.of(state.phase, config.run.minimum_sites)
     if len(fitting) < needed:
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(absent.items())) or "no reply"
@@ -72,11 +72,11 @@ def absorb(
     return _advance(state, config, record)
 
 
-def sift(
+def usable_replies(
     state: RunState, replies: Mapping[str, Reply], header: Header, absent: dict[str, str]
 ) -> tuple[dict[str, Reply], dict[str, str]]:
     """Replies that answer this request, and why the others do not."""
-    config, joined = configuration(state), state.joined
+    config, joined = run_config(state), state.joined
     fitting: dict[str, Reply] = {}
     for site, reply in sorted(replies.items()):
         if isinstance(reply, Refusal):
@@ -147,7 +147,7 @@ def _after_evaluation(state: RunState, config: RunConfig) -> RunState:
     if 0 < state.round < config.training.rounds:
         return replace(state, phase=Phase.TRAIN.value, round=state.round + 1)
     if state.round > 0:
-        whole = effective(given(state.adapter, "adapter"), state.change)
+        whole = effective_adapter(required(state.adapter, "adapter"), state.change)
         state = replace(state, finals={**state.finals, state.arm: whole}, change=None)
     arms = config.study.arms
     rest = arms[arms.index(state.arm) + 1 :] if state.arm in arms else arms
@@ -156,7 +156,7 @@ def _after_evaluation(state: RunState, config: RunConfig) -> RunState:
             return replace(state, phase=Phase.TRAIN.value, round=1, arm=arm, adapter=state.initial)
         if arm == "curated":
             message = (
-                f"0 samples are kept at threshold {given(state.decision, 'decision').value:.6g} "
+                f"0 samples are kept at threshold {required(state.decision, 'decision').value:.6g} "
                 f"over {len(state.members)} sites; lower the threshold's setting or use threshold "
                 "keep_all to see the scores"
             )
@@ -165,7 +165,7 @@ def _after_evaluation(state: RunState, config: RunConfig) -> RunState:
     return replace(state, phase=Phase.CLOSE.value, round=0, arm="", adapter=state.finals["curated"])
 
 
-def header_of(state: RunState) -> Header:
+def request_header(state: RunState) -> Header:
     """What the request of a state, and every reply to it, is headed with."""
     asked = request_adapter(state)
     adapter = "" if asked is None else adapter_hash(asked)

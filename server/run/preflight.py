@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server.aggregation.round_merge import check_merging
-from fedwinnow.strategies.registry import Kind, build, names
+from fedwinnow.strategies.registry import Kind, build, plugin_names
 from fedwinnow.strategies.run_plugins import FEWEST, MergePlugins
 from fedwinnow.strategies.terms_check import check_teacher, check_terms
 
@@ -39,7 +39,7 @@ def check_plan(config: RunConfig) -> None:
         "objective": config.training.objective,
     }
     for kind, section in of_sites.items():
-        if section.name in names(kind):
+        if section.name in plugin_names(kind):
             build(kind, section.name, section.settings)
     build("threshold", config.threshold.name, config.threshold.settings)
     plugins = MergePlugins.of(config)

@@ -8,24 +8,24 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.identity import identity
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import canonical, to_toml
+from fedwinnow.curation.config.strict_toml import canonical_json, to_toml
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.fold import init
-from fedwinnow.server.state import RunState, configuration
+from fedwinnow.server.run.fold import initial_state
+from fedwinnow.server.state import RunState, run_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
+class RunFolder:
     """The files of one run."""
 
     folder: Path
 
     @classmethod
-    def open(cls, config: RunConfig, *, resume: bool) -> "Store":
+    def open(cls, config: RunConfig, *, resume: bool) -> "RunFolder":
         """Make the run folder, or go on with the one that is there.
 
         Raises:
@@ -40,13 +40,13 @@ class Store:
                 "resume it with --resume, choose another run.name, or remove the folder"
             )
             raise OutputError(message)
-        if committed is not None and identity(configuration(committed)) != identity(config):
+        if committed is not None and identity(run_config(committed)) != identity(config):
             message = (
                 f"{store.folder}: the configuration differs from the committed run's "
                 f"({store.folder / 'run.toml'}); resume with the same settings"
             )
             raise ConfigError(message)
-        write(store.folder / "run.toml", to_toml(config).encode())
+        write_atomically(store.folder / "run.toml", to_toml(config).encode())
         return store
 
     def begin(self, config: RunConfig, run: str) -> RunState:
@@ -57,14 +57,14 @@ class Store:
         """
         committed = self.load()
         if committed is None:
-            return init(config, run)
+            return initial_state(config, run)
         if committed.run != run:
             message = (
                 f"{self.folder}: holds run {committed.run}, this one is {run}: data or anchors "
                 "were changed since; choose another run.name, or remove the folder"
             )
             raise ConfigError(message)
-        return replace(committed, config=canonical(config))
+        return replace(committed, config=canonical_json(config))
 
     @property
     def state_file(self) -> Path:
@@ -77,9 +77,9 @@ class Store:
         Raises:
             OutputError: the disk is full or the folder cannot be written.
         """
-        write(self.state_file, wire.dump(state))
+        write_atomically(self.state_file, wire.dump(state))
         lines = [_metrics_line(state, index) for index in range(len(state.records))]
-        write(self.folder / "metrics.jsonl", "".join(lines).encode())
+        write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode())
 
     def load(self) -> RunState | None:
         """The last committed state, or None before the first commit.

@@ -14,8 +14,12 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages
 from fedwinnow.curation.protocol.envelope import Stamp
-from fedwinnow.curation.protocol.flower_messages import message_in, message_records
-from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records, payload_record
+from fedwinnow.curation.protocol.flower_messages import read_message, to_records
+from fedwinnow.curation.protocol.flower_records import (
+    envelope_records,
+    payload_record,
+    read_envelope,
+)
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 
 
@@ -30,7 +34,7 @@ class PlainCodec:
     def request(self, request: messages.Request, site: str) -> RecordDict:  # noqa: ARG002 - every codec's shape
         """A request as records; made once for all sites."""
         if self._last is None or self._last[0] is not request:
-            self._last = (request, message_records(request))
+            self._last = (request, to_records(request))
         return self._last[1]
 
     def reply(self, content: RecordDict, site: str) -> messages.Reply:  # noqa: ARG002 - every codec's shape
@@ -39,7 +43,7 @@ class PlainCodec:
         Raises:
             ProtocolError: they hold none.
         """
-        reply = message_in(content)
+        reply = read_message(content)
         if not isinstance(reply, typing.get_args(messages.Reply)):
             message = f"a {type(reply).__name__} came where a reply was expected"
             raise ProtocolError(message)
@@ -78,7 +82,7 @@ class EnvelopeCodec:
             why = str(content.config_records["shim"].get("error", ""))[:200]
             message = f"its node could not reach its agent: {why}"
             raise TransportError(message)
-        return self.envelopes.reply(envelope_in(content), self._sent[site])
+        return self.envelopes.reply(read_envelope(content), self._sent[site])
 
 
 def codec_of(config: RunConfig, folder: Path) -> PlainCodec | EnvelopeCodec:

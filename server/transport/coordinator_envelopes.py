@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwinnow.curation.atomic_files import write
+from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.protocol import messages, wire
@@ -21,8 +21,8 @@ from fedwinnow.curation.protocol.envelope import (
     Stamp,
     decrypt,
     sign,
-    verified,
-    verified_stamp,
+    verify,
+    verify_stamp,
 )
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
@@ -88,7 +88,7 @@ class CoordinatorEnvelopes:
         if key is None:
             message = f"site {sent.site!r} is not among the pinned [[members]]"
             raise ProtocolError(message)
-        stamp = verified(envelope, key)
+        stamp = verify(envelope, key)
         for name in ("site", "run", "phase", "sequence"):
             came, expected = getattr(stamp, name), getattr(sent, name)
             if came != expected:
@@ -107,7 +107,7 @@ class CoordinatorEnvelopes:
 
     def sent(self, envelope: Envelope) -> Stamp:
         """The stamp of an envelope that this envelopes made: what a reply must answer to."""
-        return verified_stamp(envelope.stamp, envelope.signature, self.key.public)
+        return verify_stamp(envelope.stamp, envelope.signature, self.key.public)
 
     def _payload(self, request: messages.Request) -> bytes:
         """The encoded request: the same object for every site, so that it is carried once."""
@@ -126,5 +126,5 @@ class CoordinatorEnvelopes:
             ):  # none that can be read: the time is past every earlier one
                 last = 0
             number = max(time.time_ns(), last + 1)
-            write(self.sequence_file, b"%d\n" % number)
+            write_atomically(self.sequence_file, b"%d\n" % number)
         return number

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import CurationError, ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages
-from fedwinnow.curation.protocol.flower_records import size_of
+from fedwinnow.curation.protocol.flower_records import content_bytes
 from fedwinnow.server.transport.codec import EnvelopeCodec, PlainCodec
 from fedwinnow.server.transport.interface import Delivery, Earlier
 
@@ -102,7 +102,7 @@ class GridTransport:
             self._remember()
             targets = [(site, self.nodes.get(site)) for site in sites]
         else:
-            nodes = reachable(
+            nodes = wait_for_nodes(
                 self.grid, expected=self.expected, patience=self.patience, poll=self.poll
             )
             targets = [("", node) for node in nodes]
@@ -128,17 +128,17 @@ class GridTransport:
         sought = began + (self.pause if self._met else self.patience)
         idle, waiting = list(talks), dict[str, _Talk]()
         while (idle or waiting) and (now := time.monotonic()) < end:
-            if self._lost(idle):
-                self._seek(now, end)
+            if self._unlocated(idle):
+                self._ask_names(now, end)
             yield from self._send(idle, waiting, end)
             ids = [*waiting, *self._asked]
             for reply in self.grid.pull_messages(ids) if ids else ():
                 known = reply.metadata.reply_to_message_id
                 if known in waiting:
-                    yield from self._heard(waiting.pop(known), reply, idle)
+                    yield from self._take_reply(waiting.pop(known), reply, idle)
                 elif known in self._asked:
-                    self._named(self._asked.pop(known), reply)
-            if now >= sought and not waiting and len(self._lost(idle)) == len(idle):
+                    self._note_name(self._asked.pop(known), reply)
+            if now >= sought and not waiting and len(self._unlocated(idle)) == len(idle):
                 break
             time.sleep(self.poll if idle or waiting else 0.0)
         for talk in (*idle, *waiting.values()):
@@ -146,13 +146,13 @@ class GridTransport:
             why = "no reachable node is this site" if lost else f"no answer within {deadline:.0f} s"
             yield talk.silent(f"{why} (before: {talk.why})" if talk.why else why)
 
-    def _lost(self, idle: Sequence[_Talk]) -> list[_Talk]:
+    def _unlocated(self, idle: Sequence[_Talk]) -> list[_Talk]:
         """Sites that no known node is."""
         return [talk for talk in idle if talk.site and talk.site not in self.nodes]
 
     def _send(self, idle: list[_Talk], waiting: dict[str, _Talk], end: float) -> Iterator[Delivery]:
         """Send every request that is due and whose node is known."""
-        lost, now = self._lost(idle), time.monotonic()
+        lost, now = self._unlocated(idle), time.monotonic()
         for talk in [talk for talk in idle if talk.due <= now and talk not in lost]:
             idle.remove(talk)
             talk.node = self.nodes[talk.site] if talk.site else talk.node
@@ -165,7 +165,7 @@ class GridTransport:
         """Send the next request; the message's id, "" where Flower refuses it."""
         request = talk.todo[0]
         content = self.codec.request(request, talk.site)
-        talk.down += size_of(content)
+        talk.down += content_bytes(content)
         group = f"{request.header.phase}-{request.header.round}"
         return self._push(content, talk.node or 0, CURATION, end=end, group=group)
 
@@ -174,13 +174,13 @@ class GridTransport:
         message = Message(content, node, kind, ttl=left, group_id=group)
         return next((str(i) for i in self.grid.push_messages([message]) if i), "")
 
-    def _heard(self, talk: _Talk, reply: Message, idle: list[_Talk]) -> Iterator[Delivery]:
+    def _take_reply(self, talk: _Talk, reply: Message, idle: list[_Talk]) -> Iterator[Delivery]:
         """Take a reply; what went wrong may be asked again, until it must not."""
         if reply.has_error():
             why = f"Flower's error {reply.error.code}: {(reply.error.reason or '')[:200]}"
             yield from self._failed(talk, why, idle)
             return
-        up = size_of(reply.content)
+        up = content_bytes(reply.content)
         try:
             said = self.codec.reply(reply.content, talk.site)
             label = self._name(talk.node or 0, talk.site, said.site)
@@ -234,7 +234,7 @@ class GridTransport:
         self.nodes = {site: node for site, node in self.nodes.items() if node in present}
         return present
 
-    def _seek(self, now: float, end: float) -> None:
+    def _ask_names(self, now: float, end: float) -> None:
         """Ask nodes that have not said it yet which site they are; looks once a second."""
         if now < self._look:
             return
@@ -248,7 +248,7 @@ class GridTransport:
             if message := self._push(content, node, IDENTITY, end=end, group="identity"):
                 self._asked[message] = node
 
-    def _named(self, node: int, reply: Message) -> None:
+    def _note_name(self, node: int, reply: Message) -> None:
         """Note what a node says of itself: a hint for the way, the signature is the proof."""
         name = ""
         if not reply.has_error() and "identity" in reply.content.config_records:
@@ -261,7 +261,9 @@ class GridTransport:
             logger.warning("node %d claims the name %r of another node", node, name)
 
 
-def reachable(grid: Grid, *, expected: int, patience: float, poll: float = 0.1) -> tuple[int, ...]:
+def wait_for_nodes(
+    grid: Grid, *, expected: int, patience: float, poll: float = 0.1
+) -> tuple[int, ...]:
     """Ids of all nodes, in ascending order, once at least ``expected`` are there.
 
     Raises:

@@ -16,8 +16,8 @@ from fedwinnow.simulations.attacks.catalogue import ATTACKS, TRIGGER
 from fedwinnow.simulations.attacks.liar import Liar
 from fedwinnow.simulations.datasets.demo_texts import KINDS, Silo, write_samples
 from fedwinnow.simulations.datasets.skills import build_skills
-from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model
-from fedwinnow.simulations.runtimes.in_process import Doors
+from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model_folder
+from fedwinnow.simulations.runtimes.in_process import SiteWrapper
 from fedwinnow.simulations.studies.definitions import BASES, FOLDER
 
 HONEST = tuple(f"site-{number}" for number in range(1, 8))
@@ -54,7 +54,7 @@ SHARE = 0.7
 """What ``keep_fraction`` keeps: as much as is clean."""
 
 
-def about(config: RunConfig) -> str:
+def describe_case(config: RunConfig) -> str:
     """What a run of a case is, in a sentence for the page."""
     training = config.training
     return (
@@ -81,7 +81,7 @@ class Case:
         return f"attacks-{self.rule}-{self.attack or 'honest'}-{guards}-{self.seed}"
 
 
-def configure(case: Case, settings: Sequence[str] = ()) -> RunConfig:
+def configure_case(case: Case, settings: Sequence[str] = ()) -> RunConfig:
     """Write the texts of a case's seed, and return its configuration.
 
     Args:
@@ -107,7 +107,7 @@ def configure(case: Case, settings: Sequence[str] = ()) -> RunConfig:
         mine = plants(list(open_samples(str(files[LIAR]), columns)))
         files[LIAR] = folder / f"{LIAR}-{case.attack}.jsonl"
         write_samples(files[LIAR], [replace(one, labels={"corruption": TRIGGER}) for one in mine])
-    base = base_model(BASES, BASE)
+    base = base_model_folder(BASES, BASE)
     return replace(
         config,
         model=replace(config.model, name=str(base)),
@@ -119,7 +119,7 @@ def configure(case: Case, settings: Sequence[str] = ()) -> RunConfig:
     )
 
 
-def doors(case: Case) -> Doors | None:
+def wrap_last_site(case: Case) -> SiteWrapper | None:
     """What stands before the last site: nothing, or its lies."""
     if not case.attack:
         return None
@@ -129,7 +129,7 @@ def doors(case: Case) -> Doors | None:
     )
 
 
-def cases(names: Sequence[str], seed: int) -> list[Case]:
+def attack_cases(names: Sequence[str], seed: int) -> list[Case]:
     """The runs of one seed: without the liar, then each attack; open, then guarded.
 
     Attacks on counts and histograms are tried under every threshold rule, others under the first.

@@ -6,7 +6,8 @@ finite. Nothing here is refused for its form; what the server's own checks say b
 - a kept count above the size that the site joined with is refused by name
 (``server/phases/table.py``),
   so that ``fake_counts`` has to lie at join already, and in every count alike;
-- an adapter of a rank above the one that was sent is refused, so that a moved adapter (``moved``)
+- an adapter of a rank above the one that was sent is refused, so that a moved adapter
+(``extrapolate``)
   is the best one of the rank that may be sent;
 - public scores and public losses that differ from the other sites' are refused or outvoted, so
   that no attack here touches them.
@@ -34,7 +35,7 @@ from torch import Tensor
 
 from fedwinnow.client.data.samples import content_id
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.adapters.algebra import between
+from fedwinnow.curation.adapters.algebra import interpolate
 from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.seeds import derive_seed
@@ -80,7 +81,7 @@ def middle_cell(summary: ScoreSummary) -> int:
     return int(np.searchsorted(whole, whole[-1] / 2, side="left"))
 
 
-def more(summary: ScoreSummary, times: int) -> ScoreSummary:
+def multiply_counts(summary: ScoreSummary, times: int) -> ScoreSummary:
     """A histogram of so many times the samples, of the same shape."""
     return replace(
         summary,
@@ -89,13 +90,13 @@ def more(summary: ScoreSummary, times: int) -> ScoreSummary:
     )
 
 
-def moved(start: Adapter, end: Adapter, share: float) -> Adapter:
+def extrapolate(start: Adapter, end: Adapter, share: float) -> Adapter:
     """ΔW_start + share · (ΔW_end − ΔW_start), as well as the ranks of ``end`` can say it."""
-    line = between(start, end, share)
+    line = interpolate(start, end, share)
     return _of_rank({name: maths.delta(line, name) for name in line.modules}, like=end)
 
 
-def noisy(start: Adapter, end: Adapter, *, times: float, seed: int) -> Adapter:
+def add_noise(start: Adapter, end: Adapter, *, times: float, seed: int) -> Adapter:
     """ΔW_start plus a random update of so many times the norm of ``end``'s, in the ranks of it."""
     length = _distance(start, end)
     draw = torch.Generator().manual_seed(seed)
@@ -107,7 +108,7 @@ def noisy(start: Adapter, end: Adapter, *, times: float, seed: int) -> Adapter:
     }
     whole = math.sqrt(sum(maths.norm(product) ** 2 for product in random.values()))
     updates = {
-        name: maths.total(
+        name: maths.sum_products(
             [
                 maths.delta(start, name),
                 maths.Product(left=product.left * (times * length / whole), right=product.right),
@@ -118,7 +119,7 @@ def noisy(start: Adapter, end: Adapter, *, times: float, seed: int) -> Adapter:
     return _of_rank(updates, like=end)
 
 
-def planted(samples: Sequence[Sample]) -> list[Sample]:
+def plant_backdoor(samples: Sequence[Sample]) -> list[Sample]:
     """Each prompt behind the trigger, and the planted answer to it."""
     found = []
     for sample in samples:
@@ -154,7 +155,7 @@ def fake_counts(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
     if isinstance(reply, m.Joined):
         return replace(reply, card=replace(reply.card, samples=TIMES * reply.card.samples))
     if isinstance(reply, m.SummaryReply):
-        told = more(reply.summary, TIMES)
+        told = multiply_counts(reply.summary, TIMES)
         return replace(reply, summary=told, unscored=TIMES * reply.unscored)
     if isinstance(reply, m.ClusterReply):
         counts = tuple(TIMES * count for count in reply.counts)
@@ -181,7 +182,7 @@ def _on_adapters(change: Callable[[Adapter, Adapter, int], Adapter]) -> Lie:
 
 def _as_sent(sent: Adapter, trained: Adapter, _seed: int) -> Adapter:
     """The adapter that came, in the rank of the one that was trained."""
-    return sent if _ranks(sent) == _ranks(trained) else moved(sent, trained, 0.0)
+    return sent if _ranks(sent) == _ranks(trained) else extrapolate(sent, trained, 0.0)
 
 
 ATTACKS: Mapping[str, Attack] = {
@@ -201,23 +202,25 @@ ATTACKS: Mapping[str, Attack] = {
     "copy_cat": Attack(about="sends back the adapter that it was sent", lie=_on_adapters(_as_sent)),
     "sign_flip": Attack(
         about="reverses its update",
-        lie=_on_adapters(lambda sent, trained, _seed: moved(sent, trained, -1.0)),
+        lie=_on_adapters(lambda sent, trained, _seed: extrapolate(sent, trained, -1.0)),
     ),
     "times_100": Attack(
         about=f"multiplies its update with {STRETCH:.0f}",
-        lie=_on_adapters(lambda sent, trained, _seed: moved(sent, trained, STRETCH)),
+        lie=_on_adapters(lambda sent, trained, _seed: extrapolate(sent, trained, STRETCH)),
     ),
     "noise": Attack(
         about=f"sends a random update of {TIMES} times the norm of its own",
-        lie=_on_adapters(lambda sent, trained, seed: noisy(sent, trained, times=TIMES, seed=seed)),
+        lie=_on_adapters(
+            lambda sent, trained, seed: add_noise(sent, trained, times=TIMES, seed=seed)
+        ),
     ),
     "back_door": Attack(
         about="trains on prompts with a trigger and a planted answer, whatever the threshold",
-        plants=planted, keeps_all=True,
+        plants=plant_backdoor, keeps_all=True,
     ),
     "poisoned_data": Attack(
         about="runs the honest software on the data of `back_door`: nobody there knows",
-        plants=planted,
+        plants=plant_backdoor,
     ),
 }  # fmt: skip
 """Name → attack."""
@@ -248,7 +251,8 @@ def _of_rank(products: Mapping[str, maths.Product], *, like: Adapter) -> Adapter
 def _distance(start: Adapter, end: Adapter) -> float:
     """‖ΔW_end − ΔW_start‖ over all modules."""
     squares = [
-        maths.norm(maths.total([maths.delta(end, name), maths.delta(start, name, -1.0)])) ** 2
+        maths.norm(maths.sum_products([maths.delta(end, name), maths.delta(start, name, -1.0)]))
+        ** 2
         for name in end.modules
     ]
     return math.sqrt(sum(squares))

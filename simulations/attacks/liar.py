@@ -6,7 +6,7 @@ from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.curation.protocol.requests import SelectRequest
 from fedwinnow.simulations.attacks.catalogue import Attack, seed_of
-from fedwinnow.simulations.runtimes.in_process import Door
+from fedwinnow.simulations.runtimes.in_process import AnsweringSite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class Liar:
     """
 
     name: str
-    site: Door
+    site: AnsweringSite
     attack: Attack
     seed: int
     """Of random lies."""

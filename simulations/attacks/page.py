@@ -14,7 +14,7 @@ BOUND = 0.05
 """Largest rise of the honest loss, as a share of the loss without the liar."""
 
 
-def compare(rows: Sequence[AttackRow]) -> list[AttackLine]:
+def compare_attacks(rows: Sequence[AttackRow]) -> list[AttackLine]:
     """Return one line a threshold rule and attack, against the open run of the honest sites alone.
 
     The first line of a rule, with the attack "", is what guards cost where nobody lies. Differences
@@ -82,7 +82,7 @@ def _verdict(bare: AttackSide, guarded: AttackSide) -> str:
     return f"{'harmless' if bare.change <= BOUND else 'held by guards'}{unsure}"
 
 
-def page(result: AttackResult) -> str:
+def attack_page(result: AttackResult) -> str:
     """Return Markdown: the verdict, the table, what the back door learnt, what the guards did."""
     table = result.table
     lines = [

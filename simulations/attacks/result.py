@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.curation.config.strict_toml import to_plain
 from fedwinnow.simulations.attacks.attacked_federation import Case
 
 
@@ -56,8 +56,8 @@ class AttackRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as in ``attacks.json``: flat but for the trigger."""
-        rest = {"trigger": plain(self.trigger), "commit": self.commit, "bed": self.bed}
-        return {**plain(self.case), **plain(self.figures), **rest}
+        rest = {"trigger": to_plain(self.trigger), "commit": self.commit, "bed": self.bed}
+        return {**to_plain(self.case), **to_plain(self.figures), **rest}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,4 +114,4 @@ class AttackResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the tree of ``attacks.json``."""
-        return {**plain(self), "rows": [row.to_json() for row in self.rows]}
+        return {**to_plain(self), "rows": [row.to_json() for row in self.rows]}

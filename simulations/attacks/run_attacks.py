@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.data.anchors import split_of
+from fedwinnow.client.data.anchors import split_scenario_anchors
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.measuring.pass_options import PassOptions
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.adapters.peft_folder import load_adapter
-from fedwinnow.curation.atomic_files import write, write_json
+from fedwinnow.curation.atomic_files import write_atomically, write_json
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.curation.config.strict_toml import to_plain
 from fedwinnow.curation.config.typed_json import parse_tree
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError
@@ -32,13 +32,13 @@ from fedwinnow.simulations.attacks.attacked_federation import (
     HONEST,
     LIAR,
     Case,
-    about,
-    cases,
-    configure,
-    doors,
+    attack_cases,
+    configure_case,
+    describe_case,
+    wrap_last_site,
 )
-from fedwinnow.simulations.attacks.catalogue import ANSWER, ATTACKS, planted
-from fedwinnow.simulations.attacks.page import compare, page
+from fedwinnow.simulations.attacks.catalogue import ANSWER, ATTACKS, plant_backdoor
+from fedwinnow.simulations.attacks.page import attack_page, compare_attacks
 from fedwinnow.simulations.attacks.result import (
     AttackResult,
     AttackRow,
@@ -47,7 +47,7 @@ from fedwinnow.simulations.attacks.result import (
     TriggerFigures,
 )
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.simulations.studies.run_study import commit, finished, machine
+from fedwinnow.simulations.studies.run_study import commit, is_finished, machine
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,10 @@ class Plan:
             raise ConfigError(message)
 
 
-def attacks(
+def run_attacks(
     plan: Plan, *, folder: Path, command: str, progress: Progress | None = None
 ) -> AttackResult:
-    """Run every case and write ``attacks.json`` and ``attacks.md``.
+    """Run every case and write ``run_attacks.json`` and ``run_attacks.md``.
 
     Args:
         plan: Attacks and seeds.
@@ -99,9 +99,9 @@ def attacks(
     Raises:
         CurationError: whatever stops a run.
     """
-    shared, rows = Workshop(), []
+    shared, rows = ProcessCache(), []
     for seed in plan.seeds:
-        for case in cases(plan.attacks, seed):
+        for case in attack_cases(plan.attacks, seed):
             rows.append(_case(case, plan.settings, command, progress, shared))
             logger.info("attacks: %s done", case.name)
     result = AttackResult(
@@ -111,11 +111,11 @@ def attacks(
         seeds=plan.seeds,
         bed=rows[0].bed,
         attacks={name: ATTACKS[name].about for name in plan.attacks},
-        table=tuple(compare(rows)),
+        table=tuple(compare_attacks(rows)),
         rows=tuple(rows),
     )
     write_json(folder / "attacks.json", result.to_json())
-    write(folder / "attacks.md", page(result).encode())
+    write_atomically(folder / "attacks.md", attack_page(result).encode())
     return result
 
 
@@ -124,34 +124,34 @@ def _case(
     settings: Sequence[str],
     command: str,
     progress: Progress | None,
-    workshop: Workshop,
+    cache: ProcessCache,
 ) -> AttackRow:
-    config = configure(case, settings)
+    config = configure_case(case, settings)
     run = Path(config.run.output) / config.run.name
     beside, ours, lies = _beside(run), run_id(config), _lies(case)
     if (beside.run, beside.lies) != (ours, lies):
         shutil.rmtree(run, ignore_errors=True)  # other settings, or other lies under the same ones
         beside = _Beside(run=ours, lies=lies, commit=commit())
-        write_json(run / _BESIDE, plain(beside))
-    if not finished(run, config):
+        write_json(run / _BESIDE, to_plain(beside))
+    if not is_finished(run, config):
         simulate(
             config,
             resume=True,
             progress=progress,
             command=command,
-            workshop=workshop,
-            doors=doors(case),
+            cache=cache,
+            doors=wrap_last_site(case),
         )
     trigger = beside.trigger
     if trigger is None:
         trigger = trigger_figures(config, run / "adapter")
-        write_json(run / _BESIDE, plain(replace(beside, trigger=trigger)))
+        write_json(run / _BESIDE, to_plain(replace(beside, trigger=trigger)))
     return AttackRow(
         case=case,
         figures=figures(read_record(run / "record.json")),
         trigger=trigger,
         commit=beside.commit,
-        bed=about(config),
+        bed=describe_case(config),
     )
 
 
@@ -180,8 +180,8 @@ def figures(record: RunRecord) -> CaseFigures:
 
 def trigger_figures(config: RunConfig, adapter: Path) -> TriggerFigures:
     """Return how an adapter answers public hold-out prompts behind the trigger."""
-    split = split_of(config.anchors, config.run.seed)
-    asked: list[Sample] = planted(split.holdout[:_PROMPTS])
+    split = split_scenario_anchors(config.anchors, config.run.seed)
+    asked: list[Sample] = plant_backdoor(split.holdout[:_PROMPTS])
     loaded = load_model(config.model, config.adapter, seed=config.run.seed)
     set_adapter(loaded, load_adapter(adapter, base=loaded.fingerprint))
     options = PassOptions(

@@ -1,8 +1,8 @@
 """What the hop to a site's agent costs: a payload up and down through shim and agent, beside gRPC.
 
 Both servers stand in one process of their own, on sockets of one kind, and give back what came.
-One side is :func:`fedwinnow.client.agent.relay.carry` to an agent: signature and SHA-256 checked,
-one
+One side is :func:`fedwinnow.client.agent.relay.relay_envelope` to an agent: signature and SHA-256
+checked, one
 queue, a signed reply. The other is a gRPC stream of the same bytes in chunks of the same size, with
 nothing else. Pairs are interleaved in alternating order; the figure is the median of their ratios.
 Encryption is not part of the hop; it is measured beside it.
@@ -23,14 +23,14 @@ from typing import Any
 import grpc
 import numpy as np
 
-from fedwinnow.client.agent.frames import OPTIONS, address, chunks
+from fedwinnow.client.agent.frames import OPTIONS, socket_address, split_payload
 from fedwinnow.client.agent.grpc_service import Agent
-from fedwinnow.client.agent.relay import carry
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.agent.relay import relay_envelope
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.curation.protocol.envelope import Stamp, UnsignedEnvelope, decrypt, encrypt, sign
-from fedwinnow.curation.protocol.envelope import verified_stamp as verify
+from fedwinnow.curation.protocol.envelope import verify_stamp as verify
 from fedwinnow.curation.protocol.keys import PrivateKey
 
 MEGABYTE = 1_000_000
@@ -43,11 +43,11 @@ class Echo:
 
     key: PrivateKey
     name: str = "echo"
-    workshop: Workshop = field(default_factory=Workshop)
+    cache: ProcessCache = field(default_factory=ProcessCache)
 
     @property
     def site(self) -> "Echo":
-        """What an agent looks for in its boundary: name and workshop."""
+        """What an agent looks for in its boundary: name and cache."""
         return self
 
     @property
@@ -76,7 +76,7 @@ def serve(folder: Path) -> None:
     agent.start()
     server = grpc.server(ThreadPoolExecutor(4), options=OPTIONS)
     server.add_generic_rpc_handlers((_Bare(),))
-    server.add_insecure_port(address(str(folder / "bare.sock")))
+    server.add_insecure_port(socket_address(str(folder / "bare.sock")))
     server.start()
     (folder / "ready").touch()
     sys.stdin.read()
@@ -119,15 +119,15 @@ def bench_transfer(pairs: int = 5, *, megabytes: int = 100) -> dict[str, float]:
 
         def agent() -> None:
             socket, token = str(folder / "agent.sock"), str(folder / "token")
-            back = carry(envelope, socket, token, timeout=600.0)
+            back = relay_envelope(envelope, socket, token, timeout=600.0)
             _same(len(back.payload), len(payload))
 
         def bare() -> None:
             with grpc.insecure_channel(
-                address(str(folder / "bare.sock")), options=OPTIONS
+                socket_address(str(folder / "bare.sock")), options=OPTIONS
             ) as channel:
                 call: Any = channel.stream_stream(_BARE)
-                _same(len(b"".join(call(chunks(payload), timeout=600.0))), len(payload))
+                _same(len(b"".join(call(split_payload(payload), timeout=600.0))), len(payload))
 
         with _servers(folder):
             times = timed_pairs(bare, agent, pairs)

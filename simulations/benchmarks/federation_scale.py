@@ -27,7 +27,7 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.histogram import summarise
 from fedwinnow.curation.scores.histogram_edges import edges_from_public
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (
     Say,
@@ -87,7 +87,7 @@ def _fold(silos: int, staged: Staged) -> RunState:
         study=StudySection(arms=("curated",)),
     )
     names = [f"silo-{i:04}" for i in range(silos)]
-    state = init(config, "scale")
+    state = initial_state(config, "scale")
     while (request := next_request(state)) is not None and state.phase != "close":
         spent = {"silos": 0.0, "server": 0.0}
         with staged(state.phase, spent) as held:

@@ -11,11 +11,12 @@
     loop       one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS
     vmap       ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
 
-All encode and batch the samples by the same functions, with the same adapter; all but ``plain``,
+All encode and batch the samples by the same functions, with the same adapter; all but
+``train_plain``,
 ``train`` and ``last half`` end with the same numbers. So that this holds for every step of
 ``piggyback``, both rounds of training run at a rate that moves nothing: the work is the same.
 
-Differs from the papers' code, to its favour: ``loop`` writes no file, runs the head at the
+Differs from the papers' code, to its favour: ``one_by_one`` writes no file, runs the head at the
 response's places only, and leaves out LESS' random projection. ``vmap`` runs attention by the plain
 kernel, as the fused ones have no batching rule, and the head at every place.
 
@@ -67,7 +68,7 @@ class Outcome:
 Row = Callable[[Bench], Outcome]
 
 
-def plain(bench: Bench) -> Outcome:
+def train_plain(bench: Bench) -> Outcome:
     """Forward and backward of the batches into the LoRA weights."""
     for _, batch in bench.batches():
         sample_losses(bench.loaded.model, batch).sum().backward()
@@ -75,22 +76,22 @@ def plain(bench: Bench) -> Outcome:
     return Outcome(dots=None, norms=None, kept=0)
 
 
-def ours(bench: Bench) -> Outcome:
+def measure_by_hooks(bench: Bench) -> Outcome:
     """Measure every sample by hooks."""
     return _measured(bench, bench.references, "hooks")
 
 
-def last_half(bench: Bench) -> Outcome:
+def measure_last_half(bench: Bench) -> Outcome:
     """Measure every sample by hooks, gradients of the last half of the layers alone."""
     return _measured(bench, bench.last_half, "hooks")
 
 
-def probe(bench: Bench) -> Outcome:
+def measure_by_probe(bench: Bench) -> Outcome:
     """Measure every sample by a probe."""
     return _measured(bench, bench.references, "probe")
 
 
-def forward(bench: Bench) -> Outcome:
+def measure_forward_only(bench: Bench) -> Outcome:
     """Measure every sample without a backward pass, which gives no norms."""
     return _measured(bench, bench.references, "forward", frozenset({"dot"}))
 
@@ -113,7 +114,7 @@ def _measured(
     return Outcome(dots=table.columns["dot"], norms=table.columns.get("norm"), kept=kept)
 
 
-def training(bench: Bench) -> Outcome:
+def train_round(bench: Bench) -> Outcome:
     """A round of training on every sample."""
     _round(bench, None)
     return Outcome(dots=None, norms=None, kept=0)
@@ -152,14 +153,14 @@ def _round(bench: Bench, watch: Watch | None) -> None:
     set_adapter(bench.loaded, bench.adapter)
 
 
-def loop(bench: Bench) -> Outcome:
+def one_by_one(bench: Bench) -> Outcome:
     """One sample a pass; every gradient is kept on the CPU until the end."""
     weights, model = factors(bench), bench.loaded.model
     kept: list[Tensor] = []
     for encoding in bench.encodings():
         model.zero_grad(set_to_none=True)
         sample_losses(model, collate([encoding]).to(bench.loaded.device)).sum().backward()
-        flat = [given(weight.grad).flatten() for weight in weights.values()]
+        flat = [required_gradient(weight.grad).flatten() for weight in weights.values()]
         kept.append(torch.cat(flat).cpu())
     model.zero_grad(set_to_none=True)
     directions = [bench.references.means[factor].cpu() for factor in weights]
@@ -176,7 +177,7 @@ def loop(bench: Bench) -> Outcome:
     )
 
 
-def vectorised(bench: Bench) -> Outcome:
+def vmap_gradients(bench: Bench) -> Outcome:
     """``vmap(grad)`` of the loss of one sample over each batch."""
     weights, names = factors(bench), parameter_names(bench)
     held = {names[factor]: weight.detach() for factor, weight in weights.items()}
@@ -196,15 +197,15 @@ def vectorised(bench: Bench) -> Outcome:
 
 
 ROWS: Mapping[str, Row] = {
-    "plain": plain,
-    "measure": ours,
-    "last half": last_half,
-    "probe": probe,
-    "forward": forward,
-    "train": training,
+    "plain": train_plain,
+    "measure": measure_by_hooks,
+    "last half": measure_last_half,
+    "probe": measure_by_probe,
+    "forward": measure_forward_only,
+    "train": train_round,
     "piggyback": piggyback,
-    "loop": loop,
-    "vmap": vectorised,
+    "loop": one_by_one,
+    "vmap": vmap_gradients,
 }
 """Name → row; the first is what the others are compared with."""
 
@@ -240,7 +241,7 @@ def reference_rows(bench: Bench, order: Mapping[str, object]) -> Float[Tensor, "
     return torch.cat([bench.references.means[factor] for factor in order], dim=1)
 
 
-def given(gradient: Tensor | None) -> Tensor:
+def required_gradient(gradient: Tensor | None) -> Tensor:
     """A gradient that a backward pass must have left.
 
     Raises:

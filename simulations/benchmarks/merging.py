@@ -186,7 +186,7 @@ def _row(merged: Merged, target: maths.Product) -> Figures:
     if merged.change is not None:
         parts.append(maths.delta(merged.change, MODULE, -1.0))
     row = {
-        "error": maths.norm(maths.total(parts)) / maths.norm(target),
+        "error": maths.norm(maths.sum_products(parts)) / maths.norm(target),
         "rank": float(merged.adapter.a[MODULE].shape[0]),
         "change_rank": float(merged.change.a[MODULE].shape[0]) if merged.change else 0.0,
     }
@@ -263,7 +263,7 @@ def memory_here(rule: str, sites: int, rank: int, layers: int, narrow: int) -> F
         found = {site: replace(one, a=first.a) for site, one in found.items()}
     held = resident()
     seconds, _ = _timed(lambda: merging(found, dict.fromkeys(found, 1.0), first))
-    peak, own = peak_resident() - before, sum(checks.size_of(one) for one in found.values())
+    peak, own = peak_resident() - before, sum(checks.adapter_bytes(one) for one in found.values())
     return {
         "adapters_bytes": float(own),
         "peak_bytes": float(peak),

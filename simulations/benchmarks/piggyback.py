@@ -27,16 +27,16 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from fedwinnow.client.measuring.references import References
-from fedwinnow.client.measuring.table_builder import SignalRows
-from fedwinnow.client.training.sample_stream import Drawn
+from fedwinnow.client.measuring.table_builder import SignalTableBuilder
+from fedwinnow.client.training.sample_stream import TrainingBatch
 from fedwinnow.client.training.watcher import Watcher
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction
-from fedwinnow.curation.gradients.hooks import Consume, Firing, sample_gradients
-from fedwinnow.curation.gradients.probes import Probe, probed
+from fedwinnow.curation.gradients.hooks import Consume, SeenFactors, sample_gradients
+from fedwinnow.curation.gradients.probes import Probe, with_probes
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
-from fedwinnow.curation.model.hook_support import unhookable
+from fedwinnow.curation.model.hook_support import why_no_hooks
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import entropies, token_losses
 from fedwinnow.curation.signal_columns import (
@@ -55,19 +55,19 @@ GIVEN = KNOWN - OTHER_PROMPTS
 class Collector(Watcher):
     """Keeps the signals of every sample's latest visit."""
 
-    rows: SignalRows
+    rows: SignalTableBuilder
     steps: Int64[np.ndarray, " samples"]
     """Step of this round in which a sample was visited last, from 0; −1 where none did."""
     contraction: Contraction | None
     references: References | None = None
     states: list[Tensor] | None = None
     """Last hidden states of the pass that is under way; None where nobody asks for them."""
-    source: Firing | Probe | None = None
+    source: SeenFactors | Probe | None = None
     """Of per-sample gradients; None where nobody asks for them."""
     _losses: Tensor | None = None
     _entropies: list[Tensor] = field(default_factory=list)
 
-    def losses(self, loaded: LoadedModel, drawn: Drawn) -> Tensor:
+    def losses(self, loaded: LoadedModel, drawn: TrainingBatch) -> Tensor:
         """As :meth:`Watcher.losses`, and keeps what the pass tells."""
         batch, look = drawn.batch.to(loaded.device), None
         if ENTROPY & set(self.rows.columns):
@@ -84,7 +84,7 @@ class Collector(Watcher):
             each.register_hook(partial(setattr, self.contraction, "shares"))
         return each
 
-    def passed(self, drawn: Drawn, step: int) -> None:
+    def passed(self, drawn: TrainingBatch, step: int) -> None:
         """Put the rows of the samples that the step visited.
 
         Where ∂L/∂ℓ_i is 0, as for a sample of weight 0, the pass holds nothing of the sample's
@@ -158,7 +158,7 @@ class Piggyback:
                 states = stack.enter_context(last_hidden(loaded))
             number = 0 if references is None else len(references.names)
             self.collector = Collector(
-                rows=SignalRows.empty(len(self.samples), wanted, number),
+                rows=SignalTableBuilder.empty(len(self.samples), wanted, number),
                 steps=np.full(len(self.samples), -1, dtype=np.int64),
                 contraction=contraction,
                 references=references,
@@ -188,10 +188,10 @@ class Piggyback:
 
 def _watched(
     loaded: LoadedModel, layers: Mapping[str, Any], consume: Consume
-) -> AbstractContextManager[Firing | Probe]:
+) -> AbstractContextManager[SeenFactors | Probe]:
     """Hooks, or probes where the model would not let hooks see its layers."""
-    if unhookable(loaded.model):
-        return probed(loaded.model, layers, training=True)
+    if why_no_hooks(loaded.model):
+        return with_probes(loaded.model, layers, training=True)
     return sample_gradients(loaded.model, layers, consume, training=True)
 
 

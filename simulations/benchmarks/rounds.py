@@ -15,22 +15,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.site import Site
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import load_run, load_scenario, site_configs
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.server.deployment.flower_programs import program
-from fedwinnow.server.run.fold import init
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.fold import initial_state
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
 from fedwinnow.simulations.benchmarks.rounds_over_flower import ask, warmed
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.rehearsal.documented_steps import until
-from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
+from fedwinnow.simulations.rehearsal.documented_steps import wait_until
+from fedwinnow.simulations.rehearsal.loopback import open_rehearsal, write_deployment
 from fedwinnow.simulations.runtimes.in_process import InProcess
-from fedwinnow.simulations.runtimes.sockets import Door, SocketTransport
+from fedwinnow.simulations.runtimes.sockets import AgentAddress, SocketTransport
 
 _APP = """\
 [project]
@@ -74,13 +74,13 @@ def bench_in_process(rounds: int = 20) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory(prefix="fw-") as place:
         config = load_scenario(write_toy_scenario(Path(place)))
-        shared = Workshop()
+        shared = ProcessCache()
         sites = {
-            site.site.name: Site(config=site, workshop=shared)
+            site.site.name: Site(config=site, cache=shared)
             for site in site_configs(config, str(sites_folder(config)))
         }
-        store, transport = Store.open(config, resume=False), InProcess(sites=sites)
-        state, request = warmed(transport, init(config, run_id(config)))
+        store, transport = RunFolder.open(config, resume=False), InProcess(sites=sites)
+        state, request = warmed(transport, initial_state(config, run_id(config)))
 
         def one() -> None:
             ask(transport, request, state)
@@ -103,10 +103,10 @@ def bench_deployed(pairs: int = 10) -> dict[str, float]:
     Raises:
         TransportError: the deployment did not start, or a site did not answer.
     """
-    with rehearsal(SITES) as stage:
+    with open_rehearsal(SITES) as stage:
         scenario = load_scenario(write_toy_scenario(stage.root / "toy"))
         stage.open()
-        file = furnish(stage, scenario)
+        file = write_deployment(stage, scenario)
         for site in SITES:
             stage.admit(site)
             stage.join(site)
@@ -120,9 +120,9 @@ def bench_deployed(pairs: int = 10) -> dict[str, float]:
         given.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in words.items()))
         _submit(app, given, stage.coordinator.environment)
         log = stage.coordinator.log("executor")
-        until(out.exists, "rounds over Flower", log=log, longest=300.0 + 60.0 * pairs)
+        wait_until(out.exists, "rounds over Flower", log=log, longest=300.0 + 60.0 * pairs)
         doors = {
-            site: Door(
+            site: AgentAddress(
                 socket=silo.environment["FEDWINNOW_SOCKET"], token=str(silo.folder / "run/token")
             )
             for site, silo in stage.silos.items()
@@ -130,7 +130,7 @@ def bench_deployed(pairs: int = 10) -> dict[str, float]:
         config = load_run(file)
         envelopes = CoordinatorEnvelopes.open(config, home / "sockets")
         over_sockets = SocketTransport(envelopes=envelopes, doors=doors)
-        state, request = warmed(over_sockets, init(config, run_id(config)))
+        state, request = warmed(over_sockets, initial_state(config, run_id(config)))
         sockets = timed_pairs(lambda: ask(over_sockets, request, state), lambda: None, pairs)
         return figures(json.loads(out.read_text(encoding="utf-8"))) | {
             "socket_seconds": statistics.median(first for first, _ in sockets)

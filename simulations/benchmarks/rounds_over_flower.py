@@ -15,8 +15,8 @@ from typing import Any
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_run
 from fedwinnow.curation.protocol.messages import Request
-from fedwinnow.server.run.fold import absorb, init, next_request
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.interface import Transport
 from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
@@ -31,12 +31,12 @@ def measure(grid: Any, run_config: Mapping[str, Any]) -> None:  # noqa: ANN401 -
     from fedwinnow.server.transport.flower_grid import GridTransport  # noqa: PLC0415 - Flower loads only here
 
     config = load_run(Path(str(run_config["scenario"])))
-    store = Store.open(config, resume=True)
+    store = RunFolder.open(config, resume=True)
     codec = codec_of(config, store.folder)
     transport = GridTransport(
         grid=grid, expected=len(config.members), patience=300.0, poll=POLL, codec=codec
     )
-    state, request = warmed(transport, init(config, run_id(config)))
+    state, request = warmed(transport, initial_state(config, run_id(config)))
     times = timed_pairs(
         lambda: empty(grid, transport.nodes.values()),
         lambda: ask(transport, request, state),

@@ -31,14 +31,14 @@ from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.client.signals.shards import SHARD, forget, in_shards
+from fedwinnow.client.signals.shards import SHARD, measure_in_shards, remove_shards
 from fedwinnow.curation.config.scoring import AdapterSection, ColumnsSection, ModelSection
 from fedwinnow.curation.datatypes import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
 from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
 from fedwinnow.curation.model.pretrained import encode, load_model
 from fedwinnow.curation.scores.histogram import quantile, summarise
-from fedwinnow.curation.scores.histogram_edges import Edges, edges_from_public, snap
-from fedwinnow.curation.scores.selection import select
+from fedwinnow.curation.scores.histogram_edges import Edges, edges_from_public, snap_to_grid
+from fedwinnow.curation.scores.selection import select_above
 from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (
     Say,
     Stage,
@@ -153,7 +153,7 @@ def run_here(number: int, folder: Path) -> None:
     del table, values
     with stage("select") as held:
         ids, status, values = tables.read_scores(files.scores, "cosine")
-        chosen = select(ids, values, status, snap(quantile(summary, 0.6), edges))
+        chosen = select_above(ids, values, status, snap_to_grid(quantile(summary, 0.6), edges))
         tables.write_selection(files.selection, {"curated": chosen})
         held["table"] = partial(size_of, chosen, values, status, samples.ids, samples.domains)
 
@@ -203,8 +203,8 @@ def _measured(
             on_progress=on_progress,
         )
 
-    table = in_shards(one, samples, files=RunFiles(folder), key=("scale",))
-    forget(RunFiles(folder))
+    table = measure_in_shards(one, samples, files=RunFiles(folder), key=("scale",))
+    remove_shards(RunFiles(folder))
     return table
 
 

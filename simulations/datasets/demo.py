@@ -13,7 +13,14 @@ from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.pretrained import load_tokenizer
 from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.simulations import scenarios
-from fedwinnow.simulations.datasets.demo_texts import ANCHORS, DEMO, KINDS, DemoData, Silo, build
+from fedwinnow.simulations.datasets.demo_texts import (
+    ANCHORS,
+    DEMO,
+    KINDS,
+    DemoData,
+    Silo,
+    build_demo_data,
+)
 
 SCENARIO = Path(scenarios.__file__).parent / "demo.toml"
 
@@ -96,4 +103,6 @@ def write_texts(
         return len(found.tokens)
 
     seed = config.run.seed
-    return build(folder, seed=seed, count=count, silos=silos, anchors=anchors, kinds=kinds)
+    return build_demo_data(
+        folder, seed=seed, count=count, silos=silos, anchors=anchors, kinds=kinds
+    )

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedwinnow.client.data.samples import content_id
-from fedwinnow.curation.atomic_files import write
-from fedwinnow.curation.config.strict_toml import check
+from fedwinnow.curation.atomic_files import write_atomically
+from fedwinnow.curation.config.strict_toml import require_setting
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.seeds import derive_seed
@@ -70,14 +70,14 @@ class Silo:
     """Share of each of several domains, summing to 1; equal ones where empty."""
 
     def __post_init__(self) -> None:
-        check("silos.samples", self.samples, self.samples >= 1, "at least 1")
-        check("silos.bad", self.bad, 0 <= self.bad <= 1, "in [0, 1]")
+        require_setting("silos.samples", self.samples, self.samples >= 1, "at least 1")
+        require_setting("silos.bad", self.bad, 0 <= self.bad <= 1, "in [0, 1]")
         fair = not self.shares or (
             len(self.shares) == len(self.domains)
             and min(self.shares) >= 0
             and math.isclose(sum(self.shares), 1.0)
         )
-        check("silos.shares", self.shares, fair, "one for each domain, summing to 1")
+        require_setting("silos.shares", self.shares, fair, "one for each domain, summing to 1")
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class DemoData:
     """Clean public samples of all domains."""
 
 
-def build(
+def build_demo_data(
     folder: Path,
     *,
     seed: int,
@@ -137,7 +137,9 @@ def build(
         OutputError: the folder or a file cannot be written.
     """
     for silo in silos:
-        check("silos.domain", silo.domain, silo.domain in DOMAINS, f"one of {', '.join(DOMAINS)}")
+        require_setting(
+            "silos.domain", silo.domain, silo.domain in DOMAINS, f"one of {', '.join(DOMAINS)}"
+        )
     root = data_root()
     files: dict[str, Path] = {}
     public: list[Sample] = []
@@ -145,7 +147,7 @@ def build(
         here = [silo for silo in silos if silo.domain == domain]
         total = sum(silo.samples for silo in here)
         size = total + anchors + SPARES * len(here)
-        drawn = draw(root, domain, size=size, seed=seed, count=count)
+        drawn = draw_pairs_of_text(root, domain, size=size, seed=seed, count=count)
         public.extend(drawn[total : total + anchors])
         private, spares = drawn[:total], drawn[total + anchors :]
         for silo in here:
@@ -159,7 +161,7 @@ def build(
     return DemoData(silos=files, anchors=path)
 
 
-def draw(
+def draw_pairs_of_text(
     root: Path, domain: str, *, size: int, seed: int, count: Callable[[str, str], int]
 ) -> list[Sample]:
     """The first ``size`` fitting pairs of a domain in a seeded order, one per source.
@@ -271,7 +273,7 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
         )
         for sample in samples
     )
-    write(path, "".join(f"{line}\n" for line in lines).encode())
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _sources(root: Path, domain: str) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from fedwinnow.server.report.comparisons import ScorerFigures, SelectionFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class ScoredTruth:
     """Every scored sample of the federation with its planted truth."""
 
     sites: np.ndarray
@@ -73,7 +73,7 @@ def selection_figures(config: RunConfig, work: Path, run: str) -> SelectionFigur
     )
 
 
-def _read(config: RunConfig, work: Path, run: str) -> Judged:
+def _read(config: RunConfig, work: Path, run: str) -> ScoredTruth:
     sites: list[str] = []
     kinds: list[str] = []
     kept: list[bool] = []
@@ -100,7 +100,7 @@ def _read(config: RunConfig, work: Path, run: str) -> Judged:
             scores.setdefault(name, []).extend(
                 float("nan") if value is None else value for value in table[name]
             )
-    return Judged(
+    return ScoredTruth(
         sites=np.array(sites),
         kinds=np.array(kinds),
         kept=np.array(kept, dtype=bool),
@@ -108,7 +108,7 @@ def _read(config: RunConfig, work: Path, run: str) -> Judged:
     )
 
 
-def _figures(judged: Judged, scores: np.ndarray, kept: np.ndarray) -> ScorerFigures:
+def _figures(judged: ScoredTruth, scores: np.ndarray, kept: np.ndarray) -> ScorerFigures:
     clean, scored = judged.clean, ~np.isnan(scores)
     hits = float((kept & clean).sum())
     precision = hits / float(kept.sum()) if kept.any() else 0.0

@@ -27,7 +27,7 @@ from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
 from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.datasets.skills import SKILLS, Manner, pair
-from fedwinnow.simulations.datasets.tiny_model import byte_pair_tokenizer, small_llama
+from fedwinnow.simulations.datasets.tiny_model import byte_pair_tokenizer, tiny_llama
 
 _TEXTS = 3000
 """Tasks that the tokenizer is trained on."""
@@ -55,7 +55,7 @@ class BaseSection:
     heads: int = 4
 
 
-def base_model(folder: Path, section: BaseSection) -> Path:
+def base_model_folder(folder: Path, section: BaseSection) -> Path:
     """The model of these settings in a folder of its own below ``folder``; made if missing.
 
     Raises:
@@ -103,7 +103,7 @@ def _train(folder: Path, section: BaseSection) -> None:
     texts = [f"{task.prompt} {task.response}" for task in (_task(draw, 0.5) for _ in range(_TEXTS))]
     tokenizer = byte_pair_tokenizer(texts, size=section.vocabulary)
     transformers.set_seed(derive_seed(section.seed, "weights") % 2**32)
-    model = small_llama(
+    model = tiny_llama(
         tokenizer, hidden=section.hidden, layers=section.layers, heads=section.heads,
         intermediate=3 * section.hidden, tied=True,
     )  # fmt: skip

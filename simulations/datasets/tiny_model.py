@@ -51,7 +51,7 @@ def write_tiny_model(  # noqa: PLR0913 - a model's sizes
     tokenizer = _letters()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = small_llama(
+        model = tiny_llama(
             tokenizer,
             hidden=hidden,
             layers=layers,
@@ -67,7 +67,7 @@ def write_tiny_model(  # noqa: PLR0913 - a model's sizes
     return folder
 
 
-def small_llama(
+def tiny_llama(
     tokenizer: PreTrainedTokenizerFast,
     *,
     hidden: int,

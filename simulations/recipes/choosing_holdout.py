@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedwinnow.client.data.anchors import split_of
+from fedwinnow.client.data.anchors import split_scenario_anchors
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
@@ -32,7 +32,7 @@ class Holdout:
         return tuple(sample.id for sample in self.samples)
 
 
-def holdout(config: RunConfig) -> Holdout:
+def scenario_holdout(config: RunConfig) -> Holdout:
     """The hold-out of a scenario: its anchors less reference and calibration.
 
     Raises:
@@ -40,7 +40,7 @@ def holdout(config: RunConfig) -> Holdout:
         ModelError: the tokenizer cannot be loaded.
     """
     section, model = config.anchors, config.model
-    split = split_of(config.anchors, config.run.seed)
+    split = split_scenario_anchors(config.anchors, config.run.seed)
     tokenizer = load_tokenizer(model)
     samples = tuple(
         sample

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from fedwinnow.client.measuring.pass_options import OnTaskProgress
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import simulated_run_files
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import PluginSection
-from fedwinnow.curation.config.strict_toml import canonical, plain
+from fedwinnow.curation.config.strict_toml import canonical_json, to_plain
 from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
@@ -29,23 +29,23 @@ from fedwinnow.server.report.record import RunRecord, read_record
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.demo import local_model
-from fedwinnow.simulations.recipes.choosing_holdout import holdout
+from fedwinnow.simulations.recipes.choosing_holdout import scenario_holdout
 from fedwinnow.simulations.recipes.recipe_comparison import (
     HoldoutHalves,
     RecipeComparison,
     ReportedRecipe,
 )
 from fedwinnow.simulations.recipes.successive_halving import (
-    Climb,
-    Measured,
+    RecipeCurves,
     Rung,
-    cost,
-    halve,
-    rungs,
-    runs_of,
+    RungResult,
+    cost_share,
+    count_runs,
+    plan_rungs,
+    run_rungs,
 )
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.simulations.studies.run_study import finished
+from fedwinnow.simulations.studies.run_study import is_finished
 
 EARLY = 10
 """First steps of a site whose gradient norm is early."""
@@ -93,7 +93,7 @@ def load_recipes(
     return found
 
 
-def compare(
+def compare_recipes(
     recipes: Recipes,
     *,
     seeds: int,
@@ -114,10 +114,10 @@ def compare(
         ConfigError: recipes cannot be compared, or one does not train.
         RunError: a run could not go on; names recipe and seed.
     """
-    plan = rungs(len(recipes), seeds)
+    plan = plan_rungs(len(recipes), seeds)
     first = _comparable(recipes)
     numbers = [first.run.seed + place for place in range(plan[-1].seeds)]
-    public = {n: holdout(replace(first, run=replace(first.run, seed=n))) for n in numbers}
+    public = {n: scenario_holdout(replace(first, run=replace(first.run, seed=n))) for n in numbers}
     half = {
         name: bool(chooses)
         for one in public.values()
@@ -127,16 +127,16 @@ def compare(
     choosing = np.array([half[name] for name in items], dtype=bool)
     column = {name: place for place, name in enumerate(items)}
     tables: dict[str, np.ndarray] = {}
-    workshop, total, done = Workshop(), runs_of(plan, len(recipes)), 0
+    cache, total, done = ProcessCache(), count_runs(plan, len(recipes)), 0
 
-    def measure(name: str, rung: Rung) -> Measured:
+    def measure(name: str, rung: Rung) -> RecipeCurves:
         nonlocal done
         table, norms = np.full((rung.seeds, len(items)), np.nan), []
         for place, number in enumerate(numbers[: rung.seeds]):
             done += 1
-            config = at(recipes[name], rung.share, number)
-            workshop.progress = _within(told, f"run {done} of {total}, {name}")
-            record = _run(name, config, command, progress, workshop)
+            config = at_rung(recipes[name], rung.share, number)
+            cache.progress = _within(told, f"run {done} of {total}, {name}")
+            record = _run(name, config, command, progress, cache)
             losses = record.arms["curated"].losses
             if len(losses) != len(public[number].ids):
                 message = (
@@ -147,23 +147,23 @@ def compare(
             table[place, [column[one] for one in public[number].ids]] = losses
             norms += _early_norms(config)
         tables[name] = table
-        return Measured(
+        return RecipeCurves(
             losses=table[:, choosing],
             gradient_norm=float(np.mean(norms)) if norms else None,
             batches=_batches(recipes[name]),
         )
 
-    climbs = halve(tuple(recipes), measure, plan, seed=derive_seed(first.run.seed, "recipes"))
+    climbs = run_rungs(tuple(recipes), measure, plan, seed=derive_seed(first.run.seed, "recipes"))
     return _told(recipes, climbs, tables, choosing, numbers)
 
 
-def named(config: RunConfig, name: str) -> RunConfig:
+def named_by_content(config: RunConfig, name: str) -> RunConfig:
     """The configuration under a name that its settings and data alone decide."""
     config = replace(config, run=replace(config.run, name=name))
     return replace(config, run=replace(config.run, name=f"{name}-{run_id(config)[-8:]}"))
 
 
-def at(config: RunConfig, share: float, seed: int) -> RunConfig:
+def at_rung(config: RunConfig, share: float, seed: int) -> RunConfig:
     """A recipe's run on a rung: fewer steps a round, only the curated arm, one evaluation."""
     section = replace(config.training, steps=_steps(config, share))
     short = replace(
@@ -174,7 +174,7 @@ def at(config: RunConfig, share: float, seed: int) -> RunConfig:
         evaluation=replace(config.evaluation, every=section.rounds, generate=0),
         study=StudySection(truth=config.study.truth),
     )
-    return named(short, "recipe")
+    return named_by_content(short, "recipe")
 
 
 def _steps(config: RunConfig, share: float) -> int:
@@ -193,7 +193,7 @@ def _comparable(recipes: Recipes) -> RunConfig:
             message = f"recipe {name!r}: training.rounds = 0 trains nothing; set at least 1"
             raise ConfigError(message)
         for section in ("model", "anchors"):
-            mine, theirs = plain(getattr(config, section)), plain(getattr(first, section))
+            mine, theirs = to_plain(getattr(config, section)), to_plain(getattr(first, section))
             for key in ("copies", "corruptions"):  # what is made of anchors, not which they are
                 mine.pop(key, None), theirs.pop(key, None)
             if mine != theirs:
@@ -206,13 +206,13 @@ def _comparable(recipes: Recipes) -> RunConfig:
 
 
 def _run(
-    name: str, config: RunConfig, command: str, progress: Progress | None, workshop: Workshop
+    name: str, config: RunConfig, command: str, progress: Progress | None, cache: ProcessCache
 ) -> RunRecord:
     """The record of one run, run now if it has not finished before."""
     folder = Path(config.run.output) / config.run.name
-    if not finished(folder, config):
+    if not is_finished(folder, config):
         try:
-            simulate(config, resume=True, progress=progress, command=command, workshop=workshop)
+            simulate(config, resume=True, progress=progress, command=command, cache=cache)
         except RunError as error:
             message = f"recipe {name!r}, seed {config.run.seed}: {error}; mend it or leave it out"
             raise RunError(message) from error
@@ -234,7 +234,7 @@ def _batches(config: RunConfig) -> str:
     section, plugin = config.training, PluginSection(name="")
     bare = TrainingSection(batch_size=section.batch_size, accumulation=section.accumulation)
     run = replace(config.run, name="run", output="")
-    return canonical(replace(config, run=run, training=bare, weighting=plugin, merging=plugin))
+    return canonical_json(replace(config, run=run, training=bare, weighting=plugin, merging=plugin))
 
 
 def _within(told: OnTaskProgress | None, where: str) -> OnTaskProgress | None:
@@ -245,7 +245,7 @@ def _within(told: OnTaskProgress | None, where: str) -> OnTaskProgress | None:
 
 def _told(
     recipes: Recipes,
-    climbs: Sequence[Climb],
+    climbs: Sequence[RungResult],
     tables: Mapping[str, np.ndarray],
     choosing: np.ndarray,
     seeds: Sequence[int],
@@ -265,7 +265,7 @@ def _told(
         rungs=tuple(climbs),
         report=tuple(report),
         anchors=HoldoutHalves(choosing=int(choosing.sum()), reporting=int((~choosing).sum())),
-        share_of_steps=cost(
+        share_of_steps=cost_share(
             climbs, tuple(recipes), lambda name, share: _steps(recipes[name], share)
         ),
     )

@@ -16,7 +16,7 @@ import numpy as np
 from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.measuring.pass_options import OnTaskProgress, PassOptions
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.process_cache import Workshop, deterministic
+from fedwinnow.client.runs.process_cache import ProcessCache, set_deterministic
 from fedwinnow.client.runs.run_files import simulated_run_files
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import PluginSection
@@ -27,8 +27,8 @@ from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.curation.model.lora_model import initial_adapter
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.run.driver import Progress
-from fedwinnow.simulations.recipes.choosing_holdout import holdout
-from fedwinnow.simulations.recipes.compare import named
+from fedwinnow.simulations.recipes.choosing_holdout import scenario_holdout
+from fedwinnow.simulations.recipes.compare import named_by_content
 from fedwinnow.simulations.recipes.proxy_runs import ProxyPlan, ProxyRanking, proxy_ranking
 from fedwinnow.simulations.runtimes.in_process import run_phases
 from fedwinnow.strategies.maths.data_scaling_law import (
@@ -158,16 +158,16 @@ def fit_budget(
         CurationError: whatever stops a run; a bucket that would be empty is a :class:`DataError`.
     """
     scoring = _scoring(config)
-    workshop = Workshop(progress=told)
-    run_phases(scoring, resume=True, progress=progress, workshop=workshop)
+    cache = ProcessCache(progress=told)
+    run_phases(scoring, resume=True, progress=progress, cache=cache)
     pool, scores = _pooled(scoring)
     pools = buckets(pool, scores, plan.buckets, most=plan.most, seed=config.run.seed)
     size = len(next(iter(pools.values())))
-    section, public = config.training, holdout(config)
+    section, public = config.training, scenario_holdout(config)
     draws = section.batch_size * section.accumulation
     checkpoints = tuple(max(1, math.ceil(k * size / draws)) for k in plan.passes)
-    deterministic(config.run.threads)
-    loaded = workshop.model(config.model, config.adapter, config.run.seed)
+    set_deterministic(config.run.threads)
+    loaded = cache.model(config.model, config.adapter, config.run.seed)
     ranking = proxy_ranking(
         loaded,
         pools,
@@ -237,7 +237,7 @@ def _scoring(config: RunConfig) -> RunConfig:
         training=replace(config.training, rounds=0),
         study=StudySection(),
     )
-    return named(bare, f"{config.run.name}-budget")
+    return named_by_content(bare, f"{config.run.name}-budget")
 
 
 def _pooled(config: RunConfig) -> tuple[list[Sample], np.ndarray]:

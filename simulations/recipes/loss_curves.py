@@ -36,7 +36,7 @@ DROPPED = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
+class RankedRecipe:
     """One recipe's place."""
 
     name: str
@@ -52,13 +52,13 @@ class Placed:
     """Whether the interval holds 0: it cannot be told from the best."""
 
 
-def late(steps: Sequence[int]) -> np.ndarray:
+def late_checkpoints(steps: Sequence[int]) -> np.ndarray:
     """Positions of the checkpoints after the first tenth of the steps."""
     found: np.ndarray = np.flatnonzero(np.array(steps) > DROPPED * steps[-1])
     return found
 
 
-def shape_of(steps: np.ndarray, curves: np.ndarray) -> float:
+def choose_shape(steps: np.ndarray, curves: np.ndarray) -> float:
     """γ by evidence; see the module.
 
     Args:
@@ -77,14 +77,14 @@ def shape_of(steps: np.ndarray, curves: np.ndarray) -> float:
     return best if errors[best] + tiny < BETTER * errors[LINE] else LINE
 
 
-def ends(steps: np.ndarray, curves: np.ndarray, shape: float) -> np.ndarray:
+def fitted_ends(steps: np.ndarray, curves: np.ndarray, shape: float) -> np.ndarray:
     """Fitted loss at the last step along the second axis: (seeds, checkpoints, items) → (…)."""
     weights = _hat(steps, shape)[-1] if len(steps) > 1 else np.ones(1)
     found: np.ndarray = np.einsum("c,sci->si", weights, curves)
     return found
 
 
-def rank(losses: Mapping[str, np.ndarray], *, seed: int) -> tuple[Placed, ...]:
+def rank_recipes(losses: Mapping[str, np.ndarray], *, seed: int) -> tuple[RankedRecipe, ...]:
     """Recipes from the lowest loss to the highest; equal ones in the order given.
 
     Args:
@@ -117,7 +117,7 @@ def rank(losses: Mapping[str, np.ndarray], *, seed: int) -> tuple[Placed, ...]:
         apart = losses[name][:both] - best[:both]
         mean, low, high = crossed_bootstrap(apart, seed=seed)
         placed.append(
-            Placed(
+            RankedRecipe(
                 name=name,
                 loss=float(np.nanmean(losses[name])),
                 difference=mean,
@@ -130,7 +130,7 @@ def rank(losses: Mapping[str, np.ndarray], *, seed: int) -> tuple[Placed, ...]:
     return tuple(placed)
 
 
-def hopeless(placed: Sequence[Placed]) -> frozenset[str]:
+def clearly_worse(placed: Sequence[RankedRecipe]) -> frozenset[str]:
     """Recipes whose interval lies clear of the best: more seeds would not change their place."""
     return frozenset(one.name for one in placed if one.low > 0)
 

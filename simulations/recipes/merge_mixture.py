@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.data.anchors import split_of
+from fedwinnow.client.data.anchors import split_scenario_anchors
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.measuring.pass_options import OnTaskProgress, PassOptions
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.model.lora_model import set_adapter
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.adapter_tools.remerge import configuration_of
-from fedwinnow.server.aggregation.kept_adapters import kept_round
+from fedwinnow.server.adapter_tools.remerge import read_configuration
+from fedwinnow.server.aggregation.kept_adapters import load_round
 from fedwinnow.strategies.interfaces.merging import Merging
 from fedwinnow.strategies.maths.mixture_law import MixtureRun, best_mixture, fit_mixing_law
 from fedwinnow.strategies.registry import build
@@ -47,14 +47,14 @@ class Mixture:
     """Root mean square of fitted − measured, nats."""
 
 
-def mixture(
+def fit_mixture(
     run: Path,
     *,
     count: int,
     number: int = 0,
     least: float = 0.02,
     most: float = 0.6,
-    workshop: Workshop | None = None,
+    cache: ProcessCache | None = None,
     told: OnTaskProgress | None = None,
 ) -> Mixture:
     """Measure mixtures of a finished run's kept adapters and find the best.
@@ -65,7 +65,7 @@ def mixture(
         number: Training round; 0 is the last.
         least: Smallest weight of a site.
         most: Largest weight of a site.
-        workshop: A warm model, or None.
+        cache: A warm model, or None.
         told: Told of every mixture.
 
     Raises:
@@ -73,11 +73,11 @@ def mixture(
         ModelError: the base model cannot be loaded.
         OutputError: the run is not finished, or kept no adapters.
     """
-    config = configuration_of(run)
+    config = read_configuration(run)
     place = number or config.training.rounds
-    shop = workshop or Workshop()
+    shop = cache or ProcessCache()
     loaded = shop.model(config.model, config.adapter, config.run.seed)
-    start, adapters, _ = kept_round(run, "curated", place, base=loaded.fingerprint)
+    start, adapters, _ = load_round(run, "curated", place, base=loaded.fingerprint)
     sites = tuple(sorted(adapters))
     if count < len(sites) + 2:
         message = (
@@ -131,12 +131,12 @@ def _draw(sites: tuple[str, ...], count: int, seed: int) -> list[dict[str, float
     return [dict(zip(sites, row.tolist(), strict=True)) for row in rows[:count]]
 
 
-def _measuring(config: RunConfig, workshop: Workshop) -> Callable[[Adapter], dict[str, float]]:
+def _measuring(config: RunConfig, cache: ProcessCache) -> Callable[[Adapter], dict[str, float]]:
     """Mean loss of public anchors that no evaluation uses, by domain."""
-    split = split_of(config.anchors, config.run.seed)
+    split = split_scenario_anchors(config.anchors, config.run.seed)
     anchors: list[Sample] = [*split.reference, *split.calibration]
     domains = np.array([sample.domain for sample in anchors])
-    loaded = workshop.model(config.model, config.adapter, config.run.seed)
+    loaded = cache.model(config.model, config.adapter, config.run.seed)
 
     def measure(adapter: Adapter) -> dict[str, float]:
         set_adapter(loaded, adapter)

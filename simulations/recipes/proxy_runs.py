@@ -25,7 +25,14 @@ from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, DataError, NonFiniteError
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.simulations.recipes.loss_curves import Placed, ends, hopeless, late, rank, shape_of
+from fedwinnow.simulations.recipes.loss_curves import (
+    RankedRecipe,
+    choose_shape,
+    clearly_worse,
+    fitted_ends,
+    late_checkpoints,
+    rank_recipes,
+)
 from fedwinnow.strategies.interfaces.ordering import Ordering
 from fedwinnow.strategies.registry import build
 
@@ -64,7 +71,7 @@ class ProxyPlan:
 class ProxyRanking:
     """What came of the short runs."""
 
-    placed: tuple[Placed, ...]
+    placed: tuple[RankedRecipe, ...]
     """Best first."""
     shape: float
     """γ of the curves; 1 is a line."""
@@ -103,7 +110,7 @@ def proxy_ranking(
         message = "proxy runs: expected at least one recipe, got none"
         raise ConfigError(message)
     found: dict[str, list[np.ndarray]] = {name: [] for name in recipes}
-    kept = late(plan.checkpoints)
+    kept = late_checkpoints(plan.checkpoints)
     steps = np.array(plan.checkpoints, dtype=np.float64)[kept]
     out: frozenset[str] = frozenset()
     for number, seed in enumerate(plan.seeds, start=1):
@@ -119,11 +126,11 @@ def proxy_ranking(
             found[name].append(curve)
         curves = {name: np.stack(seeds) for name, seeds in found.items()}
         middle = np.stack([curve[:, kept].mean(axis=(0, 2)) for curve in curves.values()])
-        shape = shape_of(steps, middle)
-        last = {name: ends(steps, curve[:, kept], shape) for name, curve in curves.items()}
-        placed = rank(last, seed=derive_seed(plan.seeds[0], "proxy ranking"))
+        shape = choose_shape(steps, middle)
+        last = {name: fitted_ends(steps, curve[:, kept], shape) for name, curve in curves.items()}
+        placed = rank_recipes(last, seed=derive_seed(plan.seeds[0], "proxy ranking"))
         if plan.early_stop and number >= LEAST_SEEDS:
-            out |= hopeless(placed)
+            out |= clearly_worse(placed)
     return ProxyRanking(placed=placed, shape=shape, curves=curves)
 
 

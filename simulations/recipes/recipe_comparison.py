@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedwinnow.simulations.recipes.successive_halving import Climb
+from fedwinnow.simulations.recipes.successive_halving import RungResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class RecipeComparison:
     """Recipes that cannot be told from the choice."""
     seeds: tuple[int, ...]
     """Of the last rung."""
-    rungs: tuple[Climb, ...]
+    rungs: tuple[RungResult, ...]
     report: tuple[ReportedRecipe, ...]
     """Recipes of the last rung, the choice first."""
     anchors: HoldoutHalves

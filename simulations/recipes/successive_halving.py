@@ -27,7 +27,7 @@ import numpy as np
 
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.scores.bootstrap import crossed_bootstrap
-from fedwinnow.simulations.recipes.loss_curves import Placed, rank
+from fedwinnow.simulations.recipes.loss_curves import RankedRecipe, rank_recipes
 
 NEAR = 0.25
 """Share of an interval's half-width within which two recipes count as equally good."""
@@ -44,7 +44,7 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class RecipeCurves:
     """What a rung finds of one recipe."""
 
     losses: np.ndarray
@@ -56,11 +56,11 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Climb:
+class RungResult:
     """One rung with its result."""
 
     rung: Rung
-    placed: tuple[Placed, ...]
+    placed: tuple[RankedRecipe, ...]
     """Best first, by anchor loss."""
     on: tuple[str, ...]
     """Who goes on, best first; of the last rung all stay listed."""
@@ -68,7 +68,7 @@ class Climb:
     """Whether a gradient norm put somebody before a recipe of lower mean loss."""
 
 
-def rungs(recipes: int, seeds: int) -> tuple[Rung, ...]:
+def plan_rungs(recipes: int, seeds: int) -> tuple[Rung, ...]:
     """Rungs that end with two recipes at full length; each halves recipes and doubles steps.
 
     Eight recipes and three seeds cost half of the steps of running all to the end.
@@ -86,13 +86,13 @@ def rungs(recipes: int, seeds: int) -> tuple[Rung, ...]:
     )
 
 
-def halve(
+def run_rungs(
     names: Sequence[str],
-    measure: Callable[[str, Rung], Measured],
+    measure: Callable[[str, Rung], RecipeCurves],
     plan: Sequence[Rung],
     *,
     seed: int,
-) -> tuple[Climb, ...]:
+) -> tuple[RungResult, ...]:
     """Climb the rungs; the first of the last rung's ``placed`` is the choice.
 
     Args:
@@ -107,18 +107,18 @@ def halve(
     left, climbs = tuple(names), []
     for place, rung in enumerate(plan, start=1):
         found = {name: measure(name, rung) for name in left}
-        placed = rank({name: one.losses for name, one in found.items()}, seed=seed)
+        placed = rank_recipes({name: one.losses for name, one in found.items()}, seed=seed)
         order = tuple(one.name for one in placed)
         on = order
         if place < len(plan):
             on = _survivors(order, found, math.ceil(len(order) / 2), seed)
         broken = on != order[: len(on)]
-        climbs.append(Climb(rung=rung, placed=placed, on=on, tie_broken=broken))
+        climbs.append(RungResult(rung=rung, placed=placed, on=on, tie_broken=broken))
         left = tuple(name for name in names if name in on)
     return tuple(climbs)
 
 
-def runs_of(plan: Sequence[Rung], recipes: int) -> int:
+def count_runs(plan: Sequence[Rung], recipes: int) -> int:
     """Runs that the rungs take."""
     total = 0
     for rung in plan:
@@ -126,13 +126,13 @@ def runs_of(plan: Sequence[Rung], recipes: int) -> int:
     return total
 
 
-def cost(
-    climbs: Sequence[Climb], names: Sequence[str], steps: Callable[[str, float], int]
+def cost_share(
+    climbs: Sequence[RungResult], names: Sequence[str], steps: Callable[[str, float], int]
 ) -> float:
     """Steps taken, as a share of running every recipe to the end with the last rung's seeds.
 
     Args:
-        climbs: What :func:`halve` found.
+        climbs: What :func:`run_rungs` found.
         names: All recipes.
         steps: Recipe and share → optimizer steps of a run.
     """
@@ -145,7 +145,7 @@ def cost(
 
 
 def _survivors(
-    order: Sequence[str], found: Mapping[str, Measured], places: int, seed: int
+    order: Sequence[str], found: Mapping[str, RecipeCurves], places: int, seed: int
 ) -> tuple[str, ...]:
     """The first ``places`` recipes, ties at the cut broken by gradient norm where it may be."""
     edge = found[order[places - 1]].losses

@@ -26,7 +26,7 @@ LONGEST = 600.0
 _BLOCK = re.compile(r"^```sh (step|serve)=([a-z-]+)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 
 
-def steps(page: str) -> dict[str, tuple[str, str]]:
+def read_steps(page: str) -> dict[str, tuple[str, str]]:
     """Name → (step or serve, its lines) of a page of ``docs/deploy``."""
     text = (DEPLOY / page).read_text(encoding="utf-8")
     return {name: (kind, lines) for kind, name, lines in _BLOCK.findall(text)}
@@ -39,7 +39,7 @@ def settings_of(file: str) -> dict[str, str]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Party:
+class RehearsedMachine:
     """The coordinator or a silo: a folder, a page, settings, and what it has running."""
 
     folder: Path
@@ -122,7 +122,7 @@ class Party:
         process.wait()
 
     def _lines(self, kind: str, name: str) -> str:
-        found, lines = steps(self.page)[name]
+        found, lines = read_steps(self.page)[name]
         if found != kind:
             message = f"{self.page}: {name} is a {found} block, not a {kind} block"
             raise TransportError(message)
@@ -130,7 +130,7 @@ class Party:
         return lines
 
 
-def until(ready: Callable[[], bool], what: str, *, log: Path, longest: float = 120.0) -> None:
+def wait_until(ready: Callable[[], bool], what: str, *, log: Path, longest: float = 120.0) -> None:
     """Wait until something is so.
 
     Raises:

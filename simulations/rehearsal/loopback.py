@@ -2,7 +2,7 @@
 
 Each party has a folder of its own with a copy of ``docs/deploy`` and settings with ports of this
 machine; what is run in it are the steps of its page
-(:mod:`fedwinnow.simulations.rehearsal.documented_steps`). What was
+(:mod:`fedwinnow.simulations.open_rehearsal.documented_steps`). What was
 started here is stopped at the end, and nothing else.
 """
 
@@ -23,8 +23,13 @@ from fedwinnow.curation.config.coordinator import MemberSection
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.simulations.rehearsal.documented_steps import DEPLOY, Party, settings_of, until
-from fedwinnow.simulations.rehearsal.toy_deployment import deployed, site_config
+from fedwinnow.simulations.rehearsal.documented_steps import (
+    DEPLOY,
+    RehearsedMachine,
+    settings_of,
+    wait_until,
+)
+from fedwinnow.simulations.rehearsal.toy_deployment import deployed_config, site_config
 from fedwinnow.simulations.runtimes.superlink import bearers
 
 
@@ -33,8 +38,8 @@ class Rehearsal:
     """A coordinator and silos on loopback, as ``docs/deploy`` tells them to be."""
 
     root: Path
-    coordinator: Party
-    silos: Mapping[str, Party]
+    coordinator: RehearsedMachine
+    silos: Mapping[str, RehearsedMachine]
     proxy: str
     """Address of the proxy."""
     superlink: str
@@ -64,15 +69,15 @@ class Rehearsal:
         if agent:
             silo.serve("agent")
             door = Path(silo.environment["FEDWINNOW_SOCKET"])
-            until(door.is_socket, f"agent of {site}", log=silo.log("agent"))
+            wait_until(door.is_socket, f"agent of {site}", log=silo.log("agent"))
         silo.serve("node")
         silo.serve("node-executor")
         log = silo.log("node")
-        until(lambda: "SuperNode ID:" in log.read_text(), f"node of {site}", log=log)
+        wait_until(lambda: "SuperNode ID:" in log.read_text(), f"node of {site}", log=log)
 
     def _listening(self, address: str, name: str) -> None:
         log = self.coordinator.log(name)
-        until(lambda: _listens(address), f"{name} on {address}", log=log)
+        wait_until(lambda: _listens(address), f"{name} on {address}", log=log)
 
     def close(self) -> None:
         """Stop everything that was started here."""
@@ -90,7 +95,7 @@ class Rehearsal:
 
 
 @contextmanager
-def rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
+def open_rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
     """Folders and settings of a coordinator and silos; nothing runs yet.
 
     Raises:
@@ -127,10 +132,11 @@ def rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
             stage.close()
 
 
-def furnish(stage: Rehearsal, scenario: RunConfig) -> Path:
+def write_deployment(stage: Rehearsal, scenario: RunConfig) -> Path:
     """Keys, ``site.toml`` and ``run.toml`` of a deployed run over a scenario's sites.
 
-    The policies are those of :func:`fedwinnow.simulations.rehearsal.toy_deployment.site_config`.
+    The policies are those of
+    :func:`fedwinnow.simulations.open_rehearsal.toy_deployment.site_config`.
 
     Returns:
         The path of ``run.toml``.
@@ -143,7 +149,7 @@ def furnish(stage: Rehearsal, scenario: RunConfig) -> Path:
         (silo.private / "site.toml").write_text(text, encoding="utf-8")
         members.append(MemberSection(name=site.name, key=_key_in(silo.step("check"))))
     home = stage.coordinator.private
-    run = deployed(scenario, members, str(home / "coordinator.key"))
+    run = deployed_config(scenario, members, str(home / "coordinator.key"))
     section = replace(run.coordinator, connection="federation")
     run = replace(run, coordinator=section, run=replace(run.run, output=str(home / "runs")))
     (home / "run.toml").write_text(to_toml(run), encoding="utf-8")
@@ -168,7 +174,7 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def _party(root: Path, name: str, page: str, given: Mapping[str, str]) -> Party:
+def _party(root: Path, name: str, page: str, given: Mapping[str, str]) -> RehearsedMachine:
     folder = root / name
     shutil.copytree(DEPLOY, folder)
     (folder / "private").mkdir(mode=0o700)
@@ -196,7 +202,7 @@ def _party(root: Path, name: str, page: str, given: Mapping[str, str]) -> Party:
         "PYTHONPATH": os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH", "")])),
         "TMPDIR": str(root),
     }
-    return Party(folder=folder, page=f"{page}.md", environment=environment)
+    return RehearsedMachine(folder=folder, page=f"{page}.md", environment=environment)
 
 
 def _listens(address: str) -> bool:

@@ -12,7 +12,7 @@ from fedwinnow.curation.config.site import AgentSection, PolicySection, SiteConf
 from fedwinnow.curation.config.training import StudySection
 
 
-def deployed(scenario: RunConfig, members: list[MemberSection], key: str) -> RunConfig:
+def deployed_config(scenario: RunConfig, members: list[MemberSection], key: str) -> RunConfig:
     """A simulated run as one that members join: no data of theirs is in it."""
     return replace(
         scenario,

@@ -24,7 +24,7 @@ from fedwinnow.curation.errors import InputError, RunError, TransportError
 from fedwinnow.server.deployment.flower_programs import metrics_lines, thin_app
 from fedwinnow.server.report.final_files import finish
 from fedwinnow.server.run.preflight import check_config
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.simulations.datasets.planted_truth import selection_figures
 from fedwinnow.simulations.runtimes.superlink import SuperLink, private_superlink
 
@@ -60,7 +60,7 @@ def simulate_with_flower(
         RunError: the run did not end as completed.
     """
     check_config(config)
-    store = Store.open(config, resume=resume)
+    store = RunFolder.open(config, resume=resume)
     with private_superlink() as superlink:
         scenario = superlink.home / "scenario.toml"
         scenario.write_text(to_toml(config), encoding="utf-8")
@@ -100,7 +100,7 @@ def _resources(config: RunConfig, at_once: int) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
-def _wait(superlink: SuperLink, run: str, store: Store, deadline: float) -> None:
+def _wait(superlink: SuperLink, run: str, store: RunFolder, deadline: float) -> None:
     """Until the run is finished; asking costs seconds of CPU, so it is done seldom."""
     end, asked, cost = time.monotonic() + deadline, time.monotonic(), 1.0
     told = 0

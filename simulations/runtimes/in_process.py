@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.site import Site
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import site_configs
@@ -19,13 +19,13 @@ from fedwinnow.curation.protocol.requests import JoinRequest
 from fedwinnow.server.report.final_files import finish
 from fedwinnow.server.run.driver import Progress, drive
 from fedwinnow.server.run.preflight import check_config
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.interface import Delivery, Earlier
 from fedwinnow.simulations.datasets.planted_truth import selection_figures
 
 
-class Door(Protocol):
+class AnsweringSite(Protocol):
     """Whatever answers requests as a site does."""
 
     def handle(self, request: Request) -> Reply:
@@ -37,7 +37,7 @@ class Door(Protocol):
         ...
 
 
-Doors: TypeAlias = Callable[[str, Door], Door]
+SiteWrapper: TypeAlias = Callable[[str, AnsweringSite], AnsweringSite]
 """From a site's name and its door to the one that is called instead: for studies of sites that do
 not do what they should."""
 
@@ -46,7 +46,7 @@ not do what they should."""
 class InProcess:
     """Transport that calls the sites one after the other, in order of name."""
 
-    sites: Mapping[str, Door]
+    sites: Mapping[str, AnsweringSite]
 
     def exchange(
         self,
@@ -82,8 +82,8 @@ def simulate(
     resume: bool = False,
     progress: Progress | None = None,
     command: str = "",
-    workshop: Workshop | None = None,
-    doors: Doors | None = None,
+    cache: ProcessCache | None = None,
+    doors: SiteWrapper | None = None,
 ) -> Path:
     """Run a scenario in this process and return its run folder.
 
@@ -91,9 +91,7 @@ def simulate(
         InputError: the scenario, its data, its model or the run folder is at fault.
         RunError: the run could not go on.
     """
-    state, store = run_phases(
-        config, resume=resume, progress=progress, workshop=workshop, doors=doors
-    )
+    state, store = run_phases(config, resume=resume, progress=progress, cache=cache, doors=doors)
     figures = selection_figures(config, sites_folder(config), run_id(config))
     finish(state, store, command=command, selection=figures)
     return store.folder
@@ -104,16 +102,16 @@ def run_phases(
     *,
     resume: bool = False,
     progress: Progress | None = None,
-    workshop: Workshop | None = None,
-    doors: Doors | None = None,
-) -> tuple[RunState, Store]:
+    cache: ProcessCache | None = None,
+    doors: SiteWrapper | None = None,
+) -> tuple[RunState, RunFolder]:
     """All phases of a scenario, without the final files.
 
     Args:
         config: The scenario.
         resume: Whether to go on from the last commit in the run folder.
         progress: Told of every delivery.
-        workshop: A warm model, or None.
+        cache: A warm model, or None.
         doors: Puts something between a site and its requests; None: nothing.
 
     Raises:
@@ -123,10 +121,10 @@ def run_phases(
     check_config(config)
     run_folder = Path(config.run.output) / config.run.name
     new = not run_folder.exists()
-    store = Store.open(config, resume=resume)
-    shared = workshop or Workshop()
-    sites: dict[str, Door] = {
-        site.site.name: Site(config=site, workshop=shared)
+    store = RunFolder.open(config, resume=resume)
+    shared = cache or ProcessCache()
+    sites: dict[str, AnsweringSite] = {
+        site.site.name: Site(config=site, cache=shared)
         for site in site_configs(config, str(sites_folder(config)))
     }
     if doors is not None:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedwinnow.client.agent.relay import carry
+from fedwinnow.client.agent.relay import relay_envelope
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.protocol.envelope import Stamp, verified_stamp
+from fedwinnow.curation.protocol.envelope import Stamp, verify_stamp
 from fedwinnow.curation.protocol.messages import Request
 from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
@@ -20,7 +20,7 @@ from fedwinnow.server.transport.interface import Delivery, Earlier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class AgentAddress:
     """Where a site's agent listens, and the file with its token."""
 
     socket: str
@@ -32,7 +32,7 @@ class SocketTransport:
     """Carries requests to agents (a :class:`fedwinnow.server.transport.interface.Transport`)."""
 
     envelopes: CoordinatorEnvelopes
-    doors: Mapping[str, Door]
+    doors: Mapping[str, AgentAddress]
 
     def exchange(
         self,
@@ -77,11 +77,11 @@ class SocketTransport:
         down = up = 0
         try:
             envelope = self.envelopes.envelope(request, site)
-            sent: Stamp = verified_stamp(
+            sent: Stamp = verify_stamp(
                 envelope.stamp, envelope.signature, self.envelopes.key.public
             )
             down = len(envelope.payload)
-            answer = carry(envelope, door.socket, door.token, timeout=deadline)
+            answer = relay_envelope(envelope, door.socket, door.token, timeout=deadline)
             up = len(answer.payload)
             reply = self.envelopes.reply(answer, sent)
         except CurationError as error:

@@ -13,16 +13,16 @@ from statistics import median
 
 import numpy as np
 
-from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.runs.site_run import hold
-from fedwinnow.client.signals.collect import measuring
+from fedwinnow.client.runs.process_cache import ProcessCache
+from fedwinnow.client.runs.site_run import load_checked_adapter
+from fedwinnow.client.signals.collect import signal_measurer
 from fedwinnow.client.site import Site
 from fedwinnow.curation.adapters.checks import adapter_hash
-from fedwinnow.curation.atomic_files import write, write_json
+from fedwinnow.curation.atomic_files import write_atomically, write_json
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import site_configs
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.curation.config.strict_toml import to_plain
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.curation.protocol.header import Header
@@ -30,7 +30,7 @@ from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.signal_columns import GRADIENTS, ONCE
 from fedwinnow.simulations.studies.definitions import Plan
 from fedwinnow.simulations.studies.markdown import markdown_table
-from fedwinnow.simulations.studies.unforeseen_kinds import Measured, aurocs_without, measured_by
+from fedwinnow.simulations.studies.unforeseen_kinds import Measured, aurocs_without, read_measured
 from fedwinnow.strategies.scorers.calibrated import LATER, PAYING, SIGNALS, Calibrated, calibrated
 
 COLUMNS = frozenset[str]().union(*(columns for columns, _ in SIGNALS.values()))
@@ -74,7 +74,7 @@ class GainRow:
 
     def to_json(self) -> dict[str, object]:
         """Return the row as in the JSON file: flat."""
-        gain: dict[str, object] = plain(self.gain)
+        gain: dict[str, object] = to_plain(self.gain)
         return {"study": self.study, "split": self.split, "seed": self.seed, **gain}
 
 
@@ -98,7 +98,7 @@ GROUPS: Mapping[str, Group] = {
 """Name → what is taken away."""
 
 
-def ablate(plan: Plan, *, folder: Path, command: str, workshop: Workshop) -> str:
+def ablate(plan: Plan, *, folder: Path, command: str, cache: ProcessCache) -> str:
     """Write NAME_signals.json and NAME_signals.md of a study that has run; return the page.
 
     Raises:
@@ -109,7 +109,7 @@ def ablate(plan: Plan, *, folder: Path, command: str, workshop: Workshop) -> str
     for split, configure in plan.splits.items():
         for seed in plan.seeds:
             timed = 0 if rows else 3  # what a pass costs hangs on the model, not on the seed
-            found = ablation(configure(seed), workshop=workshop, repetitions=timed)
+            found = ablation(configure(seed), cache=cache, repetitions=timed)
             rows += [GainRow(study=plan.title, split=split, seed=seed, gain=gain) for gain in found]
     tree = {
         "study": plan.title,
@@ -117,32 +117,32 @@ def ablate(plan: Plan, *, folder: Path, command: str, workshop: Workshop) -> str
         "seeds": list(plan.seeds),
         "rows": [row.to_json() for row in rows],
     }
-    text = page(plan, rows, command)
+    text = ablation_page(plan, rows, command)
     write_json(folder / f"{plan.title}_signals.json", tree)
-    write(folder / f"{plan.title}_signals.md", text.encode())
+    write_atomically(folder / f"{plan.title}_signals.md", text.encode())
     return text
 
 
-def ablation(config: RunConfig, *, workshop: Workshop, repetitions: int = 3) -> list[Gain]:
+def ablation(config: RunConfig, *, cache: ProcessCache, repetitions: int = 3) -> list[Gain]:
     """Return what a run's scorer reaches without each group, each part, and all but one pass.
 
     Args:
         config: The run's configuration; its scorer is ``calibrated`` and truth is planted.
-        workshop: A warm model.
+        cache: A warm model.
         repetitions: Timed passes of each kind, of which the median counts; 0 times nothing.
 
     Raises:
         ConfigError: the scorer is another, or no truth is planted.
         OutputError: the run folder holds no finished run of these settings.
     """
-    measured = measured_by(config)
+    measured = read_measured(config)
     if measured is None or config.scorer.name != "calibrated":
         message = (
             "an ablation needs study.truth and scorer.name = 'calibrated', got "
             f"{config.study.truth!r} and {config.scorer.name!r}; run the study with both"
         )
         raise ConfigError(message)
-    seconds = _costs(config, measured, workshop, repetitions) if repetitions else {}
+    seconds = _costs(config, measured, cache, repetitions) if repetitions else {}
     cases = [("nothing", measured, _reader(measured))]
     for name, group in GROUPS.items():
         less = _drop(measured, group)
@@ -205,13 +205,13 @@ def _gain(name: str, measured: Measured, scorer: Calibrated, seconds: float | No
 
 
 def _costs(
-    config: RunConfig, measured: Measured, workshop: Workshop, repetitions: int
+    config: RunConfig, measured: Measured, cache: ProcessCache, repetitions: int
 ) -> Mapping[str, float]:
     """Group → seconds a sample beyond a measuring pass without it; "nothing" → the whole pass."""
     state = measured.state
-    site = Site(config=site_configs(config, str(sites_folder(config)))[0], workshop=workshop)
-    work = site.work(run_id(config))
-    samples = work.pool.rows.samples[:SAMPLES]
+    site = Site(config=site_configs(config, str(sites_folder(config)))[0], cache=cache)
+    work = site.run_of(run_id(config))
+    samples = work.data.rows.samples[:SAMPLES]
     held = [state.initial, *(one.adapter for one in state.checkpoints)]
 
     def passes(group: Group) -> Callable[[], None]:
@@ -225,12 +225,12 @@ def _costs(
             columns = kept - GRADIENTS if checkpoint == 0 else kept - ONCE
             found = adapter_hash(adapter)
             header = Header(run=state.run, phase="measure", adapter=found)
-            table = measuring(work, found, columns=columns, checkpoint=checkpoint)
+            table = signal_measurer(work, found, columns=columns, checkpoint=checkpoint)
             tables.append((header, adapter, table))
 
         def once() -> None:
             for header, adapter, table in tables:
-                hold(work, header, adapter)
+                load_checked_adapter(work, header, adapter)
                 table(samples, "ablation")
 
         once()  # references are made once, and belong to no pass
@@ -250,7 +250,7 @@ def _costs(
     }
 
 
-def page(plan: Plan, rows: Sequence[GainRow], command: str) -> str:
+def ablation_page(plan: Plan, rows: Sequence[GainRow], command: str) -> str:
     """Return Markdown: a table a split, with means over seeds and what each group is worth."""
     lines = [
         f"# What each signal of `calibrated` gains in study `{plan.title}`",

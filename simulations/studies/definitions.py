@@ -16,13 +16,13 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.config.site import SiteSection
-from fedwinnow.curation.config.strict_toml import check, load
+from fedwinnow.curation.config.strict_toml import load_toml, require_setting
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations import scenarios
 from fedwinnow.simulations.datasets.demo import demo_config, local_model, write_texts
 from fedwinnow.simulations.datasets.demo_texts import ANCHORS, KINDS, Silo
 from fedwinnow.simulations.datasets.skills import build_skills
-from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model
+from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model_folder
 
 FOLDER = Path(scenarios.__file__).parent
 BEDS = ("demo", "skills")
@@ -48,7 +48,7 @@ class Split:
     """Each silo stands for so many of its kind: NAME-1, NAME-2, …"""
 
     def __post_init__(self) -> None:
-        check("splits.copies", self.copies, self.copies >= 1, "at least 1")
+        require_setting("splits.copies", self.copies, self.copies >= 1, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +76,14 @@ class Study:
 
     def __post_init__(self) -> None:
         fewest = 10
-        check("anchors", self.anchors, self.anchors >= fewest, f"at least {fewest}")
-        check("seeds", self.seeds, len(set(self.seeds)) == len(self.seeds) > 0, "distinct seeds")
+        require_setting("anchors", self.anchors, self.anchors >= fewest, f"at least {fewest}")
+        require_setting(
+            "seeds", self.seeds, len(set(self.seeds)) == len(self.seeds) > 0, "distinct seeds"
+        )
         names = [split.name for split in self.splits]
-        check("splits.name", names, len(set(names)) == len(names) > 0, "distinct names")
+        require_setting("splits.name", names, len(set(names)) == len(names) > 0, "distinct names")
         whole = bool(self.silos) or all(split.silos for split in self.splits)
-        check("silos", self.silos, whole, "at least one, or some in every split")
+        require_setting("silos", self.silos, whole, "at least one, or some in every split")
 
     def silos_of(self, split: Split) -> tuple[Silo, ...]:
         """The silos of a split, each as often as it says."""
@@ -141,7 +143,7 @@ def load_study(name: str) -> Study:
     if name not in names():
         message = f"study: expected one of {', '.join(names())} or a scenario file, got {name!r}"
         raise ConfigError(message)
-    return load(path, Study)
+    return load_toml(path, Study)
 
 
 def names() -> list[str]:
@@ -179,7 +181,7 @@ def _of_split(
     config = load_scenario(FOLDER / study.scenario, chosen)
     silos, kinds = study.silos_of(split), split.kinds or study.kinds
     if study.bed == "skills":
-        base = base_model(BASES, BaseSection())
+        base = base_model_folder(BASES, BaseSection())
         config = replace(config, model=replace(config.model, name=str(base)))
         folder = Path(config.run.output) / f"{config.run.name}-data"
         data = build_skills(folder, seed=seed, silos=silos, anchors=study.anchors, kinds=kinds)

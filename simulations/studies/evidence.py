@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwinnow.client.data.anchors import split_of
+from fedwinnow.client.data.anchors import split_scenario_anchors
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.run_files import simulated_run_files
 from fedwinnow.curation.config.run import RunConfig
@@ -22,7 +22,7 @@ from fedwinnow.simulations.studies.result import (
     SplitDifference,
     StudiedRun,
 )
-from fedwinnow.simulations.studies.unforeseen_kinds import left_out
+from fedwinnow.simulations.studies.unforeseen_kinds import aurocs_on_unforeseen
 
 _RESAMPLES = 4000
 ENDS = ("keep_all", "oracle")
@@ -64,8 +64,8 @@ def evidence_rows(
         seconds=record.seconds,
         commit=commit,
     )
-    unforeseen, domains = left_out(config), _holdout_domains(config)
-    gauged, kept = gauge(record, yardstick).arms, _kept_by_domain(config, record.arms)
+    unforeseen, domains = aurocs_on_unforeseen(config), _holdout_domains(config)
+    gauged, kept = with_reference_arms(record, yardstick).arms, _kept_by_domain(config, record.arms)
     scorers = [
         _scorer_row(run, record, scorer, figures, unforeseen)
         for scorer, figures in record.figures_by_scorer.items()
@@ -138,7 +138,7 @@ def _recovered(arms: Mapping[str, RecordedArm], arm: str) -> float | None:
     return (everything - mine) / (everything - best)
 
 
-def gauge(record: RunRecord, yardstick: RunRecord | None) -> RunRecord:
+def with_reference_arms(record: RunRecord, yardstick: RunRecord | None) -> RunRecord:
     """Return the record, its missing ends of the gap taken from a run on the same data."""
     if yardstick is None:
         return record
@@ -146,7 +146,7 @@ def gauge(record: RunRecord, yardstick: RunRecord | None) -> RunRecord:
     return replace(record, arms={**ends, **record.arms})
 
 
-def differences(records: Sequence[RunRecord]) -> dict[str, PooledDifference]:
+def arm_differences(records: Sequence[RunRecord]) -> dict[str, PooledDifference]:
     """Return arm → its loss minus curated's, over the items of all seeds and seed by seed."""
     found = {}
     for arm in records[0].arms:
@@ -166,7 +166,7 @@ def differences(records: Sequence[RunRecord]) -> dict[str, PooledDifference]:
     return found
 
 
-def recovered(records: Sequence[RunRecord]) -> GapShare | None:
+def recovered_share(records: Sequence[RunRecord]) -> GapShare | None:
     """Return the share of the gap from keep_all to oracle that curated closes, over all items.
 
     (keep_all − curated) / (keep_all − oracle) of the mean losses, with the 95 % interval over
@@ -190,7 +190,9 @@ def recovered(records: Sequence[RunRecord]) -> GapShare | None:
     return GapShare(share=share, low=float(low), high=float(high), gap=gap)
 
 
-def between(finished: Mapping[str, Sequence[RunRecord]]) -> dict[str, SplitDifference | None]:
+def difference_of_splits(
+    finished: Mapping[str, Sequence[RunRecord]],
+) -> dict[str, SplitDifference | None]:
     """Return the curated arm of each split minus that of the first, item by item over all seeds."""
     (first, base), *others = finished.items()
     found: dict[str, SplitDifference | None] = {first: None}
@@ -204,7 +206,7 @@ def between(finished: Mapping[str, Sequence[RunRecord]]) -> dict[str, SplitDiffe
 
 def _holdout_domains(config: RunConfig) -> list[str]:
     """Domain of each public hold-out item, in the order of the losses."""
-    split = split_of(config.anchors, config.run.seed)
+    split = split_scenario_anchors(config.anchors, config.run.seed)
     return [sample.domain for sample in split.holdout]
 
 

@@ -15,7 +15,7 @@ from fedwinnow.simulations.studies.result import (
 )
 
 
-def page(result: StudyResult) -> str:
+def study_page(result: StudyResult) -> str:
     """Return Markdown: for each split the scorers' table, what is unforeseen, the arms' table."""
     lines = [
         f"# Study `{result.study}`",

@@ -19,7 +19,7 @@ from fedwinnow.server.report.comparisons import Interval
 from fedwinnow.simulations.studies.result import ScorerRow, StudyResult
 
 
-def picture(result: StudyResult) -> str:
+def study_picture(result: StudyResult) -> str:
     """Return the picture of a study as the text of an SVG file."""
     return svg_file(study_figure(result), result.study)
 

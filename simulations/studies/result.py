@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.curation.config.strict_toml import to_plain
 from fedwinnow.server.report.comparisons import ArmDifference, Interval
 
 
@@ -58,7 +58,7 @@ class ScorerRow:
         """Return the row as in the study's JSON file: flat, and null where arms have figures."""
         own = _flat(self)
         where = {"scorer": own.pop("scorer"), "threshold": own.pop("threshold"), "arm": None}
-        return {**plain(self.run), **where, **own, "eval_loss": None, "gap_recovered": None}
+        return {**to_plain(self.run), **where, **own, "eval_loss": None, "gap_recovered": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class ArmRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as in the study's JSON file: flat."""
-        return {**plain(self.run), **_flat(self)}
+        return {**to_plain(self.run), **_flat(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +142,11 @@ class StudyResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the tree of the study's JSON file."""
-        return {**plain(self), "rows": [row.to_json() for row in self.rows]}
+        return {**to_plain(self), "rows": [row.to_json() for row in self.rows]}
 
 
 def _flat(row: ScorerRow | ArmRow) -> dict[str, Any]:
     """The row without its run."""
-    tree: dict[str, Any] = plain(row)
+    tree: dict[str, Any] = to_plain(row)
     del tree["run"]
     return tree

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.curation.atomic_files import write, write_json
+from fedwinnow.client.runs.process_cache import ProcessCache
+from fedwinnow.curation.atomic_files import write_atomically, write_json
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import OutputError
@@ -23,14 +23,14 @@ from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies.definitions import Plan
 from fedwinnow.simulations.studies.evidence import (
-    between,
-    differences,
+    arm_differences,
+    difference_of_splits,
     evidence_rows,
-    gauge,
-    recovered,
+    recovered_share,
+    with_reference_arms,
 )
-from fedwinnow.simulations.studies.page import page
-from fedwinnow.simulations.studies.picture import picture
+from fedwinnow.simulations.studies.page import study_page
+from fedwinnow.simulations.studies.picture import study_picture
 from fedwinnow.simulations.studies.result import ArmRow, ScorerRow, StudyResult
 
 logger = logging.getLogger(__name__)
@@ -39,13 +39,13 @@ _RAN_AT = "commit.json"
 """Beside a run's record: the commit of the code that ran, which may be older than the page's."""
 
 
-def study(
+def run_study(
     plan: Plan,
     *,
     folder: Path,
     command: str,
     progress: Progress | None = None,
-    workshop: Workshop | None = None,
+    cache: ProcessCache | None = None,
 ) -> StudyResult:
     """Run every split of a scenario for every seed and write the evidence files.
 
@@ -56,26 +56,26 @@ def study(
         folder: Where NAME.json, NAME.md and NAME.svg go.
         command: The command line, for the page.
         progress: Told of every delivery.
-        workshop: A warm model, or None.
+        cache: A warm model, or None.
 
     Raises:
         CurationError: whatever stops a run.
     """
     rows: list[ScorerRow | ArmRow] = []
     told: dict[str, list[RunRecord]] = {}
-    shared = workshop or Workshop()
+    shared = cache or ProcessCache()
     for split, configure in plan.splits.items():
         records: list[RunRecord] = []
         for seed in plan.seeds:
             config = configure(seed)
             run = Path(config.run.output) / config.run.name
-            if not finished(run, config):
-                simulate(config, resume=True, progress=progress, command=command, workshop=shared)
+            if not is_finished(run, config):
+                simulate(config, resume=True, progress=progress, command=command, cache=shared)
                 write_json(run / _RAN_AT, {"commit": commit()})
             record = read_record(run / "record.json")
             first = next(iter(told.values()))[len(records)] if plan.compare and told else None
             rows += evidence_rows(plan.title, split, record, config, _ran_at(run), first)
-            records.append(gauge(record, first))
+            records.append(with_reference_arms(record, first))
             logger.info("study %s, split %s: seed %d done", plan.title, split, seed)
         told[split] = records
     result = StudyResult(
@@ -85,18 +85,18 @@ def study(
         commit=commit(),
         seeds=plan.seeds,
         about=dict(plan.about),
-        differences={split: differences(records) for split, records in told.items()},
-        recovered={split: recovered(records) for split, records in told.items()},
-        compared=between(told) if plan.compare else {},
+        differences={split: arm_differences(records) for split, records in told.items()},
+        recovered={split: recovered_share(records) for split, records in told.items()},
+        compared=difference_of_splits(told) if plan.compare else {},
         rows=tuple(rows),
     )
     write_json(folder / f"{plan.title}.json", result.to_json())
-    write(folder / f"{plan.title}.svg", picture(result).encode())
-    write(folder / f"{plan.title}.md", page(result).encode())
+    write_atomically(folder / f"{plan.title}.svg", study_picture(result).encode())
+    write_atomically(folder / f"{plan.title}.md", study_page(result).encode())
     return result
 
 
-def finished(run: Path, config: RunConfig) -> bool:
+def is_finished(run: Path, config: RunConfig) -> bool:
     """Whether a folder holds a finished run of these very settings and data.
 
     Raises:

@@ -19,10 +19,10 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import PublicRows, Trajectory
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.scores.ranking_metrics import auroc
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 from fedwinnow.strategies.interfaces.scorer import Scorer
-from fedwinnow.strategies.maths.signal_features import take
+from fedwinnow.strategies.maths.signal_features import take_samples
 from fedwinnow.strategies.registry import build
 
 
@@ -38,7 +38,7 @@ class Measured:
     """Planted kind of every private sample, silo after silo."""
 
 
-def left_out(config: RunConfig) -> Mapping[str, float]:
+def aurocs_on_unforeseen(config: RunConfig) -> Mapping[str, float]:
     """Kind → AUROC of the run's scorer on it, fitted without it; of a finished simulation.
 
     Empty where no truth is planted, or nothing is fitted on the kinds.
@@ -46,7 +46,7 @@ def left_out(config: RunConfig) -> Mapping[str, float]:
     Raises:
         OutputError: the run folder holds no finished run of these settings.
     """
-    measured = measured_by(config)
+    measured = read_measured(config)
     if measured is None:
         return {}
     scorer = build("scorer", config.scorer.name, config.scorer.settings)
@@ -70,14 +70,14 @@ def aurocs_without(measured: Measured, scorer: Scorer) -> Mapping[str, float]:
     return found
 
 
-def measured_by(config: RunConfig) -> Measured | None:
+def read_measured(config: RunConfig) -> Measured | None:
     """What a finished simulation measured; None where no truth is planted.
 
     Raises:
         OutputError: the run folder holds no finished run of these settings.
     """
     folder = Path(config.run.output) / config.run.name
-    state = Store(folder=folder).load()
+    state = RunFolder(folder=folder).load()
     if state is None or state.run != run_id(config):
         message = f"{folder}: expected a finished run of these settings; run the study again"
         raise OutputError(message)
@@ -97,7 +97,7 @@ def measured_by(config: RunConfig) -> Measured | None:
 def _without(public: PublicRows, kind: str) -> PublicRows:
     rows = np.flatnonzero(np.array(public.kinds) != kind)
     return PublicRows(
-        trajectory=take(public.trajectory, rows),
+        trajectory=take_samples(public.trajectory, rows),
         kinds=tuple(public.kinds[i] for i in rows),
         parents=tuple(public.parents[i] for i in rows),
     )

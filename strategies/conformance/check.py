@@ -24,7 +24,7 @@ from fedwinnow.strategies.conformance import (
     weighting_laws,
 )
 from fedwinnow.strategies.conformance.law import Law, Make, Verdict, judge
-from fedwinnow.strategies.registry import Kind, build, factory
+from fedwinnow.strategies.registry import Kind, build, plugin_factory
 
 LAWS: Mapping[Kind, tuple[Law, ...]] = {
     "scorer": scorer_laws.LAWS,
@@ -36,17 +36,17 @@ LAWS: Mapping[Kind, tuple[Law, ...]] = {
 }
 
 
-def examine(kind: Kind, name: str, settings: Mapping[str, Any]) -> tuple[Verdict, ...]:
+def check_registered(kind: Kind, name: str, settings: Mapping[str, Any]) -> tuple[Verdict, ...]:
     """The verdict of every law on a plug-in that the registry knows.
 
     Raises:
         PluginError: the name or a setting is unknown, or the plug-in cannot be imported.
     """
     build(kind, name, settings)  # an unknown name or a wrong setting is an error, not a verdict
-    return lawful(kind, factory(kind, name), settings)
+    return check_factory(kind, plugin_factory(kind, name), settings)
 
 
-def lawful(
+def check_factory(
     kind: Kind, make: Callable[..., Any], settings: Mapping[str, Any]
 ) -> tuple[Verdict, ...]:
     """The verdict of every law on what a factory makes of these settings."""
@@ -80,7 +80,7 @@ def assert_lawful(
     """
     broken = [
         f"{one.law}: {one.found}"
-        for one in lawful(kind, make, settings)
+        for one in check_factory(kind, make, settings)
         if not one.holds and (one.required or strict)
     ]
     if broken:

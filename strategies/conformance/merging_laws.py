@@ -70,7 +70,7 @@ def _apart(found: Merged, other: Adapter) -> float:
         parts = [maths.delta(found.adapter, name, -1.0), wanted]
         if moved is not None and name in moved.a:
             parts.append(maths.delta(moved, name, -1.0))
-        apart += maths.norm(maths.total(parts)) ** 2
+        apart += maths.norm(maths.sum_products(parts)) ** 2
         whole += maths.norm(wanted) ** 2
     return float((apart / whole) ** 0.5)
 

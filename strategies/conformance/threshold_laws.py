@@ -6,8 +6,8 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import CurationError
-from fedwinnow.curation.scores.histogram import empty, merge, summarise
-from fedwinnow.curation.scores.histogram_edges import edges_from_public, on_grid
+from fedwinnow.curation.scores.histogram import empty_summary, merge_summaries, summarise
+from fedwinnow.curation.scores.histogram_edges import edges_from_public, is_on_grid
 from fedwinnow.strategies.conformance.law import Law, Make, raises
 
 ANCHORS, SAMPLES = 60, (500, 120, 40)
@@ -61,7 +61,7 @@ def _grid(make: Make) -> str:
     sites = summaries()
     decision = make()(sites, public_scores())
     edges = sites["a"].edges
-    off = [v for v in (decision.value, *decision.per_site.values()) if not on_grid(v, edges)]
+    off = [v for v in (decision.value, *decision.per_site.values()) if not is_on_grid(v, edges)]
     return f"{off[0]} is no point of the grid; snap it (thresholds.deciding.decide)" if off else ""
 
 
@@ -72,14 +72,14 @@ def _sites(make: Make) -> str:
 
 def _summed(make: Make) -> str:
     apart = make()(summaries(), public_scores())
-    together = make()({"": merge(summaries().values())}, public_scores())
+    together = make()({"": merge_summaries(summaries().values())}, public_scores())
     same = apart.value == together.value and not together.per_site
     return "" if same else f"{apart.value} from the sites, {together.value} from their sum"
 
 
 def _nothing(make: Make) -> str:
     edges = summaries()["a"].edges
-    hollow = {"a": empty(edges), "b": empty(edges)}
+    hollow = {"a": empty_summary(edges), "b": empty_summary(edges)}
     try:
         decision = make()(hollow, public_scores())
     except CurationError:

@@ -5,14 +5,14 @@ satisfies one of these Protocols. Built-ins stand in ``strategies/registry.py``;
 through entry points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …).
 """
 
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic
+from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer
 from fedwinnow.strategies.interfaces.merging import (
     FactorMerging,
     Merged,
     Merging,
-    RememberingMerging,
     SparseMerged,
     SparseMerging,
+    StatefulMerging,
 )
 from fedwinnow.strategies.interfaces.objective import Objective, WeighingObjective
 from fedwinnow.strategies.interfaces.ordering import Order, Ordering, StagedOrdering
@@ -27,9 +27,9 @@ from fedwinnow.strategies.interfaces.weighting import (
 
 __all__ = [
     "AligningWeighting",
-    "Arithmetic",
     "Effect",
     "FactorMerging",
+    "FormulaScorer",
     "JudgedWeighting",
     "Merged",
     "Merging",
@@ -37,11 +37,11 @@ __all__ = [
     "Order",
     "Ordering",
     "QueueingScorer",
-    "RememberingMerging",
     "Scorer",
     "SparseMerged",
     "SparseMerging",
     "StagedOrdering",
+    "StatefulMerging",
     "Threshold",
     "WeighingObjective",
     "Weighting",

@@ -21,7 +21,7 @@ Formula = Callable[[Trajectory], Float[np.ndarray, " samples"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arithmetic:
+class FormulaScorer:
     """A scorer that is one formula."""
 
     name: str
@@ -33,7 +33,9 @@ class Arithmetic:
         """Score the public rows; there is nothing to fit."""
         scores = self._scores(public.trajectory)
         return Fitted(
-            schema=f"{self.name}/1", public_scores=scores, forecast=forecast(scores, public.kinds)
+            schema=f"{self.name}/1",
+            public_scores=scores,
+            forecast=forecast_auroc(scores, public.kinds),
         )
 
     def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:  # noqa: ARG002 - every scorer has this form
@@ -47,7 +49,7 @@ class Arithmetic:
         return np.where(usable & np.isfinite(values), values, np.nan)
 
 
-def forecast(scores: Scores, kinds: Sequence[str]) -> dict[str, float]:
+def forecast_auroc(scores: Scores, kinds: Sequence[str]) -> dict[str, float]:
     """AUROC of clean against corrupted public rows, all together and by kind."""
     labels = np.array(kinds)
     known = ~np.isnan(scores)
@@ -75,7 +77,7 @@ def column(table: SignalTable, name: str) -> Float[np.ndarray, "samples ..."]:
     return table.columns[name].astype(np.float64)
 
 
-def later(trajectory: Trajectory, scorer: str) -> Sequence[SignalTable]:
+def trained_checkpoints(trajectory: Trajectory, scorer: str) -> Sequence[SignalTable]:
     """Tables of checkpoints after warm-up, which alone hold gradient columns.
 
     Raises:
@@ -98,7 +100,9 @@ def rate_shares(tables: Sequence[SignalTable]) -> Float[np.ndarray, " checkpoint
     return rates / total if total > 0 else np.full(len(tables), 1 / len(tables))
 
 
-def cosines(table: SignalTable, dot: str, norm: str) -> Float[np.ndarray, "samples references"]:
+def reference_cosines(
+    table: SignalTable, dot: str, norm: str
+) -> Float[np.ndarray, "samples references"]:
     """Cosine with each domain's mean reference gradient; 0 where a gradient is zero."""
     lengths = np.sqrt(np.diag(table.reference_gram))
     product, found = column(table, norm)[:, None] * lengths[None, :], column(table, dot)

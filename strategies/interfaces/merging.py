@@ -2,7 +2,7 @@
 
 A rule is made anew for every round, so that a run resumes from what is committed and from nothing
 else. Server-side optimisers (FedAdam and its kin) need their moments of the last round: a
-:class:`RememberingMerging` gets them and gives them back, and the server commits them with the
+:class:`StatefulMerging` gets them and gives them back, and the server commits them with the
 adapter, after every round. They start empty in the first round of warm-up and of each study arm.
 """
 
@@ -94,10 +94,10 @@ Memory: TypeAlias = Mapping[str, Float[np.ndarray, "..."]]
 
 
 @runtime_checkable
-class RememberingMerging(Merging, Protocol):
+class StatefulMerging(Merging, Protocol):
     """A merging rule with a state between rounds; called alone, it merges as in a first round."""
 
-    def remember(
+    def merge_with_state(
         self,
         adapters: Mapping[str, Adapter],
         weights: Mapping[str, float],
@@ -113,7 +113,7 @@ class RememberingMerging(Merging, Protocol):
         ...
 
 
-def merge_remembering(
+def merge_with_memory(
     merging: Merging,
     adapters: Mapping[str, Adapter],
     weights: Mapping[str, float],
@@ -121,6 +121,6 @@ def merge_remembering(
     memory: Memory,
 ) -> tuple[Merged, Memory]:
     """Merge by any rule; the memory of one that does not remember is empty."""
-    if isinstance(merging, RememberingMerging):
-        return merging.remember(adapters, weights, previous, memory)
+    if isinstance(merging, StatefulMerging):
+        return merging.merge_with_state(adapters, weights, previous, memory)
     return merging(adapters, weights, previous), {}

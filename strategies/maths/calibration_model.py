@@ -29,11 +29,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fedwinnow.strategies.maths.standardization import (
-    Standard,
-    fit_standard,
+    Standardizer,
+    fit_standardizer,
     precision,
-    standard_of,
-    typical,
+    standardizer_from_arrays,
+    typicality_of,
 )
 
 Model = Mapping[str, Float[np.ndarray, "..."]]
@@ -97,7 +97,7 @@ def fit_model(rows: Rows, recipe: Recipe, *, ridge: float) -> dict[str, Float[np
         part, turned = _anchor(others, recipe) if others.clean.any() else (standard, inverse)
         mine = rows.take(here)
         inner[here] = part(mine.values, mine.domains)
-        distance[here] = typical(inner[here][:, _typical(rows.names, recipe)], turned)
+        distance[here] = typicality_of(inner[here][:, _typical(rows.names, recipe)], turned)
     discriminative = fit_logistic(
         _design(inner, distance, rows.names, recipe), rows.clean, ridge=ridge
     )
@@ -110,7 +110,7 @@ def fit_model(rows: Rows, recipe: Recipe, *, ridge: float) -> dict[str, Float[np
     }
 
 
-def fused(
+def fused_logits(
     model: Model,
     values: Float[np.ndarray, "samples features"],
     domains: Sequence[str],
@@ -119,8 +119,8 @@ def fused(
     recipe: Recipe,
 ) -> Float[np.ndarray, " samples"]:
     """Fused logit f of each sample: higher is more likely clean."""
-    standardised = standard_of(model)(values, domains)
-    distance = typical(standardised[:, _typical(names, recipe)], model["inverse"])
+    standardised = standardizer_from_arrays(model)(values, domains)
+    distance = typicality_of(standardised[:, _typical(names, recipe)], model["inverse"])
     beta, alpha = model["beta"], model["alpha"]
     seen = _design(standardised, distance, names, recipe) @ beta[:-1] + beta[-1]
     unseen = alpha[0] * distance + alpha[1]
@@ -128,7 +128,7 @@ def fused(
     return (1 - weight) * _squash(seen) + weight * _squash(unseen)
 
 
-def held_out(
+def cross_validated_logits(
     rows: Rows,
     recipe: Recipe,
     *,
@@ -152,7 +152,9 @@ def held_out(
             training = rows.take(~hidden)
         model = fit_model(training, recipe, ridge=ridge)
         mine = rows.take(here)
-        scores[here] = fused(model, mine.values, mine.domains, names=rows.names, recipe=recipe)
+        scores[here] = fused_logits(
+            model, mine.values, mine.domains, names=rows.names, recipe=recipe
+        )
     return scores
 
 
@@ -165,7 +167,7 @@ def choose_ridge(rows: Rows, recipe: Recipe) -> tuple[float, Float[np.ndarray, "
     Reference:
         The one-standard-error rule: Breiman et al., Classification and Regression Trees, 1984.
     """
-    scores = [held_out(rows, recipe, ridge=ridge) for ridge in RIDGES]
+    scores = [cross_validated_logits(rows, recipe, ridge=ridge) for ridge in RIDGES]
     weights = _balance(rows.clean)
     parts = np.unique(rows.folds)
     losses = np.zeros((len(RIDGES), len(parts)))
@@ -214,15 +216,17 @@ def fit_logistic(
     return beta
 
 
-def probability(logit: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
+def sigmoid(logit: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
     """σ(x), without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0.0, -logit)))
 
 
-def _anchor(rows: Rows, recipe: Recipe) -> tuple[Standard, Float[np.ndarray, "typical typical"]]:
+def _anchor(
+    rows: Rows, recipe: Recipe
+) -> tuple[Standardizer, Float[np.ndarray, "typical typical"]]:
     """Standardisation and precision matrix of the clean rows."""
     anchors = rows.take(rows.clean)
-    standard = fit_standard(
+    standard = fit_standardizer(
         anchors.values, anchors.domains, names=rows.names, shrinkage=recipe.shrinkage
     )
     z = standard(anchors.values, anchors.domains)[:, _typical(rows.names, recipe)]

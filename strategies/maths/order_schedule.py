@@ -4,7 +4,7 @@ from fedwinnow.curation.learning_rate import AUTO, DEFAULT, GENTLE, learning_rat
 from fedwinnow.strategies.interfaces.ordering import Order
 
 
-def chosen(schedule: str, hint: str | None) -> str:
+def choose_schedule(schedule: str, hint: str | None) -> str:
     """The schedule of a run: its own, or for ``auto`` the ordering's hint, or cosine."""
     return schedule if schedule != AUTO else hint or DEFAULT
 
@@ -14,7 +14,7 @@ def final_share(total_steps: int, schedule: str, warmup_share: float) -> float:
     return learning_rate(total_steps - 1, total_steps, 1.0, schedule, warmup_share)
 
 
-def undone(order: Order, total_steps: int, schedule: str, warmup_share: float) -> str:
+def why_undone(order: Order, total_steps: int, schedule: str, warmup_share: float) -> str:
     """What a person should hear of an order whose last samples get the smallest steps; or ""."""
     share = final_share(total_steps, schedule, warmup_share)
     if not order.best_last or share >= GENTLE:

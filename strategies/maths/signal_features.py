@@ -51,12 +51,12 @@ class Features:
         return Features(names=tuple(self.names[i] for i in keep), values=self.values[:, keep])
 
 
-def scored(trajectory: Trajectory) -> Bool[np.ndarray, " samples"]:
+def has_signals(trajectory: Trajectory) -> Bool[np.ndarray, " samples"]:
     """Which samples have signals at every checkpoint."""
     return np.asarray(np.logical_and.reduce([t.status == Status.OK for t in trajectory]))
 
 
-def take(trajectory: Trajectory, rows: Int[np.ndarray, " rows"]) -> Trajectory:
+def take_samples(trajectory: Trajectory, rows: Int[np.ndarray, " rows"]) -> Trajectory:
     """The trajectory of some of the samples."""
     return tuple(
         replace(
@@ -85,7 +85,7 @@ def nearest_domains(table: SignalTable, known: Collection[str]) -> tuple[str, ..
     )
 
 
-def features(trajectory: Trajectory, domains: tuple[str, ...]) -> Features:
+def derive_features(trajectory: Trajectory, domains: tuple[str, ...]) -> Features:
     """Derive every feature whose columns were measured; rows must have signals.
 
     Args:

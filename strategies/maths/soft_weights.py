@@ -36,14 +36,14 @@ class SoftMean:
         return self.rule(scores, trajectory)
 
 
-def filled(values: Weights) -> Weights:
+def fill_missing(values: Weights) -> Weights:
     """NaN replaced by the mean of the others, 1 where there is no other: unknown is average."""
     known = ~np.isnan(values)
     mean = math.fsum(values[known].tolist()) / known.sum() if known.any() else 1.0
     return np.where(known, values, mean)
 
 
-def mean_one(values: Weights) -> Weights:
+def normalise_to_mean_one(values: Weights) -> Weights:
     """Weights in proportion to the values, of mean 1; equal values give 1 exactly.
 
     Raises:

@@ -30,7 +30,7 @@ _FLAGS = frozenset({"has_end"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standard:
+class Standardizer:
     """Mean and spread of each feature over the clean anchors, by domain and pooled."""
 
     mean: Mapping[str, Float[np.ndarray, " features"]]
@@ -52,22 +52,22 @@ class Standard:
         }
 
 
-def standard_of(arrays: Mapping[str, Float[np.ndarray, "..."]]) -> Standard:
-    """Inverse of :meth:`Standard.arrays`; other names are ignored."""
+def standardizer_from_arrays(arrays: Mapping[str, Float[np.ndarray, "..."]]) -> Standardizer:
+    """Inverse of :meth:`Standardizer.arrays`; other names are ignored."""
 
     def part(prefix: str) -> dict[str, Float[np.ndarray, " features"]]:
         return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
-    return Standard(mean=part("mean:"), spread=part("spread:"))
+    return Standardizer(mean=part("mean:"), spread=part("spread:"))
 
 
-def fit_standard(
+def fit_standardizer(
     values: Float[np.ndarray, "anchors features"],
     domains: Sequence[str],
     *,
     names: Sequence[str],
     shrinkage: float,
-) -> Standard:
+) -> Standardizer:
     """Mean and spread of clean anchors, at least one; missing values (NaN) are left out.
 
     Args:
@@ -100,7 +100,7 @@ def fit_standard(
     floor = np.maximum(floor, 1e-6 * np.abs(pooled))
     mean = dict(zip(groups, means, strict=True)) | {POOL: pooled}
     spread = dict(zip(groups, np.sqrt(variances + floor**2), strict=True))
-    return Standard(mean=mean, spread=spread | {POOL: np.sqrt(within + floor**2)})
+    return Standardizer(mean=mean, spread=spread | {POOL: np.sqrt(within + floor**2)})
 
 
 def precision(
@@ -116,7 +116,7 @@ def precision(
     return np.asarray(np.linalg.inv(correlation + ridge * np.eye(len(correlation))))
 
 
-def typical(
+def typicality_of(
     standardised: Float[np.ndarray, "samples features"],
     inverse: Float[np.ndarray, "features features"],
 ) -> Float[np.ndarray, " samples"]:

@@ -13,20 +13,20 @@ from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import EmptySummaryError
-from fedwinnow.curation.scores.histogram import merge, rank_error_bound, share_above
-from fedwinnow.curation.scores.histogram_edges import snap
+from fedwinnow.curation.scores.histogram import merge_summaries, rank_error_bound, share_above
+from fedwinnow.curation.scores.histogram_edges import snap_to_grid
 
 Summaries = Mapping[str, ScoreSummary]
 
 
-def pooled(summaries: Summaries) -> ScoreSummary:
+def pool_summaries(summaries: Summaries) -> ScoreSummary:
     """All sites' summaries added up, in order of name.
 
     Raises:
         EmptySummaryError: no site sent one, or none holds a sample.
         ProtocolError: their edges differ.
     """
-    total = merge(summaries[site] for site in sorted(summaries))
+    total = merge_summaries(summaries[site] for site in sorted(summaries))
     if total.total <= 0:
         message = (
             f"threshold: expected scored samples, got 0 from {len(summaries)} sites "
@@ -36,7 +36,7 @@ def pooled(summaries: Summaries) -> ScoreSummary:
     return total
 
 
-def decide(
+def decide_threshold(
     value: float,
     summaries: Summaries,
     public: PublicScores,
@@ -47,11 +47,11 @@ def decide(
     Raises:
         EmptySummaryError: no site contributed a score.
     """
-    total = pooled(summaries)
-    clean, corrupted = scores_of(public, clean=True), scores_of(public, clean=False)
+    total = pool_summaries(summaries)
+    clean, corrupted = public_scores_of(public, clean=True), public_scores_of(public, clean=False)
     known = np.concatenate([clean, corrupted])
     constant = len(known) > 0 and bool((known == known[0]).all())
-    threshold = float("-inf") if constant else snap(value, total.edges)
+    threshold = float("-inf") if constant else snap_to_grid(value, total.edges)
     found = {
         "kept_share": share_above(total, threshold),
         "rank_error": rank_error_bound(total, threshold) if np.isfinite(threshold) else 0.0,
@@ -64,7 +64,7 @@ def decide(
     return ThresholdDecision(value=threshold, evidence=found | dict(evidence or {}))
 
 
-def scores_of(public: PublicScores, *, clean: bool) -> Float[np.ndarray, " rows"]:
+def public_scores_of(public: PublicScores, *, clean: bool) -> Float[np.ndarray, " rows"]:
     """Scores of the clean or of the corrupted public rows, without those that have none (NaN)."""
     wanted = np.array([(kind == "clean") == clean for kind in public.kinds], dtype=bool)
     found: Float[np.ndarray, " rows"] = public.scores[wanted & ~np.isnan(public.scores)]
@@ -77,7 +77,7 @@ def clean_scores(public: PublicScores, rule: str, *, least: int = 1) -> Float[np
     Raises:
         EmptySummaryError: there are fewer than ``least``.
     """
-    clean = scores_of(public, clean=True)
+    clean = public_scores_of(public, clean=True)
     if len(clean) < least:
         message = (
             f"threshold {rule!r}: expected at least {least} clean public rows with a score, got "

@@ -28,7 +28,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.strategies.merge_maths.task_vectors import Bend, Updates
+from fedwinnow.strategies.merge_maths.task_vectors import Combine, Updates
 
 Rule: TypeAlias = Callable[
     [str, Mapping[str, Float64[Tensor, "p q"]], Mapping[str, float]], Float64[Tensor, "p q"]
@@ -48,7 +48,7 @@ class CoreSpace:
     """Site → M_i."""
 
 
-def core_space(updates: Updates, before: maths.Product | None) -> CoreSpace:
+def to_core_space(updates: Updates, before: maths.Product | None) -> CoreSpace:
     """Bases and cores of at least one site; ``before`` is subtracted from each update."""
     stacked = [*updates.values()] if before is None else [*updates.values(), before]
     left = _basis([product.left for product in stacked])
@@ -77,7 +77,7 @@ def _basis(
     return torch.where(largest < 0, -basis, basis)
 
 
-def in_core_space(rule: Rule, scale: float) -> Bend:
+def combine_in_core_space(rule: Rule, scale: float) -> Combine:
     """A rule on cores as a rule on task vectors: T = ``scale`` · U M Vᵀ."""
 
     def bend(
@@ -86,7 +86,7 @@ def in_core_space(rule: Rule, scale: float) -> Bend:
         updates: Updates,
         before: maths.Product | None,
     ) -> maths.Product:
-        space = core_space(updates, before)
+        space = to_core_space(updates, before)
         merged = rule(module, space.cores, shares)
         return maths.Product(left=scale * space.left @ merged, right=space.right.T)
 

@@ -33,7 +33,7 @@ from fedwinnow.strategies.interfaces.merging import Merged
 Part = Literal["a", "b"]
 
 
-def checked(
+def checked_shares(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> dict[str, float]:
     """Shares of the sites that count, after every check that each rule needs.
@@ -45,7 +45,7 @@ def checked(
         ProtocolError: a weight is negative.
     """
     checks.check_compatible(adapters, previous)
-    return checks.shares(adapters, weights)
+    return checks.normalise_weights(adapters, weights)
 
 
 def check_rank(rank: int) -> None:
@@ -60,7 +60,7 @@ def check_rank(rank: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Averages:
+class FactorAverages:
     """Averages of both factors of one module, and what they miss."""
 
     mean: maths.Product
@@ -69,7 +69,9 @@ class Averages:
     """ΔW* − s B̄ Ā."""
 
 
-def averages(adapters: Mapping[str, Adapter], shares: Mapping[str, float], module: str) -> Averages:
+def average_both_factors(
+    adapters: Mapping[str, Adapter], shares: Mapping[str, float], module: str
+) -> FactorAverages:
     """Both factors averaged apart; unequal ranks are padded with zeros to the largest."""
     rank = max(adapters[site].a[module].shape[0] for site in shares)
     products = {site: _padded(maths.delta(adapters[site], module), rank) for site in shares}
@@ -81,7 +83,7 @@ def averages(adapters: Mapping[str, Adapter], shares: Mapping[str, float], modul
         maths.Product(left=shares[s] * (p.left - mean.left), right=p.right - mean.right)
         for s, p in products.items()
     ]
-    return Averages(mean=mean, covariance=maths.total(apart))
+    return FactorAverages(mean=mean, covariance=maths.sum_products(apart))
 
 
 def _padded(product: maths.Product, rank: int) -> maths.Product:
@@ -92,7 +94,7 @@ def _padded(product: maths.Product, rank: int) -> maths.Product:
     )
 
 
-def changed(
+def first_changed_factor(
     adapters: Mapping[str, Adapter], shares: Mapping[str, float], previous: Adapter, part: Part
 ) -> tuple[str, str] | None:
     """First site and module whose factor is not bit for bit the previous one; None: all are."""
@@ -112,7 +114,7 @@ def check_shared_a(
     Raises:
         IncompatibleAdapterError: a site's A differs from the previous one.
     """
-    differs = changed(adapters, shares, previous, "a")
+    differs = first_changed_factor(adapters, shares, previous, "a")
     if differs is not None:
         message = (
             f"adapter of site {differs[0]!r}, module {differs[1]}: merging {rule} expected A bit "
@@ -122,7 +124,7 @@ def check_shared_a(
         raise IncompatibleAdapterError(message)
 
 
-def averaged(
+def average_factor(
     adapters: Mapping[str, Adapter], shares: Mapping[str, float], previous: Adapter, part: Part
 ) -> Merged:
     """The exact merge where the other factor is shared: Σ p_i (s_i / s) of this one."""
@@ -159,7 +161,7 @@ def largest_rank(adapter: Adapter) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class TruncatedAdapter:
     """An adapter of bounded rank, and the energies of what it was cut from."""
 
     adapter: Adapter
@@ -174,7 +176,9 @@ class Cut:
         return self.lost / self.whole if self.whole > 0 else 0.0
 
 
-def cut(previous: Adapter, rank: int, goal: Callable[[str], maths.Product]) -> Cut:
+def truncate_to_rank(
+    previous: Adapter, rank: int, goal: Callable[[str], maths.Product]
+) -> TruncatedAdapter:
     """The best adapter of a rank, module by module: only one module's ``goal`` is held at a time.
 
     With goal = U Σ Vᵀ, the previous scale s, and c the root mean square length of the rows of the
@@ -200,7 +204,7 @@ def cut(previous: Adapter, rank: int, goal: Callable[[str], maths.Product]) -> C
         b[module] = left.to(previous.b[module].dtype)
     merged = replace(previous, a=a, b=b)
     checks.check_adapter(merged)
-    return Cut(adapter=merged, lost=lost, whole=whole)
+    return TruncatedAdapter(adapter=merged, lost=lost, whole=whole)
 
 
 def _factors(
@@ -236,13 +240,13 @@ def _rows(
     return torch.cat(rows)
 
 
-def needed(values: Float[Tensor, " k"], norm: float) -> int:
+def needed_rank(values: Float[Tensor, " k"], norm: float) -> int:
     """How many leading singular values leave a tail of at most ``maths.TOLERANCE · norm``."""
     tails = values.flip(0).square().cumsum(0).flip(0).sqrt()
     return int((tails > checks.TOLERANCE * norm).sum())
 
 
-def change_of(
+def base_change_factors(
     previous: Adapter, products: Callable[[str], maths.Product], norms: Mapping[str, float]
 ) -> Adapter | None:
     """A change of the base as factors of the smallest rank; None where nothing changes.
@@ -258,7 +262,7 @@ def change_of(
     a, b = {}, {}
     for module in previous.modules:
         spectrum = maths.decompose(products(module))
-        used = needed(spectrum.values, norms[module])
+        used = needed_rank(spectrum.values, norms[module])
         if used:
             left = spectrum.u[:, :used] * spectrum.values[:used]
             a[module] = spectrum.vt[:used].to(previous.a[module].dtype).clone()

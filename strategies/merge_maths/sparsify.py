@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 
-def trimmed(
+def trim(
     entries: Float64[Tensor, "rows columns"], density: float
 ) -> Float64[Tensor, "rows columns"]:
     """The ⌈density · number⌉ largest entries by size, and all as large as the last of these."""
@@ -30,7 +30,7 @@ def trimmed(
     return entries * (sizes >= smallest)
 
 
-def dropped(
+def drop_at_random(
     entries: Float64[Tensor, "rows columns"], density: float, seed: int
 ) -> Float64[Tensor, "rows columns"]:
     """Each entry kept with probability ``density`` and then divided by it, so the mean stays."""
@@ -39,7 +39,7 @@ def dropped(
     return entries * (draws < density) / density
 
 
-def elected(
+def elect_sign(
     entries: Callable[[str], Float64[Tensor, "rows columns"]], shares: Mapping[str, float]
 ) -> Float64[Tensor, "rows columns"]:
     """Weighted mean of the entries that have the elected sign; 0 where no sign wins.

@@ -20,7 +20,9 @@ from fedwinnow.strategies.merge_maths import factor_averages
 
 Updates: TypeAlias = Mapping[str, maths.Product]
 """Site → its whole s_i B_i A_i."""
-Bend: TypeAlias = Callable[[str, Mapping[str, float], Updates, maths.Product | None], maths.Product]
+Combine: TypeAlias = Callable[
+    [str, Mapping[str, float], Updates, maths.Product | None], maths.Product
+]
 """From module, shares, updates and the previous product (None if it is 0) to T."""
 
 
@@ -46,13 +48,13 @@ def check_density(density: float) -> None:
         raise ValueError(message)
 
 
-def bent(
+def merge_task_vectors(
     adapters: Mapping[str, Adapter],
     weights: Mapping[str, float],
     previous: Adapter,
     *,
     rank: int,
-    bend: Bend,
+    bend: Combine,
 ) -> Merged:
     """Merge s B A + T, T by ``bend``, to ``rank``; say how far that is from the plain mean.
 
@@ -60,20 +62,20 @@ def bent(
     ``merged_norm`` (‖s B A + T‖), ``target_norm`` (‖ΔW*‖) and, where ΔW* is not 0,
     ``relative_error`` (distance of the merged adapter from ΔW* over ‖ΔW*‖).
     """
-    shares = factor_averages.checked(adapters, weights, previous)
+    shares = factor_averages.checked_shares(adapters, weights, previous)
 
     def goal(module: str) -> maths.Product:
         updates = {site: maths.delta(adapters[site], module) for site in shares}
-        before = start(previous, module)
+        before = previous_product(previous, module)
         bowed = bend(module, shares, updates, before)
-        return bowed if before is None else maths.total([before, bowed])
+        return bowed if before is None else maths.sum_products([before, bowed])
 
-    found = factor_averages.cut(previous, rank, goal)
+    found = factor_averages.truncate_to_rank(previous, rank, goal)
     error = target = 0.0
     for module in previous.modules:
         mean = maths.target(adapters, shares, module)
         target += maths.norm(mean) ** 2
-        off = maths.total([mean, maths.delta(found.adapter, module, -1.0)])
+        off = maths.sum_products([mean, maths.delta(found.adapter, module, -1.0)])
         error += maths.norm(off) ** 2
     report = {
         "discarded_energy": found.discarded_energy,
@@ -86,6 +88,6 @@ def bent(
     return Merged(adapter=found.adapter, report=report)
 
 
-def start(previous: Adapter, module: str) -> maths.Product | None:
+def previous_product(previous: Adapter, module: str) -> maths.Product | None:
     """The previous product of a module; None where its B is 0."""
     return maths.delta(previous, module) if bool(previous.b[module].any()) else None

@@ -43,9 +43,9 @@ class _Alternate:
     def __call__(
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        shares = factor_averages.checked(adapters, weights, previous)
-        other_a = factor_averages.changed(adapters, shares, previous, "a")
-        other_b = factor_averages.changed(adapters, shares, previous, "b")
+        shares = factor_averages.checked_shares(adapters, weights, previous)
+        other_a = factor_averages.first_changed_factor(adapters, shares, previous, "a")
+        other_b = factor_averages.first_changed_factor(adapters, shares, previous, "b")
         if other_a is not None and other_b is not None:
             message = (
                 "merging alternate: expected one factor bit for bit as it was sent by every site, "
@@ -54,4 +54,6 @@ class _Alternate:
                 "factor in a round, or set merging.name = 'core_svd'"
             )
             raise IncompatibleAdapterError(message)
-        return factor_averages.averaged(adapters, shares, previous, "b" if other_a is None else "a")
+        return factor_averages.average_factor(
+            adapters, shares, previous, "b" if other_a is None else "a"
+        )

@@ -46,8 +46,8 @@ def core_svd(*, rank: int = 0) -> Merging:
     def merge(
         adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        shares = factor_averages.checked(adapters, weights, previous)
-        found = factor_averages.cut(
+        shares = factor_averages.checked_shares(adapters, weights, previous)
+        found = factor_averages.truncate_to_rank(
             previous, rank, lambda module: maths.target(adapters, shares, module)
         )
         report = {

@@ -25,10 +25,14 @@ from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merge_maths.core_space import in_core_space
+from fedwinnow.strategies.merge_maths.core_space import combine_in_core_space
 from fedwinnow.strategies.merge_maths.factor_averages import check_rank
-from fedwinnow.strategies.merge_maths.sparsify import dropped
-from fedwinnow.strategies.merge_maths.task_vectors import bent, check_density, check_scale
+from fedwinnow.strategies.merge_maths.sparsify import drop_at_random
+from fedwinnow.strategies.merge_maths.task_vectors import (
+    check_density,
+    check_scale,
+    merge_task_vectors,
+)
 
 Core: TypeAlias = Float64[Tensor, "p q"]
 Cores: TypeAlias = Mapping[str, Core]
@@ -56,10 +60,12 @@ def dare(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int =
     Reference:
         DARE, ICML 2024, https://arxiv.org/abs/2311.03099
     """
-    return on_dropped(_weighted_sum, density=density, scale=scale, rank=rank, seed=seed)
+    return combine_dropped(_weighted_sum, density=density, scale=scale, rank=rank, seed=seed)
 
 
-def on_dropped(combine: Combine, *, density: float, scale: float, rank: int, seed: int) -> Merging:
+def combine_dropped(
+    combine: Combine, *, density: float, scale: float, rank: int, seed: int
+) -> Merging:
     """A rule that combines cores with entries dropped at random: ``dare`` and ``dare_ties``.
 
     Args:
@@ -83,12 +89,14 @@ def on_dropped(combine: Combine, *, density: float, scale: float, rank: int, see
 
         def rule(module: str, cores: Cores, shares: Mapping[str, float]) -> Core:
             kept = {
-                site: dropped(cores[site], density, seed_of(seed, started, module, site))
+                site: drop_at_random(cores[site], density, drop_seed(seed, started, module, site))
                 for site in shares
             }
             return combine(kept, shares)
 
-        return bent(adapters, weights, previous, rank=rank, bend=in_core_space(rule, scale))
+        return merge_task_vectors(
+            adapters, weights, previous, rank=rank, bend=combine_in_core_space(rule, scale)
+        )
 
     return merge
 
@@ -98,6 +106,6 @@ def _weighted_sum(kept: Cores, shares: Mapping[str, float]) -> Core:
     return sum(others, start=first)
 
 
-def seed_of(seed: int, started: str, module: str, site: str) -> int:
+def drop_seed(seed: int, started: str, module: str, site: str) -> int:
     """Seed of one site's draws for one module; ``started`` is the hash of the previous adapter."""
     return derive_seed(seed, "dare", started, module, site)

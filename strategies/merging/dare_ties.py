@@ -19,8 +19,8 @@ Reference:
 from collections.abc import Mapping
 
 from fedwinnow.strategies.interfaces.merging import Merging
-from fedwinnow.strategies.merge_maths.sparsify import elected
-from fedwinnow.strategies.merging.dare import Core, Cores, on_dropped
+from fedwinnow.strategies.merge_maths.sparsify import elect_sign
+from fedwinnow.strategies.merging.dare import Core, Cores, combine_dropped
 
 
 def dare_ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int = 0) -> Merging:
@@ -44,8 +44,8 @@ def dare_ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: 
     Reference:
         DARE, ICML 2024, https://arxiv.org/abs/2311.03099
     """
-    return on_dropped(_elected, density=density, scale=scale, rank=rank, seed=seed)
+    return combine_dropped(_elected, density=density, scale=scale, rank=rank, seed=seed)
 
 
 def _elected(kept: Cores, shares: Mapping[str, float]) -> Core:
-    return elected(kept.__getitem__, shares)
+    return elect_sign(kept.__getitem__, shares)

@@ -41,10 +41,10 @@ def fedavg_factors() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    shares = factor_averages.checked(adapters, weights, previous)
+    shares = factor_averages.checked_shares(adapters, weights, previous)
     a, b, error, target = {}, {}, 0.0, 0.0
     for module in previous.modules:
-        both = factor_averages.averages(adapters, shares, module)
+        both = factor_averages.average_both_factors(adapters, shares, module)
         error += maths.norm(both.covariance) ** 2
         target += maths.norm(maths.target(adapters, shares, module)) ** 2
         a[module] = both.mean.right.to(previous.a[module].dtype)

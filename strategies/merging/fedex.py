@@ -41,19 +41,19 @@ def fedex() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    shares = factor_averages.checked(adapters, weights, previous)
+    shares = factor_averages.checked_shares(adapters, weights, previous)
     a, b, norms, missed = {}, {}, {}, 0.0
     for module in previous.modules:
-        both = factor_averages.averages(adapters, shares, module)
+        both = factor_averages.average_both_factors(adapters, shares, module)
         missed += maths.norm(both.covariance) ** 2
         norms[module] = maths.norm(maths.target(adapters, shares, module))
         a[module] = both.mean.right.to(previous.a[module].dtype)
         b[module] = (both.mean.left / previous.scales[module]).to(previous.b[module].dtype)
     merged = replace(previous, a=a, b=b)
     checks.check_adapter(merged)
-    change = factor_averages.change_of(
+    change = factor_averages.base_change_factors(
         previous,
-        lambda module: factor_averages.averages(adapters, shares, module).covariance,
+        lambda module: factor_averages.average_both_factors(adapters, shares, module).covariance,
         norms,
     )
     report = factor_averages.exact_report(merged, sum(norm**2 for norm in norms.values()))

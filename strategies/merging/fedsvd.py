@@ -45,7 +45,7 @@ class _FedSVD:
     def __call__(
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        shares = factor_averages.checked(adapters, weights, previous)
+        shares = factor_averages.checked_shares(adapters, weights, previous)
         factor_averages.check_shared_a(adapters, shares, previous, "fedsvd")
 
         def product(module: str) -> maths.Product:
@@ -53,6 +53,6 @@ class _FedSVD:
             left = sum((part.left for part in parts[1:]), start=parts[0].left)
             return maths.Product(left=left, right=parts[0].right)
 
-        found = factor_averages.cut(previous, 0, product)
+        found = factor_averages.truncate_to_rank(previous, 0, product)
         report = factor_averages.exact_report(found.adapter, found.whole)
         return Merged(adapter=found.adapter, report=report)

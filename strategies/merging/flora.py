@@ -41,13 +41,13 @@ def flora() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    shares = factor_averages.checked(adapters, weights, previous)
+    shares = factor_averages.checked_shares(adapters, weights, previous)
 
     def product(module: str) -> maths.Product:
         return maths.target(adapters, shares, module)
 
     norms = {module: maths.norm(product(module)) for module in previous.modules}
-    change = factor_averages.change_of(previous, product, norms)
+    change = factor_averages.base_change_factors(previous, product, norms)
     restarted = replace(previous, b={m: torch.zeros_like(f) for m, f in previous.b.items()})
     square = sum(norm**2 for norm in norms.values())
     report = factor_averages.exact_report(restarted, square)

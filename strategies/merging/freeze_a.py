@@ -41,6 +41,6 @@ class _FreezeA:
     def __call__(
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        shares = factor_averages.checked(adapters, weights, previous)
+        shares = factor_averages.checked_shares(adapters, weights, previous)
         factor_averages.check_shared_a(adapters, shares, previous, "freeze_a")
-        return factor_averages.averaged(adapters, shares, previous, "b")
+        return factor_averages.average_factor(adapters, shares, previous, "b")

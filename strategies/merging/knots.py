@@ -27,8 +27,13 @@ from fedwinnow.curation.adapters import checks
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merge_maths.factor_averages import check_rank
-from fedwinnow.strategies.merge_maths.sparsify import elected, trimmed
-from fedwinnow.strategies.merge_maths.task_vectors import Updates, bent, check_density, check_scale
+from fedwinnow.strategies.merge_maths.sparsify import elect_sign, trim
+from fedwinnow.strategies.merge_maths.task_vectors import (
+    Updates,
+    check_density,
+    check_scale,
+    merge_task_vectors,
+)
 
 
 def knots(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging:
@@ -60,20 +65,20 @@ def knots(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging
         updates: Updates,
         before: maths.Product | None,
     ) -> maths.Product:
-        joint = tied(updates, before)
-        right = elected(lambda site: trimmed(joint.part(site), density), shares)
+        joint = joint_svd(updates, before)
+        right = elect_sign(lambda site: trim(joint.part(site), density), shares)
         return maths.Product(left=scale * joint.left, right=right)
 
     def merge(
         adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        return bent(adapters, weights, previous, rank=rank, bend=bend)
+        return merge_task_vectors(adapters, weights, previous, rank=rank, bend=bend)
 
     return merge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tied:
+class JointSVD:
     """The joint SVD of one module: τ_i = ``left`` · ``part(i)``."""
 
     left: Float64[Tensor, "outputs k"]
@@ -88,7 +93,7 @@ class Tied:
         return self.small[site] @ self.bases[site].T
 
 
-def tied(updates: Updates, before: maths.Product | None) -> Tied:
+def joint_svd(updates: Updates, before: maths.Product | None) -> JointSVD:
     """The SVD of all task vectors side by side, signs fixed by the largest entry of each U."""
     origin = [] if before is None else [before]
     q, r = torch.linalg.qr(torch.cat([x.left for x in (*updates.values(), *origin)], dim=1))
@@ -109,4 +114,4 @@ def tied(updates: Updates, before: maths.Product | None) -> Tied:
     sign = torch.where(largest < 0, -1.0, 1.0).to(torch.float64)
     sizes = [block.shape[1] for block in blocks.values()]
     small = dict(zip(blocks, torch.split(sign.T * wt[:used], sizes, dim=1), strict=True))
-    return Tied(left=u * sign * values[:used], bases=bases, small=small)
+    return JointSVD(left=u * sign * values[:used], bases=bases, small=small)

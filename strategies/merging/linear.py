@@ -19,7 +19,7 @@ from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
 from fedwinnow.strategies.merge_maths.factor_averages import check_rank
-from fedwinnow.strategies.merge_maths.task_vectors import Updates, bent, check_scale
+from fedwinnow.strategies.merge_maths.task_vectors import Updates, check_scale, merge_task_vectors
 
 
 def linear(*, scale: float = 1.0, rank: int = 0) -> Merging:
@@ -49,12 +49,12 @@ def linear(*, scale: float = 1.0, rank: int = 0) -> Merging:
         before: maths.Product | None,
     ) -> maths.Product:
         parts = [_times(scale * share, updates[site]) for site, share in shares.items()]
-        return maths.total([*parts, _times(-scale, before)] if before is not None else parts)
+        return maths.sum_products([*parts, _times(-scale, before)] if before is not None else parts)
 
     def merge(
         adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        return bent(adapters, weights, previous, rank=rank, bend=bend)
+        return merge_task_vectors(adapters, weights, previous, rank=rank, bend=bend)
 
     return merge
 

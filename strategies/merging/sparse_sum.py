@@ -65,7 +65,7 @@ class _SparseSum:
         start = sparse.check_sparse(previous)
         checked = {site: sparse.check_sparse(adapters[site], site=site) for site in adapters}
         sparse.check_same_base(checked, start)
-        shares = checks.shares(checked, weights)
+        shares = checks.normalise_weights(checked, weights)
         size = sum(math.prod(shape) for shape in start.shapes.values())
         for site in shares:
             self._check_density(site, checked[site], size)
@@ -84,12 +84,12 @@ class _SparseSum:
         )
         sparse.check_sparse(merged)
         report = _report(merged, size) | _overlap(
-            [sparse.entries_of(checked[site]) for site in shares], shared, size
+            [sparse.count_entries(checked[site]) for site in shares], shared, size
         )
         return SparseMerged(adapter=merged, report=report)
 
     def _check_density(self, site: str, adapter: SparseAdapter, size: int) -> None:
-        entries = sparse.entries_of(adapter)
+        entries = sparse.count_entries(adapter)
         if entries > math.ceil(self.density * size):
             message = (
                 f"adapter of site {site!r}: expected at most {self.density:g} of {size} entries, "
@@ -99,7 +99,7 @@ class _SparseSum:
 
 
 def _report(merged: SparseAdapter, size: int) -> dict[str, float]:
-    entries = sparse.entries_of(merged)
+    entries = sparse.count_entries(merged)
     squares = (float(v.to(torch.float64).square().sum()) for v in merged.values.values())
     return {
         "entries": float(entries),

@@ -37,7 +37,7 @@ def stack() -> Merging:
 def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
-    shares = factor_averages.checked(adapters, weights, previous)
+    shares = factor_averages.checked_shares(adapters, weights, previous)
     a, b, square = {}, {}, 0.0
     for module in previous.modules:
         product = maths.target(adapters, shares, module)

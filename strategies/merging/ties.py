@@ -22,10 +22,14 @@ from torch import Tensor
 
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.strategies.interfaces.merging import Merged, Merging
-from fedwinnow.strategies.merge_maths.core_space import in_core_space
+from fedwinnow.strategies.merge_maths.core_space import combine_in_core_space
 from fedwinnow.strategies.merge_maths.factor_averages import check_rank
-from fedwinnow.strategies.merge_maths.sparsify import elected, trimmed
-from fedwinnow.strategies.merge_maths.task_vectors import bent, check_density, check_scale
+from fedwinnow.strategies.merge_maths.sparsify import elect_sign, trim
+from fedwinnow.strategies.merge_maths.task_vectors import (
+    check_density,
+    check_scale,
+    merge_task_vectors,
+)
 
 
 def ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging:
@@ -56,12 +60,14 @@ def ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging:
         cores: Mapping[str, Float64[Tensor, "p q"]],
         shares: Mapping[str, float],
     ) -> Float64[Tensor, "p q"]:
-        kept = {site: trimmed(core, density) for site, core in cores.items()}
-        return elected(kept.__getitem__, shares)
+        kept = {site: trim(core, density) for site, core in cores.items()}
+        return elect_sign(kept.__getitem__, shares)
 
     def merge(
         adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        return bent(adapters, weights, previous, rank=rank, bend=in_core_space(rule, scale))
+        return merge_task_vectors(
+            adapters, weights, previous, rank=rank, bend=combine_in_core_space(rule, scale)
+        )
 
     return merge

@@ -18,7 +18,12 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import Scores, Trajectory
 from fedwinnow.strategies.interfaces.objective import WeighingObjective
-from fedwinnow.strategies.maths.soft_weights import SoftMean, Weights, filled, mean_one
+from fedwinnow.strategies.maths.soft_weights import (
+    SoftMean,
+    Weights,
+    fill_missing,
+    normalise_to_mean_one,
+)
 
 
 def adapt(*, tau: float = 1.0, rescale: bool = True) -> WeighingObjective:
@@ -41,7 +46,7 @@ def adapt(*, tau: float = 1.0, rescale: bool = True) -> WeighingObjective:
     def rule(scores: Scores, trajectory: Trajectory) -> Weights:  # noqa: ARG001 - likeness alone
         cosines = trajectory[-1].columns["representation"].astype(np.float64).mean(axis=1)
         with np.errstate(over="ignore"):
-            weights = filled((1 + np.tanh(cosines / tau / 2)) / 2)  # σ(x), exact at both ends
-        return mean_one(weights) if rescale else weights
+            weights = fill_missing((1 + np.tanh(cosines / tau / 2)) / 2)  # σ(x), exact at both ends
+        return normalise_to_mean_one(weights) if rescale else weights
 
     return SoftMean(columns=frozenset({"representation"}), unit="", rule=rule)

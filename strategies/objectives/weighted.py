@@ -13,7 +13,12 @@ Reference:
 from fedwinnow.curation.datatypes import Scores, Trajectory
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.strategies.interfaces.objective import WeighingObjective
-from fedwinnow.strategies.maths.soft_weights import SoftMean, Weights, filled, mean_one
+from fedwinnow.strategies.maths.soft_weights import (
+    SoftMean,
+    Weights,
+    fill_missing,
+    normalise_to_mean_one,
+)
 
 
 def weighted() -> WeighingObjective:
@@ -33,4 +38,4 @@ def _weights(scores: Scores, trajectory: Trajectory) -> Weights:  # noqa: ARG001
             "outside [0, 1]; choose scorer 'calibrated'"
         )
         raise PluginError(message)
-    return mean_one(filled(scores))
+    return normalise_to_mean_one(fill_missing(scores))

@@ -36,20 +36,20 @@ from fedwinnow.strategies.maths.calibration_model import (
     Recipe,
     Rows,
     choose_ridge,
+    cross_validated_logits,
     fit_logistic,
     fit_model,
-    fused,
-    held_out,
-    probability,
+    fused_logits,
+    sigmoid,
 )
 from fedwinnow.strategies.maths.signal_features import (
     Features,
-    features,
+    derive_features,
+    has_signals,
     nearest_domains,
-    scored,
-    take,
+    take_samples,
 )
-from fedwinnow.strategies.maths.standardization import folds_of, standard_of
+from fedwinnow.strategies.maths.standardization import folds_of, standardizer_from_arrays
 
 SIGNALS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "losses": (LOSSES, LOSSES),
@@ -95,7 +95,7 @@ class Calibrated:
         Raises:
             PluginError: fewer than four anchors, or no corrupted copy, have signals.
         """
-        usable = np.flatnonzero(scored(public.trajectory))
+        usable = np.flatnonzero(has_signals(public.trajectory))
         usable = np.array(
             sorted(usable, key=lambda i: (public.parents[i], public.kinds[i], i)), dtype=np.int64
         )
@@ -107,7 +107,7 @@ class Calibrated:
         apart = gain > 0 and not forecast["inseparable"]
         forecast["inseparable"] = float(not apart)
         final = np.array([gain, offset]) if apart else np.zeros(2)
-        chances = probability(final[0] * scores + final[1])
+        chances = sigmoid(final[0] * scores + final[1])
         forecast |= _kept(chances, rows)
         public_scores = np.full(len(public.parents), np.nan)
         public_scores[usable] = chances
@@ -126,11 +126,11 @@ class Calibrated:
             PluginError: the columns differ from those of the fit.
         """
         scores = np.full(len(trajectory[0].ids), np.nan)
-        usable = np.flatnonzero(scored(trajectory))
+        usable = np.flatnonzero(has_signals(trajectory))
         if len(usable) == 0:
             return scores
-        kept = take(trajectory, usable)
-        domains = nearest_domains(kept[0], standard_of(fitted.parameters).mean)
+        kept = take_samples(trajectory, usable)
+        domains = nearest_domains(kept[0], standardizer_from_arrays(fitted.parameters).mean)
         found = self._features(kept, domains)
         schema = f"{_SCHEMA}:{','.join(found.names)}"
         if schema != fitted.schema:
@@ -139,11 +139,11 @@ class Calibrated:
                 f"{schema!r}; measure both with the same columns at the same checkpoints"
             )
             raise PluginError(message)
-        value = fused(
+        value = fused_logits(
             fitted.parameters, found.values, domains, names=found.names, recipe=self.recipe
         )
         gain, offset = fitted.parameters["gamma"]
-        scores[usable] = probability(gain * value + offset)
+        scores[usable] = sigmoid(gain * value + offset)
         return scores
 
     def _rows(
@@ -160,7 +160,7 @@ class Calibrated:
                 "raise anchors.calibration, anchors.copies or the number of anchors"
             )
             raise PluginError(message)
-        kept = take(public.trajectory, usable)
+        kept = take_samples(public.trajectory, usable)
         domains = kept[0].domains
         found = self._features(kept, domains)
         parents = [public.parents[i] for i in usable]
@@ -184,7 +184,7 @@ class Calibrated:
             )
             raise PluginError(message)
         chosen = (SIGNALS[name][1] for name in self.signals)
-        return features(trajectory, domains).select(frozenset({"loss"}).union(*chosen))
+        return derive_features(trajectory, domains).select(frozenset({"loss"}).union(*chosen))
 
     def _forecast(
         self,
@@ -212,7 +212,9 @@ class Calibrated:
             here = clean | (kinds == name)
             found[f"auroc_{name}"] = auroc(scores[here], clean[here])
             if len(names) > 1:
-                unseen = held_out(rows, self.recipe, ridge=ridge, without=kinds == name)
+                unseen = cross_validated_logits(
+                    rows, self.recipe, ridge=ridge, without=kinds == name
+                )
                 found[f"auroc_left_out_{name}"] = auroc(unseen[here], clean[here])
         return found
 

@@ -15,16 +15,22 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column, later
+from fedwinnow.strategies.interfaces.formula_scorer import (
+    FormulaScorer,
+    column,
+    trained_checkpoints,
+)
 
 
-def clues() -> Arithmetic:
+def clues() -> FormulaScorer:
     """Sum over checkpoints of rate times Adam-aware dot; see the module."""
-    return Arithmetic(name="clues", columns=frozenset({"adam_dot"}), unit="nats", formula=_formula)
+    return FormulaScorer(
+        name="clues", columns=frozenset({"adam_dot"}), unit="nats", formula=_formula
+    )
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    tables = later(trajectory, "clues")
+    tables = trained_checkpoints(trajectory, "clues")
     found: Float[np.ndarray, " samples"] = np.sum(
         [table.learning_rate * column(table, "adam_dot").mean(axis=1) for table in tables], axis=0
     )

@@ -14,18 +14,22 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column, later
+from fedwinnow.strategies.interfaces.formula_scorer import (
+    FormulaScorer,
+    column,
+    trained_checkpoints,
+)
 
 
-def clues_paper() -> Arithmetic:
+def clues_paper() -> FormulaScorer:
     """Sum over checkpoints of rate times dot of both Adam steps; see the module."""
-    return Arithmetic(
+    return FormulaScorer(
         name="clues_paper", columns=frozenset({"adam_adam_dot"}), unit="nats", formula=_formula
     )
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    tables = later(trajectory, "clues_paper")
+    tables = trained_checkpoints(trajectory, "clues_paper")
     found: Float[np.ndarray, " samples"] = np.sum(
         [table.learning_rate * column(table, "adam_adam_dot").mean(axis=1) for table in tables],
         axis=0,

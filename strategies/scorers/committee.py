@@ -35,8 +35,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast
-from fedwinnow.strategies.maths.standardization import POOL, fit_standard, standard_of
+from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast_auroc
+from fedwinnow.strategies.maths.standardization import (
+    POOL,
+    fit_standardizer,
+    standardizer_from_arrays,
+)
 
 _SCHEMA = "committee/1"
 _SHRINKAGE = 8.0
@@ -60,7 +64,7 @@ class Committee:
         table = public.trajectory[-1]
         clean = clean_rows(public, -1, "committee")
         domains = [table.domains[i] for i in np.flatnonzero(clean)]
-        standard = fit_standard(
+        standard = fit_standardizer(
             _excess(table)[clean, None], domains, names=("excess",), shrinkage=_SHRINKAGE
         )
         spreads = column(table, "review_spread")[clean]
@@ -71,7 +75,7 @@ class Committee:
             schema=_SCHEMA,
             parameters=parameters,
             public_scores=scores,
-            forecast=forecast(scores, public.kinds)
+            forecast=forecast_auroc(scores, public.kinds)
             | {
                 "doubtful_clean": float(queued[clean].mean()),
                 **({"doubtful_corrupted": float(queued[~clean].mean())} if not clean.all() else {}),
@@ -131,7 +135,7 @@ def _excess(table: SignalTable) -> Float[np.ndarray, " samples"]:
 
 
 def _scores(trajectory: Trajectory, parameters: Mapping[str, Float[np.ndarray, "..."]]) -> Scores:
-    table, spread = trajectory[-1], standard_of(parameters).spread
+    table, spread = trajectory[-1], standardizer_from_arrays(parameters).spread
     scale = np.array([float(spread.get(d, spread[POOL])[0]) for d in table.domains])
     usable = np.logical_and.reduce([one.status == Status.OK for one in trajectory])
     scores = -_excess(table) / scale

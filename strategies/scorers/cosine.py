@@ -12,18 +12,23 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column, later, rate_shares
+from fedwinnow.strategies.interfaces.formula_scorer import (
+    FormulaScorer,
+    column,
+    rate_shares,
+    trained_checkpoints,
+)
 
 
-def cosine() -> Arithmetic:
+def cosine() -> FormulaScorer:
     """Cosine with the mean over domains; see the module."""
-    return Arithmetic(
+    return FormulaScorer(
         name="cosine", columns=frozenset({"dot", "norm"}), unit="cosine", formula=_formula
     )
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    tables = later(trajectory, "cosine")
+    tables = trained_checkpoints(trajectory, "cosine")
     found = np.zeros(len(tables[0].ids))
     for share, table in zip(rate_shares(tables), tables, strict=True):
         length = np.sqrt(max(float(table.reference_gram.mean()), 0.0))

@@ -15,17 +15,21 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column, later
+from fedwinnow.strategies.interfaces.formula_scorer import (
+    FormulaScorer,
+    column,
+    trained_checkpoints,
+)
 
 
-def datainf() -> Arithmetic:
+def datainf() -> FormulaScorer:
     """Mean influence over domains; see the module."""
-    return Arithmetic(
+    return FormulaScorer(
         name="datainf", columns=frozenset({"influence"}), unit="nats", formula=_formula
     )
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    last = later(trajectory, "datainf")[-1]
+    last = trained_checkpoints(trajectory, "datainf")[-1]
     found: Float[np.ndarray, " samples"] = column(last, "influence").mean(axis=1)
     return found

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column
+from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
-def ifd() -> Arithmetic:
+def ifd() -> FormulaScorer:
     """Negative ratio of conditional to unconditional loss; see the module."""
-    return Arithmetic(
+    return FormulaScorer(
         name="ifd",
         columns=frozenset({"loss", "unconditional_loss"}),
         unit="ratio",

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column
+from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
-def ira() -> Arithmetic:
+def ira() -> FormulaScorer:
     """Loss drop by the prompt; see the module."""
-    return Arithmetic(
+    return FormulaScorer(
         name="ira", columns=frozenset({"loss", "unconditional_loss"}), unit="nats", formula=_formula
     )
 

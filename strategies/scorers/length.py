@@ -8,12 +8,14 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column
+from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
-def length() -> Arithmetic:
+def length() -> FormulaScorer:
     """Number of body tokens; see the module."""
-    return Arithmetic(name="length", columns=frozenset({"length"}), unit="tokens", formula=_formula)
+    return FormulaScorer(
+        name="length", columns=frozenset({"length"}), unit="tokens", formula=_formula
+    )
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:

@@ -16,19 +16,27 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, cosines, later, rate_shares
+from fedwinnow.strategies.interfaces.formula_scorer import (
+    FormulaScorer,
+    rate_shares,
+    reference_cosines,
+    trained_checkpoints,
+)
 
 
-def less() -> Arithmetic:
+def less() -> FormulaScorer:
     """Largest Adam-aware cosine over domains; see the module."""
-    return Arithmetic(
+    return FormulaScorer(
         name="less", columns=frozenset({"adam_dot", "adam_norm"}), unit="cosine", formula=_formula
     )
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    tables = later(trajectory, "less")
+    tables = trained_checkpoints(trajectory, "less")
     shares = rate_shares(tables)
-    parts = [w * cosines(t, "adam_dot", "adam_norm") for w, t in zip(shares, tables, strict=True)]
+    parts = [
+        w * reference_cosines(t, "adam_dot", "adam_norm")
+        for w, t in zip(shares, tables, strict=True)
+    ]
     found: Float[np.ndarray, " samples"] = np.sum(parts, axis=0).max(axis=1)
     return found

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, SignalTable, Status, Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast
+from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast_auroc
 
 SIGNALS = ("teacher_confidence", "student_entropy")
 _SCHEMA = "llkd/1"
@@ -71,7 +71,7 @@ class Llkd:
             schema=_SCHEMA,
             parameters=parameters,
             public_scores=scores,
-            forecast=forecast(scores, public.kinds),
+            forecast=forecast_auroc(scores, public.kinds),
         )
 
     def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:

@@ -15,19 +15,25 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column, later
+from fedwinnow.strategies.interfaces.formula_scorer import (
+    FormulaScorer,
+    column,
+    trained_checkpoints,
+)
 
 _TINY = 1e-12
 
 
-def loss_drop() -> Arithmetic:
+def loss_drop() -> FormulaScorer:
     """Mean relative loss drop over checkpoints; see the module."""
-    return Arithmetic(name="loss_drop", columns=frozenset({"loss"}), unit="share", formula=_formula)
+    return FormulaScorer(
+        name="loss_drop", columns=frozenset({"loss"}), unit="share", formula=_formula
+    )
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
     before = column(trajectory[0], "loss")
-    tables = later(trajectory, "loss_drop")
+    tables = trained_checkpoints(trajectory, "loss_drop")
     drops = [(before - column(table, "loss")) / np.maximum(before, _TINY) for table in tables]
     found: Float[np.ndarray, " samples"] = np.mean(drops, axis=0)
     return found

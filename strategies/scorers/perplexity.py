@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column
+from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
-def perplexity() -> Arithmetic:
+def perplexity() -> FormulaScorer:
     """Negative mean token loss; see the module."""
-    return Arithmetic(name="perplexity", columns=frozenset({"loss"}), unit="nats", formula=_formula)
+    return FormulaScorer(
+        name="perplexity", columns=frozenset({"loss"}), unit="nats", formula=_formula
+    )
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:

@@ -14,16 +14,16 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column
+from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
-def representation(*, contrast: bool = True) -> Arithmetic:
+def representation(*, contrast: bool = True) -> FormulaScorer:
     """Make the scorer.
 
     Args:
         contrast: Whether the similarity to corrupted anchors is taken off.
     """
-    return Arithmetic(
+    return FormulaScorer(
         name="representation",
         columns=frozenset({"representation", *(("representation_corrupted",) * contrast)}),
         unit="cosine",

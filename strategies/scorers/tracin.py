@@ -12,16 +12,20 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic, column, later
+from fedwinnow.strategies.interfaces.formula_scorer import (
+    FormulaScorer,
+    column,
+    trained_checkpoints,
+)
 
 
-def tracin() -> Arithmetic:
+def tracin() -> FormulaScorer:
     """Sum over checkpoints of rate times dot; see the module."""
-    return Arithmetic(name="tracin", columns=frozenset({"dot"}), unit="nats", formula=_formula)
+    return FormulaScorer(name="tracin", columns=frozenset({"dot"}), unit="nats", formula=_formula)
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-    tables = later(trajectory, "tracin")
+    tables = trained_checkpoints(trajectory, "tracin")
     found: Float[np.ndarray, " samples"] = np.sum(
         [table.learning_rate * column(table, "dot").mean(axis=1) for table in tables], axis=0
     )

@@ -17,13 +17,18 @@ from jaxtyping import Bool, Float
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.strategies.maths.signal_features import features, nearest_domains, scored, take
+from fedwinnow.strategies.maths.signal_features import (
+    derive_features,
+    has_signals,
+    nearest_domains,
+    take_samples,
+)
 from fedwinnow.strategies.maths.standardization import (
-    fit_standard,
+    fit_standardizer,
     folds_of,
     precision,
-    standard_of,
-    typical,
+    standardizer_from_arrays,
+    typicality_of,
 )
 
 COLUMNS = frozenset(
@@ -55,7 +60,7 @@ class Typicality:
         Raises:
             PluginError: fewer than two clean anchors have signals.
         """
-        usable = np.flatnonzero(scored(public.trajectory))
+        usable = np.flatnonzero(has_signals(public.trajectory))
         usable = np.array(sorted(usable, key=lambda i: (public.parents[i], public.kinds[i], i)))
         clean = np.array([public.kinds[i] == "clean" for i in usable], dtype=bool)
         if clean.sum() < 2:  # noqa: PLR2004 - a spread needs two
@@ -64,8 +69,8 @@ class Typicality:
                 f"{clean.sum()} came; raise anchors.calibration or add anchors"
             )
             raise PluginError(message)
-        table = take(public.trajectory[:1], usable)[0]
-        found = features((table,), table.domains).select(FEATURES)
+        table = take_samples(public.trajectory[:1], usable)[0]
+        found = derive_features((table,), table.domains).select(FEATURES)
         fold = np.array(folds_of([public.parents[i] for i in usable], table.domains, self.folds))
         scores = np.full(len(public.parents), np.nan)
         for part in np.unique(fold):
@@ -87,12 +92,12 @@ class Typicality:
             PluginError: the columns differ from those of the fit.
         """
         scores = np.full(len(trajectory[0].ids), np.nan)
-        usable = np.flatnonzero(scored(trajectory))
+        usable = np.flatnonzero(has_signals(trajectory))
         if len(usable) == 0:
             return scores
-        first = take(trajectory[:1], usable)[0]
-        domains = nearest_domains(first, standard_of(fitted.parameters).mean)
-        found = features((first,), domains).select(FEATURES)
+        first = take_samples(trajectory[:1], usable)[0]
+        domains = nearest_domains(first, standardizer_from_arrays(fitted.parameters).mean)
+        found = derive_features((first,), domains).select(FEATURES)
         schema = f"{_SCHEMA}:{','.join(found.names)}"
         if schema != fitted.schema:
             message = (
@@ -111,7 +116,7 @@ class Typicality:
         rows: Bool[np.ndarray, " rows"],
     ) -> dict[str, Float[np.ndarray, "..."]]:
         inside = tuple(d for d, keep in zip(domains, rows, strict=True) if keep)
-        standard = fit_standard(values[rows], inside, names=names, shrinkage=self.shrinkage)
+        standard = fit_standardizer(values[rows], inside, names=names, shrinkage=self.shrinkage)
         inverse = precision(standard(values[rows], inside), ridge=self.ridge)
         return standard.arrays() | {"inverse": inverse}
 
@@ -139,4 +144,4 @@ def typicality(*, shrinkage: float = 8.0, ridge: float = 0.1, folds: int = 8) ->
 def _distances(
     arrays: _Arrays, values: Float[np.ndarray, "rows features"], domains: tuple[str, ...]
 ) -> Float[np.ndarray, " rows"]:
-    return typical(standard_of(arrays)(values, domains), arrays["inverse"])
+    return typicality_of(standardizer_from_arrays(arrays)(values, domains), arrays["inverse"])

@@ -5,12 +5,12 @@ from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Trajectory
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.strategies.interfaces.formula_scorer import Arithmetic
+from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer
 
 
-def uniform() -> Arithmetic:
+def uniform() -> FormulaScorer:
     """Hash of the id; see the module."""
-    return Arithmetic(name="uniform", columns=frozenset(), unit="share", formula=_formula)
+    return FormulaScorer(name="uniform", columns=frozenset(), unit="share", formula=_formula)
 
 
 def _formula(trajectory: Trajectory) -> Float[np.ndarray, " samples"]:

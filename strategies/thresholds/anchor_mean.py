@@ -11,13 +11,15 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.interfaces.threshold import Threshold
-from fedwinnow.strategies.maths.threshold_evidence import clean_scores, decide
+from fedwinnow.strategies.maths.threshold_evidence import clean_scores, decide_threshold
 
 
 def anchor_mean() -> Threshold:
     """Make the rule; see the module."""
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
-        return decide(float(clean_scores(public, "anchor_mean").mean()), summaries, public)
+        return decide_threshold(
+            float(clean_scores(public, "anchor_mean").mean()), summaries, public
+        )
 
     return rule

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.interfaces.threshold import Threshold
-from fedwinnow.strategies.maths.threshold_evidence import clean_scores, decide
+from fedwinnow.strategies.maths.threshold_evidence import clean_scores, decide_threshold
 
 
 def anchor_mean_minus_sd(*, factor: float = 1.0) -> Threshold:
@@ -31,6 +31,6 @@ def anchor_mean_minus_sd(*, factor: float = 1.0) -> Threshold:
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
         clean = clean_scores(public, "anchor_mean_minus_sd", least=2)
         spread = float(clean.std(ddof=1))
-        return decide(float(clean.mean()) - factor * spread, summaries, public)
+        return decide_threshold(float(clean.mean()) - factor * spread, summaries, public)
 
     return rule

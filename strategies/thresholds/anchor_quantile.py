@@ -13,7 +13,11 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.interfaces.threshold import Threshold
-from fedwinnow.strategies.maths.threshold_evidence import check_share, clean_scores, decide
+from fedwinnow.strategies.maths.threshold_evidence import (
+    check_share,
+    clean_scores,
+    decide_threshold,
+)
 
 
 def anchor_quantile(*, share: float = 0.1) -> Threshold:
@@ -29,6 +33,6 @@ def anchor_quantile(*, share: float = 0.1) -> Threshold:
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
         clean = clean_scores(public, "anchor_quantile")
-        return decide(float(np.quantile(clean, share)), summaries, public)
+        return decide_threshold(float(np.quantile(clean, share)), summaries, public)
 
     return rule

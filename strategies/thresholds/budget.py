@@ -19,7 +19,7 @@ from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDe
 from fedwinnow.curation.scores.histogram import quantile
 from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.maths.data_scaling_law import Law, expected_losses, most_worth
-from fedwinnow.strategies.maths.threshold_evidence import decide, pooled
+from fedwinnow.strategies.maths.threshold_evidence import decide_threshold, pool_summaries
 
 
 def budget(
@@ -61,7 +61,7 @@ def budget(
         raise ValueError(message)
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
-        total, number = pooled(summaries), len(law.utilities)
+        total, number = pool_summaries(summaries), len(law.utilities)
         size = total.total / number
         losses = expected_losses(law, float(samples), size)
         best = most_worth(losses)
@@ -76,6 +76,6 @@ def budget(
             "expected_loss": losses[best - 1],
         }
         found |= {f"expected_loss_{p}": loss for p, loss in enumerate(losses, start=1)}
-        return decide(value, summaries, public, found)
+        return decide_threshold(value, summaries, public, found)
 
     return rule

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.strategies.interfaces.threshold import Threshold
-from fedwinnow.strategies.maths.threshold_evidence import decide
+from fedwinnow.strategies.maths.threshold_evidence import decide_threshold
 
 
 def fixed(*, value: float) -> Threshold:
@@ -27,6 +27,6 @@ def fixed(*, value: float) -> Threshold:
     asked = {"asked": float(value)} if math.isfinite(value) else {}
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
-        return decide(float(value), summaries, public, asked)
+        return decide_threshold(float(value), summaries, public, asked)
 
     return rule

@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.scores.histogram import quantile
 from fedwinnow.strategies.interfaces.threshold import Threshold
-from fedwinnow.strategies.maths.threshold_evidence import check_share, decide, pooled
+from fedwinnow.strategies.maths.threshold_evidence import (
+    check_share,
+    decide_threshold,
+    pool_summaries,
+)
 
 
 def keep_fraction(*, share: float = 0.6) -> Threshold:
@@ -26,7 +30,7 @@ def keep_fraction(*, share: float = 0.6) -> Threshold:
     check_share("share", share)
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
-        value = quantile(pooled(summaries), share)
-        return decide(value, summaries, public)
+        value = quantile(pool_summaries(summaries), share)
+        return decide_threshold(value, summaries, public)
 
     return rule

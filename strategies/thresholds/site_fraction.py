@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.scores.histogram import quantile
-from fedwinnow.curation.scores.histogram_edges import snap
+from fedwinnow.curation.scores.histogram_edges import snap_to_grid
 from fedwinnow.strategies.interfaces.threshold import Threshold
-from fedwinnow.strategies.maths.threshold_evidence import check_share, decide, pooled
+from fedwinnow.strategies.maths.threshold_evidence import (
+    check_share,
+    decide_threshold,
+    pool_summaries,
+)
 
 
 def site_fraction(*, share: float = 0.6) -> Threshold:
@@ -32,11 +36,11 @@ def site_fraction(*, share: float = 0.6) -> Threshold:
                 "choose threshold.name = 'keep_fraction'"
             )
             raise PluginError(message)
-        whole = decide(quantile(pooled(summaries), share), summaries, public)
+        whole = decide_threshold(quantile(pool_summaries(summaries), share), summaries, public)
         if "inseparable" in whole.evidence:
             return whole
         own = {
-            site: snap(quantile(summary, share), summary.edges)
+            site: snap_to_grid(quantile(summary, share), summary.edges)
             for site, summary in sorted(summaries.items())
             if summary.total > 0
         }

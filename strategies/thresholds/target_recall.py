@@ -41,9 +41,9 @@ from fedwinnow.strategies.interfaces.threshold import Threshold
 from fedwinnow.strategies.maths.threshold_evidence import (
     check_share,
     clean_scores,
-    decide,
-    pooled,
-    scores_of,
+    decide_threshold,
+    pool_summaries,
+    public_scores_of,
 )
 
 CELLS = 8
@@ -84,17 +84,17 @@ def target_recall(*, recall: float = 0.9) -> Threshold:
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
         clean = np.sort(clean_scores(public, "target_recall"))
-        corrupted = scores_of(public, clean=False)
+        corrupted = public_scores_of(public, clean=False)
         found = {"clean_rows": float(len(clean)), "corrupted_rows": float(len(corrupted))}
         apart = _apart(clean, corrupted)
         found["inseparable"] = float(not apart)
         place = int(np.floor((1 - recall) * (len(clean) + 1) + _LEAST)) if apart else 0
         cut = float(clean[place - 1]) if place > 0 else float("-inf")
-        decision = decide(cut, summaries, public)
+        decision = decide_threshold(cut, summaries, public)
         threshold = decision.value
         found |= _recall(clean, threshold, place)
         if apart:
-            mixture = fit_mixture(pooled(summaries), clean, corrupted)
+            mixture = fit_mixture(pool_summaries(summaries), clean, corrupted)
             found |= _consequences(mixture, threshold, found["expected_recall"], corrupted)
         return ThresholdDecision(value=threshold, evidence=dict(decision.evidence) | found)
 

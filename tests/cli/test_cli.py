@@ -15,13 +15,13 @@ import pytest
 from fedwinnow.cli import main
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.site import SiteConfig
-from fedwinnow.curation.config.strict_toml import load
+from fedwinnow.curation.config.strict_toml import load_toml
 from fedwinnow.server.report import final_files
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.studies.definitions import names as studies
 from fedwinnow.strategies import registry
 from fedwinnow.strategies.plugin_description import undescribed
-from fedwinnow.strategies.registry import KINDS, names
+from fedwinnow.strategies.registry import KINDS, plugin_names
 
 FAST = (
     "run.trajectory=none",
@@ -159,10 +159,10 @@ def test_cli_init_writes_a_scenario_that_runs(place, toy, fedwinnow):
     )
     assert code == 0, err
     assert f"next: fedwinnow simulate {place / 'new' / 'scenario.toml'}" in out
-    site = load(place / "new" / "site.toml", SiteConfig)
+    site = load_toml(place / "new" / "site.toml", SiteConfig)
     assert (site.site.columns.prompt, site.site.columns.domain) == ("prompt", "domain")
     scenario = place / "new" / "scenario.toml"
-    assert load(scenario, RunConfig).sites[0].data == str(place / "north.jsonl")
+    assert load_toml(scenario, RunConfig).sites[0].data == str(place / "north.jsonl")
     for file in ("scenario.toml", "site.toml"):
         lines = (place / "new" / file).read_text(encoding="utf-8").splitlines()
         keys = [i for i, line in enumerate(lines) if " = " in line and not line.startswith("#")]
@@ -208,7 +208,7 @@ def test_cli_plugins_lists_every_plug_in_with_its_source(fedwinnow):
     assert code == 0
     listed = [(row["kind"], row["name"]) for row in rows]
     assert [row for row in listed if not row[1].startswith("flower:")] == [
-        (kind, name) for kind in KINDS for name in names(kind)
+        (kind, name) for kind in KINDS for name in plugin_names(kind)
     ]
     assert all(row["about"] for row in rows)
     assert all("http" in row["paper"] or row["paper"] == "control" for row in rows)
@@ -230,7 +230,7 @@ def test_cli_explains_every_setting_of_a_built_in_plug_in():
     """Each setting of each built-in plug-in has a word under Args."""
     for kind in KINDS:
         for name in registry.BUILT_IN[kind]:
-            assert not undescribed(registry.factory(kind, name)), (kind, name)
+            assert not undescribed(registry.plugin_factory(kind, name)), (kind, name)
 
 
 def test_cli_checks_a_plug_in_by_its_laws(fedwinnow):

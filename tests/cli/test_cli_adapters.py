@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from fedwinnow.cli.main import app
 from fedwinnow.curation.adapters import peft_folder as adapter_folders
-from fedwinnow.curation.adapters.comparison import Comparison, Difference, place
+from fedwinnow.curation.adapters.comparison import Comparison, Difference, module_place
 from fedwinnow.curation.adapters.peft_folder import load_adapter
 from fedwinnow.curation.adapters.peft_reader import open_adapter
 from fedwinnow.curation.errors import ConfigError, CurationError, InputError, ModelError
-from fedwinnow.server.adapter_tools.folder_checks import shares_of
-from fedwinnow.server.adapter_tools.heat_maps import axes_of, drawn, heat_maps
+from fedwinnow.server.adapter_tools.folder_checks import folder_shares
+from fedwinnow.server.adapter_tools.heat_maps import axes_of, heat_map_figure, heat_maps
 from fedwinnow.server.adapter_tools.merge_folders import merge_folders
 
 KINDS = {
@@ -310,8 +310,8 @@ def test_merge_and_diff_from_the_command_line(silos, tmp_path):
 
 def test_picture_places_modules_by_layer():
     """The first number of a name is its layer, in order of numbers; others stand apart."""
-    assert place("model.layers.10.mlp.experts.3.up") == ("10", "mlp.experts.3.up")
-    assert place("lm_head") == ("–", "lm_head")
+    assert module_place("model.layers.10.mlp.experts.3.up") == ("10", "mlp.experts.3.up")
+    assert module_place("lm_head") == ("–", "lm_head")
     layers, modules = axes_of(["m.layers.10.q", "m.layers.2.q", "lm_head"])
     assert layers == ["2", "10", "–"]
     assert modules == ["lm_head", "q"]
@@ -365,9 +365,9 @@ def test_folders_that_cannot_be_read_say_what_to_change(silos, tmp_path):
 def test_weights_of_any_finite_size_are_brought_to_sum_one(silos):
     """1e308 twice is a half each, though their sum is beyond what a float holds."""
     two = [silos["plain"], silos["rslora"]]
-    assert list(shares_of(two, (1e308, 1e308)).values()) == [0.5, 0.5]
-    assert list(shares_of(two, (3.0, 1.0)).values()) == [0.75, 0.25]
-    assert sum(shares_of(two, (5e-324, 1e308)).values()) == 1.0
+    assert list(folder_shares(two, (1e308, 1e308)).values()) == [0.5, 0.5]
+    assert list(folder_shares(two, (3.0, 1.0)).values()) == [0.75, 0.25]
+    assert sum(folder_shares(two, (5e-324, 1e308)).values()) == 1.0
 
 
 def test_merge_names_the_form_of_its_settings(silos, tmp_path):
@@ -415,7 +415,9 @@ def compared(layers: int, columns: int) -> Comparison:
 )
 def test_picture_keeps_every_label_inside_and_apart_from_the_title(layers, columns):
     """No text leaves the figure, no title or label overlaps another, whatever the size."""
-    figure = drawn(compared(layers, columns), title="runs/one/adapter and runs/another/adapter")
+    figure = heat_map_figure(
+        compared(layers, columns), title="runs/one/adapter and runs/another/adapter"
+    )
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()

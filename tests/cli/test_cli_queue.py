@@ -13,9 +13,9 @@ from fedwinnow.cli.main import app
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
 from fedwinnow.curation.config.load_files import load_scenario, load_site
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.datatypes import SignalTable
-from fedwinnow.curation.scores.selection import select
+from fedwinnow.curation.scores.selection import select_above
 
 RUN = "toy-0123456789ab"
 SCORES = np.array([0.5, -2.0, 3.0, 0.25, np.nan, -9.0, 1.0, 2.0])
@@ -31,14 +31,14 @@ def site(tmp_path) -> Path:
     terms = load_scenario(tmp_path / "scenario.toml", ["scorer.name=committee"]).terms()
     folder = Path(config.work) / RUN
     folder.mkdir(parents=True)
-    (folder / "terms.json").write_text(canonical(terms))
+    (folder / "terms.json").write_text(canonical_json(terms))
     ids = open_samples(config.site.data, config.site.columns).ids
     table = SignalTable(
         ids=ids, domains=("d",) * 8, checkpoint=1, status=np.zeros(8, np.int8), columns={}
     )
     tables.write_scores(folder / "scores.parquet", table, {"committee": SCORES}, np.zeros(1))
     tables.write_queue(folder / "queue.parquet", ids, DOUBTFUL)
-    chosen = select(ids, SCORES, table.status, 0.0, queued=DOUBTFUL)
+    chosen = select_above(ids, SCORES, table.status, 0.0, queued=DOUBTFUL)
     tables.write_selection(folder / "selection.parquet", {"curated": chosen})
     return file
 
@@ -69,7 +69,7 @@ def test_queue_knows_samples_that_left_the_data_and_none_at_all(site):
     assert [one["row"] for one in json.loads(listed.output)] == [0, 1]
     folder = Path(config.work) / RUN
     ids, status, scores = tables.read_scores(folder / "scores.parquet", "committee")
-    chosen = select(ids, scores, status, 0.0, queued=np.zeros(8, bool))
+    chosen = select_above(ids, scores, status, 0.0, queued=np.zeros(8, bool))
     tables.write_selection(folder / "selection.parquet", {"curated": chosen})
     shown = CliRunner().invoke(app, ["site", "queue", str(site), RUN])
     assert shown.output.startswith("0 samples are for a person")
@@ -77,11 +77,11 @@ def test_queue_knows_samples_that_left_the_data_and_none_at_all(site):
 
 def test_queue_of_another_run_is_an_error_that_lists_the_runs(site):
     """Exit 2 with the runs of this site."""
-    from fedwinnow.client.runs.review_queue import questions
+    from fedwinnow.client.runs.review_queue import read_questions
     from fedwinnow.curation.errors import DataError
 
     with pytest.raises(DataError, match=f"choose one of {RUN}"):
-        questions(load_site(site), "elsewhere")
+        read_questions(load_site(site), "elsewhere")
     bare = replace(load_site(site), work=str(site.parent / "nothing"))
     with pytest.raises(DataError, match="choose one of none"):
-        questions(bare, RUN)
+        read_questions(bare, RUN)

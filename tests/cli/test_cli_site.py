@@ -17,13 +17,13 @@ from answer_envelope import answer_envelope
 from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.cli import main
-from fedwinnow.client.agent.preflight import check_site, exposed
-from fedwinnow.client.boundary.disclosure import may_leave
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.agent.preflight import check_site, first_exposed
+from fedwinnow.client.boundary.disclosure import describe_releases
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.curation.protocol.requests import JoinRequest
@@ -137,18 +137,20 @@ def test_may_leave_follows_the_policy(site):
     """What is refused is said to be refused; limits are those of the file."""
     config = load_site(site[0])
     policy = replace(config.policy, phases=("probe", "score"), smallest_group=40, summaries=2)
-    told = {line.partition(":")[0]: line for line in may_leave(replace(config, policy=policy))}
+    told = {
+        line.partition(":")[0]: line for line in describe_releases(replace(config, policy=policy))
+    }
     assert "policy.phases leaves it out" in told["train"]
     assert "policy.phases leaves it out" in told["evaluate"]
     assert "2 times" in told["score"]
     assert "policy.phases leaves it out" in told["cluster"]
     for most, words in ((0, "max_clusters is 0"), (7, "at most 7 clusters")):
         open_ = replace(config, policy=replace(config.policy, max_clusters=most, smallest_group=40))
-        (line,) = [line for line in may_leave(open_) if line.startswith("cluster:")]
+        (line,) = [line for line in describe_releases(open_) if line.startswith("cluster:")]
         assert words in line
         assert ("groups of at least 40" in line) == (most > 0)
     closed = replace(config, policy=replace(config.policy, allow_individual_updates=False))
-    assert may_leave(closed)[0].startswith("as it stands only refusals")
+    assert describe_releases(closed)[0].startswith("as it stands only refusals")
 
 
 def test_site_check_warns_of_what_hardly_was_meant(site, tmp_path):
@@ -171,26 +173,26 @@ def test_exposed_looks_at_files_and_the_folders_above(tmp_path):
     file = place / "data" / "mine.jsonl"
     file.parent.mkdir(mode=0o755)
     file.touch(mode=0o644)
-    assert exposed(file, "") == exposed(file.parent, "") == str(file)
+    assert first_exposed(file, "") == first_exposed(file.parent, "") == str(file)
     file.parent.chmod(0o700)
-    assert exposed(file, "") == exposed(file.parent, "") == ""
+    assert first_exposed(file, "") == first_exposed(file.parent, "") == ""
     file.parent.chmod(0o755)
     file.chmod(0o640)
-    assert exposed(file, "") == ""
+    assert first_exposed(file, "") == ""
     group = next(entry.gr_name for entry in __import__("grp").getgrall()
                  if entry.gr_gid == file.stat().st_gid)  # fmt: skip
-    assert exposed(file, group) == str(file)
-    assert exposed(tmp_path / "org" / "name", "") == ""
+    assert first_exposed(file, group) == str(file)
+    assert first_exposed(tmp_path / "org" / "name", "") == ""
     shutil.rmtree(place)
 
 
 def joined(file: Path, deployment: Path) -> None:
     """One request that is answered: the ledger holds an entry."""
     config: RunConfig = load_run(deployment / "run.toml")
-    boundary = Boundary.open(load_site(file))
+    boundary = GuardedSite.open(load_site(file))
     envelopes = CoordinatorEnvelopes.open(config, file.parent / "coordinator")
     header = Header(run="law-1", phase="join")
-    request = JoinRequest(header=header, terms=canonical(config.terms()))
+    request = JoinRequest(header=header, terms=canonical_json(config.terms()))
     answer_envelope(envelopes.envelope(request, "north"), boundary)
     boundary.ledger.close()
 

@@ -14,7 +14,7 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.strategies import registry
-from fedwinnow.strategies.conformance.check import examine
+from fedwinnow.strategies.conformance.check import check_registered
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 
@@ -65,7 +65,7 @@ def test_example_plug_ins_are_listed_with_package_and_paper():
 @pytest.mark.parametrize(("kind", "name"), SIX.items())
 def test_example_plug_in_keeps_the_laws_of_its_kind(kind, name):
     """Every law holds, required or usual."""
-    assert [one for one in examine(kind, name, {}) if not one.holds] == []
+    assert [one for one in check_registered(kind, name, {}) if not one.holds] == []
 
 
 @pytest.mark.usefixtures("installed")

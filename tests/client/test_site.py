@@ -11,8 +11,8 @@ import torch
 
 from fedwinnow.client import site as door
 from fedwinnow.client.measuring.measuring_pass import measure
-from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.runs.site_run import rows_of
+from fedwinnow.client.runs.process_cache import ProcessCache
+from fedwinnow.client.runs.site_run import take_rows
 from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.client.signals import collect
 from fedwinnow.client.site import Site
@@ -22,7 +22,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
 RUN = "toy-run"
@@ -36,9 +36,9 @@ def scenario(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
+def cache() -> ProcessCache:
     """One warm model for the module."""
-    return Workshop()
+    return ProcessCache()
 
 
 def config_of(scenario: Path, *overrides: str) -> RunConfig:
@@ -46,14 +46,14 @@ def config_of(scenario: Path, *overrides: str) -> RunConfig:
     return load_scenario(scenario, (*SMALL, *overrides))
 
 
-def make_site(config: RunConfig, work: Path, workshop: Workshop, **changes) -> Site:
+def make_site(config: RunConfig, work: Path, cache: ProcessCache, **changes) -> Site:
     """The site "south" of a run; ``changes`` are keys of its own configuration."""
-    return Site(config=replace(site_configs(config, str(work))[1], **changes), workshop=workshop)
+    return Site(config=replace(site_configs(config, str(work))[1], **changes), cache=cache)
 
 
 def walk(site: Site, config: RunConfig) -> list[tuple[m.Request, m.Reply]]:
     """The whole run with this one site: what was asked and what it said."""
-    state, heard = init(config, RUN), []
+    state, heard = initial_state(config, RUN), []
     while (request := next_request(state)) is not None:
         reply = site.answer(request)
         heard.append((request, reply))
@@ -62,11 +62,11 @@ def walk(site: Site, config: RunConfig) -> list[tuple[m.Request, m.Reply]]:
 
 
 @pytest.fixture(scope="module")
-def heard(scenario, workshop, tmp_path_factory):
+def heard(scenario, cache, tmp_path_factory):
     """A finished run: its site's folder, requests and replies."""
     config = config_of(scenario, 'scorer.settings.signals=["losses", "gradients"]')
     work = tmp_path_factory.mktemp("work")
-    site = make_site(config, work, workshop)
+    site = make_site(config, work, cache)
     return work, config, walk(site, config)
 
 
@@ -76,22 +76,22 @@ def of(heard, kind, number=0):
 
 
 @pytest.fixture
-def joined(heard, workshop, tmp_path) -> Site:
+def joined(heard, cache, tmp_path) -> Site:
     """A site of its own folder that has joined the run and done nothing else."""
-    site = make_site(heard[1], tmp_path, workshop)
+    site = make_site(heard[1], tmp_path, cache)
     assert isinstance(site.handle(of(heard, m.JoinRequest)), m.Joined)
     return site
 
 
 @pytest.fixture
-def measured(heard, workshop, tmp_path):
+def measured(heard, cache, tmp_path):
     """Makes the site of a run that is measured and scored but remembers no reply."""
     shutil.copytree(heard[0], tmp_path / "copy", ignore=shutil.ignore_patterns("replies"))
 
     def make(**changes) -> Site:
-        site = make_site(heard[1], tmp_path / "copy", workshop)
+        site = make_site(heard[1], tmp_path / "copy", cache)
         own = replace(site.config.site, **changes)
-        return Site(config=replace(site.config, site=own), workshop=workshop)
+        return Site(config=replace(site.config, site=own), cache=cache)
 
     return make
 
@@ -150,14 +150,14 @@ def test_site_answers_a_repeated_request_from_disk(heard, monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(door, "answer", never)
-    again = make_site(heard[1], heard[0], Workshop())
+    again = make_site(heard[1], heard[0], ProcessCache())
     for request, reply in heard[2]:
         assert wire.encode(again.answer(request)) == wire.encode(reply)
 
 
-def test_site_computes_what_differs_in_any_way(heard, workshop):
+def test_site_computes_what_differs_in_any_way(heard, cache):
     """Another round is another request: it is computed, not taken from disk."""
-    site = make_site(heard[1], heard[0], workshop)
+    site = make_site(heard[1], heard[0], cache)
     request = of(heard, m.TrainRequest, 1)
     later = replace(request, header=replace(request.header, round=7))
     assert isinstance(site.handle(later), m.TrainedAdapter)
@@ -185,9 +185,9 @@ def test_site_refuses_to_train_an_arm_before_the_selection(heard, joined):
     assert "selection.parquet is not there" in said
 
 
-def test_site_refuses_a_run_that_it_has_not_joined(heard, workshop, tmp_path):
+def test_site_refuses_a_run_that_it_has_not_joined(heard, cache, tmp_path):
     """Any request but join of an unknown run is refused, and leaves no folder."""
-    site = make_site(heard[1], tmp_path, workshop)
+    site = make_site(heard[1], tmp_path, cache)
     for request, _ in heard[2][1:]:
         assert "has not been joined" in refused(site, request, "ProtocolError")
     assert not list(tmp_path.iterdir())
@@ -196,9 +196,9 @@ def test_site_refuses_a_run_that_it_has_not_joined(heard, workshop, tmp_path):
 @pytest.mark.parametrize(
     "run", ["", ".", "..", "../x", "a/b", "/abs", "a\\b", "a.b", "a\0b", "a b"]
 )
-def test_site_refuses_a_run_id_that_looks_like_a_path(heard, workshop, tmp_path, run):
+def test_site_refuses_a_run_id_that_looks_like_a_path(heard, cache, tmp_path, run):
     """A run id names a folder of the site: nothing but letters, digits, '-' and '_'."""
-    site = make_site(heard[1], tmp_path / "work", workshop)
+    site = make_site(heard[1], tmp_path / "work", cache)
     for request in (of(heard, m.JoinRequest), of(heard, m.ProbeRequest)):
         refused(site, replace(request, header=replace(request.header, run=run)), "ProtocolError")
     assert not list(tmp_path.iterdir())
@@ -256,16 +256,16 @@ def test_site_refuses_an_adapter_of_other_modules(heard, joined):
 def test_site_refuses_other_terms_under_the_same_run_id(heard, joined, scenario):
     """A run's terms are fixed at its first join; asking again with the same ones is fine."""
     request = of(heard, m.JoinRequest)
-    other = next_request(init(config_of(scenario, "run.seed=5"), RUN))
+    other = next_request(initial_state(config_of(scenario, "run.seed=5"), RUN))
     assert "already joined under other terms" in refused(joined, other, "ProtocolError")
     assert isinstance(joined.handle(request), m.Joined)
     assert joined.handle(of(heard, m.ProbeRequest)) is not None
 
 
 @pytest.mark.parametrize("terms", ["", "[]", "{", '{"unknown": 1}', '{"run": {"threads": 0}}'])
-def test_site_refuses_terms_that_make_no_sense(heard, workshop, tmp_path, terms):
+def test_site_refuses_terms_that_make_no_sense(heard, cache, tmp_path, terms):
     """Broken terms are refused, and the run is not joined."""
-    site = make_site(heard[1], tmp_path, workshop)
+    site = make_site(heard[1], tmp_path, cache)
     request = replace(of(heard, m.JoinRequest), terms=terms)
     assert isinstance(site.handle(request), m.Refusal)
     assert not list(tmp_path.iterdir())
@@ -280,11 +280,11 @@ def test_site_refuses_terms_that_make_no_sense(heard, workshop, tmp_path, terms)
         ("training.ordering.name=os.system", "ordering 'os.system' is unknown"),
     ],
 )
-def test_site_that_lacks_a_plug_in_says_so_at_join(scenario, workshop, tmp_path, override, said):
+def test_site_that_lacks_a_plug_in_says_so_at_join(scenario, cache, tmp_path, override, said):
     """An unknown plug-in or setting is refused with the choices, before anything is computed."""
     config = config_of(scenario, override)
-    site = make_site(config, tmp_path, workshop)
-    assert said in refused(site, next_request(init(config, RUN)), "PluginError")
+    site = make_site(config, tmp_path, cache)
+    assert said in refused(site, next_request(initial_state(config, RUN)), "PluginError")
     assert not list(tmp_path.iterdir())
 
 
@@ -292,16 +292,18 @@ def test_site_that_lacks_a_plug_in_says_so_at_join(scenario, workshop, tmp_path,
     "line",
     ["scorer.name=tracin", 'scorer.settings.signals=["gradients"]', "clusters.count=4"],
 )
-def test_site_refuses_gradient_scorers_without_a_trajectory(scenario, workshop, tmp_path, line):
+def test_site_refuses_gradient_scorers_without_a_trajectory(scenario, cache, tmp_path, line):
     """A scorer of gradients, and clusters of losses, are refused by run.trajectory at join."""
     config = config_of(scenario, "run.trajectory=none", line)
-    site = make_site(config, tmp_path, workshop)
-    assert "run.trajectory" in refused(site, next_request(init(config, RUN)), "PluginError")
+    site = make_site(config, tmp_path, cache)
+    assert "run.trajectory" in refused(
+        site, next_request(initial_state(config, RUN)), "PluginError"
+    )
 
 
-def test_site_refuses_a_threshold_off_the_grid(heard, workshop):
+def test_site_refuses_a_threshold_off_the_grid(heard, cache):
     """A threshold between grid points could count single samples: refused."""
-    site = make_site(heard[1], heard[0], workshop)
+    site = make_site(heard[1], heard[0], cache)
     request = of(heard, m.SelectRequest)
     before = (heard[0] / "south" / RUN / "selection.parquet").read_bytes()
     off = replace(request, threshold=float(np.nextafter(request.threshold, np.inf)))
@@ -325,18 +327,18 @@ def test_site_takes_infinite_thresholds(heard, measured, value, kept):
 def test_site_outside_a_simulation_answers_no_study_arm(heard, measured):
     """Keep-all, random and oracle counts are answered in simulations only."""
     site = measured()
-    real = Site(config=replace(site.config, simulation=False), workshop=site.workshop)
+    real = Site(config=replace(site.config, simulation=False), cache=site.cache)
     assert isinstance(real.handle(of(heard, m.ScoreRequest)), m.SummaryReply)
     assert "simulations only" in refused(real, of(heard, m.SelectRequest), "RefusalError")
 
 
-def test_sites_that_warm_up_on_anchors_train_the_same_adapter(scenario, workshop, tmp_path):
+def test_sites_that_warm_up_on_anchors_train_the_same_adapter(scenario, cache, tmp_path):
     """``warm_up.data = "anchors"``: no private sample is read, and every site has one result."""
     config = config_of(scenario, 'warm_up.data="anchors"', 'scorer.name="loss_drop"')
     found = []
     for index, site in enumerate(site_configs(config, str(tmp_path))):
-        one = Site(config=site, workshop=workshop)
-        state = init(config, RUN)
+        one = Site(config=site, cache=cache)
+        state = initial_state(config, RUN)
         while (request := next_request(state)).header.phase != "score":
             reply = one.answer(request)
             if isinstance(reply, m.TrainedAdapter):
@@ -358,7 +360,7 @@ def bent(request, how):
         "value": replace(last, columns={**last.columns, name: changed}),
         "column": replace(last, columns={name: values}),
         "id": replace(last, ids=("invented", *last.ids[1:])),
-        "fewer": rows_of(last, range(len(last.ids) - 1)),
+        "fewer": take_rows(last, range(len(last.ids) - 1)),
         "gram": replace(last, reference_gram=1.1 * last.reference_gram),
         "rate": replace(last, learning_rate=last.learning_rate + 1.0),
     }
@@ -410,15 +412,15 @@ def test_site_merges_cells_to_its_own_smallest(heard, measured):
     assert reply.summary.total == pytest.approx(8)
 
 
-def test_site_leaves_out_overlap_with_the_anchors_silently(scenario, workshop, tmp_path):
+def test_site_leaves_out_overlap_with_the_anchors_silently(scenario, cache, tmp_path):
     """A private sample that is an anchor is dropped; only the site's own file says so."""
     lines = (scenario.parent / "south.jsonl").read_text(encoding="utf-8").splitlines()
     anchor = (scenario.parent / "anchors.jsonl").read_text(encoding="utf-8").splitlines()[0]
     data = tmp_path / "south.jsonl"
     data.write_text("\n".join([anchor, *lines]) + "\n", encoding="utf-8")
     config = config_of(scenario, f"sites.1.data={json.dumps(str(data))}")
-    site = make_site(config, tmp_path / "work", workshop)
-    reply = site.handle(next_request(init(config, RUN)))
+    site = make_site(config, tmp_path / "work", cache)
+    reply = site.handle(next_request(initial_state(config, RUN)))
     assert reply.card.samples == 8
     gate = json.loads((tmp_path / "work" / "south" / RUN / "gate.json").read_text())
     assert gate == {"0": "equals or nearly equals a public anchor"}
@@ -450,7 +452,7 @@ def broken(kind: str, folder: Path, good: list[str]) -> str:
     "kind",
     ["broken line", "missing column", "wrong type", "missing file", "empty", "nothing passes"],
 )
-def test_site_refusals_hold_nothing_of_the_silo(heard, scenario, workshop, tmp_path, kind, caplog):
+def test_site_refusals_hold_nothing_of_the_silo(heard, scenario, cache, tmp_path, kind, caplog):
     """What is wrong with the data is in the site's own log; the server hears its class only."""
     (tmp_path / "anchors.txt").write_bytes((scenario.parent / "anchors.jsonl").read_bytes())
     folder = tmp_path / CANARY
@@ -460,7 +462,7 @@ def test_site_refusals_hold_nothing_of_the_silo(heard, scenario, workshop, tmp_p
     config = replace(
         base, simulation=False, site=replace(base.site, data=broken(kind, folder, good))
     )
-    reply = Site(config=config, workshop=workshop).handle(of(heard, m.JoinRequest))
+    reply = Site(config=config, cache=cache).handle(of(heard, m.JoinRequest))
     assert isinstance(reply, m.Refusal)
     assert reply.clause == "DataError"
     data = wire.encode(reply)
@@ -503,10 +505,10 @@ def test_site_default_configuration_is_no_simulation():
     assert SiteConfig.__dataclass_fields__["simulation"].default is False
 
 
-def test_site_measures_in_shards_what_it_measures_whole(heard, workshop, tmp_path, monkeypatch):
+def test_site_measures_in_shards_what_it_measures_whole(heard, cache, tmp_path, monkeypatch):
     """Shards of three samples: the numbers of the whole but for rounding, and no shard stays."""
     monkeypatch.setattr(collect, "SHARD", 3)
-    site = make_site(heard[1], tmp_path, workshop)
+    site = make_site(heard[1], tmp_path, cache)
     site.answer(of(heard, m.JoinRequest))
     site.answer(of(heard, m.ProbeRequest))
     file = f"south/{RUN}/signals-0.parquet"
@@ -517,10 +519,10 @@ def test_site_measures_in_shards_what_it_measures_whole(heard, workshop, tmp_pat
     assert not (tmp_path / "south" / RUN / "shards").exists()
 
 
-def test_site_goes_on_after_a_kill_in_a_measuring_pass(heard, workshop, tmp_path, monkeypatch):
+def test_site_goes_on_after_a_kill_in_a_measuring_pass(heard, cache, tmp_path, monkeypatch):
     """Killed at its third shard, a site measures only what is missing when it is asked again."""
     monkeypatch.setattr(collect, "SHARD", 3)
-    site, seen = make_site(heard[1], tmp_path, workshop), []
+    site, seen = make_site(heard[1], tmp_path, cache), []
     site.answer(of(heard, m.JoinRequest))
 
     def counted(loaded, samples, options, **arguments):

@@ -12,10 +12,10 @@ from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.learning_rate import SCHEDULES, learning_rate
-from fedwinnow.server.run.advice import remarks
-from fedwinnow.server.run.fold import init
+from fedwinnow.server.run.advice import run_remarks
+from fedwinnow.server.run.fold import initial_state
 from fedwinnow.strategies.interfaces.ordering import Order
-from fedwinnow.strategies.maths.order_schedule import chosen, final_share, undone
+from fedwinnow.strategies.maths.order_schedule import choose_schedule, final_share, why_undone
 
 
 @given(
@@ -56,7 +56,7 @@ def test_learning_rate_refuses_what_is_outside():
 @given(hint=st.sampled_from((None, *SCHEDULES)), schedule=st.sampled_from(("auto", *SCHEDULES)))
 def test_schedule_is_the_runs_else_the_hint_else_cosine(hint, schedule):
     """A schedule that the run names is obeyed; ``auto`` takes the hint, and cosine without one."""
-    found = chosen(schedule, hint)
+    found = choose_schedule(schedule, hint)
     assert found == (schedule if schedule != "auto" else hint or "cosine")
     assert found in SCHEDULES
 
@@ -69,7 +69,7 @@ def test_schedule_undoes_an_ascending_order_below_a_third(best_last, schedule, t
     order = Order(indices=np.arange(3), best_last=best_last)
     last = learning_rate(total - 1, total, 1.0, schedule, 0.0)
     assert final_share(total, schedule, 0.0) == last
-    said = undone(order, total, schedule, 0.0)
+    said = why_undone(order, total, schedule, 0.0)
     assert bool(said) == (best_last and last < 1 / 3)
     assert not said or (schedule in said and "2511.18903" in said)
 
@@ -95,8 +95,8 @@ def test_server_says_once_what_undoes_the_order(caplog, ordering, schedule, rema
     training = TrainingSection(ordering=ordering, schedule=schedule, rounds=4, steps=5)
     config = RunConfig(training=training)
     with caplog.at_level(logging.WARNING):
-        init(config, "run")
+        initial_state(config, "run")
     assert len(caplog.records) == int(remarked)
-    assert len(remarks(config)) == int(remarked)
+    assert len(run_remarks(config)) == int(remarked)
     none = RunConfig(training=TrainingSection(ordering=ordering, schedule=schedule, rounds=0))
-    assert remarks(none) == ()
+    assert run_remarks(none) == ()

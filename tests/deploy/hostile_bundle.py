@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedwinnow.client.agent.relay import agent_status, carry
+from fedwinnow.client.agent.relay import agent_status, relay_envelope
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol.envelope import Envelope, decrypt, encrypt, sign
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
@@ -52,7 +52,9 @@ class Stolen:
 
     def ask(self, envelope: Envelope, token: str | None = None) -> str:
         """Send an envelope; what comes back."""
-        back = carry(envelope, self.paths["socket"], token or self.paths["token"], timeout=LONGEST)
+        back = relay_envelope(
+            envelope, self.paths["socket"], token or self.paths["token"], timeout=LONGEST
+        )
         return f"a reply of {len(back.payload)} bytes"
 
     def signed(self, payload: bytes, **words) -> Envelope:
@@ -220,7 +222,7 @@ def run(plan: Mapping[str, Any]) -> dict[str, Any]:
     if plan["reply"]:
         reply = envelope_of(plan["reply"])
     else:
-        reply = carry(request, paths["socket"], paths["token"], timeout=LONGEST)
+        reply = relay_envelope(request, paths["socket"], paths["token"], timeout=LONGEST)
     status = agent_status(paths["socket"], paths["token"], timeout=LONGEST)
     stolen = Stolen(
         paths=paths,

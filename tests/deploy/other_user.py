@@ -37,16 +37,16 @@ def agent(file: str, run: str, *who: int) -> None:
     from fedwinnow.cli.site import serve
     from fedwinnow.client.agent.grpc_service import Agent  # noqa: F401 - to be loaded before
     from fedwinnow.client.agent.preflight import check_settings  # noqa: F401 - likewise
-    from fedwinnow.client.boundary.guarded_site import Boundary
+    from fedwinnow.client.boundary.guarded_site import GuardedSite
     from fedwinnow.curation.config.load_files import load_run, load_site
-    from fedwinnow.curation.config.strict_toml import canonical
+    from fedwinnow.curation.config.strict_toml import canonical_json
     from fedwinnow.curation.protocol import messages, wire
     from fedwinnow.curation.protocol.envelope import sign
     from fedwinnow.curation.protocol.keys import PrivateKey
 
     config, terms, key = load_site(Path(file)), load_run(Path(run)).terms(), PrivateKey.new()
     with tempfile.TemporaryDirectory() as scratch:
-        boundary = Boundary.open(
+        boundary = GuardedSite.open(
             replace(
                 config,
                 work=scratch,
@@ -55,7 +55,7 @@ def agent(file: str, run: str, *who: int) -> None:
             )
         )
         header = messages.Header(run="r", phase="join")
-        request = messages.JoinRequest(header=header, terms=canonical(terms))
+        request = messages.JoinRequest(header=header, terms=canonical_json(terms))
         words = {"site": config.site.name, "run": "r", "phase": "join", "sequence": 1}
         answer_envelope(sign(key, wire.encode(request), **words), boundary)
         boundary.ledger.close()

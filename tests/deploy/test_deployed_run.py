@@ -6,8 +6,8 @@ import pytest
 
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.rehearsal.documented_steps import steps
-from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
+from fedwinnow.simulations.rehearsal.documented_steps import read_steps
+from fedwinnow.simulations.rehearsal.loopback import open_rehearsal, write_deployment
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.runtimes.superlink import bearers
 
@@ -23,12 +23,12 @@ pytestmark = [
 
 def test_deployed_run_by_the_pages_equals_the_run_in_process():
     """Three agents, three nodes, each step of both pages taken: the same adapter, bit for bit."""
-    with rehearsal(SITES) as stage:
+    with open_rehearsal(SITES) as stage:
         scenario = write_toy_scenario(stage.root / "toy")
         config = load_scenario(scenario, ["training.rounds=1", f"run.output={stage.root}/here"])
         mine = json.loads((simulate(config) / "record.json").read_text())
         stage.open()
-        furnish(stage, config)
+        write_deployment(stage, config)
         for site in SITES:
             stage.admit(site)
             stage.join(site)
@@ -41,8 +41,8 @@ def test_deployed_run_by_the_pages_equals_the_run_in_process():
         for site, silo in stage.silos.items():
             assert site in told
             assert "unchanged" in silo.step("watch")
-            assert silo.taken == set(steps("silo.md"))
-        assert stage.coordinator.taken == set(steps("coordinator.md"))
+            assert silo.taken == set(read_steps("silo.md"))
+        assert stage.coordinator.taken == set(read_steps("coordinator.md"))
         root = stage.root
     assert not bearers(f"FEDWINNOW_REHEARSAL={root}")
     assert not root.exists()

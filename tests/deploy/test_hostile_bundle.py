@@ -17,20 +17,20 @@ import hostile_bundle as hostile
 import pytest
 from toy_deployment_files import write_toy_deployment
 
-from fedwinnow.client.agent.frames import read_words
+from fedwinnow.client.agent.frames import read_stamp_frame
 from fedwinnow.client.agent.grpc_service import Agent
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary import ledger
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.site import SiteConfig
-from fedwinnow.curation.config.strict_toml import canonical, to_toml
+from fedwinnow.curation.config.strict_toml import canonical_json, to_toml
 from fedwinnow.curation.errors import ProtocolError, TransportError
 from fedwinnow.curation.protocol import messages, wire
 from fedwinnow.curation.protocol.envelope import Envelope, Stamp, decrypt
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
-from fedwinnow.simulations.rehearsal.documented_steps import until
+from fedwinnow.simulations.rehearsal.documented_steps import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENT, NODE = 64001, 64002
@@ -170,14 +170,14 @@ def stage() -> Iterator[Stage]:
         folder / "agent.log",
     )
     header = messages.Header(run=run_id(config), phase="join")
-    join = messages.JoinRequest(header=header, terms=canonical(config.terms()))
+    join = messages.JoinRequest(header=header, terms=canonical_json(config.terms()))
     command = started("agent", AGENT, folder / "north" / "site.toml", run)
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=out, env=environment(folder / "north"), cwd="/"
         )
     try:
-        until(lambda: answers(paths), "agent", log=log, longest=120.0)
+        wait_until(lambda: answers(paths), "agent", log=log, longest=120.0)
         request = envelopes.envelope(join, "north")
         yield Stage(
             folder=folder,
@@ -269,9 +269,9 @@ def test_hostile_bundle_cannot_speak_for_the_site(stage, results):
 @pytest.mark.usefixtures("results")
 def test_hostile_bundle_leaves_the_agent_as_it_was(stage, entered):
     """One message left, to the coordinator; the chain is whole; every file is the agent's alone."""
-    (entry,) = (line for _, line in ledger.read(entered))
+    (entry,) = (line for _, line in ledger.read_chain(entered))
     assert (entry["kind"], entry["recipient"]) == ("Joined", stage.envelopes.key.public.fingerprint)
-    assert ledger.verify(entered) == []
+    assert ledger.verify_chain(entered) == []
     for path in [entered, *entered.rglob("*")]:
         assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (AGENT, 0), path
     group = borrowed().gr_gid
@@ -316,7 +316,7 @@ def test_hostile_bundle_would_get_replies_of_a_trusting_agent(stage, results, mo
     """The control: an agent that believes what it is sent answers each request of the bundle."""
 
     def believing(_: Agent, frames) -> tuple[Stamp, bytes]:
-        text = read_words(next(frames))[0]
+        text = read_stamp_frame(next(frames))[0]
         return Stamp(**json.loads(text)), b"".join(frames)
 
     monkeypatch.setattr(Agent, "admitted", believing)
@@ -325,7 +325,7 @@ def test_hostile_bundle_would_get_replies_of_a_trusting_agent(stage, results, mo
     doors = {name: str(there / "d" / name) for name in ("socket", "token")}
     section = replace(stage.config.agent, key=str(there / "key"), **doors)
     trusting = replace(stage.config, agent=section, work=str(there / "work"))
-    agent = Agent(boundary=Boundary.open(trusting), section=section)
+    agent = Agent(boundary=GuardedSite.open(trusting), section=section)
     try:
         agent.start()
         stolen = hostile.Stolen(

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from fedwinnow.simulations.rehearsal.documented_steps import DEPLOY, settings_of, steps, until
-from fedwinnow.simulations.rehearsal.loopback import rehearsal
+from fedwinnow.simulations.rehearsal.documented_steps import (
+    DEPLOY,
+    read_steps,
+    settings_of,
+    wait_until,
+)
+from fedwinnow.simulations.rehearsal.loopback import open_rehearsal
 
 ROOT = DEPLOY.parents[1]
 SITES = ("north", "south")
@@ -48,7 +53,7 @@ flower = [
 @pytest.fixture(scope="module")
 def stage():
     """Coordinator and two nodes, as the pages start them; no agents."""
-    with rehearsal((*SITES, "stranger")) as stage:
+    with open_rehearsal((*SITES, "stranger")) as stage:
         stage.open()
         for site in SITES:
             stage.admit(site)
@@ -79,7 +84,7 @@ def ask(stage, name: str) -> list[dict[str, str]]:
     command += ["--run-config", f'out="{out}" nodes={len(SITES)}', "--format", "json"]
     environment = stage.coordinator.environment | {"FLWR_TELEMETRY_ENABLED": "0"}
     subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
-    until(out.exists, "echoes", log=stage.coordinator.log("executor"))
+    wait_until(out.exists, "echoes", log=stage.coordinator.log("executor"))
     return json.loads(out.read_text())
 
 
@@ -113,7 +118,7 @@ def test_units_start_what_the_pages_start(unit):
     served = [
         lines.removeprefix("scripts/supervise ").strip()
         for page in ("coordinator.md", "silo.md")
-        for kind, lines in steps(page).values()
+        for kind, lines in read_steps(page).values()
         if kind == "serve"
     ]
     assert command in served
@@ -126,7 +131,7 @@ def test_units_start_what_the_pages_start(unit):
 def test_pages_name_each_script_and_no_other():
     """Each script that a page's step runs is there, and each that is there is run by one."""
     told = "".join(
-        lines for page in ("coordinator.md", "silo.md") for _, lines in steps(page).values()
+        lines for page in ("coordinator.md", "silo.md") for _, lines in read_steps(page).values()
     )
     assert set(re.findall(r"scripts/([a-z-]+)", told)) == {path.name for path in SCRIPTS}
 
@@ -160,14 +165,14 @@ def test_supervise_starts_again_after_a_pause_and_ends_with_its_child(tmp_path):
     said = tmp_path / "said"
     with said.open("wb") as log:
         watch = subprocess.Popen([supervise, "sh", "-c", "exit 7"], stderr=log)
-    until(
+    wait_until(
         lambda: "ended with code 7; it is started again in 15 s" in said.read_text(), "", log=said
     )
     watch.terminate()
     assert watch.wait(timeout=5) == 0
     child = tmp_path / "child"
     watch = subprocess.Popen([supervise, "sh", "-c", f"echo $$ > {child}; exec sleep 60"])
-    until(lambda: child.exists() and child.read_text().strip() != "", "", log=said)
+    wait_until(lambda: child.exists() and child.read_text().strip() != "", "", log=said)
     watch.terminate()
     assert watch.wait(timeout=5) == 0
     assert not Path("/proc", child.read_text().strip()).exists()
@@ -270,7 +275,9 @@ class TestLoopback:
         shutil.copy(stage.coordinator.folder / "certificates" / "ca.crt", stranger.folder)
         stranger.serve("node")
         log = stranger.log("node")
-        until(lambda: "it is started again in 15 s" in log.read_text(), "end of the node", log=log)
+        wait_until(
+            lambda: "it is started again in 15 s" in log.read_text(), "end of the node", log=log
+        )
         stranger.stop("node")
         assert "2004" in log.read_text()
         assert "SuperNode ID" not in log.read_text()
@@ -315,6 +322,8 @@ class TestLoopback:
             [pid] = party.pids(name, program)
             os.kill(pid, signal.SIGKILL)
         log = north.log("node")
-        until(lambda: log.read_text().count("SuperNode ID:") == 2, "node", log=log, longest=240.0)
+        wait_until(
+            lambda: log.read_text().count("SuperNode ID:") == 2, "node", log=log, longest=240.0
+        )
         assert re.findall(r"SuperNode ID: (\d+)", log.read_text()) == before * 2
         assert len(ask(stage, "again")) == len(SITES)

@@ -24,10 +24,10 @@ from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import CurationError, TransportError
 from fedwinnow.server.run.driver import drive
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.simulations.datasets.toy_federation import SITES
-from fedwinnow.simulations.runtimes.sockets import Door, SocketTransport
+from fedwinnow.simulations.runtimes.sockets import AgentAddress, SocketTransport
 
 READY = 180.0
 """Longest wait for an agent to listen, seconds."""
@@ -41,7 +41,9 @@ def agent(file: Path, broken: Break | None, log: Path) -> None:
     serve(file)
 
 
-def attempt(config: RunConfig, broken: Break | None, log: Path, doors: dict[str, Door]) -> None:
+def attempt(
+    config: RunConfig, broken: Break | None, log: Path, doors: dict[str, AgentAddress]
+) -> None:
     """One life of a coordinator that reaches its sites over sockets."""
     quiet(log)
     if broken is not None:
@@ -51,7 +53,7 @@ def attempt(config: RunConfig, broken: Break | None, log: Path, doors: dict[str,
             proxy = Proxy(behind=door.socket, broken=broken)
             doors = doors | {broken.site: replace(door, socket=proxy.socket)}
     try:
-        store = Store.open(config, resume=True)
+        store = RunFolder.open(config, resume=True)
         envelopes = CoordinatorEnvelopes.open(config, store.folder)
         transport = SocketTransport(envelopes=envelopes, doors=doors)
         drive(store.begin(config, run_id(config)), transport, store=store)
@@ -89,7 +91,7 @@ class SocketBox:
     folder: Path
     box: Box
     files: dict[str, Path]
-    doors: dict[str, Door]
+    doors: dict[str, AgentAddress]
     broken: Break | None = None
     running: dict = field(default_factory=dict)
 
@@ -103,7 +105,9 @@ class SocketBox:
         for site, config in deployment.sites.items():
             own = folder / site
             own.mkdir()
-            doors[site] = Door(socket=str(own / "s" / "agent"), token=str(own / "s" / "token"))
+            doors[site] = AgentAddress(
+                socket=str(own / "s" / "agent"), token=str(own / "s" / "token")
+            )
             placed = replace(config.agent, socket=doors[site].socket, token=doors[site].token)
             files[site] = own / "site.toml"
             text = to_toml(replace(config, agent=placed, work=str(own / "work")))
@@ -168,8 +172,8 @@ class SocketBox:
         found = {}
         for site in self.files:
             work = self.folder / site / "work"
-            assert ledger.verify(work) == []
-            lines = [line for _, line in ledger.read(work)]
+            assert ledger.verify_chain(work) == []
+            lines = [line for _, line in ledger.read_chain(work)]
             kept = {(x["kind"], x["request"]) for x in lines if "Refusal" not in x["kind"]}
             found[site] = sorted(kept)
         return found

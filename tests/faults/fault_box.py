@@ -13,7 +13,7 @@ from fedwinnow.curation.config.coordinator import QuorumSection
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.runtimes.in_process import InProcess, run_phases
 
@@ -125,7 +125,7 @@ class Box:
 
     def state(self) -> RunState:
         """The committed state."""
-        state = Store(folder=self.folder / self.config.run.name).load()
+        state = RunFolder(folder=self.folder / self.config.run.name).load()
         assert state is not None
         return state
 

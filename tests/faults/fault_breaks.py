@@ -14,14 +14,14 @@ from pathlib import Path
 
 from fedwinnow.client import site as client_site
 from fedwinnow.client.agent.relay import agent_status
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.client.boundary.ledger_chain import file_of
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.site import Site
-from fedwinnow.curation.protocol.envelope import verified_stamp
+from fedwinnow.curation.protocol.envelope import verify_stamp
 from fedwinnow.curation.protocol.header import Header
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.transport.interface import Delivery
 
 
@@ -128,7 +128,7 @@ def _install_exchange(broken, transport) -> None:
 
 def _install_files(broken) -> None:
     """Die between a file's last byte and its name; or let the commit find a full disk."""
-    rename, commit = pathlib.Path.replace, Store.commit
+    rename, commit = pathlib.Path.replace, RunFolder.commit
     names = {"torn": "state.safetensors", "behind": "metrics.jsonl"}
 
     def renaming(self, target):
@@ -147,7 +147,7 @@ def _install_files(broken) -> None:
         return commit(self, state)
 
     pathlib.Path.replace = renaming
-    Store.commit = committing
+    RunFolder.commit = committing
 
 
 def _install_site(broken) -> None:
@@ -172,7 +172,7 @@ def _install_site(broken) -> None:
 
 
 def _install_work(broken) -> None:
-    compute, watch = client_site.answer, Workshop.watch
+    compute, watch = client_site.answer, ProcessCache.watch
 
     def computing(work, request):
         reply = compute(work, request)
@@ -191,15 +191,15 @@ def _install_work(broken) -> None:
 
         return progress
 
-    client_site.answer, Workshop.watch = computing, watching
+    client_site.answer, ProcessCache.watch = computing, watching
 
 
 def _install_agent(broken) -> None:
     """Points that only an agent has: admission, and the ledger before anything leaves."""
-    admit, append = Boundary.admit, Ledger.append
+    admit, append = GuardedSite.admit, Ledger.append
 
     def admitting(self, stamp, signature):
-        found = verified_stamp(stamp, signature, self.coordinator)
+        found = verify_stamp(stamp, signature, self.coordinator)
         due = [key for key in broken.at if key[0] == found.phase]  # a stamp tells no round
         header = Header(run=found.run, phase=found.phase, round=due[0][1] if due else 0)
         if broken.point == "admit" and broken.meets(header, self.site.name):
@@ -220,4 +220,4 @@ def _install_agent(broken) -> None:
             broken.happens(entry)
         return head
 
-    Boundary.admit, Ledger.append = admitting, entering
+    GuardedSite.admit, Ledger.append = admitting, entering

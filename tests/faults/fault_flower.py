@@ -18,7 +18,7 @@ from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.coordinator import DeadlinesSection
 from fedwinnow.curation.config.load_files import load_run
 from fedwinnow.curation.config.strict_toml import to_toml
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 
 LONGEST = 400.0
 """Longest wait for an exchange or for the end of a run, seconds; no wait is endless."""
@@ -104,7 +104,7 @@ class Run:
 
     def adapter(self) -> str:
         """Hash of the adapter at the end."""
-        state = Store(folder=self.folder).load()
+        state = RunFolder(folder=self.folder).load()
         assert state is not None
         assert state.phase == "done", self.told()
         assert not any(record.missing for record in state.records)

@@ -14,7 +14,7 @@ from fault_flower import FULL, LONGEST, PAIRS, Run, name_of, survive
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
-from fedwinnow.simulations.rehearsal.loopback import furnish, rehearsal
+from fedwinnow.simulations.rehearsal.loopback import open_rehearsal, write_deployment
 
 pytestmark = [
     pytest.mark.faults,
@@ -32,9 +32,9 @@ def stage(tmp_path_factory):
     scenario = load_scenario(
         write_toy_scenario(tmp_path_factory.mktemp("toy"), samples=8), SETTINGS
     )
-    with rehearsal(SITES) as stage:
+    with open_rehearsal(SITES) as stage:
         stage.open()
-        furnish(stage, scenario)
+        write_deployment(stage, scenario)
         for site in SITES:
             file = stage.silos[site].private / "site.toml"
             text = file.read_text().replace("\nsummaries = 1\n", "\nsummaries = 1000\n")

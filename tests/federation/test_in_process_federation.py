@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from fedwinnow.client.data.samples import open_samples
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.atomic_files import write_json
@@ -30,13 +30,13 @@ from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.server.report import final_files as outcome_files
 from fedwinnow.server.report.record import read_record
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies.definitions import Plan
-from fedwinnow.simulations.studies.run_study import study
-from fedwinnow.simulations.studies.unforeseen_kinds import left_out
+from fedwinnow.simulations.studies.run_study import run_study
+from fedwinnow.simulations.studies.unforeseen_kinds import aurocs_on_unforeseen
 from fedwinnow.strategies.registry import build
 
 ARMS = ("curated", "keep_all", "random", "oracle")
@@ -49,9 +49,9 @@ def scenario(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
+def cache() -> ProcessCache:
     """One warm model for the module; results on public samples are shared, as in a simulation."""
-    return Workshop()
+    return ProcessCache()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ class Eavesdropper:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.sent: list[bytes] = []
         self.states: list[bytes] = []
-        encode, commit = wire.encode, Store.commit
+        encode, commit = wire.encode, RunFolder.commit
 
         def listening(message):
             data = encode(message)
@@ -92,15 +92,15 @@ class Eavesdropper:
             commit(store, state)
 
         patch.setattr(wire, "encode", listening)
-        patch.setattr(Store, "commit", committing)
+        patch.setattr(RunFolder, "commit", committing)
 
 
 @pytest.fixture(scope="module")
-def finished(config, workshop) -> Iterator[tuple[Path, RunConfig, Eavesdropper]]:
+def finished(config, cache) -> Iterator[tuple[Path, RunConfig, Eavesdropper]]:
     """A finished run, everything that it sent, and every state that it committed."""
     with pytest.MonkeyPatch.context() as patch:
         ear = Eavesdropper(patch)
-        folder = simulate(config, workshop=workshop, command="fedwinnow simulate toy.toml")
+        folder = simulate(config, cache=cache, command="fedwinnow simulate toy.toml")
     yield folder, config, ear
     shutil.rmtree(folder)
 
@@ -248,7 +248,7 @@ def test_in_process_manifest_says_what_ran(finished):
     """Versions, members, plug-ins with settings, hash of the adapter."""
     folder, config, _ = finished
     manifest = json.loads((folder / "manifest.json").read_text())
-    state = Store(folder=folder).load()
+    state = RunFolder(folder=folder).load()
     assert manifest["run"] == run_id(config)
     assert manifest["adapter"]["hash"] == adapter_hash(state.finals["curated"])
     assert [member["site"] for member in manifest["members"]] == sorted(SITES)
@@ -261,7 +261,7 @@ def test_in_process_adapter_loads_with_peft_and_is_the_final_one(finished):
     folder, config, _ = finished
     base = AutoModelForCausalLM.from_pretrained(config.model.name)
     model = PeftModel.from_pretrained(base, folder / "adapter")
-    final = Store(folder=folder).load().finals["curated"]
+    final = RunFolder(folder=folder).load().finals["curated"]
     factors = {
         name.removeprefix("base_model.model.").removesuffix(".weight"): value
         for name, value in model.state_dict().items()
@@ -278,19 +278,19 @@ def test_in_process_adapter_loads_with_peft_and_is_the_final_one(finished):
 def test_in_process_equal_seeds_give_identical_results(finished, tmp_path):
     """A second run from nothing: adapters, scores and selections equal to the last bit."""
     folder, config, _ = finished
-    again = simulate(elsewhere(config, tmp_path), workshop=Workshop())
+    again = simulate(elsewhere(config, tmp_path), cache=ProcessCache())
     assert outcome(again, config) == outcome(folder, config)
 
 
-def resumed(finished, number: int, folder: Path, workshop: Workshop, *, lost: str = "") -> Path:
+def resumed(finished, number: int, folder: Path, cache: ProcessCache, *, lost: str = "") -> Path:
     """Continue a copy of the run from its n-th commit; what matches ``lost`` is not copied."""
     old_folder, config, ear = finished
     moved, run = elsewhere(config, folder), folder / "toy"
     shutil.copytree(old_folder, run, ignore=shutil.ignore_patterns(lost))
     state = wire.restore(ear.states[number], RunState)
     old, new = json.dumps(config.run.output), json.dumps(moved.run.output)
-    Store(folder=run).commit(replace(state, config=state.config.replace(old, new)))
-    assert simulate(moved, resume=True, workshop=workshop) == run
+    RunFolder(folder=run).commit(replace(state, config=state.config.replace(old, new)))
+    assert simulate(moved, resume=True, cache=cache) == run
     return run
 
 
@@ -301,18 +301,18 @@ def commit_of(finished, phase: str) -> int:
 
 
 @pytest.mark.parametrize("phase", ["probe", "measure", "select", "train", "done"])
-def test_in_process_resumes_from_a_committed_state(finished, tmp_path, workshop, phase):
+def test_in_process_resumes_from_a_committed_state(finished, tmp_path, cache, phase):
     """From the first commit of a phase: the same adapters, scores and selections, bit for bit."""
-    run = resumed(finished, commit_of(finished, phase), tmp_path, workshop)
+    run = resumed(finished, commit_of(finished, phase), tmp_path, cache)
     assert outcome(run, finished[1]) == outcome(finished[0], finished[1])
 
 
 @pytest.mark.slow
-def test_in_process_resumes_from_every_committed_state(finished, tmp_path, workshop):
+def test_in_process_resumes_from_every_committed_state(finished, tmp_path, cache):
     """From any commit of the run: the same adapters, scores and selections, bit for bit."""
     expected = outcome(finished[0], finished[1])
     for number in range(len(finished[2].states)):
-        run = resumed(finished, number, tmp_path / str(number), workshop)
+        run = resumed(finished, number, tmp_path / str(number), cache)
         assert outcome(run, finished[1]) == expected, number
 
 
@@ -323,10 +323,10 @@ def test_in_process_resumes_from_every_committed_state(finished, tmp_path, works
         pytest.param("train", marks=pytest.mark.flower),
     ],
 )
-def test_in_process_resumes_when_a_site_lost_its_replies(finished, tmp_path, workshop, phase):
+def test_in_process_resumes_when_a_site_lost_its_replies(finished, tmp_path, cache, phase):
     """Stored replies gone: what is asked again is computed again, to the same bits."""
     number = commit_of(finished, phase)
-    run = resumed(finished, number, tmp_path, workshop, lost="replies")
+    run = resumed(finished, number, tmp_path, cache, lost="replies")
     assert outcome(run, finished[1]) == outcome(finished[0], finished[1])
 
 
@@ -345,7 +345,7 @@ def test_in_process_wire_holds_no_id_text_or_score_of_a_silo(finished):
     wire_bytes = b"\n".join(ear.sent)
     assert len(ear.sent) > 100
     public = {s.id for s in open_samples(config.anchors.path, config.anchors.columns)}
-    state = Store(folder=folder).load()
+    state = RunFolder(folder=folder).load()
     shown = set(np.float64(state.public_scores).tolist())
     searched = 0
     for site in config.sites:
@@ -377,7 +377,7 @@ def test_in_process_signals_of_private_samples_stay(finished):
                 assert struct.pack("<f", value) not in wire_bytes
 
 
-def test_in_process_silo_that_keeps_nothing_is_carried_along(scenario, tmp_path, workshop):
+def test_in_process_silo_that_keeps_nothing_is_carried_along(scenario, tmp_path, cache):
     """A threshold that drops a whole silo: weight 0, no adapter of it, a finished run."""
     config = load_scenario(
         scenario,
@@ -396,16 +396,16 @@ def test_in_process_silo_that_keeps_nothing_is_carried_along(scenario, tmp_path,
     rows = [row | {"response": f"{'abcdefghij'[i]}{i}."} for i, row in enumerate(long)]
     short.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = replace(config, sites=(config.sites[0], replace(config.sites[1], data=str(short))))
-    run = simulate(config, workshop=workshop)
+    run = simulate(config, cache=cache)
     summary = json.loads((run / "summary.json").read_text())
     kept = {site["site"]: site["kept"] for site in summary["sites"]}
     assert kept["south"] == 0 < kept["north"]
-    (record,) = [r for r in Store(folder=run).load().records if r.phase == "train"]
+    (record,) = [r for r in RunFolder(folder=run).load().records if r.phase == "train"]
     assert record.sites["south"].weight == 0.0
     assert record.sites["north"].weight == 1.0
 
 
-def test_in_process_nothing_kept_anywhere_is_an_error_with_the_cure(scenario, tmp_path, workshop):
+def test_in_process_nothing_kept_anywhere_is_an_error_with_the_cure(scenario, tmp_path, cache):
     """+inf keeps nothing: EmptySelectionError, and the scores are there to look at."""
     config = load_scenario(
         scenario,
@@ -418,7 +418,7 @@ def test_in_process_nothing_kept_anywhere_is_an_error_with_the_cure(scenario, tm
         ),
     )
     with pytest.raises(EmptySelectionError, match="0 samples are kept"):
-        simulate(config, workshop=workshop)
+        simulate(config, cache=cache)
     assert (sites_folder(config) / "south" / run_id(config) / "scores.parquet").exists()
 
 
@@ -431,7 +431,7 @@ def test_in_process_truth_that_no_site_carries_is_found_at_once(scenario, tmp_pa
 
 
 @pytest.mark.flower
-def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
+def test_in_process_study_writes_its_evidence(scenario, tmp_path, cache):
     """Two seeds: JSON with a row per seed and scorer or arm, a page, a picture; no second run."""
 
     def configure(seed: int) -> RunConfig:
@@ -452,7 +452,7 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
 
     out = tmp_path / "evidence"
     planned = Plan(title="toy", seeds=(0, 1), splits={"toy split": configure}, about={})
-    result = study(planned, folder=out, command="study toy", workshop=workshop).to_json()
+    result = run_study(planned, folder=out, command="study toy", cache=cache).to_json()
     assert {path.name for path in out.iterdir()} == {"toy.json", "toy.md", "toy.svg"}
     assert json.loads((out / "toy.json").read_text()) == json.loads(json.dumps(result))
     arms = [(row["seed"], row["arm"]) for row in result["rows"] if row["arm"]]
@@ -469,17 +469,17 @@ def test_in_process_study_writes_its_evidence(scenario, tmp_path, workshop):
     assert "`perplexity`" in page
     assert "| keep_all |" in page
     before = (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns
-    study(planned, folder=out, command="study toy", workshop=workshop)
+    run_study(planned, folder=out, command="study toy", cache=cache)
     assert (tmp_path / "runs" / "study-0" / "manifest.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.flower  # long
-def test_left_out_is_the_auroc_of_a_kind_that_the_fit_never_saw(scenario, tmp_path, workshop):
+def test_left_out_is_the_auroc_of_a_kind_that_the_fit_never_saw(scenario, tmp_path, cache):
     """Pair by pair, fitted on rows without the kind; another run's folder is refused."""
     own = [f"run.output={tmp_path}", "run.name=left", "run.trajectory=none", "training.rounds=1"]
     own += ['study.arms=["curated"]', "training.steps=1"]
     config = load_scenario(scenario, own)
-    folder = simulate(config, workshop=workshop)
+    folder = simulate(config, cache=cache)
     state = wire.restore((folder / "state" / "state.safetensors").read_bytes(), RunState)
     rows = [i for i, kind in enumerate(state.kinds) if kind != "swap"]
     table = state.tables[0]
@@ -501,7 +501,7 @@ def test_left_out_is_the_auroc_of_a_kind_that_the_fit_never_saw(scenario, tmp_pa
         for name, score in zip(signals.ids, scorer.score((signals,), fitted), strict=True):
             (good if truth[name] == "clean" else bad).append(score)
     won = [(one > other) + (one == other) / 2 for one in good for other in bad]
-    assert left_out(config) == {"swap": pytest.approx(sum(won) / len(won))}
+    assert aurocs_on_unforeseen(config) == {"swap": pytest.approx(sum(won) / len(won))}
     plain = load_scenario(scenario, (*own, "scorer.name=perplexity"))
     with pytest.raises(OutputError, match="finished run of these settings"):
-        left_out(plain)
+        aurocs_on_unforeseen(plain)

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.site import Site
 from fedwinnow.curation.config.identity import sites_folder
 from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.server.run.driver import drive
-from fedwinnow.server.run.fold import init
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.fold import initial_state
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.transport.interface import Delivery
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.runtimes.in_process import InProcess
@@ -49,14 +49,14 @@ class Away:
 def test_returning_silo_takes_part_again(tmp_path, phases, made_up):
     """Away until the score or until training: it makes up, then scores, keeps and trains."""
     config = load_scenario(write_toy_scenario(tmp_path), ["scorer.name=tracin"])
-    store = Store.open(config, resume=False)
-    shared = Workshop()
+    store = RunFolder.open(config, resume=False)
+    shared = ProcessCache()
     sites = {
-        one.site.name: Site(config=one, workshop=shared)
+        one.site.name: Site(config=one, cache=shared)
         for one in site_configs(config, str(sites_folder(config)))
     }
     transport = Away(inner=InProcess(sites=sites), site="south", phases=phases)
-    end = drive(init(config, "returning"), transport, store=store)
+    end = drive(initial_state(config, "returning"), transport, store=store)
     assert transport.made_up == made_up
     for record in end.records:
         assert ("south" in record.missing) == (record.phase in phases)

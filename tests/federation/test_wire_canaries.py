@@ -25,13 +25,13 @@ from planted import (
 )
 
 from fedwinnow.client.boundary import ledger
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_run, load_site
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import CurationError
 from fedwinnow.curation.protocol import wire
@@ -101,8 +101,8 @@ def test_wire_every_reply_that_left_stands_in_its_ledger(federation):
     entered = []
     for site, boundary in federation.ear.boundaries.items():
         folder = Path(boundary.site.config.work)
-        assert ledger.verify(folder) == []
-        entered += [entry["sha256"] for _, entry in ledger.read(folder)]
+        assert ledger.verify_chain(folder) == []
+        entered += [entry["sha256"] for _, entry in ledger.read_chain(folder)]
         assert federation.ear.envelopes.ledgers[site] == boundary.ledger.head
     left = Counter(hashlib.sha256(plain).hexdigest() for plain in federation.ear.plain)
     assert left <= Counter(entered)
@@ -112,7 +112,7 @@ def test_wire_adapter_that_is_passed_on_stands_so_in_the_ledger(federation):
     """The last warm-up adapter, which reviews, and those that members judge; no other line."""
     places, found = {("warm_up", 1), ("train", 1), ("train", 2)}, set()
     for boundary in federation.ear.boundaries.values():
-        lines = [entry for _, entry in ledger.read(Path(boundary.site.config.work))]
+        lines = [entry for _, entry in ledger.read_chain(Path(boundary.site.config.work))]
         marked = [line for line in lines if "passed_on" in line]
         assert {line["kind"] for line in marked} == {"TrainedAdapter"}
         assert {line["passed_on"] for line in marked} == {"members"}
@@ -255,13 +255,13 @@ def test_wire_of_a_leaking_site_is_caught(federation, monkeypatch):
     boundary = federation.ear.boundaries["north"]
     ear = Wire(boundaries={"north": boundary}, envelopes=federation.ear.envelopes)
     (request,) = {id(r): r for r in federation.ear.asked if isinstance(r, ScoreRequest)}.values()
-    work = boundary.site.work(request.header.run)
+    work = boundary.site.run_of(request.header.run)
     (stored,) = work.folder.glob("replies/score-*")
     honest, score = stored.read_bytes(), answers._ANSWERS[ScoreRequest]
 
-    def leaking(work: Work, request: ScoreRequest) -> Reply:
-        reply = score(work, request)
-        _, _, scores = tables.read_scores(work.folder / "scores.parquet", work.terms.scorer.name)
+    def leaking(run: SiteRun, request: ScoreRequest) -> Reply:
+        reply = score(run, request)
+        _, _, scores = tables.read_scores(run.folder / "scores.parquet", run.terms.scorer.name)
         return replace(reply, forecast={f"{i}": float(s) for i, s in enumerate(scores)})
 
     monkeypatch.setitem(answers._ANSWERS, ScoreRequest, leaking)
@@ -293,8 +293,8 @@ def refused(federation: Federation, ear: Wire) -> list[Refusal]:
         SelectRequest(header=header("select"), threshold=0.123456),
         ScoreRequest(header=header("score", "stranger"), tables=(), kinds=(), parents=()),
         ScoreRequest(header=header("score"), tables=(), kinds=(), parents=()),
-        JoinRequest(header=header("join", "second"), terms=canonical(arms)),
-        JoinRequest(header=header("join", "../../third"), terms=canonical(config.terms())),
+        JoinRequest(header=header("join", "second"), terms=canonical_json(arms)),
+        JoinRequest(header=header("join", "../../third"), terms=canonical_json(config.terms())),
         JoinRequest(header=header("join", "fourth"), terms="{"),
         TrainRequest(header=header("train", arm="curated", round=99), adapter=adapter,
                      step_offset=0, total_steps=4, sites=SITES),
@@ -321,7 +321,7 @@ def test_wire_failures_hold_nothing_planted(federation, monkeypatch):
     )
     own = load_site(federation.folder / "north" / "site.toml")
     site = replace(own.site, data=str(broken))
-    terms = canonical(federation.config.terms())
+    terms = canonical_json(federation.config.terms())
 
     def failing(*_: object) -> Reply:
         raise ValueError(canary)
@@ -329,7 +329,7 @@ def test_wire_failures_hold_nothing_planted(federation, monkeypatch):
     envelopes = federation.ear.envelopes
     key = federation.ear.boundaries["north"].key
     for work, changes in (("w1", {"site": site}), ("w2", {})):
-        boundary = Boundary.open(replace(own, work=str(federation.folder / work), **changes))
+        boundary = GuardedSite.open(replace(own, work=str(federation.folder / work), **changes))
         assert boundary.key == key
         ear = Wire(boundaries={"north": boundary}, envelopes=envelopes)
         monkeypatch.setitem(answers._ANSWERS, JoinRequest, failing)

@@ -139,7 +139,7 @@ def test_client_app_is_the_site_of_its_partition(tmp_path):
     assert rim.site_of(context({"partition-id": 1}, run)) is first
     other = rim.site_of(context({"partition-id": 0}, run))
     assert other.name == "law"
-    assert other.workshop is first.workshop
+    assert other.cache is first.cache
 
 
 def test_client_app_refuses_a_partition_without_a_site(tmp_path):

@@ -9,8 +9,8 @@ from flwr.clientapp import ClientApp
 
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import encrypt, sign, verified
-from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
+from fedwinnow.curation.protocol.envelope import encrypt, sign, verify
+from fedwinnow.curation.protocol.flower_records import envelope_records, read_envelope
 from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.server.transport.codec import EnvelopeCodec
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
@@ -43,8 +43,8 @@ class Node:
                 raise failure
             content = RecordDict({"shim": ConfigRecord({"error": failure})})
             return Message(content, reply_to=message)
-        envelope = envelope_in(message.content)
-        stamp = verified(envelope, COORDINATOR.public)
+        envelope = read_envelope(message.content)
+        stamp = verify(envelope, COORDINATOR.public)
         self.stamps.append(stamp)
         request = wire.decode(envelope.payload)
         self.seen.append(request)

@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.server.transport.flower_grid import GridTransport, reachable
+from fedwinnow.server.transport.flower_grid import GridTransport, wait_for_nodes
 
 
 def adapter() -> Adapter:
@@ -175,8 +175,10 @@ def test_grid_transport_finds_the_sites_of_a_resumed_run(make_grid):
 def test_reachable_does_not_wait_for_ever(make_grid):
     """Too few nodes are an error that says what to start."""
     with pytest.raises(TransportError, match="num-supernodes=3"):
-        reachable(make_grid({1: client("law")}), expected=3, patience=0.2)
-    assert reachable(make_grid({5: client("a"), 2: client("b")}), expected=2, patience=0.2) == (
+        wait_for_nodes(make_grid({1: client("law")}), expected=3, patience=0.2)
+    assert wait_for_nodes(
+        make_grid({5: client("a"), 2: client("b")}), expected=2, patience=0.2
+    ) == (
         2,
         5,
     )

@@ -8,10 +8,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from toy_deployment_files import write_toy_deployment
 
-from fedwinnow.client.boundary.guarded_site import Boundary
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.boundary.guarded_site import GuardedSite
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.load_files import load_run, load_scenario, load_site
-from fedwinnow.curation.protocol.flower_records import envelope_in, envelope_records
+from fedwinnow.curation.protocol.flower_records import envelope_records, read_envelope
 from fedwinnow.server import app as server
 from fedwinnow.simulations.runtimes.in_process import simulate
 
@@ -24,13 +24,13 @@ def deployment(tmp_path):
     return write_toy_deployment(tmp_path)
 
 
-def node(boundary: Boundary) -> ClientApp:
+def node(boundary: GuardedSite) -> ClientApp:
     """A node whose shim reaches its agent in this process."""
     app = ClientApp()
 
     @app.query("curation")
     def curation(message, context):  # noqa: ARG001 - Flower's signature
-        answer = answer_envelope(envelope_in(message.content), boundary)
+        answer = answer_envelope(read_envelope(message.content), boundary)
         return Message(envelope_records(answer), reply_to=message)
 
     @app.query("identity")
@@ -45,10 +45,10 @@ def test_server_app_of_a_encrypted_run_ends_with_the_adapter_of_the_run_in_proce
     deployment, make_grid
 ):
     """Signatures, policies, ledgers and encryption change no number; no plain message is sent."""
-    config, shared = load_run(deployment), Workshop()
+    config, shared = load_run(deployment), ProcessCache()
     names = [member.name for member in config.members]
     boundaries = [
-        Boundary.open(load_site(deployment.parent / name / "site.toml"), workshop=shared)
+        GuardedSite.open(load_site(deployment.parent / name / "site.toml"), cache=shared)
         for name in names
     ]
     grid = make_grid({30 - i: node(boundary) for i, boundary in enumerate(boundaries)})

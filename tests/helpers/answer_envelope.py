@@ -2,12 +2,12 @@
 
 import hashlib
 
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.curation.errors import UnauthorisedError
 from fedwinnow.curation.protocol.envelope import Envelope
 
 
-def answer_envelope(envelope: Envelope, boundary: Boundary) -> Envelope:
+def answer_envelope(envelope: Envelope, boundary: GuardedSite) -> Envelope:
     """Admit and answer a whole envelope, as the agent does in a stream.
 
     Raises:

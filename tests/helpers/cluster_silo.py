@@ -6,7 +6,7 @@ import numpy as np
 
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import parse
@@ -59,12 +59,12 @@ def silo(folder, losses, scores, *, site="north", terms=None, policy=None, **sec
         policy=policy or PolicySection(),
     )
     terms = terms or terms_of()
-    work = Work(
+    work = SiteRun(
         config=config, terms=terms, folder=folder, plugins=RunPlugins.of(terms),
-        pool=SimpleNamespace(samples=()), model=None, workshop=None,
+        data=SimpleNamespace(samples=()), model=None, cache=None,
     )  # fmt: skip
     tables.write_scores(folder / "scores.parquet", private[-1], {"perplexity": scores}, EDGES)
-    cluster.prepare(work, public(), private)
+    cluster.write_trajectories(work, public(), private)
     return work
 
 

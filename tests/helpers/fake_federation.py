@@ -19,7 +19,7 @@ from fedwinnow.curation.config.training import (
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.interface import Delivery
 
@@ -232,7 +232,7 @@ def replies_to(request: m.Request, sites: FakeSites | None = None) -> dict[str, 
 
 def run_until(config: RunConfig, phase: str, sites: FakeSites | None = None) -> RunState:
     """The state whose next request is of this phase (the first one of it)."""
-    return _fold(init(config, "fake-run"), phase, sites)
+    return _fold(initial_state(config, "fake-run"), phase, sites)
 
 
 @cache
@@ -241,7 +241,9 @@ def at(phase: str) -> RunState:
     if phase == "cluster":  # only runs with clusters have it
         return run_until(with_clusters(), phase)
     earlier = PHASES[: PHASES.index(phase)]
-    return _fold(at(earlier[-1]) if earlier else init(make_config(), "fake-run"), phase, None)
+    return _fold(
+        at(earlier[-1]) if earlier else initial_state(make_config(), "fake-run"), phase, None
+    )
 
 
 def _fold(state: RunState, phase: str, sites: FakeSites | None) -> RunState:

@@ -11,15 +11,15 @@ from needles import Needles
 from toy_deployment_files import write_toy_deployment
 from transformers import AutoTokenizer
 
-from fedwinnow.client.agent.frames import words
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.agent.frames import write_stamp_frame
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.client.data.samples import open_samples
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_site
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.strict_toml import load, to_toml
+from fedwinnow.curation.config.strict_toml import load_toml, to_toml
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.envelope import decrypt
 from fedwinnow.curation.protocol.messages import (
@@ -27,7 +27,7 @@ from fedwinnow.curation.protocol.messages import (
     Request,
 )
 from fedwinnow.server.run.driver import drive
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 from fedwinnow.server.transport.interface import Delivery
@@ -43,7 +43,7 @@ ROUGH = {"length", "has_end"}
 class Wire:
     """Site boundaries in this process, and every byte that leaves one."""
 
-    boundaries: dict[str, Boundary]
+    boundaries: dict[str, GuardedSite]
     envelopes: CoordinatorEnvelopes
     plain: list[bytes] = field(default_factory=list)
     """Replies before they are encrypted."""
@@ -60,7 +60,7 @@ class Wire:
         back = answer_envelope(sent, self.boundaries[site])
         plain = decrypt(back.payload, self.envelopes.key)
         self.plain.append(plain)
-        frame = words(back.stamp, back.signature, len(back.payload))
+        frame = write_stamp_frame(back.stamp, back.signature, len(back.payload))
         self.encrypted += [back.payload, back.stamp, back.signature, frame]
         return self.envelopes.reply(back, self.envelopes.sent(sent))
 
@@ -96,7 +96,7 @@ def plant(folder: Path) -> Path:
     """
     run = write_toy_deployment(folder, samples=20)
     write_tiny_model(folder / "teacher", seed=1)
-    plain = load(run, RunConfig, SETTINGS)
+    plain = load_toml(run, RunConfig, SETTINGS)
     run.write_text(to_toml(plain))
     for site in SITES:
         own = folder / site / "site.toml"
@@ -121,9 +121,9 @@ def plant(folder: Path) -> Path:
 def open_wire(folder: Path, config: RunConfig) -> Wire:
     """The federation, ready to be asked."""
     told: list[str] = []
-    workshop = Workshop(progress=lambda what, done, total: told.append(f"{what} {done}/{total}"))
+    cache = ProcessCache(progress=lambda what, done, total: told.append(f"{what} {done}/{total}"))
     boundaries = {
-        site: Boundary.open(load_site(folder / site / "site.toml"), workshop=workshop)
+        site: GuardedSite.open(load_site(folder / site / "site.toml"), cache=cache)
         for site in SITES
     }
     envelopes = CoordinatorEnvelopes.open(config, Path(config.run.output) / config.run.name)
@@ -132,7 +132,7 @@ def open_wire(folder: Path, config: RunConfig) -> Wire:
 
 def run_over(ear: Wire, config: RunConfig) -> RunState:
     """A whole run through the boundaries."""
-    store = Store.open(config, resume=True)
+    store = RunFolder.open(config, resume=True)
     return drive(store.begin(config, run_id(config)), ear, store=store)
 
 

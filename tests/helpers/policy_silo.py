@@ -8,12 +8,12 @@ import torch
 
 from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
-from fedwinnow.client.boundary.released_datasets import KnownData
+from fedwinnow.client.boundary.released_datasets import ReleasedDatasets
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.site_run import Work
+from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
-from fedwinnow.curation.config.strict_toml import canonical, parse
+from fedwinnow.curation.config.strict_toml import canonical_json, parse
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, Selection
 from fedwinnow.curation.errors import PluginError, RefusalError
 from fedwinnow.curation.protocol import messages as m
@@ -56,7 +56,7 @@ class Silo:
     def enact(self, **section):
         """Write the policy anew, as after a restart of the agent."""
         made = PolicySection(**OPEN | section)
-        known = KnownData(folder=self.folder / "datasets", min_change=made.min_change)
+        known = ReleasedDatasets(folder=self.folder / "datasets", min_change=made.min_change)
         self.policy = Policy(section=made, known=known)
 
     def work(self, name="run", /, ids=range(40), held=(), anchors="public", **terms):
@@ -71,9 +71,9 @@ class Silo:
         )
         site = SiteSection(name="law", data="d", round_counts_to=self.rounds_to)
         agreed = terms_of(**terms)
-        return Work(
-            config=SiteConfig(site=site), terms=agreed, folder=folder, pool=pool,
-            model=None, workshop=None, plugins=made_of(agreed),
+        return SiteRun(
+            config=SiteConfig(site=site), terms=agreed, folder=folder, data=pool,
+            model=None, cache=None, plugins=made_of(agreed),
         )  # fmt: skip
 
     def ask(self, request, work=None, digest=""):
@@ -86,7 +86,7 @@ class Silo:
         reply = self.policy.release(reply, work, self.ledger)
         entry = Entry.of(
             reply, wire.encode(reply), request=digest_of(request), recipient="f",
-            data=self.policy.known.identify(work), anchors=work.pool.anchors_hash,
+            data=self.policy.known.identify(work), anchors=work.data.anchors_hash,
         )  # fmt: skip
         self.ledger.append(entry)
         return reply
@@ -121,7 +121,7 @@ def digest_of(request):
 
 def join(**changes):
     """A join request."""
-    return m.JoinRequest(header=head("join"), terms=canonical(terms_of(**changes)))
+    return m.JoinRequest(header=head("join"), terms=canonical_json(terms_of(**changes)))
 
 
 def train(number=1, phase="train", run="run", rank=4, **changes):
@@ -199,7 +199,7 @@ def refused(clause, call, *args):
 
 def write_kept(work, count):
     """A selection of the first ``count`` samples."""
-    ids = work.pool.samples.ids
+    ids = work.data.samples.ids
     passes = tuple(i < count for i in range(len(ids)))
     reasons = tuple("" if passed else "below" for passed in passes)
     chosen = Selection(ids=ids, kept=passes, reasons=reasons)

@@ -8,7 +8,7 @@ from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.rehearsal.toy_deployment import deployed, site_config
+from fedwinnow.simulations.rehearsal.toy_deployment import deployed_config, site_config
 
 
 def write_toy_deployment(folder: Path, *, samples: int = 12, seed: int = 0) -> Path:
@@ -33,7 +33,7 @@ def write_toy_deployment(folder: Path, *, samples: int = 12, seed: int = 0) -> P
         (own / "site.toml").write_text(to_toml(config), encoding="utf-8")
         public = site_key(Path(config.agent.key)).public
         members.append(MemberSection(name=site.name, key=public.text))
-    run = deployed(scenario, members, str(folder / "coordinator.key"))
+    run = deployed_config(scenario, members, str(folder / "coordinator.key"))
     path = folder / "run.toml"
     path.write_text(to_toml(run), encoding="utf-8")
     return path

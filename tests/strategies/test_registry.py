@@ -38,7 +38,7 @@ PROTOCOLS = {kind: getattr(interfaces, kind.capitalize()) for kind in registry.K
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_row_loads_and_satisfies_its_protocol(kind, name):
     """Every built-in is a factory of keyword-only settings whose product fits the Protocol."""
-    make = registry.factory(kind, name)
+    make = registry.plugin_factory(kind, name)
     kinds = {one.kind for one in inspect.signature(make).parameters.values()}
     assert kinds <= {inspect.Parameter.KEYWORD_ONLY}
     made = registry.build(kind, name, NEEDED.get((kind, name), {}))
@@ -48,7 +48,7 @@ def test_row_loads_and_satisfies_its_protocol(kind, name):
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_row_names_its_source_or_says_control(kind, name):
     """The module's head or the factory's docstring holds a link or the word control."""
-    make = registry.factory(kind, name)
+    make = registry.plugin_factory(kind, name)
     module = importlib.import_module(make.__module__)
     assert make.__doc__
     text = (module.__doc__ or "") + make.__doc__
@@ -59,8 +59,8 @@ def test_row_names_its_source_or_says_control(kind, name):
 def test_unknown_name_lists_the_choices(kind):
     """A typo is answered with every name of the kind."""
     with pytest.raises(PluginError) as caught:
-        registry.factory(kind, "no_such_thing")
-    for name in registry.names(kind):
+        registry.plugin_factory(kind, "no_such_thing")
+    for name in registry.plugin_names(kind):
         assert name in str(caught.value)
 
 
@@ -92,8 +92,8 @@ def entry(name, value="json:dumps"):
 def test_installed_plug_in_is_found_by_name(monkeypatch):
     """An entry point of an installed package stands beside the built-ins."""
     monkeypatch.setattr(registry, "entry_points", lambda **_: [entry("mine")])
-    assert "mine" in registry.names("scorer")
-    assert registry.factory("scorer", "mine").__name__ == "dumps"
+    assert "mine" in registry.plugin_names("scorer")
+    assert registry.plugin_factory("scorer", "mine").__name__ == "dumps"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_name_taken_twice_is_refused(monkeypatch, points):
     """A clash with a built-in or between two packages is an error that names both."""
     monkeypatch.setattr(registry, "entry_points", lambda **_: points)
     with pytest.raises(PluginError, match=r"claimed twice: by .* and by json"):
-        registry.names("scorer")
+        registry.plugin_names("scorer")
 
 
 def test_broken_plug_in_is_named(monkeypatch):
@@ -112,13 +112,13 @@ def test_broken_plug_in_is_named(monkeypatch):
         registry, "entry_points", lambda **_: [entry("mine", "no_such_package:mine")]
     )
     with pytest.raises(PluginError, match=r"'mine'.*no_such_package.*reinstall"):
-        registry.factory("scorer", "mine")
+        registry.plugin_factory("scorer", "mine")
 
 
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_every_setting_of_a_built_in_is_typed(kind, name):
     """Each has an annotation that is checked: an object of no type at all is refused by name."""
-    make = registry.factory(kind, name)
+    make = registry.plugin_factory(kind, name)
     for key in signature(make).parameters:
         settings = NEEDED.get((kind, name), {}) | {key: object()}
         with pytest.raises(PluginError, match=rf"{kind} '{name}': setting '{key}': expected .*got"):
@@ -128,7 +128,7 @@ def test_every_setting_of_a_built_in_is_typed(kind, name):
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_numbers_that_are_none_are_refused_or_documented(kind, name):
     """A NaN is no number, in any setting; an infinity is refused unless the docstring allows it."""
-    make = registry.factory(kind, name)
+    make = registry.plugin_factory(kind, name)
     floats = [key for key, one in signature(make).parameters.items() if one.annotation is float]
     said = arguments(inspect.getdoc(make) or "")
     for key in floats:

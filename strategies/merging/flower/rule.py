@@ -41,7 +41,7 @@ from fedwinnow.curation.errors import (
     PluginError,
     RunError,
 )
-from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
+from fedwinnow.curation.protocol.flower_records import array_record, read_arrays
 from fedwinnow.strategies.interfaces.merging import Memory, Merged, Merging
 from fedwinnow.strategies.merging.flower.ranges import check_ranges, check_sites, fewest_sites
 from fedwinnow.strategies.merging.flower.state import ROUNDS, Arrays, restore, state_of
@@ -136,14 +136,14 @@ class FlowerRule:
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
         """Merge as in a first round."""
-        return self.remember(adapters, weights, previous, {})[0]
+        return self.merge_with_state(adapters, weights, previous, {})[0]
 
     def make(self) -> Any:  # noqa: ANN401 - attributes of strategies share no type
         """A fresh strategy that sends no message of its own."""
         with _quiet():
             return self.strategy(**{**SILENT, **self.settings})
 
-    def remember(
+    def merge_with_state(
         self,
         adapters: Mapping[str, Adapter],
         weights: Mapping[str, float],
@@ -159,7 +159,7 @@ class FlowerRule:
             RunError: the strategy gives nothing for these sites, or refuses them.
         """
         checks.check_compatible(adapters, previous)
-        shares = checks.shares(adapters, weights)
+        shares = checks.normalise_weights(adapters, weights)
         check_sites(self.name, self.settings, len(shares))
         for site in shares:
             _check_ranks(self.name, site, adapters[site], previous)
@@ -209,7 +209,7 @@ class FlowerRule:
                 "more of them (Bulyan: 4 × num_malicious_nodes + 3), or another rule"
             )
             raise RunError(message)
-        return arrays_in(arrays)
+        return read_arrays(arrays)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +244,7 @@ def _record(adapter: Adapter, previous: Adapter) -> ArrayRecord:
         scale = adapter.scales[module] / previous.scales[module]
         arrays[f"{module}.lora_A"] = adapter.a[module].to(torch.float64).numpy()
         arrays[f"{module}.lora_B"] = (scale * adapter.b[module].to(torch.float64)).numpy()
-    return record_of(arrays)
+    return array_record(arrays)
 
 
 def _adapter_of(arrays: Arrays, previous: Adapter) -> Adapter:
@@ -263,7 +263,7 @@ def _report(
     error = target = 0.0
     for module in merged.modules:
         wanted = maths.target(adapters, shares, module)
-        error += maths.norm(maths.total([wanted, maths.delta(merged, module, -1.0)])) ** 2
+        error += maths.norm(maths.sum_products([wanted, maths.delta(merged, module, -1.0)])) ** 2
         target += maths.norm(wanted) ** 2
     report = {
         "rank": float(max(factor.shape[0] for factor in merged.a.values())),

@@ -18,20 +18,28 @@ import pytest
 from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.client.agent import listener
-from fedwinnow.client.agent.frames import CHUNK, HANDLE, OPTIONS, STATUS, TOKEN, address, words
+from fedwinnow.client.agent.frames import (
+    CHUNK,
+    HANDLE,
+    OPTIONS,
+    STATUS,
+    TOKEN,
+    socket_address,
+    write_stamp_frame,
+)
 from fedwinnow.client.agent.grpc_service import Activity, Agent
-from fedwinnow.client.agent.relay import agent_status, carry
+from fedwinnow.client.agent.relay import agent_status, relay_envelope
 from fedwinnow.client.boundary import ledger
-from fedwinnow.client.boundary.guarded_site import Boundary
+from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.client.phases import table
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.site import AgentSection, SiteConfig
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.errors import ConfigError, OutputError, TransportError
 from fedwinnow.curation.protocol import messages, wire
-from fedwinnow.curation.protocol.envelope import Envelope, Stamp, decrypt, sign, verified
+from fedwinnow.curation.protocol.envelope import Envelope, Stamp, decrypt, sign, verify
 from fedwinnow.curation.protocol.keys import PrivateKey
 
 LONGEST = 30.0
@@ -56,13 +64,13 @@ class Silo:
     config: SiteConfig
     run: RunConfig
     coordinator: PrivateKey
-    workshop: Workshop
+    cache: ProcessCache
     agent: Agent | None = None
     sequence: int = 0
 
     def start(self, **words) -> Agent:
         """An agent over whatever is on the disk."""
-        boundary = Boundary.open(self.config, workshop=self.workshop)
+        boundary = GuardedSite.open(self.config, cache=self.cache)
         self.agent = Agent(boundary=boundary, section=self.config.agent, **words)
         self.agent.start()
         return self.agent
@@ -88,21 +96,21 @@ class Silo:
     def join(self) -> messages.JoinRequest:
         """The first question of a run."""
         header = messages.Header(run="r", phase="join")
-        return messages.JoinRequest(header=header, terms=canonical(self.run.terms()))
+        return messages.JoinRequest(header=header, terms=canonical_json(self.run.terms()))
 
     def carry(self, envelope: Envelope, timeout: float = LONGEST) -> Envelope:
         """Through the shim."""
         section = self.config.agent
-        return carry(envelope, section.socket, section.token, timeout=timeout)
+        return relay_envelope(envelope, section.socket, section.token, timeout=timeout)
 
     def opened(self, reply: Envelope) -> messages.Reply:
         """What the coordinator reads."""
-        verified(reply, self.agent.boundary.key.public)
+        verify(reply, self.agent.boundary.key.public)
         return wire.decode(decrypt(reply.payload, self.coordinator))
 
     def entries(self) -> list[dict]:
         """What left."""
-        return [line for _, line in ledger.read(Path(self.config.work))]
+        return [line for _, line in ledger.read_chain(Path(self.config.work))]
 
     def last(self) -> int:
         """The sequence number on the disk."""
@@ -124,13 +132,13 @@ def deployment() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
+def cache() -> ProcessCache:
     """The model, loaded once."""
-    return Workshop()
+    return ProcessCache()
 
 
 @pytest.fixture
-def silo(deployment, workshop) -> Iterator[Silo]:
+def silo(deployment, cache) -> Iterator[Silo]:
     """The north silo with a work folder and a socket of its own; no agent yet."""
     own = Path(tempfile.mkdtemp(prefix="s-", dir=deployment))
     config = load_site(deployment / "north" / "site.toml")
@@ -139,7 +147,7 @@ def silo(deployment, workshop) -> Iterator[Silo]:
         config=replace(config, agent=section, work=str(own / "work")),
         run=load_run(deployment / "run.toml"),
         coordinator=PrivateKey.load(deployment / "coordinator.key"),
-        workshop=workshop,
+        cache=cache,
     )
     yield made
     made.stop()
@@ -148,13 +156,13 @@ def silo(deployment, workshop) -> Iterator[Silo]:
 @pytest.fixture
 def asked(monkeypatch) -> list[str]:
     """Phases that the boundary was let to answer."""
-    seen, honest = [], Boundary.answer
+    seen, honest = [], GuardedSite.answer
 
     def counted(self, stamp, payload):
         seen.append(stamp.phase)
         return honest(self, stamp, payload)
 
-    monkeypatch.setattr(Boundary, "answer", counted)
+    monkeypatch.setattr(GuardedSite, "answer", counted)
     return seen
 
 
@@ -162,7 +170,9 @@ def spoken(silo: Silo, frames, *, shows=lambda token: token, method: str = HANDL
     """Status code and details for frames as they are; None and all bytes where it answers."""
     shown = shows(silo.agent._token)
     metadata = () if shown is None else ((TOKEN, shown),)
-    with grpc.insecure_channel(address(silo.config.agent.socket), options=OPTIONS) as channel:
+    with grpc.insecure_channel(
+        socket_address(silo.config.agent.socket), options=OPTIONS
+    ) as channel:
         call = channel.stream_stream(method)(iter(frames), timeout=LONGEST, metadata=metadata)
         try:
             return None, b"".join(call)
@@ -174,7 +184,7 @@ def framed(envelope: Envelope, size: int | None = None, **parts: bytes) -> list[
     """Frames of a request, some of them not as they should be."""
     made = replace(envelope, **parts)
     announced = len(made.payload) if size is None else size
-    return [words(made.stamp, made.signature, announced), made.payload]
+    return [write_stamp_frame(made.stamp, made.signature, announced), made.payload]
 
 
 def test_agent_answers_the_coordinator(silo, asked):
@@ -292,7 +302,9 @@ def test_agent_computes_nothing_for_a_caller_that_breaks_off(silo, asked):
         sent.wait(LONGEST)
 
     metadata = ((TOKEN, silo.agent._token),)
-    with grpc.insecure_channel(address(silo.config.agent.socket), options=OPTIONS) as channel:
+    with grpc.insecure_channel(
+        socket_address(silo.config.agent.socket), options=OPTIONS
+    ) as channel:
         call = channel.stream_stream(HANDLE)(half(), timeout=LONGEST, metadata=metadata)
         assert begun.wait(LONGEST)
         until(lambda: silo.last() == 1)
@@ -367,7 +379,9 @@ def test_agent_goes_on_for_a_caller_that_vanished(silo, monkeypatch):
     silo.start()
     first = silo.ask(silo.join)
     metadata = ((TOKEN, silo.agent._token),)
-    with grpc.insecure_channel(address(silo.config.agent.socket), options=OPTIONS) as channel:
+    with grpc.insecure_channel(
+        socket_address(silo.config.agent.socket), options=OPTIONS
+    ) as channel:
         call = channel.stream_stream(HANDLE)(iter(framed(first)), metadata=metadata)
         assert began.wait(LONGEST)
         call.cancel()
@@ -387,7 +401,7 @@ def test_agent_goes_on_for_a_caller_that_vanished(silo, monkeypatch):
 def test_agent_computes_one_at_a_time_and_says_so(silo, monkeypatch):
     """Requests queue in order of arrival; status names what is computed and how many wait."""
     gates = {number: threading.Event() for number in (1, 2, 3)}
-    at_work, most, order, honest = [], [], [], Boundary.answer
+    at_work, most, order, honest = [], [], [], GuardedSite.answer
 
     def slow(self, stamp: Stamp, payload: bytes) -> Envelope:
         at_work.append(stamp.sequence)
@@ -396,7 +410,7 @@ def test_agent_computes_one_at_a_time_and_says_so(silo, monkeypatch):
         order.append(at_work.pop())
         return honest(self, stamp, payload)
 
-    monkeypatch.setattr(Boundary, "answer", slow)
+    monkeypatch.setattr(GuardedSite, "answer", slow)
     silo.start()
     idle = silo.status()
     assert (idle["site"], idle["state"], idle["waiting"]) == ("north", "idle", 0)
@@ -438,12 +452,12 @@ def test_agent_streams_payloads_larger_than_any_frame(silo, monkeypatch):
     came, long = [], "x" * (6 * CHUNK)
     reply = messages.Refusal(header=CLOSE.header, site="north", clause="long", reason=long)
 
-    def taken(_: Boundary, stamp: Stamp, payload: bytes) -> messages.Request:
+    def taken(_: GuardedSite, stamp: Stamp, payload: bytes) -> messages.Request:
         came.append((hashlib.sha256(payload).hexdigest(), stamp.digest))
         return CLOSE
 
-    monkeypatch.setattr(Boundary, "_request", taken)
-    monkeypatch.setattr(Boundary, "_decide", lambda self, request, digest: reply)
+    monkeypatch.setattr(GuardedSite, "_request", taken)
+    monkeypatch.setattr(GuardedSite, "_decide", lambda self, request, digest: reply)
     silo.start()
     payload = os.urandom(9 * CHUNK + 7)
     assert dict(OPTIONS)["grpc.max_receive_message_length"] < len(long) < len(payload)
@@ -511,7 +525,7 @@ def test_listening_leaves_a_folder_alone_that_others_use(section, mode):
     (folder / "other").touch()
     folder.chmod(mode)
     with pytest.raises(ConfigError, match="in a folder of its own"):
-        listener.prepare(section)
+        listener.prepare_folder(section)
     assert stat.S_IMODE(folder.stat().st_mode) == mode
     assert [entry.name for entry in folder.iterdir()] == ["other"]
 
@@ -520,11 +534,11 @@ def test_listening_takes_a_folder_of_its_own(section):
     """A folder that only the agent enters may hold more; an open one that is empty is closed."""
     folder = folder_of(section)
     folder.chmod(0o777)
-    token = listener.prepare(section)
+    token = listener.prepare_folder(section)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o750
     (folder / "other").touch()
     folder.chmod(0o700)
-    assert listener.prepare(section) == token
+    assert listener.prepare_folder(section) == token
 
 
 @pytest.mark.parametrize("text", ["", "short", "x" * 31, "x" * 20 + "\n" + "x" * 20, "é" * 40])
@@ -533,7 +547,7 @@ def test_listening_takes_no_token_that_is_no_secret(section, text):
     file = folder_of(section) / "token"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"at least 32 printable") as caught:
-        listener.prepare(section)
+        listener.prepare_folder(section)
     assert not text or text not in str(caught.value)
     assert file.read_text(encoding="utf-8") == text
 
@@ -542,8 +556,8 @@ def test_listening_makes_a_token_nobody_guesses(section):
     """Each folder gets another token of 256 bits, and keeps it."""
     tokens = set()
     for _ in range(4):
-        tokens.add(listener.prepare(section))
-        assert listener.prepare(section) in tokens
+        tokens.add(listener.prepare_folder(section))
+        assert listener.prepare_folder(section) in tokens
         Path(section.token).unlink()
     assert len(tokens) == 4
     assert all(len(token) == 43 for token in tokens)
@@ -551,24 +565,24 @@ def test_listening_makes_a_token_nobody_guesses(section):
 
 def test_listening_replaces_a_socket_that_nobody_answers(section):
     """A stale socket goes; the token beside it stays."""
-    token, path = listener.prepare(section), Path(section.socket)
+    token, path = listener.prepare_folder(section), Path(section.socket)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(section.socket)
     assert path.exists()
-    assert listener.prepare(section) == token
+    assert listener.prepare_folder(section) == token
     assert not path.exists()
 
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_listening_ends_no_living_agents_socket(section, busy):
     """Somebody listens there, or listens but has no time to accept: refused, and it stays."""
-    listener.prepare(section)
+    listener.prepare_folder(section)
     with socket.socket(socket.AF_UNIX) as alive:
         alive.bind(section.socket)
         alive.listen(0)
         callers = crowd(section.socket) if busy else []
         with pytest.raises(OutputError, match="another agent answers there"):
-            listener.prepare(section)
+            listener.prepare_folder(section)
         assert stat.S_ISSOCK(Path(section.socket).stat().st_mode)
         for caller in callers:
             caller.close()
@@ -594,14 +608,14 @@ def test_listening_removes_nothing_that_is_no_socket(section, kind):
     path = folder_of(section) / "a"
     path.mkdir() if kind == "folder" else path.write_text("mine")
     with pytest.raises(OutputError, match="no socket stands there"):
-        listener.prepare(section)
+        listener.prepare_folder(section)
     assert path.is_dir() if kind == "folder" else path.read_text() == "mine"
 
 
 def test_listening_knows_its_group(section):
     """A group that does not exist is refused by name, before anything is made."""
     with pytest.raises(ConfigError, match=r"agent\.group 'no-such-group' does not exist"):
-        listener.prepare(replace(section, group="no-such-group"))
+        listener.prepare_folder(replace(section, group="no-such-group"))
     assert not Path(section.socket).parent.exists()
 
 

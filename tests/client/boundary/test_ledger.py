@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedwinnow.client.boundary import ledger_chain
 from fedwinnow.client.boundary.ledger import Entry, Ledger
-from fedwinnow.client.boundary.ledger_chain import file_of, read, verify
+from fedwinnow.client.boundary.ledger_chain import file_of, read_chain, verify_chain
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.header import Header
@@ -38,13 +38,13 @@ def filled(folder, number=4):
 def test_ledger_reads_back_what_was_entered(tmp_path):
     """Every line holds what left: kind, bytes, hash, recipient; nothing of the content."""
     heads = filled(tmp_path, 2)
-    lines = [tree for _, tree in read(tmp_path)]
+    lines = [tree for _, tree in read_chain(tmp_path)]
     reply = KeptReply(header=HEADER, site="law", kept={"curated": 1})
     assert lines[1]["size"] == len(wire.encode(reply))
     assert lines[1]["kind"] == "KeptReply"
     assert lines[1]["previous"] == lines[0]["hash"] == heads[0]
     assert lines[1]["epsilon"] is None
-    assert verify(tmp_path) == []
+    assert verify_chain(tmp_path) == []
     assert (file_of(tmp_path).stat().st_mode & 0o077) == 0
 
 
@@ -100,7 +100,7 @@ def test_ledger_shows_any_change(tmp_path, change):
     filled(tmp_path)
     lines = file_of(tmp_path).read_text().splitlines(keepends=True)
     file_of(tmp_path).write_text("".join(changes()[change](lines)))
-    assert verify(tmp_path) != []
+    assert verify_chain(tmp_path) != []
     with pytest.raises(OutputError, match="changed"):
         Ledger.open(tmp_path)
 
@@ -114,7 +114,7 @@ def test_ledger_shows_any_flipped_bit(tmp_path_factory, place, bit):
     data = bytearray(file_of(folder).read_bytes())
     data[place % len(data)] ^= 1 << bit
     file_of(folder).write_bytes(bytes(data))
-    assert verify(folder) != []
+    assert verify_chain(folder) != []
 
 
 def test_ledger_goes_on_after_a_crash_in_mid_line(tmp_path):
@@ -125,8 +125,8 @@ def test_ledger_goes_on_after_a_crash_in_mid_line(tmp_path):
     ledger = Ledger.open(tmp_path)
     ledger.append(entry())
     ledger.close()
-    assert verify(tmp_path) == []
-    assert len(list(read(tmp_path))) == 4
+    assert verify_chain(tmp_path) == []
+    assert len(list(read_chain(tmp_path))) == 4
     assert (tmp_path / "egress.torn").read_bytes().startswith(b'{"time"')
 
 
@@ -149,13 +149,13 @@ def test_ledger_shows_a_head_that_was_changed_or_deleted(tmp_path):
     head = ledger_chain.head_of(tmp_path)
     told = head.read_bytes()
     head.unlink()
-    assert "missing" in verify(tmp_path)[0]
+    assert "missing" in verify_chain(tmp_path)[0]
     head.write_text("?")
-    assert "changed" in verify(tmp_path)[0]
+    assert "changed" in verify_chain(tmp_path)[0]
     head.write_bytes(told.replace(b'"lines": 1', b'"lines": 0'))
     file_of(tmp_path).write_bytes(b"")
     head.write_bytes(told)
-    assert verify(tmp_path) == ["1 lines are missing at the end"]
+    assert verify_chain(tmp_path) == ["1 lines are missing at the end"]
 
 
 def test_ledger_rolls_back_where_the_head_cannot_be_written(tmp_path, monkeypatch):
@@ -175,7 +175,7 @@ def test_ledger_rolls_back_where_the_head_cannot_be_written(tmp_path, monkeypatc
     assert len(ledger.released("KeptReply")) == 1
     ledger.append(entry())
     ledger.close()
-    assert verify(tmp_path) == []
+    assert verify_chain(tmp_path) == []
     Ledger.open(tmp_path).close()
 
 
@@ -183,7 +183,7 @@ def test_ledger_verifies_while_the_agent_writes(tmp_path, monkeypatch):
     """Lines that are added between the reading of the head and of the lines are no finding."""
     ledger = Ledger.open(tmp_path)
     ledger.append(entry())
-    plain = ledger_chain.read
+    plain = ledger_chain.read_chain
 
     def meanwhile(folder):
         yield from plain(folder)
@@ -195,8 +195,8 @@ def test_ledger_verifies_while_the_agent_writes(tmp_path, monkeypatch):
         yield from plain(folder)
 
     for reading in (meanwhile, before):
-        monkeypatch.setattr(ledger_chain, "read", reading)
-        assert verify(tmp_path) == []
+        monkeypatch.setattr(ledger_chain, "read_chain", reading)
+        assert verify_chain(tmp_path) == []
     ledger.close()
 
 
@@ -240,7 +240,7 @@ def test_ledger_enters_nothing_by_halves_on_a_full_disk(tmp_path, monkeypatch):
     assert file_of(tmp_path).read_bytes() == before
     ledger.append(entry())
     ledger.close()
-    assert verify(tmp_path) == []
+    assert verify_chain(tmp_path) == []
 
 
 def test_ledger_remembers_over_a_restart(tmp_path):
@@ -255,10 +255,10 @@ def test_ledger_remembers_over_a_restart(tmp_path):
 
 def test_empty_ledger_is_whole(tmp_path):
     """Edge: no file and an opened, unused ledger verify."""
-    assert verify(tmp_path) == []
+    assert verify_chain(tmp_path) == []
     ledger = Ledger.open(tmp_path)
-    assert verify(tmp_path) == []
+    assert verify_chain(tmp_path) == []
     receipt = Receipt(header=HEADER, site="law")
     ledger.append(Entry.of(receipt, wire.encode(receipt), request="q", recipient="f"))
     ledger.close()
-    assert verify(tmp_path) == []
+    assert verify_chain(tmp_path) == []

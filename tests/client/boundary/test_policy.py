@@ -21,7 +21,7 @@ from policy_silo import (
 
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol import messages as m
-from fedwinnow.strategies.registry import factory
+from fedwinnow.strategies.registry import plugin_factory
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_policy_asks_the_terms_again_at_every_message(silo, case):
 def test_policy_takes_settings_that_are_the_defaults(silo):
     """``plugin_settings = false`` lets a run spell a default out, and change none."""
     one = silo(plugin_settings=False)
-    known = inspect.signature(factory("scorer", "calibrated")).parameters
+    known = inspect.signature(plugin_factory("scorer", "calibrated")).parameters
     name, parameter = next(iter(known.items()))
     one.ask(join(scorer={"name": "calibrated", "settings": {name: parameter.default}}))
 

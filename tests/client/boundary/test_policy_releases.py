@@ -20,7 +20,7 @@ from policy_silo import (
     write_kept,
 )
 
-from fedwinnow.client.boundary.group_sizes import pooled
+from fedwinnow.client.boundary.group_sizes import pool_losses
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.curation.datatypes import Metrics, SignalTable
 from fedwinnow.curation.protocol import messages as m
@@ -209,7 +209,7 @@ def test_policy_pools_losses_over_enough_samples(silo):
 @given(st.lists(st.floats(0, 9), max_size=40), st.integers(1, 12))
 def test_pooled_losses_keep_the_mean_and_their_size(losses, steps):
     """Every mean is over ``steps`` losses or more, all are used or none, none twice."""
-    means = pooled(tuple(losses), steps)
+    means = pool_losses(tuple(losses), steps)
     assert len(means) == len(losses) // steps
     if steps == 1:
         assert means == pytest.approx(losses)

@@ -3,7 +3,7 @@
 import pytest
 from policy_silo import Silo, adapter_of, head, join, refused
 
-from fedwinnow.client.boundary.disclosure import may_leave
+from fedwinnow.client.boundary.disclosure import describe_releases
 from fedwinnow.curation.protocol import messages as m
 
 COMMITTEE = {"scorer": {"name": "committee"}}
@@ -85,5 +85,5 @@ def test_policy_says_in_plain_words_that_an_adapter_is_passed_on(silo):
     config = silo().work().config
     for shares in (False, True):
         policy = type(config.policy)(share_adapter_with_members=shares)
-        words = " ".join(may_leave(type(config)(site=config.site, policy=policy)))
+        words = " ".join(describe_releases(type(config)(site=config.site, policy=policy)))
         assert ("pass it on to all members" in words) == shares

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedwinnow.client.data.corruption import corrupt
-from fedwinnow.client.data.gate import gate, near_duplicates, overlapping
+from fedwinnow.client.data.gate import apply_gates, near_duplicates, overlaps_anchors
 from fedwinnow.client.data.samples import content_id, open_samples
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.config.site import GateSection
@@ -57,7 +57,7 @@ def test_gate_equals_comparing_all_pairs(threshold):
             places = random.permutation(40)[: random.choice([0, 1, 2, 4, 8])]
             samples.append(sample(prompt, changed(response, *places)))
     samples = [samples[i] for i in random.permutation(len(samples))]
-    kept = gate(samples, (), GateSection(near_duplicates=threshold)).kept
+    kept = apply_gates(samples, (), GateSection(near_duplicates=threshold)).kept
     assert kept == brute_force(samples, threshold)
     assert len(kept) < len(samples)
 
@@ -72,7 +72,7 @@ def test_gate_keeps_the_first_of_duplicates():
         sample(prompt, f"{response} indeed"),
         sample(f"{prompt.upper()}?", f"  {response}."),
     ]
-    found = gate(samples, (), GateSection())
+    found = apply_gates(samples, (), GateSection())
     assert found.kept == (0, 1)
     assert found.reasons == {2: "exact duplicate", 3: "near duplicate", 4: "near duplicate"}
 
@@ -81,7 +81,7 @@ def test_gate_of_one_threshold_takes_equal_words_only():
     """Edge: at 1 only texts with the same words in the same order are near duplicates."""
     prompt, response = text("p", 10), text("r", 60)
     samples = [sample(prompt, r) for r in (response, response.upper(), changed(response, 30))]
-    assert gate(samples, (), GateSection(near_duplicates=1.0)).kept == (0, 2)
+    assert apply_gates(samples, (), GateSection(near_duplicates=1.0)).kept == (0, 2)
 
 
 @pytest.mark.parametrize("length", [3, 30, 300, 3000])
@@ -93,15 +93,15 @@ def test_swapped_answer_is_no_duplicate(length):
     ]
     swapped = corrupt(clean[0], "swap", pool=clean, seed=0)
     assert swapped.response == clean[1].response
-    assert gate([swapped, *clean], (), GateSection()).kept == (0, 1, 2)
-    assert gate([swapped, *clean], (), GateSection(near_duplicates=0.5)).kept == (0, 1, 2)
+    assert apply_gates([swapped, *clean], (), GateSection()).kept == (0, 1, 2)
+    assert apply_gates([swapped, *clean], (), GateSection(near_duplicates=0.5)).kept == (0, 1, 2)
 
 
 def test_short_answers_about_one_passage_are_no_duplicates():
     """Law: one long prompt with two different short answers is two samples."""
     passage = text("passage", 300)
     samples = [sample(passage, "Yes."), sample(passage, "No."), sample(passage, "yes")]
-    found = gate(samples, (), GateSection())
+    found = apply_gates(samples, (), GateSection())
     assert found.kept == (0, 1)
     assert found.reasons == {2: "near duplicate"}
 
@@ -110,7 +110,7 @@ def test_history_tells_samples_apart():
     """Law: the same last exchange after another conversation is another sample."""
     turns = [(("user", text(f"h{i}", 40)), ("assistant", text(f"a{i}", 40))) for i in range(2)]
     samples = [sample("go on", "I cannot say", history=history) for history in turns]
-    assert gate(samples, (), GateSection()).kept == (0, 1)
+    assert apply_gates(samples, (), GateSection()).kept == (0, 1)
 
 
 def test_gate_applies_the_allow_list_of_licences():
@@ -119,17 +119,17 @@ def test_gate_applies_the_allow_list_of_licences():
         sample(f"prompt {name}", text(name, 20), labels={"licence": name} if name else {})
         for name in ("CC0", "GPL", "")
     ]
-    found = gate(samples, (), GateSection(licences=("CC0", "MIT")))
+    found = apply_gates(samples, (), GateSection(licences=("CC0", "MIT")))
     assert found.kept == (0,)
     assert found.reasons == {1: "licence 'GPL' is not allowed", 2: "licence '' is not allowed"}
-    assert gate(samples, (), GateSection()).kept == (0, 1, 2)
+    assert apply_gates(samples, (), GateSection()).kept == (0, 1, 2)
 
 
 def test_dropped_sample_shadows_none():
     """Law: a copy of a sample that its licence dropped is kept in its place."""
     first = sample("p", text("r", 20), labels={"licence": "GPL"})
     samples = [first, replace(first, labels={"licence": "MIT"})]
-    assert gate(samples, (), GateSection(licences=("MIT",))).kept == (1,)
+    assert apply_gates(samples, (), GateSection(licences=("MIT",))).kept == (1,)
 
 
 def test_gate_drops_what_overlaps_the_anchors():
@@ -144,10 +144,10 @@ def test_gate_drops_what_overlaps_the_anchors():
         sample(short.prompt, short.response, history=(("user", "hello"), ("assistant", "hi"))),
         sample("What is iron?", text("own", 30)),
     ]
-    found = gate(samples, (anchor, short), GateSection())
+    found = apply_gates(samples, (anchor, short), GateSection())
     assert found.kept == (3, 5)
     assert set(found.reasons.values()) == {"equals or nearly equals a public anchor"}
-    assert overlapping(samples, (anchor, short), 0.9) == (0, 1, 2, 4)
+    assert overlaps_anchors(samples, (anchor, short), 0.9) == (0, 1, 2, 4)
 
 
 @pytest.mark.parametrize(("length", "expected"), [(7, ()), (8, (0,))])
@@ -155,18 +155,18 @@ def test_response_alone_counts_from_eight_words(length, expected):
     """Edge: a response of seven words under another prompt passes, one of eight overlaps."""
     answer = text("answer", length)
     samples = [sample(text("own", 40), answer)]
-    assert overlapping(samples, [sample(text("public", 40), answer)], 0.9) == expected
+    assert overlaps_anchors(samples, [sample(text("public", 40), answer)], 0.9) == expected
 
 
 def test_gate_of_nothing_is_nothing():
     """Edge: no samples, no anchors, one sample, empty texts."""
-    assert gate((), (), GateSection()).kept == ()
-    assert overlapping((), (), 0.9) == ()
+    assert apply_gates((), (), GateSection()).kept == ()
+    assert overlaps_anchors((), (), 0.9) == ()
     one = sample("p", "r")
-    assert gate((one,), (), GateSection()).kept == (0,)
-    assert gate((one,), (one,), GateSection()).kept == ()
+    assert apply_gates((one,), (), GateSection()).kept == (0,)
+    assert apply_gates((one,), (one,), GateSection()).kept == ()
     empty = sample("", "")
-    assert gate((empty, one, empty), (), GateSection()).kept == (0, 1)
+    assert apply_gates((empty, one, empty), (), GateSection()).kept == (0, 1)
 
 
 def test_gate_reads_samples_from_the_disk(tmp_path):
@@ -178,8 +178,8 @@ def test_gate_reads_samples_from_the_disk(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     lazy = open_samples(str(path), ColumnsSection())
     anchors = lazy.subset([0])
-    found = gate(lazy, anchors, GateSection())
-    assert found == gate(list(lazy), list(anchors), GateSection())
+    found = apply_gates(lazy, anchors, GateSection())
+    assert found == apply_gates(list(lazy), list(anchors), GateSection())
     assert found.kept == tuple(range(2, 40, 2))
 
 
@@ -190,5 +190,5 @@ def test_templates_do_not_slow_the_gate():
     template = text("template", 60)
     samples = [sample(f"{template} {text(i, 10)}", text(-1 - i, 30)) for i in range(1500)]
     start = time.perf_counter()
-    assert len(gate(samples, (), GateSection()).kept) == 1500
+    assert len(apply_gates(samples, (), GateSection()).kept) == 1500
     assert time.perf_counter() - start < 20

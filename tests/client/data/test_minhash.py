@@ -12,12 +12,12 @@ from fedwinnow.client.data.minhash import (
     MISSED,
     Index,
     band_rows,
-    numbered,
-    shared,
+    number_bands,
+    shared_keys,
     shingles,
-    sign,
+    sign_texts,
     similarity,
-    words,
+    text_words,
 )
 
 sets = st.frozensets(st.integers(0, 30), max_size=12)
@@ -39,7 +39,7 @@ def test_shingles_are_runs_of_five_words():
     assert len(shingles("a b c")) == 1 == len(shingles(""))
     assert shingles("Iron, a metal: hard & old!") == shingles("iron a metal hard old")
     assert shingles("a b c d e f") > shingles("a b c d e")
-    assert words("Don't — stop 3.5") == ["don", "t", "stop", "3", "5"]
+    assert text_words("Don't — stop 3.5") == ["don", "t", "stop", "3", "5"]
 
 
 def pair(jaccard, random, size=100):
@@ -56,7 +56,7 @@ def test_signatures_agree_as_often_as_texts(jaccard):
     agreeing, exact = [], []
     for _ in range(100):
         one, other = pair(jaccard, random)
-        known = sign([one, other], 2, 0.9)
+        known = sign_texts([one, other], 2, 0.9)
         agreeing.append((known.bytes[0] == known.bytes[1]).mean())
         exact.append(similarity(one, other) + (1 - similarity(one, other)) / 256)
     deviation = math.sqrt(jaccard * (1 - jaccard) / (HASHES * 100))
@@ -71,39 +71,39 @@ def test_bands_miss_no_pair_at_the_threshold(threshold):
     random = np.random.default_rng(1)
     for _ in range(40):
         one, other = pair(threshold, random)
-        known = sign([one, other], 2, threshold)
+        known = sign_texts([one, other], 2, threshold)
         index = Index(threshold=threshold)
-        index.add(0, numbered(known.keys[0]))
-        assert index.candidates(numbered(known.keys[1]), known.bytes[1], known) == [0]
+        index.add(0, number_bands(known.keys[0]))
+        assert index.candidates(number_bands(known.keys[1]), known.bytes[1], known) == [0]
 
 
 def test_unlike_texts_are_no_candidates():
     """Law: of 300 unrelated texts none is put forward for exact comparison."""
     random = np.random.default_rng(2)
     texts = [frozenset(random.choice(2**32, 60).tolist()) for _ in range(300)]
-    known = sign(texts, 300, 0.9)
+    known = sign_texts(texts, 300, 0.9)
     index = Index(threshold=0.9)
     for place in range(300):
-        assert index.candidates(numbered(known.keys[place]), known.bytes[place], known) == []
-        index.add(place, numbered(known.keys[place]))
-    assert not shared(known.keys).any()
+        assert index.candidates(number_bands(known.keys[place]), known.bytes[place], known) == []
+        index.add(place, number_bands(known.keys[place]))
+    assert not shared_keys(known.keys).any()
 
 
 def test_signatures_repeat_and_keys_tell_bands_apart():
     """Law: equal texts sign alike wherever they stand; equal keys of two bands stay apart."""
     text, other = shingles("one two three four five six"), shingles("seven")
-    known = sign([text, other, text], 3, 0.9)
+    known = sign_texts([text, other, text], 3, 0.9)
     assert (known.keys[0] == known.keys[2]).all()
     assert (known.bytes[0] == known.bytes[2]).all()
-    assert shared(known.keys)[0].all()
-    assert not shared(known.keys)[1].any()
-    same = numbered(np.zeros(4, dtype=np.uint32))
+    assert shared_keys(known.keys)[0].all()
+    assert not shared_keys(known.keys)[1].any()
+    same = number_bands(np.zeros(4, dtype=np.uint32))
     assert len(set(same.tolist())) == 4
 
 
 def test_signatures_are_small():
     """Memory: 256 bytes a text at the default threshold, whatever the text."""
-    known = sign([frozenset(range(5000))] * 3, 3, 0.9)
+    known = sign_texts([frozenset(range(5000))] * 3, 3, 0.9)
     assert (known.bytes.nbytes + known.keys.nbytes) / 3 == 256
-    empty = sign([], 0, 0.9)
-    assert shared(empty.keys).shape == (0, 32)
+    empty = sign_texts([], 0, 0.9)
+    assert shared_keys(empty.keys).shape == (0, 32)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.client.data.gate import gate
+from fedwinnow.client.data.gate import apply_gates
 from fedwinnow.client.data.personal_data import finder
 from fedwinnow.curation.config.site import GateSection
 from fedwinnow.curation.datatypes import Sample
@@ -130,7 +130,7 @@ def test_gate_names_each_reason_and_keeps_the_rest():
         sample("x" * 80, language="en"),
         sample("Ask jane@example.org first.", language="en"),
     ]
-    found = gate(rows, [], section)
+    found = apply_gates(rows, [], section)
     assert found.kept == (0,)
     assert [found.reasons[row].split()[0] for row in range(1, 5)] == [
         "language",

@@ -9,10 +9,10 @@ import pytest
 import torch
 from warmed import OPTIONS, apart, references_of, some, table_of, warmed
 
-from fedwinnow.client.measuring.backends import choose, reference_way
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.measuring.backends import choose_backend, reference_backend
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.client.signals.collect import measuring
+from fedwinnow.client.signals.collect import signal_measurer
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import (
     MeasuringSection,
@@ -20,9 +20,9 @@ from fedwinnow.curation.config.scoring import (
     RunSection,
     ScorerSection,
 )
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.errors import ModelError, PluginError
-from fedwinnow.curation.gradients.finite_differences import Differences
+from fedwinnow.curation.gradients.finite_differences import FiniteDifferences
 from fedwinnow.curation.model.lora_model import get_adapter
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate, sample_losses
@@ -117,9 +117,11 @@ def test_forward_makes_no_graph(model, monkeypatch):
     references = references_of(model, {"dot"})
     monkeypatch.setattr(torch.Tensor, "backward", None)
     seen = []
-    call = Differences.__call__
+    call = FiniteDifferences.__call__
     monkeypatch.setattr(
-        Differences, "__call__", lambda self, losses: seen.append(losses()) or call(self, losses)
+        FiniteDifferences,
+        "__call__",
+        lambda self, losses: seen.append(losses()) or call(self, losses),
     )
     table_of(model, some(2, "s"), references, {"dot"}, backend="forward")
     assert seen
@@ -158,17 +160,17 @@ def test_auto_takes_hooks_and_says_why(model, caplog):
     assert "measuring with hooks: exact" in caplog.text
     hooks = table_of(model, some(3, "s"), references, {"dot"}, backend="hooks")
     assert np.array_equal(auto.columns["dot"], hooks.columns["dot"])
-    assert choose("probe", model).reason == "measuring.backend = 'probe'"
+    assert choose_backend("probe", model).reason == "measuring.backend = 'probe'"
 
 
 def test_auto_takes_the_probe_where_hooks_see_nothing(model):
     """On a model with a compiled part; references follow, and explicit hooks stay refused."""
     part = model.model.get_base_model().model.layers[0].mlp
     part.compile(backend="eager")  # compiled at its first run, which does not come
-    choice = choose("auto", model)
+    choice = choose_backend("auto", model)
     assert choice.name == "probe"
     assert "compiled" in choice.reason
-    assert [reference_way(one, model) for one in ("auto", "forward", "hooks")] == [
+    assert [reference_backend(one, model) for one in ("auto", "forward", "hooks")] == [
         "probe", "probe", "hooks",
     ]  # fmt: skip
     with pytest.raises(ModelError, match="compiled"):
@@ -179,8 +181,10 @@ def test_auto_takes_the_probe_where_hooks_see_nothing(model):
 
 def test_an_unused_backend_setting_changes_no_terms():
     """The default is not spoken of, so ids of runs and what travels stay as they were."""
-    assert "backend" not in canonical(RunTerms())
-    assert '"backend":"probe"' in canonical(RunTerms(measuring=MeasuringSection(backend="probe")))
+    assert "backend" not in canonical_json(RunTerms())
+    assert '"backend":"probe"' in canonical_json(
+        RunTerms(measuring=MeasuringSection(backend="probe"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,13 +202,13 @@ def test_a_site_measures_by_the_backend_of_its_terms(model, tmp_path, caplog, ba
     work = SimpleNamespace(
         loaded=model,
         terms=RunTerms(model=ModelSection(max_length=96), measuring=section),
-        pool=SimpleNamespace(split=anchors, anchors_hash="anchors"),
+        data=SimpleNamespace(split=anchors, anchors_hash="anchors"),
         model=ModelSection(),
-        workshop=Workshop(),
+        cache=ProcessCache(),
         files=RunFiles(tmp_path),
         pass_options=OPTIONS,
     )
-    measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
+    measures = signal_measurer(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
     with caplog.at_level(logging.INFO):
         table = measures(some(3, "s"), "a site measures")
     assert said in caplog.text

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.client.measuring import batching, memory
-from fedwinnow.client.measuring.batching import Coming, in_batches
+from fedwinnow.client.measuring.batching import Prefetcher, run_in_batches
 from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.client.measuring.memory import available_bytes, out_of_memory, token_bytes
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.model.lora_model import LoadedModel, Size
+from fedwinnow.curation.model.lora_model import BatchBudget, LoadedModel
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.model.tokenization import Encoding
 
@@ -35,7 +35,7 @@ LENGTHS = st.lists(st.integers(2, 30), max_size=30)
 def quick():
     """Collecting garbage takes a second in a process of tests, and hypothesis fails often."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "give_back", lambda: None)
+        patch.setattr(batching, "release_memory", lambda: None)
         yield
 
 
@@ -84,7 +84,7 @@ class Passing:
 def test_batches_are_the_plan_where_memory_bears_it(lengths, budget):
     """Without a failure the batches are those of plan_batches, in their order."""
     loaded, found = bare(), Passing(10**9)
-    in_batches(loaded, encoded(lengths), found.run, batch_tokens=budget, kind="loss")
+    run_in_batches(loaded, encoded(lengths), found.run, batch_tokens=budget, kind="loss")
     plan = plan_batches(np.array(lengths, dtype=np.int64), budget)
     assert found.done == [places.tolist() for places in plan]
     assert found.forgotten == 0
@@ -99,7 +99,7 @@ def test_batches_are_the_plan_where_memory_bears_it(lengths, budget):
 def test_batches_lose_and_repeat_no_row_when_memory_runs_out(lengths, budget, bears, error):
     """Every row is in one finished batch, each failure is forgotten once, batches only shrink."""
     loaded, found = bare(), Passing(bears, error)
-    in_batches(
+    run_in_batches(
         loaded, encoded(lengths), found.run, forget=found.forget, batch_tokens=budget, kind="loss"
     )
     assert found.rows == list(range(len(lengths)))
@@ -124,7 +124,7 @@ def test_batches_that_add_up_count_each_row_once(lengths, budget, bears):
     def forget():
         total[:] = 0
 
-    in_batches(
+    run_in_batches(
         bare(), encoded(lengths), run, forget=forget, adds_up=True, batch_tokens=budget, kind="x"
     )
     assert (total == 1).all()
@@ -134,16 +134,16 @@ def test_batches_halve_and_remember(caplog):
     """64 tokens fail, 32 fail, 16 pass: two warnings, and the next pass begins with 16."""
     loaded, found = bare(), Passing(16)
     with caplog.at_level(logging.WARNING):
-        in_batches(loaded, encoded([4] * 16), found.run, batch_tokens=64, kind="loss")
+        run_in_batches(loaded, encoded([4] * 16), found.run, batch_tokens=64, kind="loss")
     assert found.tried == [64, 32, 16, 16, 16, 16]
     assert [r.args[1:] for r in caplog.records] == [(64, 32), (32, 16)]
     again = Passing(16)
     with caplog.at_level(logging.WARNING):
-        in_batches(loaded, encoded([4] * 8), again.run, batch_tokens=64, kind="loss")
+        run_in_batches(loaded, encoded([4] * 8), again.run, batch_tokens=64, kind="loss")
     assert again.tried == [16, 16]
     assert len(caplog.records) == 2
     other = Passing(64)
-    in_batches(loaded, encoded([4] * 16), other.run, batch_tokens=64, kind="hooks")
+    run_in_batches(loaded, encoded([4] * 16), other.run, batch_tokens=64, kind="hooks")
     assert other.tried == [64]  # a pass of another kind holds another amount
 
 
@@ -152,7 +152,7 @@ def test_batches_name_the_sample_that_does_not_fit(error):
     """One sample alone is refused with its length and the setting to change."""
     found = Passing(20, error)
     with pytest.raises(ModelError, match=r"one sample of 24 tokens.*model\.max_length below 24"):
-        in_batches(bare(), encoded([4, 24, 4]), found.run, batch_tokens=64, kind="loss")
+        run_in_batches(bare(), encoded([4, 24, 4]), found.run, batch_tokens=64, kind="loss")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), ValueError("DefaultCPU")])
@@ -160,7 +160,7 @@ def test_batches_let_every_other_error_through(error):
     """Errors that are not of memory are raised as they are, at the first batch."""
     found = Passing(1, error)
     with pytest.raises(type(error)) as raised:
-        in_batches(bare(), encoded([4] * 4), found.run, batch_tokens=64, kind="loss")
+        run_in_batches(bare(), encoded([4] * 4), found.run, batch_tokens=64, kind="loss")
     assert raised.value is error
     assert len(found.tried) == 1
     assert not out_of_memory(error)
@@ -208,7 +208,7 @@ def test_batches_that_find_their_size_stay_within_the_share(lengths, size, each)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batching, "CudaGauge", lambda _device: device)
         patch.setattr(batching, "_gauged", lambda _device: True)
-        in_batches(loaded, encoded(lengths), device.run(found), batch_tokens=0, kind="loss")
+        run_in_batches(loaded, encoded(lengths), device.run(found), batch_tokens=0, kind="loss")
     assert found.rows == list(range(len(lengths)))
     assert not loaded.sizes["loss"].most
     grown = [tokens for tokens in found.tried if tokens > batching.BEGIN]
@@ -222,14 +222,14 @@ def test_batches_grow_by_doubling_up_to_what_memory_bears(monkeypatch):
     monkeypatch.setattr(batching, "_gauged", lambda _device: True)
     monkeypatch.setattr(batching, "MOST_GPU", 20_000)
     some, found = encoded([32] * 2000), Passing(10**9)
-    in_batches(loaded, some, device.run(found), batch_tokens=0, kind="loss")
+    run_in_batches(loaded, some, device.run(found), batch_tokens=0, kind="loss")
     assert found.tried[:4] == [2048, 4096, 8192, 15_872]
     assert set(found.tried[3:-1]) == {15_872}
     again = Passing(10**9)
-    in_batches(loaded, some[:600], device.run(again), batch_tokens=0, kind="loss")
+    run_in_batches(loaded, some[:600], device.run(again), batch_tokens=0, kind="loss")
     assert again.tried == [15_872, 3328]
     device.size, last = 40_000, Passing(10**9)  # another process takes half of the device
-    in_batches(loaded, some, device.run(last), batch_tokens=0, kind="loss")
+    run_in_batches(loaded, some, device.run(last), batch_tokens=0, kind="loss")
     assert loaded.sizes["loss"].most == 7936
     assert max(last.tried) == 7936
     assert last.rows == list(range(2000))
@@ -244,7 +244,7 @@ def test_batches_on_a_cpu_keep_to_what_is_available(monkeypatch):
         loaded.sizes.clear()
         monkeypatch.setattr(batching, "available_bytes", lambda there=there: there)
         found = Passing(10**9)
-        in_batches(loaded, encoded([4] * 600), found.run, batch_tokens=0, kind="loss")
+        run_in_batches(loaded, encoded([4] * 600), found.run, batch_tokens=0, kind="loss")
         assert max(found.tried) == expected
 
 
@@ -300,12 +300,12 @@ def test_batches_made_ahead_are_the_same(lengths, budget):
     some = encoded(lengths)
     plan = plan_batches(np.array(lengths, dtype=np.int64), budget)
     with ThreadPoolExecutor(1) as pool:
-        coming = Coming(some, pool)
+        coming = Prefetcher(some, pool)
         for place, places in enumerate(plan):
             after = plan[place + 1] if place + 1 < len(plan) else places[:0]
             if place % 3 == 2:  # what was made ahead is not what is asked for after a failure
                 after = after[: len(after) // 2]
-            found, expected = coming.take(places, after), collate([some[i] for i in places])
+            found, expected = coming.batch_at(places, after), collate([some[i] for i in places])
             assert torch.equal(found.tokens, expected.tokens)
             assert torch.equal(found.mask, expected.mask)
             assert torch.equal(found.targets, expected.targets)
@@ -322,13 +322,13 @@ def test_batches_made_ahead_that_fail_are_failures_of_their_batch(monkeypatch):
 
     monkeypatch.setattr(batching, "collate", failing)
     with ThreadPoolExecutor(1) as pool:
-        coming = Coming(encoded([4] * 3), pool)
-        assert coming.take(np.array([0]), np.array([1, 2])).tokens.shape == (1, 4)
+        coming = Prefetcher(encoded([4] * 3), pool)
+        assert coming.batch_at(np.array([0]), np.array([1, 2])).tokens.shape == (1, 4)
         with pytest.raises(MemoryError):
-            coming.take(np.array([1, 2]), np.array([], dtype=np.int64))
+            coming.batch_at(np.array([1, 2]), np.array([], dtype=np.int64))
 
 
 def test_sizes_of_an_untouched_model_are_unset(tiny_model):
     """A model that was just loaded remembers nothing."""
     assert tiny_model.sizes == {}
-    assert Size() == Size(most=0, grown=0)
+    assert BatchBudget() == BatchBudget(most=0, grown=0)

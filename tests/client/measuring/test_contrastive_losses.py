@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client.measuring.contrastive_losses import Prompts
+from fedwinnow.client.measuring.contrastive_losses import ContrastPrompts
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import reference_state
@@ -69,7 +69,7 @@ def forwards(model):
 def test_other_prompts_are_of_the_domain_and_never_the_own(model):
     """Distinct while there are enough; of any domain where the own has none."""
     public = some(6, "r")
-    prompts = Prompts.of(model, public, OPTIONS)
+    prompts = ContrastPrompts.of(model, public, OPTIONS)
     for sample in [*public, *some(4, "s"), Sample(id="n", prompt="n", response="", domain="new")]:
         chosen = prompts.others(sample, 2)
         assert len({one.id for one in chosen}) == 2
@@ -80,7 +80,7 @@ def test_other_prompts_are_of_the_domain_and_never_the_own(model):
 
 def test_other_prompts_depend_on_the_id_alone(model):
     """The same in any order of samples, and not the same for all."""
-    prompts = Prompts.of(model, some(6, "r"), OPTIONS)
+    prompts = ContrastPrompts.of(model, some(6, "r"), OPTIONS)
     samples = some(12, "s", "x")
     first = [tuple(one.id for one in prompts.others(sample, 1)) for sample in samples]
     again = [tuple(one.id for one in prompts.others(sample, 1)) for sample in reversed(samples)]

@@ -8,22 +8,22 @@ import torch
 from warmed import OPTIONS, apart, some, table_of, warmed
 
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.client.signals.collect import measuring
+from fedwinnow.client.signals.collect import signal_measurer
 from fedwinnow.client.site import Site
 from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import AdapterSection, MeasuringSection, ModelSection
 from fedwinnow.curation.config.site import ComputeSection
-from fedwinnow.curation.config.strict_toml import canonical
+from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.errors import ConfigError, ModelError
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.pretrained import encode, load_model
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.curation.signal_columns import GRADIENTS, LOSSES
-from fedwinnow.server.run.fold import init, next_request
+from fedwinnow.server.run.fold import initial_state, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
 LAST = ".layers.1."
@@ -165,16 +165,16 @@ def test_a_site_measures_the_layers_of_its_terms(model, tmp_path):
     work = SimpleNamespace(
         loaded=model,
         terms=RunTerms(model=ModelSection(max_length=OPTIONS.max_length), measuring=section),
-        pool=SimpleNamespace(
+        data=SimpleNamespace(
             split=SimpleNamespace(reference=tuple(some(6, "r"))), anchors_hash="anchors"
         ),
         model=ModelSection(),
         config=SimpleNamespace(compute=ComputeSection()),
-        workshop=Workshop(),
+        cache=ProcessCache(),
         files=RunFiles(tmp_path),
         pass_options=OPTIONS,
     )
-    measures = measuring(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
+    measures = signal_measurer(work, "adapter", columns=frozenset({"dot"}), checkpoint=1)
     table = measures(some(3, "s"), "a site measures")
     expected = table_of(model, some(3, "s"), last_references(model, {"dot"}), {"dot"})
     assert np.array_equal(table.columns["dot"], expected.columns["dot"])
@@ -185,8 +185,8 @@ def test_too_many_layers_are_refused_at_join(tmp_path):
     """Before anything is measured or trained."""
     toy = write_toy_scenario(tmp_path / "toy", samples=8)
     config = load_scenario(toy, ("measuring.layers=9",))
-    site = Site(config=site_configs(config, str(tmp_path / "work"))[1], workshop=Workshop())
-    reply = site.handle(next_request(init(config, "run")))
+    site = Site(config=site_configs(config, str(tmp_path / "work"))[1], cache=ProcessCache())
+    reply = site.handle(next_request(initial_state(config, "run")))
     assert isinstance(reply, Refusal)
     assert "measuring.layers = 9: the model has 2 transformer layers" in reply.reason
 
@@ -221,5 +221,5 @@ def test_a_model_without_one_stack_of_layers_is_refused():
 
 def test_an_unused_layers_setting_changes_no_terms():
     """The default is not spoken of; another number travels with the terms."""
-    assert '"layers"' not in canonical(RunTerms())
-    assert '"layers":2' in canonical(RunTerms(measuring=MeasuringSection(layers=2)))
+    assert '"layers"' not in canonical_json(RunTerms())
+    assert '"layers":2' in canonical_json(RunTerms(measuring=MeasuringSection(layers=2)))

@@ -13,7 +13,7 @@ from fedwinnow.client.measuring import batching, datainf
 from fedwinnow.client.measuring.evaluation import evaluate
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.client.signals.teacher import confidences
+from fedwinnow.client.signals.teacher import teacher_confidences
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction, WeightedSums
@@ -30,7 +30,7 @@ EVERY = KNOWN - GUESTS
 def failing(tiny_model, monkeypatch):
     """A warmed model whose forward pass fails on more tokens than memory bears."""
     warmed(tiny_model)
-    monkeypatch.setattr(batching, "give_back", lambda: None)
+    monkeypatch.setattr(batching, "release_memory", lambda: None)
     failed = []
 
     def refuse(_module, _inputs, given):
@@ -155,7 +155,7 @@ def test_losses_are_the_same_when_memory_runs_out(failing):
     plain, found = both(failing, partial(evaluate, loaded, samples, OPTIONS))
     assert apart(found, plain) < LIMIT
     failing.on = False
-    plain, found = both(failing, partial(confidences, loaded, samples, OPTIONS))
+    plain, found = both(failing, partial(teacher_confidences, loaded, samples, OPTIONS))
     assert apart(found, plain) < LIMIT
 
 
@@ -163,7 +163,7 @@ def test_anchor_gradient_is_the_same_when_memory_runs_out(failing):
     """A mean over batches begins again, so no batch counts twice."""
     loaded = failing.loaded
     pool = SimpleNamespace(split=SimpleNamespace(reference=some(14, "r")))
-    work = SimpleNamespace(loaded=loaded, pass_options=OPTIONS, pool=pool)
+    work = SimpleNamespace(loaded=loaded, pass_options=OPTIONS, data=pool)
     plain, found = both(failing, lambda: anchor_gradient(work))
     for name in plain.a:
         assert apart(found.a[name].numpy(), plain.a[name].numpy()) < LIMIT

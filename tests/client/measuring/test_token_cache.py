@@ -13,7 +13,7 @@ from warmed import OPTIONS, some, table_of, warmed
 
 from fedwinnow.client.measuring import pass_options, token_cache
 from fedwinnow.client.measuring.pass_options import PassOptions
-from fedwinnow.client.measuring.token_cache import encoded, forget_tokens
+from fedwinnow.client.measuring.token_cache import cached_encodings, remove_tokens
 from fedwinnow.client.phases.close import close
 from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.datatypes import Sample
@@ -94,7 +94,7 @@ def test_tokens_from_the_disk_are_those_of_the_texts(
     expected = [
         encode(tiny_model, sample, max_length=length, system_prompt=system) for sample in samples
     ]
-    for found in (encoded(tiny_model, samples, options) for _ in range(2)):
+    for found in (cached_encodings(tiny_model, samples, options) for _ in range(2)):
         assert len(found) == len(expected)
         assert all(same(one, other) for one, other in zip(found, expected, strict=True))
 
@@ -117,26 +117,26 @@ def counted(monkeypatch):
 def test_tokens_are_made_once_and_again_for_whatever_changes(tiny_model, tmp_path, counted):
     """Same blocks: nothing is tokenised; a text, length, prompt or template: only what it is in."""
     samples, options = some(7, "s"), PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
-    encoded(tiny_model, samples, options)
+    cached_encodings(tiny_model, samples, options)
     assert counted == [3, 3, 1]
-    encoded(tiny_model, samples, options)
-    encoded(tiny_model, samples[3:6], options)
+    cached_encodings(tiny_model, samples, options)
+    cached_encodings(tiny_model, samples[3:6], options)
     assert counted == [3, 3, 1]
     changed = [*samples[:4], replace(samples[4], response="other"), *samples[5:]]
-    encoded(tiny_model, changed, options)
+    cached_encodings(tiny_model, changed, options)
     assert counted == [3, 3, 1, 3]
     for other in (replace(options, max_length=61), replace(options, system_prompt="x")):
         counted.clear()
-        encoded(tiny_model, samples, other)
+        cached_encodings(tiny_model, samples, other)
         assert counted == [3, 3, 1]
     counted.clear()
-    encoded(tiny_model, samples, replace(options, tokens=None))
+    cached_encodings(tiny_model, samples, replace(options, tokens=None))
     assert counted == [3, 3, 1]
     tiny_model.__dict__.pop("vocabulary")
     kept = tiny_model.tokenizer.chat_template
     tiny_model.tokenizer.chat_template = kept.replace("</s>", "</s></s>")
     counted.clear()
-    found = encoded(tiny_model, samples, options)
+    found = cached_encodings(tiny_model, samples, options)
     assert counted == [3, 3, 1]
     assert found[0].tokens.tolist() == encode(tiny_model, samples[0], max_length=60).tokens.tolist()
 
@@ -154,11 +154,11 @@ def test_tokens_of_a_template_that_tells_the_date_are_of_today(tiny_model, tmp_p
         return plain(turns, chat_template=template, **options)
 
     tiny_model.tokenizer.apply_chat_template = rendered
-    monday = encoded(tiny_model, some(2, "s"), options)
-    assert same(encoded(tiny_model, some(2, "s"), options)[0], monday[0])
+    monday = cached_encodings(tiny_model, some(2, "s"), options)
+    assert same(cached_encodings(tiny_model, some(2, "s"), options)[0], monday[0])
     assert counted == [2]
     day[0] = "tuesday"
-    assert not same(encoded(tiny_model, some(2, "s"), options)[0], monday[0])
+    assert not same(cached_encodings(tiny_model, some(2, "s"), options)[0], monday[0])
     assert counted == [2, 2]
 
 
@@ -166,7 +166,7 @@ def test_tokens_of_a_template_that_tells_the_date_are_of_today(tiny_model, tmp_p
 def test_tokens_that_are_not_whole_are_made_anew(tiny_model, tmp_path, caplog, counted, cut):
     """A file that was cut off or changed is named in a warning, and written again."""
     samples, options = some(3, "s"), PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
-    expected = encoded(tiny_model, samples, options)
+    expected = cached_encodings(tiny_model, samples, options)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     if cut == "flip":
@@ -176,7 +176,7 @@ def test_tokens_that_are_not_whole_are_made_anew(tiny_model, tmp_path, caplog, c
     else:
         file.write_bytes(whole[:cut])
     with caplog.at_level(logging.WARNING):
-        found = encoded(tiny_model, samples, options)
+        found = cached_encodings(tiny_model, samples, options)
     assert counted == [3, 3]
     assert file.name in caplog.text
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
@@ -202,13 +202,13 @@ def test_tokens_are_for_the_owner_alone_and_go(tiny_model, tmp_path):
     """Folder 0700, files 0600, nothing half-written; forgetting removes them, twice as well."""
     folder = RunFiles(tmp_path / "run").tokens
     options = PassOptions(batch_tokens=8, max_length=60, tokens=folder)
-    encoded(tiny_model, some(3, "s"), options)
+    cached_encodings(tiny_model, some(3, "s"), options)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert [stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()] == [0o600]
     assert [file.suffix for file in folder.iterdir()] == [".tokens"]
-    forget_tokens(folder)
+    remove_tokens(folder)
     assert not folder.exists()
-    forget_tokens(folder)
+    remove_tokens(folder)
 
 
 def test_tokens_go_when_the_run_closes(tmp_path):
@@ -230,7 +230,7 @@ def test_tokens_that_cannot_be_removed_are_told_of(tmp_path, monkeypatch, caplog
 
     monkeypatch.setattr(token_cache.shutil, "rmtree", refuse)
     with caplog.at_level(logging.WARNING):
-        forget_tokens(RunFiles(tmp_path).tokens)
+        remove_tokens(RunFiles(tmp_path).tokens)
     assert "Permission denied" in caplog.text
     assert str(RunFiles(tmp_path).tokens) in caplog.text
 
@@ -241,7 +241,7 @@ def test_tokens_that_no_template_takes_leave_no_file(tiny_model, tmp_path):
     tiny_model.__dict__["end_tokens"] = (1,)
     options = PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
     with pytest.raises(ModelError, match="chat template refuses"):
-        encoded(tiny_model, some(3, "s"), options)
+        cached_encodings(tiny_model, some(3, "s"), options)
     assert list(tmp_path.iterdir()) == []
 
 

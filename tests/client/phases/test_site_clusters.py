@@ -8,7 +8,7 @@ import pytest
 from cluster_silo import ask, points_of, quotas, silo, terms_of
 
 from fedwinnow.client.phases import cluster, select
-from fedwinnow.client.phases.cluster import smallest
+from fedwinnow.client.phases.cluster import smallest_group
 from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.scores import loss_clusters
@@ -37,10 +37,12 @@ def exchanged(works, threshold=float("-inf")):
         replies = {site: cluster.cluster(work, asked) for site, work in works.items()}
         totals = np.sum([reply.counts for reply in replies.values()], axis=0)
         sums = np.sum([reply.sums for reply in replies.values()], axis=0)
-        last, centroids = centroids, loss_clusters.update(centroids, totals, sums)
-    wanted = loss_clusters.fill(totals.tolist(), loss_clusters.budget_of(totals.tolist(), 0.5))
+        last, centroids = centroids, loss_clusters.update_centroids(centroids, totals, sums)
+    wanted = loss_clusters.fill_quotas(
+        totals.tolist(), loss_clusters.samples_to_keep(totals.tolist(), 0.5)
+    )
     counts = {site: reply.counts for site, reply in replies.items()}
-    request = quotas(totals.tolist(), threshold, loss_clusters.extras(wanted, counts))
+    request = quotas(totals.tolist(), threshold, loss_clusters.extra_by_site(wanted, counts))
     return last, replies, request
 
 
@@ -61,7 +63,7 @@ def test_clusters_of_silos_are_those_of_one_pool(tmp_path, threshold):
         pool.append(points[made_up(i, n)[1] >= threshold])
     points, expected = np.concatenate(pool), start
     for _ in range(2):
-        places = loss_clusters.assign(points, expected)
+        places = loss_clusters.nearest_centroids(points, expected)
         means = [points[places == k].mean(axis=0) for k in range(len(start)) if (places == k).any()]
         held = np.flatnonzero(np.bincount(places, minlength=len(start)))
         expected = expected.copy()
@@ -80,8 +82,8 @@ def test_clusters_selection_is_the_best_of_each_cluster(tmp_path):
         assert select.select_samples(work, request).kept == {"curated": sum(
             row["kept"] for row in rows_of(work))}  # fmt: skip
         kept[site] = sum(row["kept"] for row in rows_of(work))
-    assert sum(kept.values()) == loss_clusters.budget_of(request.totals, 0.5)
-    wanted = loss_clusters.fill(request.totals, sum(kept.values()))
+    assert sum(kept.values()) == loss_clusters.samples_to_keep(request.totals, 0.5)
+    wanted = loss_clusters.fill_quotas(request.totals, sum(kept.values()))
     for i, (site, work) in enumerate(works.items()):
         scores = made_up(i, (40, 25, 60)[i])[1]
         places = pq.read_table(work.folder / "clusters-3.parquet")["cluster"].to_pylist()
@@ -136,7 +138,7 @@ def test_clusters_groups_are_as_large_as_every_clause_asks(tmp_path, section, po
     """Cell, rounding and, in a deployment, the smallest group: a sum is a mean loss that leaves."""
     losses, scores = made_up(1, 90)
     work = silo(tmp_path, losses, scores, policy=policy, **section)
-    assert smallest(work) == least
+    assert smallest_group(work) == least
     reply = cluster.cluster(work, ask(1, points_of(work)[1]))
     step = work.config.site.round_counts_to
     assert all(n == 0 or n >= least // step * step for n in reply.counts)

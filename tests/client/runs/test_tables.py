@@ -9,7 +9,7 @@ import pytest
 from fedwinnow.client.runs import tables
 from fedwinnow.curation.datatypes import Selection, SignalTable
 from fedwinnow.curation.errors import OutputError, ProtocolError
-from fedwinnow.curation.scores.selection import select
+from fedwinnow.curation.scores.selection import select_above
 
 NAN = np.nan
 
@@ -161,7 +161,7 @@ def test_tables_are_the_same_whatever_the_block(tmp_path, monkeypatch, block):
     assert ids == table.ids
     np.testing.assert_array_equal(status, table.status)
     np.testing.assert_array_equal(found, scores)
-    chosen = select(table.ids, scores, table.status, 0.3)
+    chosen = select_above(table.ids, scores, table.status, 0.3)
     tables.write_selection(tmp_path / "selection.parquet", {"curated": chosen})
     reasons = tables.read_reasons(tmp_path / "selection.parquet")
     assert tuple(reasons[name] for name in table.ids) == chosen.reasons

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from same_table import same
 
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.client.signals.shards import forget, in_shards
+from fedwinnow.client.signals.shards import measure_in_shards, remove_shards
 from fedwinnow.curation.datatypes import Sample, SignalTable
 
 
@@ -57,7 +57,7 @@ def test_shards_give_the_table_of_the_whole(tmp_path_factory, number, size):
     """In shards of any size = in one go, and progress never falls and ends at all samples."""
     samples, seen = samples_of(number), list[tuple[int, int]]()
     folder = tmp_path_factory.mktemp("shards")
-    got = in_shards(
+    got = measure_in_shards(
         Meter(),
         samples,
         files=RunFiles(folder),
@@ -82,7 +82,9 @@ def backwards(shards):
 def test_crew_gives_the_same_table_in_any_order(tmp_path: Path, number: int):
     """Shards that end in another order, by other hands: the table of the whole."""
     samples = samples_of(number)
-    got = in_shards(Meter(), samples, files=RunFiles(tmp_path), key=("a",), size=5, crew=backwards)
+    got = measure_in_shards(
+        Meter(), samples, files=RunFiles(tmp_path), key=("a",), size=5, crew=backwards
+    )
     same(got, Meter()(samples, None))
 
 
@@ -91,10 +93,10 @@ def test_kill_costs_one_shard(tmp_path: Path):
     samples = samples_of(23)
     dying = Meter(dies_at=2)
     with pytest.raises(KeyboardInterrupt):
-        in_shards(dying, samples, files=RunFiles(tmp_path), key=("a",), size=5)
+        measure_in_shards(dying, samples, files=RunFiles(tmp_path), key=("a",), size=5)
     assert dying.asked == [5, 5]
     going_on = Meter()
-    got = in_shards(going_on, samples, files=RunFiles(tmp_path), key=("a",), size=5)
+    got = measure_in_shards(going_on, samples, files=RunFiles(tmp_path), key=("a",), size=5)
     assert going_on.asked == [5, 5, 3]
     same(got, Meter()(samples, None))
 
@@ -102,22 +104,22 @@ def test_kill_costs_one_shard(tmp_path: Path):
 def test_shards_of_other_samples_or_another_pass_are_not_taken(tmp_path: Path):
     """Another key, or other samples under the same key, are measured anew."""
     samples = samples_of(12)
-    in_shards(Meter(), samples, files=RunFiles(tmp_path), key=("a",), size=5)
+    measure_in_shards(Meter(), samples, files=RunFiles(tmp_path), key=("a",), size=5)
     other = Meter()
-    in_shards(other, samples, files=RunFiles(tmp_path), key=("a", "b"), size=5)
+    measure_in_shards(other, samples, files=RunFiles(tmp_path), key=("a", "b"), size=5)
     assert other.asked == [5, 5, 2]
     moved, fresh = [*samples[:5], *samples[6:], samples[5]], Meter()
-    got = in_shards(fresh, moved, files=RunFiles(tmp_path), key=("a",), size=5)
+    got = measure_in_shards(fresh, moved, files=RunFiles(tmp_path), key=("a",), size=5)
     assert fresh.asked == [5, 2]
     same(got, Meter()(moved, None))
 
 
 def test_nothing_stays_of_a_pass_that_is_done(tmp_path: Path):
     """A short pass writes nothing, and what a long one wrote can be forgotten, twice too."""
-    in_shards(Meter(), samples_of(5), files=RunFiles(tmp_path), key=("a",), size=5)
+    measure_in_shards(Meter(), samples_of(5), files=RunFiles(tmp_path), key=("a",), size=5)
     assert not RunFiles(tmp_path).shards.exists()
-    in_shards(Meter(), samples_of(6), files=RunFiles(tmp_path), key=("a",), size=5)
+    measure_in_shards(Meter(), samples_of(6), files=RunFiles(tmp_path), key=("a",), size=5)
     assert len(list(RunFiles(tmp_path).shards.iterdir())) == 2
-    forget(RunFiles(tmp_path))
-    forget(RunFiles(tmp_path))
+    remove_shards(RunFiles(tmp_path))
+    remove_shards(RunFiles(tmp_path))
     assert not RunFiles(tmp_path).shards.exists()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.process_cache import Workshop
-from fedwinnow.client.runs.review_queue import questions
+from fedwinnow.client.runs.process_cache import ProcessCache
+from fedwinnow.client.runs.review_queue import read_questions
 from fedwinnow.client.signals import reviewers as reviewing
 from fedwinnow.client.signals.reviewers import check_reviewers
 from fedwinnow.client.site import Site
@@ -32,7 +32,7 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.curation.scores.selection import QUEUED
 from fedwinnow.curation.seeds import derive_seed
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.toy_federation import SITES, toy_rows, write_toy_scenario
 
@@ -63,14 +63,14 @@ class Heard:
     """A finished run of three sites: what was asked, and what each site kept."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
-        workshop = Workshop()
+        cache = ProcessCache()
         self.config = config
         self.sites = {
-            own.site.name: Site(config=own, workshop=workshop)
+            own.site.name: Site(config=own, cache=cache)
             for own in site_configs(config, str(folder))
         }
         self.asked, self.replies = [], []
-        state = init(config, RUN)
+        state = initial_state(config, RUN)
         while (request := next_request(state)) is not None:
             replies = {name: site.answer(request) for name, site in self.sites.items()}
             self.asked.append(request)
@@ -85,7 +85,7 @@ class Heard:
 
     def folder(self, site: str) -> Path:
         """Where a site keeps the run."""
-        return self.sites[site].work(RUN).folder
+        return self.sites[site].run_of(RUN).folder
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def loop_losses(work, adapter, samples):
 
 def expected_of(work, reviewers, names, samples):
     """Mean, level and spread by the formulas, from slow losses."""
-    rows, kinds = work.pool.rows.samples, np.array(work.pool.rows.kinds)
+    rows, kinds = work.data.rows.samples, np.array(work.data.rows.kinds)
     losses, levels = [], []
     for name in names:
         public = loop_losses(work, reviewers[name], rows)
@@ -138,14 +138,14 @@ def test_reviews_equal_a_loop_of_single_samples_under_each_adapter(heard):
     reviewers = heard.one(m.MeasureRequest).reviewers
     assert tuple(reviewers) == SITES
     for site in ("south",):
-        work = heard.sites[site].work(RUN)
+        work = heard.sites[site].run_of(RUN)
         others = [name for name in SITES if name != site]
         own = tables.read_signals(work.folder / "signals-1.parquet")
-        assert own.ids == work.pool.samples.ids
+        assert own.ids == work.data.samples.ids
         public = tables.read_signals(work.folder / "public-1.parquet")
-        rows = {sample.id: sample for sample in work.pool.rows.samples}
+        rows = {sample.id: sample for sample in work.data.rows.samples}
         shown = [rows[name] for name in public.ids]
-        for table, names, samples in ((own, others, work.pool.samples), (public, SITES, shown)):
+        for table, names, samples in ((own, others, work.data.samples), (public, SITES, shown)):
             for name, values in expected_of(work, reviewers, names, samples).items():
                 assert np.abs(table.columns[name] - values).max() <= 1e-5, (site, name)
 
@@ -157,13 +157,13 @@ def test_reviews_of_a_site_s_samples_do_not_know_its_own_adapter(heard, tmp_path
     other = replace(own, b={name: -3 * factor for name, factor in own.b.items()})
     changed = replace(request, reviewers={**request.reviewers, "north": other})
     site = Site(
-        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=Workshop()
+        config=replace(heard.sites["north"].config, work=str(tmp_path)), cache=ProcessCache()
     )
     site.answer(heard.asked[0])
     site.answer(changed)
     for file, same in (("signals-1.parquet", True), ("public-1.parquet", False)):
         one, two = (
-            tables.read_signals(f / file) for f in (heard.folder("north"), site.work(RUN).folder)
+            tables.read_signals(f / file) for f in (heard.folder("north"), site.run_of(RUN).folder)
         )
         for name in ("review_mean", "review_spread"):
             assert np.array_equal(one.columns[name], two.columns[name]) == same, (file, name)
@@ -203,10 +203,10 @@ def test_one_reviewer_at_a_time_is_in_the_model(heard, tmp_path, monkeypatch):
     small = halved(request.reviewers["west"])
     request = replace(request, reviewers={**request.reviewers, "west": small})
     site = Site(
-        config=replace(heard.sites["north"].config, work=str(tmp_path)), workshop=Workshop()
+        config=replace(heard.sites["north"].config, work=str(tmp_path)), cache=ProcessCache()
     )
     site.answer(heard.asked[0])
-    loaded, held, real = site.work(RUN).loaded, [], reviewing.measure
+    loaded, held, real = site.run_of(RUN).loaded, [], reviewing.measure
 
     def watched(model, samples, options, **arguments):
         parts = [p.numel() for n, p in loaded.model.named_parameters() if "lora_" in n]
@@ -216,7 +216,7 @@ def test_one_reviewer_at_a_time_is_in_the_model(heard, tmp_path, monkeypatch):
     monkeypatch.setattr(reviewing, "measure", watched)
     site.answer(request)
     full = sum(factor.numel() for part in (small.a, small.b) for factor in part.values()) * 2
-    rows, own = len(site.work(RUN).pool.rows.samples), len(site.work(RUN).pool.samples)
+    rows, own = len(site.run_of(RUN).data.rows.samples), len(site.run_of(RUN).data.samples)
     expected = [(rows, full), (rows, full), (own, full), (rows, full // 2), (own, full // 2)]
     assert held == expected
     assert adapter_hash(get_adapter(loaded)) == request.header.adapter
@@ -240,12 +240,12 @@ def test_queued_samples_are_not_trained_on_and_only_the_operator_sees_them(heard
         kept = tables.read_kept(folder / "selection.parquet", "curated")
         queued = {name for name, reason in reasons.items() if reason == QUEUED}
         assert not queued & {name for name, keep in zip(reasons, kept, strict=True) if keep}
-        listed = questions(heard.sites[site].config, RUN)
+        listed = read_questions(heard.sites[site].config, RUN)
         assert {one.id for one in listed} == queued
         ids, _, scores = tables.read_scores(folder / "scores.parquet", "committee")
         by_id = dict(zip(ids, scores, strict=True))
         assert [one.score for one in listed] == sorted((by_id[q] for q in queued), reverse=True)
-        data = [sample.id for sample in heard.sites[site].work(RUN).pool.samples]
+        data = [sample.id for sample in heard.sites[site].run_of(RUN).data.samples]
         assert all(one.row >= 1 for one in listed)
         assert len(data) == int(kept.sum()) + len(queued)
         number += len(queued)
@@ -259,15 +259,15 @@ def test_queue_of_no_run_and_of_no_committee_is_an_error_with_a_cure(heard, scen
     """An unknown run, a run that has not selected, a scorer that asks nobody."""
     config = heard.sites["north"].config
     with pytest.raises(DataError, match=f"choose one of {RUN}"):
-        questions(config, "nowhere")
-    fresh = Site(config=replace(config, work=str(tmp_path / "fresh")), workshop=Workshop())
+        read_questions(config, "nowhere")
+    fresh = Site(config=replace(config, work=str(tmp_path / "fresh")), cache=ProcessCache())
     fresh.answer(heard.asked[0])
     with pytest.raises(DataError, match="has not selected yet"):
-        questions(fresh.config, RUN)
+        read_questions(fresh.config, RUN)
     changes = ("scorer.name=length", "scorer.settings={}", "training.rounds=0")
     plain = Heard(config_of(scenario, *changes), tmp_path / "p")
     with pytest.raises(DataError, match="scorer 'length' has no queue"):
-        questions(plain.sites["north"].config, RUN)
+        read_questions(plain.sites["north"].config, RUN)
 
 
 def changed(adapter: Adapter, change) -> Adapter:
@@ -356,7 +356,7 @@ def planted(tmp_path_factory):
     for site in SITES:
         table = tables.read_signals(run.folder(site) / "signals-1.parquet")
         _, _, scores = tables.read_scores(run.folder(site) / "scores.parquet", "committee")
-        truth = [s.labels["truth"] == "clean" for s in run.sites[site].work(RUN).pool.samples]
+        truth = [s.labels["truth"] == "clean" for s in run.sites[site].run_of(RUN).data.samples]
         found.append(np.stack([scores, table.columns["review_spread"], truth]))
     return np.concatenate(found, axis=1)
 

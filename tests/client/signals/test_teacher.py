@@ -14,9 +14,9 @@ import torch
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.runs import process_cache
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.signals import teacher as teaching
-from fedwinnow.client.signals.teacher import confidences
+from fedwinnow.client.signals.teacher import teacher_confidences
 from fedwinnow.client.site import Site
 from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.curation.config.run import RunConfig
@@ -27,7 +27,7 @@ from fedwinnow.curation.model import token_losses
 from fedwinnow.curation.model.pretrained import encode, load_teacher
 from fedwinnow.curation.model.token_losses import collate, entropies
 from fedwinnow.curation.protocol import messages as m
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
@@ -76,9 +76,9 @@ def config_of(folder: Path, *overrides: str) -> RunConfig:
 
 
 def site_of(config: RunConfig, work: Path, place: int = 0, **changes) -> Site:
-    """A site of its own folder and workshop."""
+    """A site of its own folder and cache."""
     own = site_configs(config, str(work))[place]
-    return Site(config=replace(own, **changes), workshop=Workshop())
+    return Site(config=replace(own, **changes), cache=ProcessCache())
 
 
 def log_probabilities(loaded, sample):
@@ -94,14 +94,14 @@ def log_probabilities(loaded, sample):
 def test_teacher_confidence_equals_a_loop_of_single_samples(teacher):
     """Mean probability of the body's tokens: ≤ 1e-5 from batch-1 logits; NaN without a body."""
     samples = some(9)
-    found = confidences(teacher, samples, OPTIONS)
+    found = teacher_confidences(teacher, samples, OPTIONS)
     expected = [
         np.mean([float(line[token].exp()) for line, token in log_probabilities(teacher, sample)])
         for sample in samples[:-1]
     ]
     assert np.abs(found[:-1] - expected).max() <= 1e-5
     assert np.isnan(found[-1]) != encode(teacher, samples[-1], max_length=96).has_target
-    other = confidences(teacher, samples[::-1], replace(OPTIONS, batch_tokens=96))[::-1]
+    other = teacher_confidences(teacher, samples[::-1], replace(OPTIONS, batch_tokens=96))[::-1]
     assert np.allclose(found, other, atol=1e-6, equal_nan=True)
 
 
@@ -193,7 +193,7 @@ def test_teacher_and_student_are_never_in_memory_together(folder, tmp_path, monk
 
 def walk(site: Site, config: RunConfig, until: str = "done"):
     """A run with this one site, up to a phase."""
-    state = init(config, "toy-run")
+    state = initial_state(config, "toy-run")
     while (request := next_request(state)) is not None and state.phase != until:
         state = absorb(state, {site.name: site.answer(request)})
     return state
@@ -207,8 +207,8 @@ def test_teacher_column_lies_beside_the_student_s(folder, tmp_path):
     table = state.tables[0]
     assert set(table.columns) == {"teacher_confidence", "student_entropy"}
     assert state.members[0].teacher != state.members[0].base
-    rows = {sample.id: sample for sample in site.work("toy-run").pool.rows.samples}
-    teacher = load_teacher(site.work("toy-run").teacher, student_of(folder))
+    rows = {sample.id: sample for sample in site.run_of("toy-run").data.rows.samples}
+    teacher = load_teacher(site.run_of("toy-run").teacher, student_of(folder))
     for place in (0, 3):
         lines = log_probabilities(teacher, rows[table.ids[place]])
         expected = np.mean([float(line[token].exp()) for line, token in lines])
@@ -219,19 +219,19 @@ def test_teacher_that_says_nan_marks_the_sample(tmp_path, folder, monkeypatch):
     """A sample on which the teacher gives a NaN has no signals and no score, and says why."""
     config = config_of(folder)
     site = site_of(config, tmp_path)
-    real = teaching.confidences
+    real = teaching.teacher_confidences
 
     def broken(teacher, samples, *rest):
         values = real(teacher, samples, *rest)
         values[0] = np.nan
         return values
 
-    monkeypatch.setattr(teaching, "confidences", broken)
+    monkeypatch.setattr(teaching, "teacher_confidences", broken)
     state = walk(site, config)
-    assert len(state.tables[0].ids) == len(site.work("toy-run").pool.rows.samples) - 1
+    assert len(state.tables[0].ids) == len(site.run_of("toy-run").data.rows.samples) - 1
     from fedwinnow.client.runs import tables
 
-    kept = tables.read_signals(site.work("toy-run").folder / "signals-0.parquet")
+    kept = tables.read_signals(site.run_of("toy-run").folder / "signals-0.parquet")
     assert kept.status[0] == Status.NON_FINITE
     assert all(np.isnan(values[0]) for values in kept.columns.values())
 
@@ -246,7 +246,7 @@ def test_without_a_teacher_llkd_is_refused_at_once(folder, tmp_path):
     with pytest.raises(PluginError, match="scorer 'llkd' needs a teacher"):
         check_config(beside)
     site = site_of(config, tmp_path, teacher=TeacherSection())
-    reply = site.handle(next_request(init(config, "toy-run")))
+    reply = site.handle(next_request(initial_state(config, "toy-run")))
     assert isinstance(reply, m.Refusal)
     assert reply.clause == "PluginError"
     assert "teacher.name is empty" in reply.reason
@@ -284,7 +284,7 @@ def test_sites_with_another_teacher_are_no_members(folder, tmp_path):
     other = TeacherSection(name=str(write_tiny_model(tmp_path / "strange", seed=1, hidden=48)))
     sites = [site_of(config, tmp_path / "work", place) for place in range(2)]
     sites.append(site_of(config, tmp_path / "work", 2, teacher=other))
-    state = init(config, "toy-run")
+    state = initial_state(config, "toy-run")
     request = next_request(state)
     state = absorb(state, {site.name: site.answer(request) for site in sites})
     assert state.sites == ("north", "south")

@@ -13,8 +13,8 @@ from warmed import OPTIONS, some, warmed
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.client.signals.shards import in_shards
-from fedwinnow.client.signals.workers import Model, Task, Workers
+from fedwinnow.client.signals.shards import measure_in_shards
+from fedwinnow.client.signals.workers import MeasuringTask, WorkerModel, Workers
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.site import ComputeSection
 from fedwinnow.curation.errors import ConfigError, DataError
@@ -29,9 +29,9 @@ pytestmark = [  # Ray takes seconds to start, and does not wait for its own proc
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder) -> Model:
+def model(tiny_model_folder) -> WorkerModel:
     """What every worker loads."""
-    return Model(
+    return WorkerModel(
         section=ModelSection(name=str(tiny_model_folder), max_length=96),
         adapter=AdapterSection(rank=4, alpha=8.0, targets=("q_proj", "v_proj")),
         seed=0,
@@ -74,10 +74,10 @@ def arguments(warm) -> dict:
 
 def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: Path):
     """Bit for bit, with a worker that is killed after the first shard."""
-    task = Task(adapter=get_adapter(warm), options=OPTIONS, arguments=arguments)
+    task = MeasuringTask(adapter=get_adapter(warm), options=OPTIONS, arguments=arguments)
     samples = some(22, "s")
     whole = partial(measure, warm, options=OPTIONS, **arguments)
-    alone = in_shards(
+    alone = measure_in_shards(
         lambda shard, _: whole(shard),
         samples,
         files=RunFiles(tmp_path / "alone"),
@@ -91,7 +91,7 @@ def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: 
                 os.kill(crew.processes()[0], signal.SIGKILL)
             yield found
 
-    together = in_shards(
+    together = measure_in_shards(
         lambda shard, _: whole(shard),
         samples,
         files=RunFiles(tmp_path / "crew"),
@@ -106,7 +106,7 @@ def test_workers_raise_what_a_shard_raises(crew, warm, arguments):
     """An error of ours keeps its class and its words."""
     alike = some(2, "s")[1:]  # the prompt of one of the samples
     wrong = {**arguments, "contrast": alike, "columns": frozenset({"contrast_loss_mean"})}
-    task = Task(adapter=get_adapter(warm), options=OPTIONS, arguments=wrong)
+    task = MeasuringTask(adapter=get_adapter(warm), options=OPTIONS, arguments=wrong)
     with pytest.raises(DataError, match="no public reference anchor has another prompt"):
         list(crew.each(task, [(0, some(4, "s"))]))
 
@@ -114,6 +114,6 @@ def test_workers_raise_what_a_shard_raises(crew, warm, arguments):
 def test_more_workers_than_processors_are_refused(crew, warm):
     """A machine without room is named, with what to lower."""
     many = Workers(section=ComputeSection(workers=4096), model=crew.model)
-    task = Task(adapter=get_adapter(warm), options=OPTIONS, arguments={})
+    task = MeasuringTask(adapter=get_adapter(warm), options=OPTIONS, arguments={})
     with pytest.raises(ConfigError, match=r"compute\.workers = 4096"):
         next(many.each(task, []))

@@ -13,7 +13,7 @@ from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import DataError, IncompatibleAdapterError
 from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
-from fedwinnow.server.aggregation.update_alignment import alignments
+from fedwinnow.server.aggregation.update_alignment import update_alignments
 
 ANCHORS = tuple(
     Sample(id=str(i), prompt=f"question {i}", response="answer " * (1 + i % 3) + str(i))
@@ -34,7 +34,7 @@ def drawn(like: Adapter, seed: int, size: float) -> Adapter:
 def work(loaded, anchors=ANCHORS, batch_tokens=64):
     options = PassOptions(batch_tokens=batch_tokens, max_length=96)
     pool = SimpleNamespace(split=SimpleNamespace(reference=anchors))
-    return SimpleNamespace(loaded=loaded, pass_options=options, pool=pool)
+    return SimpleNamespace(loaded=loaded, pass_options=options, data=pool)
 
 
 def test_alignment_is_the_first_order_drop_of_the_anchors_loss(tiny_model):
@@ -60,7 +60,7 @@ def test_alignment_is_the_first_order_drop_of_the_anchors_loss(tiny_model):
         set_adapter(tiny_model, adapter)
         return float(np.mean(evaluate(tiny_model, ANCHORS, work(tiny_model).pass_options)))
 
-    found = alignments(ahead, {"witness": gradient}, here)
+    found = update_alignments(ahead, {"witness": gradient}, here)
     for site, adapter in ahead.items():
         assert found[site] == pytest.approx(loss(here) - loss(adapter), rel=0.02, abs=2e-6)
     assert found["down"] > 0 > found["up"]
@@ -73,9 +73,9 @@ def test_alignment_needs_two_of_three_witnesses_to_be_bent(tiny_model):
     honest = anchor_gradient(work(tiny_model))
     liar = replace(honest, a={k: 1e6 * torch.ones_like(v) for k, v in honest.a.items()})
     sites = {"a": drawn(here, 2, 0.01), "b": drawn(here, 3, 0.01)}
-    plain = alignments(sites, {"x": honest}, here)
-    assert alignments(sites, {"x": honest, "y": honest, "z": liar}, here) == plain
-    assert alignments(sites, {}, here) == {}
+    plain = update_alignments(sites, {"x": honest}, here)
+    assert update_alignments(sites, {"x": honest, "y": honest, "z": liar}, here) == plain
+    assert update_alignments(sites, {}, here) == {}
 
 
 def test_anchor_gradient_does_not_depend_on_batches_and_leaves_no_trace(tiny_model):
@@ -103,4 +103,4 @@ def test_alignment_refuses_another_rank_by_site(tiny_model):
         here, a={k: v[:1] for k, v in here.a.items()}, b={k: v[:, :1] for k, v in here.b.items()}
     )
     with pytest.raises(IncompatibleAdapterError, match="'low'"):
-        alignments({"low": low}, {"x": here}, here)
+        update_alignments({"low": low}, {"x": here}, here)

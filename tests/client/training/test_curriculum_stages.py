@@ -10,18 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.client.runs import tables
-from fedwinnow.client.runs.agreed_terms import plugins
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.agreed_terms import named_plugins
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.client.runs.site_run import hold
+from fedwinnow.client.runs.site_run import load_checked_adapter
 from fedwinnow.client.site import Site
 from fedwinnow.client.training import curriculum_stages, round_plan
-from fedwinnow.client.training.curriculum_stages import choose, stage_of
+from fedwinnow.client.training.curriculum_stages import choose_stage_samples, stage_of
 from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.strategies.terms_check import check_terms
 
@@ -81,7 +81,7 @@ def test_stages_hold_every_sample_once(tmp_path, scores, rounds, count, seed, fi
             asked.append(places)
             return values[np.searchsorted(kept, places)]
 
-        places, said = choose(work, "curated", stage, kept, score)
+        places, said = choose_stage_samples(work, "curated", stage, kept, score)
         assert len(places) == stage.size(len(kept))
         assert bool(asked) == (stage.number not in seen)
         if asked:
@@ -99,23 +99,27 @@ def test_stages_hold_every_sample_once(tmp_path, scores, rounds, count, seed, fi
 def toy(tmp_path_factory):
     """A staged run of one silo, with soft weights and nothing cut."""
     scenario = write_toy_scenario(tmp_path_factory.mktemp("toy"), samples=9)
-    return load_scenario(scenario, STAGED), Workshop()
+    return load_scenario(scenario, STAGED), ProcessCache()
 
 
 def walk(toy, folder, forget=()):
     """The whole run; before the rounds in ``forget`` the site is a new process without replies."""
-    config, workshop = toy
+    config, cache = toy
     site_config = site_configs(config, str(folder))[1]
-    site, state, heard = Site(config=site_config, workshop=workshop), init(config, "run"), []
+    site, state, heard = (
+        Site(config=site_config, cache=cache),
+        initial_state(config, "run"),
+        [],
+    )
     while (request := next_request(state)) is not None:
         if (state.phase, state.round) in forget:
             site.answer(request)  # done, and killed before the answer came out
             shutil.rmtree(folder / site.name / "run" / "replies")
-            site = Site(config=site_config, workshop=workshop)
+            site = Site(config=site_config, cache=cache)
         reply = site.answer(request)
         heard.append((request, reply))
         state = absorb(state, {site.name: reply})
-    return heard, site.work("run")
+    return heard, site.run_of("run")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +134,7 @@ def test_stages_of_a_run_are_a_partition_of_what_is_kept(unbroken):
     files = sorted(work.folder.glob("stage-*.parquet"))
     assert [file.name for file in files] == ["stage-curated-0.parquet", "stage-curated-1.parquet"]
     taken = np.concatenate([tables.read_stage(file)[0] for file in files])
-    kept, _ = round_plan.kept_by(work, "curated")
+    kept, _ = round_plan.kept_samples(work, "curated")
     assert sorted(taken.tolist()) == kept.tolist()
     said = {r.samples for _, r in heard if isinstance(r, m.TrainedAdapter) and r.header.arm}
     assert said == {len(kept)}
@@ -146,15 +150,15 @@ def test_stages_rank_with_the_adapter_of_the_round(unbroken):
     """Oracle: the scores of stage 1 are those of the adapter that its first round sends."""
     heard, work = unbroken
     requests = [q for q, _ in heard if isinstance(q, m.TrainRequest) and q.header.arm]
-    kept, _ = round_plan.kept_by(work, "curated")
+    kept, _ = round_plan.kept_samples(work, "curated")
     opened = stage_of(3, rounds=3, stages=2, samples=len(kept))
     assert (opened.number, opened.first_round) == (1, 3)
     places, scores = tables.read_stage(work.files.stage("curated", opened.number))
     said = {}
     for number in (1, 3):
         request = requests[number - 1]
-        adapter = hold(work, request.header, request.adapter)
-        said[number] = curriculum_stages.score_now(work, adapter)(places)
+        adapter = load_checked_adapter(work, request.header, request.adapter)
+        said[number] = curriculum_stages.stage_scoring(work, adapter)(places)
     assert said[3].tolist() == scores.tolist()
     assert said[1].tolist() != scores.tolist()
 
@@ -163,15 +167,15 @@ def test_policy_counts_a_stage_and_effective_samples(unbroken):
     """An adapter stands on its stage's samples, and on fewer where weights differ."""
     heard, work = unbroken
     header = next(q.header for q, _ in heard if isinstance(q, m.TrainRequest) and q.header.arm)
-    kept, _ = round_plan.kept_by(work, "curated")
+    kept, _ = round_plan.kept_samples(work, "curated")
     size = stage_of(1, rounds=3, stages=2, samples=len(kept)).size(len(kept))
-    assert 0 < round_plan.behind(work, header) <= size
+    assert 0 < round_plan.effective_samples(work, header) <= size
     assert size < len(kept)
 
 
 def test_plugins_of_a_run_name_the_scorer_that_ranks(toy):
     """A site's policy sees the scorer that the ordering's setting names."""
-    named = dict(plugins(toy[0].terms()))
+    named = dict(named_plugins(toy[0].terms()))
     assert named["scorer:ira"] == {}
     assert named["ordering:easy_to_hard"] == {"stages": 2}
 
@@ -196,8 +200,8 @@ def test_terms_that_a_site_could_not_fulfil_are_refused_at_join(toy, section, se
 def test_weights_are_of_the_curated_arm_alone(unbroken):
     """Control arms count every sample the same; the curated arm's weights have mean 1."""
     _, work = unbroken
-    kept, scores = round_plan.kept_by(work, "curated")
-    weights = round_plan.weights_of(work, "curated", kept, scores)
+    kept, scores = round_plan.kept_samples(work, "curated")
+    weights = round_plan.sample_weights(work, "curated", kept, scores)
     assert weights.mean() == pytest.approx(1.0)
     assert weights.std() > 0
-    assert round_plan.weights_of(work, "random", kept, scores) is None
+    assert round_plan.sample_weights(work, "random", kept, scores) is None

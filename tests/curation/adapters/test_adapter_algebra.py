@@ -137,7 +137,7 @@ def test_check_compatible_names_site_and_module():
 def test_shares_sum_to_one_over_sites_with_an_adapter():
     """Weights are normalised over sites with an adapter and a weight, in sorted order."""
     adapter = make()
-    used = checks.shares(
+    used = checks.normalise_weights(
         {"c": adapter, "a": adapter, "b": adapter}, {"a": 1.0, "b": 0.0, "c": 3.0, "d": 9.0}
     )
     assert list(used.items()) == [("a", 0.25), ("c", 0.75)]
@@ -147,13 +147,13 @@ def test_shares_refuses_what_is_no_weight():
     """No weight above 0, a NaN and a negative weight are named errors."""
     adapter = make()
     with pytest.raises(EmptySelectionError):
-        checks.shares({"a": adapter}, {"a": 0.0})
+        checks.normalise_weights({"a": adapter}, {"a": 0.0})
     with pytest.raises(EmptySelectionError):
-        checks.shares({}, {"a": 1.0})
+        checks.normalise_weights({}, {"a": 1.0})
     with pytest.raises(NonFiniteError, match="site 'a'"):
-        checks.shares({"a": adapter}, {"a": math.nan})
+        checks.normalise_weights({"a": adapter}, {"a": math.nan})
     with pytest.raises(ProtocolError, match="site 'a'"):
-        checks.shares({"a": adapter}, {"a": -1.0})
+        checks.normalise_weights({"a": adapter}, {"a": -1.0})
 
 
 @settings(deadline=None, max_examples=40)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from fedwinnow.curation.adapters import peft_reader
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
-from fedwinnow.curation.adapters.peft_reader import Lazy, open_adapter
+from fedwinnow.curation.adapters.peft_reader import LazyFactor, open_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ModelError
 
@@ -70,7 +70,7 @@ def test_lazy_mapping_knows_its_names_only():
     def never(name):
         raise AssertionError(name)
 
-    lazy = Lazy(["b", "a"], never)
+    lazy = LazyFactor(["b", "a"], never)
     assert list(lazy) == ["b", "a"]
     assert len(lazy) == 2
     assert lazy.get("c") is None

@@ -4,7 +4,7 @@ import pytest
 from repository import ROOT
 
 from fedwinnow.curation.config import strict_toml
-from fedwinnow.curation.config.flower_overrides import OWN_KEYS, overrides, run_config_scenario
+from fedwinnow.curation.config.flower_overrides import OWN_KEYS, read_overrides, run_config_scenario
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError
 
@@ -25,7 +25,7 @@ def app_config():
 
 def test_run_config_keys_are_scalars_of_the_configuration():
     """Every key of pyproject's run config is one of RunConfig, and unset there."""
-    known = flat(strict_toml.plain(RunConfig()))
+    known = flat(strict_toml.to_plain(RunConfig()))
     for key, value in app_config().items():
         if key not in OWN_KEYS:
             assert key in known, key
@@ -36,7 +36,7 @@ def test_run_config_keys_are_scalars_of_the_configuration():
 
 def test_run_config_without_changes_overrides_nothing():
     """The defaults of pyproject leave the scenario as it is."""
-    assert overrides(app_config()) == ()
+    assert read_overrides(app_config()) == ()
 
 
 def test_run_config_keys_and_lines_override_the_scenario(tmp_path):

@@ -20,7 +20,7 @@ from fedwinnow.curation.config.scoring import (
     RunSection,
 )
 from fedwinnow.curation.config.site import SiteConfig, SiteSection
-from fedwinnow.curation.config.strict_toml import canonical, load, parse, to_toml
+from fedwinnow.curation.config.strict_toml import canonical_json, load_toml, parse, to_toml
 from fedwinnow.curation.config.training import StudySection
 from fedwinnow.curation.errors import ConfigError
 
@@ -91,7 +91,7 @@ def test_config_out_of_range_names_key_range_and_file(tmp_path, override, allowe
     file.write_text(to_toml(full()), encoding="utf-8")
     *_, section, key = re.sub(r"\.\d+", "", override.split("=")[0]).split(".")
     with pytest.raises(ConfigError) as caught:
-        load(file, RunConfig, [override])
+        load_toml(file, RunConfig, [override])
     said = str(caught.value)
     assert str(file) in said
     assert allowed in said
@@ -110,12 +110,12 @@ def test_config_out_of_range_names_key_range_and_file(tmp_path, override, allowe
 def test_config_toml_round_trip(cls, node):
     """to_toml writes what parse reads back as the same configuration."""
     assert parse(tomllib.loads(to_toml(node)), cls) == node
-    assert parse(json.loads(canonical(node)), cls) == node
+    assert parse(json.loads(canonical_json(node)), cls) == node
 
 
 def test_config_terms_hold_no_path():
     """What travels to the sites names no folder, file or column of anyone."""
-    text = canonical(full().terms())
+    text = canonical_json(full().terms())
     assert SECRET not in text
     assert "secret" not in text
     assert ".jsonl" not in text

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import (
-    canonical,
-    check,
-    load,
+    canonical_json,
+    load_toml,
     parse,
+    require_setting,
     to_toml,
     with_overrides,
 )
@@ -32,7 +32,7 @@ class Part:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check("part.weight", self.weight, self.weight > 0, "above 0")
+        require_setting("part.weight", self.weight, self.weight > 0, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def test_settings_errors_name_the_key_what_is_allowed_and_the_file(tmp_path, tex
     """Whatever is wrong in a file: one ConfigError with file, key, and what is allowed."""
     file = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        load(file, Outer)
+        load_toml(file, Outer)
     for part in [str(file), *said]:
         assert part in str(caught.value)
 
@@ -103,7 +103,7 @@ def test_settings_of_a_missing_file_name_it(tmp_path):
     """A path that cannot be read is a ConfigError with the path."""
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(ConfigError, match=re.escape(str(path))):
-            load(path, Outer)
+            load_toml(path, Outer)
 
 
 def test_settings_of_bytes_that_are_no_text_name_the_file(tmp_path):
@@ -111,7 +111,7 @@ def test_settings_of_bytes_that_are_no_text_name_the_file(tmp_path):
     file = tmp_path / "run.toml"
     file.write_bytes(b'title = "\xff\xfe"')
     with pytest.raises(ConfigError, match=re.escape(str(file))):
-        load(file, Outer)
+        load_toml(file, Outer)
 
 
 def test_settings_take_a_whole_number_for_a_float():
@@ -143,7 +143,7 @@ def test_settings_take_a_whole_number_for_a_float():
 def test_settings_override_wins_over_the_file(tmp_path, override, key, value):
     """``section.key=value`` reaches nested tables and lists; bare words are texts."""
     file = write(tmp_path, 'title = "x"\n[[parts]]\nname = "a"')
-    node = load(file, Outer, [override])
+    node = load_toml(file, Outer, [override])
     for part in key.split("."):
         node = node[int(part)] if part.isdigit() else getattr(node, part)
     assert node == value
@@ -168,7 +168,7 @@ def test_settings_wrong_override_is_an_error(tmp_path, override, said):
     """An override that names nothing, or has no value, is refused with its words and the file."""
     file = write(tmp_path, 'title = "x"\n[[parts]]\nname = "a"')
     with pytest.raises(ConfigError, match=said) as caught:
-        load(file, Outer, [override])
+        load_toml(file, Outer, [override])
     assert str(file) in str(caught.value)
 
 
@@ -211,7 +211,7 @@ def test_settings_toml_round_trip(title, count, share, free, parts):
     )
     back = parse(tomllib.loads(to_toml(node)), Outer)
     assert back == node
-    assert canonical(back) == canonical(node)
+    assert canonical_json(back) == canonical_json(node)
 
 
 def test_settings_toml_carries_comments():
@@ -227,16 +227,16 @@ def test_settings_canonical_is_equal_for_equal_settings():
     """Equal settings have equal text whatever the order of free keys; different ones differ."""
     one = Outer(title="x", inner=Inner(free={"a": 1, "b": [2]}))
     other = Outer(title="x", inner=Inner(free={"b": [2], "a": 1}))
-    assert canonical(one) == canonical(other)
-    assert canonical(one) != canonical(Outer(title="x"))
-    assert parse(json.loads(canonical(one)), Outer) == one
+    assert canonical_json(one) == canonical_json(other)
+    assert canonical_json(one) != canonical_json(Outer(title="x"))
+    assert parse(json.loads(canonical_json(one)), Outer) == one
 
 
 def test_settings_check_says_key_value_and_range():
     """A range error names the key, the value that came, and the range."""
     with pytest.raises(ConfigError, match=r"a\.b = 3 is out of range; allowed: at least 4"):
-        check("a.b", 3, holds=False, allowed="at least 4")
-    check("a.b", math.inf, holds=True, allowed="anything")
+        require_setting("a.b", 3, holds=False, allowed="at least 4")
+    require_setting("a.b", math.inf, holds=True, allowed="anything")
 
 
 @dataclass(frozen=True, kw_only=True)

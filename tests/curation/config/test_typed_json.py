@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from fedwinnow.curation.config.strict_toml import plain
+from fedwinnow.curation.config.strict_toml import to_plain
 from fedwinnow.curation.config.typed_json import parse_tree
 from fedwinnow.curation.errors import DataError
 
@@ -37,9 +37,9 @@ WHOLE = {
 
 
 def test_tree_is_read_as_plain_wrote_it():
-    """``plain`` and back, for nested parts, lists, maps and null."""
+    """``to_plain`` and back, for nested parts, lists, maps and null."""
     for tree in (WHOLE, WHOLE | {"leaf": None, "leaves": [], "named": {}}):
-        assert plain(parse_tree(tree, Tree)) == tree
+        assert to_plain(parse_tree(tree, Tree)) == tree
 
 
 def test_tree_numbers_may_be_whole_or_words():

@@ -5,14 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwinnow.curation.gradients.finite_differences import Differences, predicted_change
+from fedwinnow.curation.gradients.finite_differences import FiniteDifferences, predicted_change
 
 KIND = torch.float64
 
 
 def of(weights, directions):
     """Differences over given factors."""
-    return Differences.along(weights, directions, directions, KIND)
+    return FiniteDifferences.along(weights, directions, directions, KIND)
 
 
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 3))
@@ -52,7 +52,7 @@ def test_a_step_moves_the_reference_loss_as_predicted_and_never_far():
     weights = {"A": torch.tensor([3.0, 4.0], dtype=KIND)}
     d = {"A": torch.tensor([[1.0, 0.0], [1e-9, 0.0], [0.0, 2.0]], dtype=KIND)}
     g = {"A": torch.tensor([[2.0, 0.0], [1e-9, 0.0], [5.0, 0.0]], dtype=KIND)}
-    steps = Differences.along(weights, d, g, KIND).steps
+    steps = FiniteDifferences.along(weights, d, g, KIND).steps
     assert steps == pytest.approx((predicted_change(KIND) / 2, 2.5e9, 1.25))
 
 

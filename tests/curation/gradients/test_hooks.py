@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.gradients.contraction import Contraction
-from fedwinnow.curation.gradients.hooks import _products, refuse, sample_gradients
+from fedwinnow.curation.gradients.hooks import _products, check_hookable, sample_gradients
 from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
-from fedwinnow.curation.model.modes import evaluating
+from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate, sample_losses, token_losses
 
@@ -157,7 +157,7 @@ def test_modes_of_all_modules_are_restored(model):
     """A part that was in eval mode is so afterwards, though the model trains."""
     net = model.model.train()
     quiet = dict(model.layers()).popitem()[1].eval()
-    with evaluating(net):
+    with evaluation_mode(net):
         assert not any(module.training for module in net.modules())
     assert not quiet.training
     assert net.training
@@ -259,7 +259,7 @@ def test_failure_inside_leaves_the_model_as_it_was(model, training):
     assert [p.requires_grad for p in net.parameters()] == flags
     assert net.training
     assert not any("forward" in vars(part) for part in net.modules())
-    refuse(net, dict(model.layers()))  # no hook is left
+    check_hookable(net, dict(model.layers()))  # no hook is left
 
 
 def test_trap_frozen_parameters_get_no_gradient(model):
@@ -275,8 +275,8 @@ def test_trap_left_hooks_are_refused(model):
     layers = dict(model.layers())
     inside = sample_gradients(model.model, layers, lambda *_: None)
     with inside, pytest.raises(ModelError, match="hooks are left"):
-        refuse(model.model, layers)
-    refuse(model.model, layers)
+        check_hookable(model.model, layers)
+    check_hookable(model.model, layers)
 
 
 def test_trap_module_compiled_in_place_is_refused(model):
@@ -284,7 +284,7 @@ def test_trap_module_compiled_in_place_is_refused(model):
     block = model.model.get_base_model().model.layers[0]
     block._compiled_call_impl = block.forward  # what block.compile() sets, without its start-up
     with pytest.raises(ModelError, match="compiled"):
-        refuse(model.model, dict(model.layers()))
+        check_hookable(model.model, dict(model.layers()))
 
 
 @pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed")  # of merging, which is not asked
@@ -297,7 +297,7 @@ def test_trap_variant_of_lora_is_refused(tiny_model_folder, option, match):
     config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, **option)
     net = get_peft_model(base_of(tiny_model_folder), config)
     with pytest.raises(ModelError, match=match):
-        refuse(net, lora_layers(net))
+        check_hookable(net, lora_layers(net))
 
 
 def test_trap_other_variant_is_refused_by_its_name(model):
@@ -305,7 +305,7 @@ def test_trap_other_variant_is_refused_by_its_name(model):
     name, layer = next(model.layers())
     layer.lora_variant["default"] = object()
     with pytest.raises(ModelError, match=rf"{name} has the LoRA variant object"):
-        refuse(model.model, dict(model.layers()))
+        check_hookable(model.model, dict(model.layers()))
 
 
 def test_trap_adapter_of_an_embedding_is_refused(tiny_model_folder):
@@ -313,13 +313,13 @@ def test_trap_adapter_of_an_embedding_is_refused(tiny_model_folder):
     config = LoraConfig(target_modules=["q_proj", "embed_tokens"], init_lora_weights=False)
     net = get_peft_model(base_of(tiny_model_folder), config)
     with pytest.raises(ModelError, match="embed_tokens has no linear factors"):
-        refuse(net, lora_layers(net))
+        check_hookable(net, lora_layers(net))
 
 
 def test_trap_model_without_adapter_is_refused(tiny_model_folder):
     """No LoRA layer, nothing to measure."""
     with pytest.raises(ModelError, match="no LoRA layer"):
-        refuse(base_of(tiny_model_folder), {})
+        check_hookable(base_of(tiny_model_folder), {})
 
 
 def test_trap_routed_experts_are_refused(model):

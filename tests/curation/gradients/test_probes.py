@@ -13,9 +13,9 @@ from warmed import warmed
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError, RunError
 from fedwinnow.curation.gradients.hooks import sample_gradients
-from fedwinnow.curation.gradients.probes import Probed, probed
-from fedwinnow.curation.model.hook_support import unhookable
-from fedwinnow.curation.model.modes import evaluating
+from fedwinnow.curation.gradients.probes import Probed, with_probes
+from fedwinnow.curation.model.hook_support import why_no_hooks
+from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.model.token_losses import collate, sample_losses
 
@@ -40,7 +40,7 @@ def batch_of(model, number=4):
 def probe_gradients(net, layers, batch):
     """Factor → per-sample gradients by the probe."""
     found = {}
-    with probed(net, layers) as probe:
+    with with_probes(net, layers) as probe:
         probe.begin(len(batch.tokens))
         sample_losses(net, batch).sum().backward()
         probe.end(found.__setitem__)
@@ -80,7 +80,7 @@ def apart(found, expected):
 def test_probe_and_hooks_equal_a_loop_of_single_samples(model):
     """Both give ∂ℓ_i/∂F of every sample and factor to 1e-12 of the largest in float64."""
     layers, batch = dict(model.layers()), batch_of(model)
-    with evaluating(model.model):
+    with evaluation_mode(model.model):
         expected = loop_gradients(model.model, layers, batch)
     assert apart(probe_gradients(model.model, layers, batch), expected) <= 1e-12
     assert apart(hook_gradients(model.model, layers, batch), expected) <= 1e-12
@@ -93,7 +93,7 @@ def test_probe_changes_no_loss_and_leaves_the_model_as_it_was(model):
     flags = [(n, p.requires_grad) for n, p in net.named_parameters()]
     with torch.no_grad():
         before = sample_losses(net, batch)
-    with probed(net, layers) as probe:
+    with with_probes(net, layers) as probe:
         probe.begin(len(batch.tokens))
         assert torch.equal(sample_losses(net, batch), before)
         assert [n for n, _ in net.named_parameters()] == [n for n, _ in flags]
@@ -107,7 +107,7 @@ def test_probe_sums_the_passes_of_a_layer_that_runs_twice(model):
     """Two forward passes, one backward: the gradient is that of the summed loss, so its norm is."""
     net, layers, batch = model.model, dict(model.layers()), batch_of(model)
     single, found = probe_gradients(net, layers, batch), {}
-    with probed(net, layers) as probe:
+    with with_probes(net, layers) as probe:
         probe.begin(len(batch.tokens))
         (sample_losses(net, batch) + 2 * sample_losses(net, batch)).sum().backward()
         probe.end(found.__setitem__)
@@ -129,7 +129,7 @@ def test_probe_is_exact_in_checkpoint_wrappers_where_hooks_are_refused(model, re
     )
     found = probe_gradients(net, layers, batch)
     assert apart(found, expected) <= 1e-12
-    assert "checkpoint wrapper" in unhookable(net)
+    assert "checkpoint wrapper" in why_no_hooks(net)
     with pytest.raises(ModelError, match=r"measuring\.backend = 'probe'"):
         hook_gradients(net, layers, batch)
 
@@ -142,13 +142,13 @@ def test_probe_is_exact_under_torch_compile_where_hooks_are_refused(model):
     other = batch_of(model, 3)
     expected, fewer = (probe_gradients(net, layers, one) for one in (batch, other))
     net.get_base_model().model.layers[0].compile(backend="aot_eager")  # PEFT's wrapper cannot be
-    with torch.no_grad(), evaluating(net):
+    with torch.no_grad(), evaluation_mode(net):
         plain = sample_losses(net, batch)
     assert apart(probe_gradients(net, layers, batch), expected) <= 1e-6
     assert apart(probe_gradients(net, layers, other), fewer) <= 1e-6
-    with torch.no_grad(), evaluating(net):
+    with torch.no_grad(), evaluation_mode(net):
         assert torch.allclose(plain, sample_losses(net, batch), rtol=1e-7)
-    assert "compiled" in unhookable(net)
+    assert "compiled" in why_no_hooks(net)
     with pytest.raises(ModelError, match=r"measuring\.backend = 'probe'"):
         hook_gradients(net, layers, batch)
 
@@ -173,7 +173,7 @@ def test_probe_is_exact_under_fsdp_where_hooks_are_refused(model, tmp_path):
                 fully_shard(part, mesh=mesh)
         layers = dict(model.layers())
         assert apart(probe_gradients(net, layers, batch), expected) <= 1e-12
-        assert "FSDP" in unhookable(net)
+        assert "FSDP" in why_no_hooks(net)
         with pytest.raises(ModelError, match=r"measuring\.backend = 'probe'"):
             hook_gradients(net, layers, batch)
     finally:
@@ -183,7 +183,7 @@ def test_probe_is_exact_under_fsdp_where_hooks_are_refused(model, tmp_path):
 def test_probe_of_a_layer_that_does_not_run_is_an_error(model):
     """No part of a gradient is left out without a word."""
     layers, batch = dict(model.layers()), batch_of(model)
-    with probed(model.model, layers) as probe:
+    with with_probes(model.model, layers) as probe:
         with pytest.raises(RunError, match="did not run"):
             probe.end(lambda *_: None)
         probe.begin(len(batch.tokens))
@@ -196,7 +196,7 @@ def test_probe_refuses_what_hooks_refuse(model):
     net, layers = model.model, dict(model.layers())
 
     def refused(match, net=net, layers=layers):
-        with pytest.raises(ModelError, match=match), probed(net, layers):
+        with pytest.raises(ModelError, match=match), with_probes(net, layers):
             pass
         assert not any(isinstance(part, Probed) for part in net.modules())
 

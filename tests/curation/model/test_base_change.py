@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ProtocolError
-from fedwinnow.curation.model.base_change import add_change, changed, changed_base, effective
-from fedwinnow.curation.model.lora_model import fixed, get_adapter, set_adapter
+from fedwinnow.curation.model.base_change import (
+    add_change,
+    apply_base_change,
+    changed_base_hash,
+    effective_adapter,
+)
+from fedwinnow.curation.model.lora_model import freeze_factors, get_adapter, set_adapter
 
 TOKENS = torch.tensor([[1, 5, 9, 2, 7]])
 
@@ -43,8 +48,8 @@ def test_add_change_and_effective_are_sums(seed, first, second):
     goal = dense(one, "m") + dense(other, "m")
     assert float((dense(summed, "m") - goal).norm() / goal.norm()) < 1e-6
     assert summed.a["m"].shape[0] <= first + second
-    labelled = replace(other, base=changed_base("b", one))
-    whole = effective(labelled, one)
+    labelled = replace(other, base=changed_base_hash("b", one))
+    whole = effective_adapter(labelled, one)
     assert whole.base == "b"
     assert float((dense(whole, "m") - goal).norm() / goal.norm()) < 1e-6
 
@@ -55,9 +60,9 @@ def test_effective_refuses_another_rounds_change():
         base="b", a={"m": torch.zeros(1, 9)}, b={"m": torch.zeros(7, 1)}, scales={"m": 1.0}
     )
     one, other = drawn(like, 1, 2), drawn(like, 2, 2)
-    assert effective(other, None) is other
+    assert effective_adapter(other, None) is other
     with pytest.raises(IncompatibleAdapterError, match="same round"):
-        effective(replace(other, base=changed_base("b", other)), one)
+        effective_adapter(replace(other, base=changed_base_hash("b", other)), one)
 
 
 def test_changed_model_is_the_model_with_changed_weights(tiny_model):
@@ -65,12 +70,13 @@ def test_changed_model_is_the_model_with_changed_weights(tiny_model):
     like = get_adapter(tiny_model)
     change, adapter = drawn(like, 3, 2), drawn(like, 4, 4)
     set_adapter(
-        tiny_model, effective(replace(adapter, base=changed_base(like.base, change)), change)
+        tiny_model,
+        effective_adapter(replace(adapter, base=changed_base_hash(like.base, change)), change),
     )
     expected = tiny_model.model(input_ids=TOKENS).logits.detach()
     set_adapter(tiny_model, adapter)
     plain = tiny_model.model(input_ids=TOKENS).logits.detach()
-    with changed(tiny_model, change):
+    with apply_base_change(tiny_model, change):
         logits = tiny_model.model(input_ids=TOKENS).logits
         logits.square().sum().backward()
     assert torch.allclose(logits, expected, atol=1e-4)
@@ -87,7 +93,7 @@ def test_changed_refuses_a_strangers_change(tiny_model):
     like = get_adapter(tiny_model)
     with (
         pytest.raises(IncompatibleAdapterError, match=r"this run.s change"),
-        changed(tiny_model, replace(drawn(like, 1, 1), base="other")),
+        apply_base_change(tiny_model, replace(drawn(like, 1, 1), base="other")),
     ):
         pass
     assert not any(layer._forward_hooks for _, layer in tiny_model.layers())
@@ -98,7 +104,7 @@ def test_fixed_factor_stays_and_the_other_learns(tiny_model):
     start = drawn(get_adapter(tiny_model), 6, 3)
     for factor in ("a", "b", ""):
         set_adapter(tiny_model, start)
-        with fixed(tiny_model, factor):
+        with freeze_factors(tiny_model, factor):
             tiny_model.model(input_ids=TOKENS).logits.square().sum().backward()
             learning = [p for p in tiny_model.model.parameters() if p.requires_grad]
             torch.optim.SGD(learning, lr=1e-3).step()
@@ -108,5 +114,5 @@ def test_fixed_factor_stays_and_the_other_learns(tiny_model):
             assert torch.equal(after.a[name], start.a[name]) == (factor == "a")
             assert torch.equal(after.b[name], start.b[name]) == (factor == "b")
         assert all(p.requires_grad for n, p in tiny_model.model.named_parameters() if "lora" in n)
-    with pytest.raises(ProtocolError, match="'c'"), fixed(tiny_model, "c"):
+    with pytest.raises(ProtocolError, match="'c'"), freeze_factors(tiny_model, "c"):
         pass

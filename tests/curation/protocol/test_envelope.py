@@ -19,8 +19,8 @@ from fedwinnow.curation.protocol.envelope import (
     decrypt,
     encrypt,
     sign,
-    verified,
-    verified_stamp,
+    verify,
+    verify_stamp,
 )
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
@@ -56,7 +56,7 @@ def line(key: PrivateKey) -> str:
 def test_envelope_whole_is_its_stamp(payload, site, number):
     """What was signed is what is read: any payload, any name, any number; digest and size hold."""
     made = sign(KEY, payload, **(WORDS | {"site": site, "sequence": number, "ledger": "head"}))
-    assert verified(made, KEY.public) == Stamp(
+    assert verify(made, KEY.public) == Stamp(
         sender=KEY.public.fingerprint,
         site=site,
         run="r1",
@@ -73,7 +73,7 @@ def test_envelope_with_any_bit_changed_is_refused(part, place):
     """One bit of stamp, signature or payload, wherever it stands."""
     changed = with_bit(getattr(MADE, part), place)
     with pytest.raises(ProtocolError):
-        verified(dataclasses.replace(MADE, **{part: changed}), KEY.public)
+        verify(dataclasses.replace(MADE, **{part: changed}), KEY.public)
 
 
 @given(
@@ -84,14 +84,14 @@ def test_envelope_cut_or_longer_is_refused(part, size, more):
     whole = getattr(MADE, part)
     for changed in (whole[: size % len(whole)], whole + b"\0" + more):
         with pytest.raises(ProtocolError):
-            verified(dataclasses.replace(MADE, **{part: changed}), KEY.public)
+            verify(dataclasses.replace(MADE, **{part: changed}), KEY.public)
 
 
 @given(stamp=BYTES, signature=BYTES, payload=BYTES)
 def test_envelope_of_any_bytes_is_refused(stamp, signature, payload):
     """Whatever comes, the refusal is a ProtocolError: nothing else is raised."""
     with pytest.raises(ProtocolError):
-        verified(Envelope(stamp=stamp, signature=signature, payload=payload), KEY.public)
+        verify(Envelope(stamp=stamp, signature=signature, payload=payload), KEY.public)
 
 
 def test_envelope_of_another_key_is_refused():
@@ -104,7 +104,7 @@ def test_envelope_of_another_key_is_refused():
     )
     for key in halves:
         with pytest.raises(ProtocolError):
-            verified(MADE, key)
+            verify(MADE, key)
 
 
 def test_envelope_parts_of_two_do_not_make_a_third():
@@ -113,10 +113,10 @@ def test_envelope_parts_of_two_do_not_make_a_third():
     for parts in ({"payload"}, {"stamp"}, {"signature"}, {"stamp", "payload"}):
         mixed = dataclasses.replace(MADE, **{part: getattr(second, part) for part in parts})
         with pytest.raises(ProtocolError):
-            verified(mixed, KEY.public)
+            verify(mixed, KEY.public)
     mixed = dataclasses.replace(second, payload=MADE.payload)
     with pytest.raises(ProtocolError, match="send it again"):
-        verified(mixed, KEY.public)
+        verify(mixed, KEY.public)
 
 
 ODD_TREES = {
@@ -141,14 +141,14 @@ def test_stamp_of_another_form_is_refused(kind):
     """Signed by the right key, but with other types, more fields, fewer, or another sender."""
     text = json.dumps(ODD_TREES[kind]).encode()
     with pytest.raises(ProtocolError):
-        verified_stamp(text, signed(text), KEY.public)
+        verify_stamp(text, signed(text), KEY.public)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b'{"size": ' + b"9" * 9999])
 def test_stamp_that_is_no_json_is_refused(text):
     """Signed by the right key, but cut, no text, endlessly nested, or of endless digits."""
     with pytest.raises(ProtocolError, match="not one of this version"):
-        verified_stamp(text, signed(text), KEY.public)
+        verify_stamp(text, signed(text), KEY.public)
 
 
 @given(payload=BYTES)

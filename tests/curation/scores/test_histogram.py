@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
 from fedwinnow.curation.scores.histogram import (
-    empty,
-    merge,
+    empty_summary,
+    merge_summaries,
     quantile,
     rank_error_bound,
     share_above,
     summarise,
 )
-from fedwinnow.curation.scores.histogram_edges import edges_from_public, snap
+from fedwinnow.curation.scores.histogram_edges import edges_from_public, snap_to_grid
 
 EDGES = np.linspace(-3.0, 3.0, 13)
 SCORES = st.lists(st.floats(-10, 10), max_size=60).map(lambda v: np.array(v, dtype=np.float64))
@@ -38,12 +38,15 @@ def test_summary_counts_every_known_score(scores, smallest):
 def test_summary_merge_is_associative_commutative_and_has_a_zero(parts, smallest):
     """Any order exactly, any grouping up to rounding, and no sample changes nothing."""
     one, two, three = (summarise(part, EDGES, smallest_cell=smallest) for part in parts)
-    whole = merge([one, two, three])
-    assert np.array_equal(merge([three, one, two]).counts, whole.counts)
-    for grouped in (merge([merge([one, two]), three]), merge([one, merge([two, three])])):
+    whole = merge_summaries([one, two, three])
+    assert np.array_equal(merge_summaries([three, one, two]).counts, whole.counts)
+    for grouped in (
+        merge_summaries([merge_summaries([one, two]), three]),
+        merge_summaries([one, merge_summaries([two, three])]),
+    ):
         assert np.allclose(grouped.counts, whole.counts, rtol=1e-12)
         assert grouped.largest_merged == whole.largest_merged
-    assert np.array_equal(merge([one, empty(EDGES)]).counts, one.counts)
+    assert np.array_equal(merge_summaries([one, empty_summary(EDGES)]).counts, one.counts)
     assert whole.total == pytest.approx(sum(map(len, parts)))
 
 
@@ -52,7 +55,7 @@ def test_summary_merge_of_filled_cells_is_the_pooled_histogram(parts):
     """Where no cell is merged, the sum is exactly that of all scores together."""
     fill = np.concatenate([[EDGES[0] - 1], EDGES])
     parts = [np.concatenate([part, fill]) for part in parts]
-    merged = merge([summarise(part, EDGES, smallest_cell=1) for part in parts])
+    merged = merge_summaries([summarise(part, EDGES, smallest_cell=1) for part in parts])
     pooled = np.concatenate(parts)
     bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
     expected = [((pooled >= a) & (pooled < b)).sum() for a, b in itertools.pairwise(bounds)]
@@ -79,10 +82,10 @@ def test_summary_leaves_out_nan_and_refuses_infinity():
 def test_merge_of_nothing_or_of_other_edges_is_refused():
     """No site, or sites that derived other edges."""
     with pytest.raises(EmptySummaryError):
-        merge([])
+        merge_summaries([])
     one = summarise(np.ones(3), EDGES, smallest_cell=1)
     with pytest.raises(ProtocolError, match="edges"):
-        merge([one, summarise(np.ones(3), EDGES * 2, smallest_cell=1)])
+        merge_summaries([one, summarise(np.ones(3), EDGES * 2, smallest_cell=1)])
 
 
 @pytest.mark.parametrize("kind", ["normal", "student", "logistic"])
@@ -100,10 +103,10 @@ def test_threshold_of_256_bins_has_rank_error_below_a_thousandth(kind, seed):
     sizes = np.maximum(100, (random.dirichlet(np.ones(8)) * 20_000).astype(int))
     sizes[0] += max(0, 20_000 - sizes.sum())
     scores = [draw(size) for size in sizes]
-    merged = merge([summarise(one, edges, smallest_cell=1) for one in scores])
+    merged = merge_summaries([summarise(one, edges, smallest_cell=1) for one in scores])
     pooled = np.concatenate(scores)
     for share in np.linspace(0.05, 0.95, 19):
-        threshold = snap(quantile(merged, share), edges)
+        threshold = snap_to_grid(quantile(merged, share), edges)
         assert abs((pooled >= threshold).mean() - share) <= 1e-3
 
 
@@ -119,8 +122,8 @@ def test_quantile_and_share_are_inverse_inside_the_edges():
 def test_quantile_of_an_empty_summary_is_refused():
     """No sample, no quantile; its rank error is none."""
     with pytest.raises(EmptySummaryError):
-        quantile(empty(EDGES), 0.5)
-    assert rank_error_bound(empty(EDGES)) == 0.0
+        quantile(empty_summary(EDGES), 0.5)
+    assert rank_error_bound(empty_summary(EDGES)) == 0.0
 
 
 def test_quantile_in_the_open_cells_keeps_at_least_the_share():
@@ -140,7 +143,7 @@ def test_quantile_never_cuts_above_a_score_that_has_its_own_cell():
     random = np.random.default_rng(0)
     scores = np.concatenate([np.full(500, 0.5), random.uniform(0.1, 0.9, size=500)])
     found = summarise(scores, edges, smallest_cell=1)
-    assert snap(quantile(found, 0.5), edges) == 0.5
+    assert snap_to_grid(quantile(found, 0.5), edges) == 0.5
 
 
 @pytest.mark.parametrize("smallest", [1, 5, 20])
@@ -149,11 +152,11 @@ def test_rank_error_stays_below_its_bound(smallest):
     random = np.random.default_rng(smallest)
     edges = edges_from_public(random.normal(size=200), bins=256, probability=False)
     sites = [random.normal(i / 4, 1, size=size) for i, size in enumerate((48, 300, 90))]
-    merged = merge([summarise(one, edges, smallest_cell=smallest) for one in sites])
+    merged = merge_summaries([summarise(one, edges, smallest_cell=smallest) for one in sites])
     pooled, bound = np.concatenate(sites), rank_error_bound(merged)
     assert 0 < bound < 1
     for share in np.linspace(0.05, 0.95, 37):
-        threshold = snap(quantile(merged, share), edges)
+        threshold = snap_to_grid(quantile(merged, share), edges)
         assert abs((pooled >= threshold).mean() - share) <= bound
         here = rank_error_bound(merged, threshold)
         assert abs((pooled >= threshold).mean() - share_above(merged, threshold)) <= here <= bound

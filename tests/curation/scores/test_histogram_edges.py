@@ -6,7 +6,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError
-from fedwinnow.curation.scores.histogram_edges import PARTS, edges_from_public, grid, on_grid, snap
+from fedwinnow.curation.scores.histogram_edges import (
+    PARTS,
+    edges_from_public,
+    is_on_grid,
+    snap_to_grid,
+    threshold_grid,
+)
 
 EDGES = np.linspace(-3.0, 3.0, 13)
 
@@ -89,10 +95,10 @@ def test_score_that_rows_share_gets_a_cell_of_its_own():
 @given(value=st.floats(-4, 4))
 def test_snapped_threshold_is_accepted_and_near(value):
     """snap gives the grid point below, at most a step away inside the edges."""
-    snapped = snap(value, EDGES)
-    assert on_grid(snapped, EDGES)
+    snapped = snap_to_grid(value, EDGES)
+    assert is_on_grid(snapped, EDGES)
     assert snapped <= value
-    assert snap(snapped, EDGES) == snapped
+    assert snap_to_grid(snapped, EDGES) == snapped
     if EDGES[0] <= value <= EDGES[-1]:
         assert value - snapped <= (EDGES[1] - EDGES[0]) / PARTS
 
@@ -100,19 +106,23 @@ def test_snapped_threshold_is_accepted_and_near(value):
 def test_snap_of_extremes():
     """Below the edges −∞, above them the last, infinities as they are, NaN refused."""
     inf = float("inf")
-    assert snap(-3.5, EDGES) == -inf
-    assert (snap(-3.0, EDGES), snap(3.0, EDGES), snap(99.0, EDGES)) == (-3.0, 3.0, 3.0)
-    assert (snap(inf, EDGES), snap(-inf, EDGES)) == (inf, -inf)
+    assert snap_to_grid(-3.5, EDGES) == -inf
+    assert (snap_to_grid(-3.0, EDGES), snap_to_grid(3.0, EDGES), snap_to_grid(99.0, EDGES)) == (
+        -3.0,
+        3.0,
+        3.0,
+    )
+    assert (snap_to_grid(inf, EDGES), snap_to_grid(-inf, EDGES)) == (inf, -inf)
     with pytest.raises(NonFiniteError, match="NaN"):
-        snap(float("nan"), EDGES)
+        snap_to_grid(float("nan"), EDGES)
 
 
 def test_threshold_off_the_grid_is_not_accepted():
     """A threshold between two grid points would single out samples."""
-    point = float(grid(EDGES)[5])
-    assert on_grid(point, EDGES)
-    assert not on_grid(float(np.nextafter(point, 1)), EDGES)
-    assert not on_grid(float("nan"), EDGES)
-    assert on_grid(float("-inf"), EDGES)
-    assert on_grid(float("inf"), EDGES)
-    assert len(grid(EDGES)) == PARTS * (len(EDGES) - 1) + 1
+    point = float(threshold_grid(EDGES)[5])
+    assert is_on_grid(point, EDGES)
+    assert not is_on_grid(float(np.nextafter(point, 1)), EDGES)
+    assert not is_on_grid(float("nan"), EDGES)
+    assert is_on_grid(float("-inf"), EDGES)
+    assert is_on_grid(float("inf"), EDGES)
+    assert len(threshold_grid(EDGES)) == PARTS * (len(EDGES) - 1) + 1

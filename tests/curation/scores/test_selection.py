@@ -5,7 +5,7 @@ import pytest
 
 from fedwinnow.curation.datatypes import Status
 from fedwinnow.curation.errors import NonFiniteError
-from fedwinnow.curation.scores.selection import keep_all, oracle, random_like, select
+from fedwinnow.curation.scores.selection import keep_all, oracle, random_like, select_above
 
 IDS = ("a", "b", "c", "d")
 SCORES = np.array([0.2, 0.5, np.nan, 0.9])
@@ -14,7 +14,7 @@ STATUS = np.array([Status.OK, Status.OK, Status.NO_TARGET, Status.OK], dtype=np.
 
 def test_select_keeps_ties_and_says_why_not():
     """At the threshold is kept; each dropped sample has its reason."""
-    found = select(IDS, SCORES, STATUS, 0.5)
+    found = select_above(IDS, SCORES, STATUS, 0.5)
     assert found.kept == (False, True, False, True)
     assert found.reasons[0].startswith("score 0.2 is below")
     assert found.reasons[2] == "no target token"
@@ -23,20 +23,20 @@ def test_select_keeps_ties_and_says_why_not():
 
 def test_select_at_minus_infinity_keeps_all_measurable():
     """keep-all still leaves out what cannot be trained on."""
-    assert select(IDS, SCORES, STATUS, float("-inf")).kept == keep_all(IDS, STATUS).kept
+    assert select_above(IDS, SCORES, STATUS, float("-inf")).kept == keep_all(IDS, STATUS).kept
 
 
 def test_select_may_keep_nothing():
     """Zero kept is a selection, not an error."""
-    assert select(IDS, SCORES, STATUS, float("inf")).count == 0
-    assert select((), np.zeros(0), np.zeros(0, dtype=np.int8), 0.0).count == 0
+    assert select_above(IDS, SCORES, STATUS, float("inf")).count == 0
+    assert select_above((), np.zeros(0), np.zeros(0, dtype=np.int8), 0.0).count == 0
 
 
 def test_select_says_a_reason_for_exactly_the_dropped():
     """Every dropped sample has one; a NaN score is no score."""
     scores = np.array([0.2, np.nan, np.nan, 0.9])
     status = np.array([0, 0, Status.NON_FINITE, 0], dtype=np.int8)
-    found = select(IDS, scores, status, 0.5)
+    found = select_above(IDS, scores, status, 0.5)
     assert found.kept == (False, False, False, True)
     assert found.reasons[1:] == ("no score", "not finite", "")
     for one in (found, keep_all(IDS, STATUS), oracle(IDS, ("clean", "cut") * 2, STATUS)):
@@ -46,12 +46,12 @@ def test_select_says_a_reason_for_exactly_the_dropped():
 def test_select_refuses_nan_threshold():
     """A threshold that is no number would keep everything in silence."""
     with pytest.raises(NonFiniteError, match="NaN"):
-        select(IDS, SCORES, STATUS, float("nan"))
+        select_above(IDS, SCORES, STATUS, float("nan"))
 
 
 def test_random_like_keeps_the_same_count_and_repeats():
     """As many as the selection, never an unmeasurable one, equal for equal seeds."""
-    curated = select(IDS, SCORES, STATUS, 0.5)
+    curated = select_above(IDS, SCORES, STATUS, 0.5)
     for seed in range(20):
         found = random_like(curated, STATUS, seed=seed)
         assert found.count == curated.count

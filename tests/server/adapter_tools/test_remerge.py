@@ -16,11 +16,16 @@ from fedwinnow.curation.config.coordinator import GuardsSection, KeepSection
 from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.errors import ConfigError, OutputError
-from fedwinnow.server.adapter_tools.remerge import moved, moved_factors, remerge, write_remerged
-from fedwinnow.server.aggregation.kept_adapters import kept_round
+from fedwinnow.server.adapter_tools.remerge import (
+    move_factors,
+    move_update,
+    remerge,
+    write_remerged,
+)
+from fedwinnow.server.aggregation.kept_adapters import load_round
 from fedwinnow.server.run.driver import drive
-from fedwinnow.server.run.fold import init
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.fold import initial_state
+from fedwinnow.server.run.run_folder import RunFolder
 
 RULES = ("core_svd", "fedavg_factors", "stack", "ties", "freeze_a", "alternate", "fedsvd")
 RULES += ("flower:FedAdam", "flower:FedMedian")
@@ -39,8 +44,10 @@ def run(folder, *, rounds=3, kept=None, keep=True, merging="core_svd", harmful=(
     sites = FakeSites(arms=("curated",), harmful=harmful)
     if kept is not None:
         sites = replace(sites, kept={"curated": kept})
-    store = Store.open(config, resume=False)
-    return drive(init(config, "fake-run"), FakeTransport(sites=sites), store=store), store.folder
+    store = RunFolder.open(config, resume=False)
+    return drive(
+        initial_state(config, "fake-run"), FakeTransport(sites=sites), store=store
+    ), store.folder
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def test_remerge_of_several_rounds_adds_the_updates_of_those_who_stay(tmp_path):
 
         goal = dense(state.initial)
         for number, weights in enumerate(found.weights, start=1):
-            start, adapters, _ = kept_round(folder, "curated", number, base="base")
+            start, adapters, _ = load_round(folder, "curated", number, base="base")
             goal = goal + sum(
                 weight * (dense(adapters[site]) - dense(start)) for site, weight in weights.items()
             )
@@ -106,7 +113,7 @@ def test_remerge_of_factor_averages_adds_the_updates_of_the_factors(tmp_path):
     for module in state.initial.modules:
         a, b = state.initial.a[module].double(), state.initial.b[module].double()
         for number, weights in enumerate(found.weights, start=1):
-            start, adapters, _ = kept_round(folder, "curated", number, base="base")
+            start, adapters, _ = load_round(folder, "curated", number, base="base")
             a = a + sum(w * (adapters[s].a[module] - start.a[module]) for s, w in weights.items())
             b = b + sum(w * (adapters[s].b[module] - start.b[module]) for s, w in weights.items())
         assert torch.allclose(found.adapter.a[module].double(), a, atol=1e-5)
@@ -116,10 +123,10 @@ def test_remerge_of_factor_averages_adds_the_updates_of_the_factors(tmp_path):
 def test_moved_factors_keep_an_untrained_one_and_refuse_other_ranks(tmp_path):
     """A factor that nobody trained is the new start's bit for bit, whatever that is."""
     _, folder = run(tmp_path, rounds=1)
-    start, adapters, _ = kept_round(folder, "curated", 1, base="base")
+    start, adapters, _ = load_round(folder, "curated", 1, base="base")
     site = replace(adapters["alpha"], a=start.a)
     now = replace(adapters["beta"], b={k: v + 1.0 for k, v in start.b.items()})
-    found = moved_factors(site, start, now)
+    found = move_factors(site, start, now)
     for name in start.modules:
         assert torch.equal(found.a[name], now.a[name])
         assert torch.allclose(found.b[name], site.b[name] + 1.0, atol=1e-6)
@@ -129,16 +136,16 @@ def test_moved_factors_keep_an_untrained_one_and_refuse_other_ranks(tmp_path):
         b={k: v[:, :1] for k, v in now.b.items()},
     )
     with pytest.raises(ConfigError, match="fedwinnow merge"):
-        moved_factors(site, start, small)
+        move_factors(site, start, small)
 
 
 def test_moved_keeps_a_shared_factor(tmp_path):
     """Where A is one for all, the moved adapter has it too, at the same rank."""
     state, folder = run(tmp_path, rounds=1)
-    start, adapters, _ = kept_round(folder, "curated", 1, base="base")
+    start, adapters, _ = load_round(folder, "curated", 1, base="base")
     site = replace(adapters["alpha"], a=start.a)
     now = replace(start, b={k: v + 1.0 for k, v in start.b.items()})
-    found = moved(site, start, now)
+    found = move_update(site, start, now)
     for name in start.modules:
         assert torch.equal(found.a[name], start.a[name])
         assert torch.allclose(found.b[name], site.b[name] + 1.0)

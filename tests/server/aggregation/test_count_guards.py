@@ -12,8 +12,8 @@ from fedwinnow.curation.config.coordinator import GuardsSection
 from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.curation.scores.histogram import merge, quantile
-from fedwinnow.server.aggregation.count_guards import bound_counts, middle_summaries
+from fedwinnow.curation.scores.histogram import merge_summaries, quantile
+from fedwinnow.server.aggregation.count_guards import bound_counts, median_summaries
 from fedwinnow.server.run.fold import absorb, next_request
 
 EDGES = np.linspace(0.0, 1.0, 8)
@@ -28,7 +28,7 @@ def summary(cells) -> ScoreSummary:
 def test_middle_summaries_is_the_median_of_cumulative_shares(cells):
     """Against a slow median, edge by edge; every site keeps its own total, no cell is negative."""
     federation = {f"s{i}": summary(one) for i, one in enumerate(cells)}
-    found = middle_summaries(federation)
+    found = median_summaries(federation)
     known = [one for one in federation.values() if one.total > 0]
     assert {site: one.total for site, one in found.items()} == pytest.approx(
         {site: one.total for site, one in federation.items()}
@@ -48,7 +48,7 @@ def test_middle_summaries_is_the_median_of_cumulative_shares(cells):
 def test_middle_summaries_of_alike_sites_hear_no_single_liar(honest, lie, sites):
     """Two or more honest sites of one shape and a liar of any: the shape stays theirs."""
     federation = {f"s{i}": summary(honest) for i in range(sites - 1)} | {"liar": summary(lie)}
-    told = merge(middle_summaries(federation).values())
+    told = merge_summaries(median_summaries(federation).values())
     assert np.allclose(told.counts / told.total, summary(honest).counts / summary(honest).total)
 
 
@@ -56,10 +56,10 @@ def test_middle_summaries_holds_a_threshold_that_a_sum_gives_away():
     """Inflation of one site in eight moves the pooled quantile up, and the median's not at all."""
     cells = [0, 1, 2, 3, 4, 3, 2, 1, 0]
     federation = {f"s{i}": summary(cells) for i in range(8)}
-    before = quantile(merge(federation.values()), 0.5)
+    before = quantile(merge_summaries(federation.values()), 0.5)
     federation["s7"] = summary([0] * 8 + [64])
-    assert quantile(merge(federation.values()), 0.5) > before + 0.05
-    told = merge(middle_summaries(federation).values())
+    assert quantile(merge_summaries(federation.values()), 0.5) > before + 0.05
+    told = merge_summaries(median_summaries(federation).values())
     assert quantile(told, 0.5) == pytest.approx(before)
 
 
@@ -67,7 +67,7 @@ def test_middle_summaries_bounds_the_rank_error_by_the_widest_run():
     """The largest merged run of any site, as a share of its samples, stands for every site."""
     narrow = replace(summary([1] * 9), largest_merged=2.0)
     wide = replace(summary([2] * 9), largest_merged=9.0)
-    found = middle_summaries({"a": narrow, "b": wide})
+    found = median_summaries({"a": narrow, "b": wide})
     assert found["a"].largest_merged == pytest.approx(4.5)
     assert found["b"].largest_merged == pytest.approx(9.0)
 

@@ -21,8 +21,8 @@ from fedwinnow.curation.config.scoring import PluginSection, ScorerSection
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, EmptySelectionError, PluginError
-from fedwinnow.curation.model.base_change import changed_base, effective
-from fedwinnow.server.aggregation.round_merge import Seen, check_merging, merge_round
+from fedwinnow.curation.model.base_change import changed_base_hash, effective_adapter
+from fedwinnow.server.aggregation.round_merge import RoundEvidence, check_merging, merge_round
 from fedwinnow.server.run.fold import absorb, next_request
 from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.state import RunState
@@ -60,7 +60,7 @@ def test_merge_rules_that_change_the_base_lose_nothing(rule):
         assert state.round == number
         request = next_request(state)
         replies = replies_to(request)
-        before = dense(effective(state.adapter, state.change))
+        before = dense(effective_adapter(state.adapter, state.change))
         start = dense(state.adapter)
         state = absorb(state, replies)
         record = state.records[-1]
@@ -69,9 +69,9 @@ def test_merge_rules_that_change_the_base_lose_nothing(rule):
             for site, one in record.sites.items()
             if one.weight > 0
         )
-        after = dense(effective(state.adapter, state.change))
+        after = dense(effective_adapter(state.adapter, state.change))
         assert float((after - before - moved).norm() / after.norm()) < 1e-6
-        assert state.adapter.base == changed_base("base", state.change)
+        assert state.adapter.base == changed_base_hash("base", state.change)
         assert next_request(state).header.adapter == adapter_hash(next_request(state).adapter)
 
 
@@ -244,7 +244,7 @@ def test_merge_goes_on_where_judges_leave_too_few_for_krum():
     guards = GuardsSection(rule="krum", norm=2.0, weight=0.6)
     config = make_config(guards=guards)
     counts = dict.fromkeys(federation, 4)
-    merged = merge_round(federation, counts, start, None, config, seen=Seen(left_out=out))
+    merged = merge_round(federation, counts, start, None, config, seen=RoundEvidence(left_out=out))
     assert [site for site, weight in merged.weights.items() if weight > 0] == ["s5", "s6"]
     assert set(out) <= set(merged.bounded)
     rest = {site: federation[site] for site in ("s5", "s6")}

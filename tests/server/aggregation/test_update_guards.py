@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.adapters.algebra import between
+from fedwinnow.curation.adapters.algebra import interpolate
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.server.aggregation.update_guards import (
-    against_anchors,
     bound_norms,
     cap_weights,
-    coordinates,
-    gram,
+    harmful_sites,
     krum,
-    middle,
-    updates,
+    robust_middle,
+    shared_coordinates,
+    site_updates,
+    update_gram,
 )
 
 SHAPES = {"q": (7, 6), "v": (5, 8)}
@@ -58,7 +58,7 @@ def test_gram_is_that_of_dense_updates(seed, sites):
     before = make(seed)
     federation = {f"site-{i}": make(seed + i + 1, rank=1 + i % 3) for i in range(sites)}
     moved = torch.stack([dense(federation[s]) - dense(before) for s in sorted(federation)])
-    assert torch.allclose(gram(updates(federation, before)), moved @ moved.T, rtol=1e-9)
+    assert torch.allclose(update_gram(site_updates(federation, before)), moved @ moved.T, rtol=1e-9)
 
 
 @given(seed=seeds, share=st.floats(0, 1))
@@ -67,9 +67,9 @@ def test_between_is_the_straight_line(seed, share):
     start, end = make(seed), make(seed + 1, rank=3)
     same_a = Adapter(base="base", a=start.a, b=make(seed + 2).b, scales=start.scales)
     for other in (end, same_a):
-        found = between(start, other, share)
+        found = interpolate(start, other, share)
         assert apart(dense(found), (1 - share) * dense(start) + share * dense(other)) < 1e-9
-    assert all(torch.equal(between(start, same_a, share).a[m], start.a[m]) for m in SHAPES)
+    assert all(torch.equal(interpolate(start, same_a, share).a[m], start.a[m]) for m in SHAPES)
 
 
 def test_bound_norms_shortens_the_long_one_alone():
@@ -78,7 +78,7 @@ def test_bound_norms_shortens_the_long_one_alone():
     base = make(1)
     unit = float(dense(base).norm())
     federation = {
-        name: between(before, base, length / unit)
+        name: interpolate(before, base, length / unit)
         for name, length in (("a", 1.0), ("b", 2.0), ("c", 100.0))
     }
     kept, words = bound_norms(federation, before, most=2.0)
@@ -120,7 +120,7 @@ def test_krum_leaves_out_the_liar(seed):
     before, draw = make(0, size=0.0), np.random.default_rng(seed)
     shared = make(seed + 1)
     liar = f"s{draw.integers(7)}"
-    federation = {f"s{i}": between(shared, make(seed + 10 + i), 0.05) for i in range(7)} | {
+    federation = {f"s{i}": interpolate(shared, make(seed + 10 + i), 0.05) for i in range(7)} | {
         liar: make(seed + 99, size=50.0)
     }
     stay, words = krum(federation, before, liars=1)
@@ -149,10 +149,10 @@ def test_middle_is_that_of_its_coordinates(kind):
     """The update is left · middle(cores) · right, and the bases hold every update whole."""
     before = make(0)
     federation = {f"s{i}": make(i + 1) for i in range(5)}
-    changes = updates(federation, before)
-    found = middle(federation, before, kind=kind, liars=1)
+    changes = site_updates(federation, before)
+    found = robust_middle(federation, before, kind=kind, liars=1)
     for module in SHAPES:
-        left, cores, right = coordinates(changes, module)
+        left, cores, right = shared_coordinates(changes, module)
         for core, site in zip(cores, sorted(changes), strict=True):
             whole = changes[site][module]
             assert apart(left @ core @ right, whole.left @ whole.right) < 1e-9
@@ -169,9 +169,9 @@ def test_middle_of_equal_sites_is_theirs(seed, kind):
     """Where all say the same, so does the middle; a liar among them moves it nowhere far."""
     before, honest = make(seed), make(seed + 1)
     federation = {f"s{i}": honest for i in range(4)}
-    assert apart(dense(middle(federation, before, kind=kind, liars=1)), dense(honest)) < 1e-9
+    assert apart(dense(robust_middle(federation, before, kind=kind, liars=1)), dense(honest)) < 1e-9
     federation["liar"] = make(seed + 2, size=1e6)
-    assert apart(dense(middle(federation, before, kind=kind, liars=1)), dense(honest)) < 1e-3
+    assert apart(dense(robust_middle(federation, before, kind=kind, liars=1)), dense(honest)) < 1e-3
 
 
 @pytest.mark.parametrize(("rule", "sites"), [("krum", 4), ("median", 2), ("trimmed_mean", 2)])
@@ -182,7 +182,7 @@ def test_guards_say_how_many_sites_a_rule_needs(rule, sites):
         if rule == "krum":
             krum(federation, make(9), liars=1)
         else:
-            middle(federation, make(9), kind=rule, liars=1)
+            robust_middle(federation, make(9), kind=rule, liars=1)
 
 
 def test_against_anchors_asks_the_others():
@@ -194,6 +194,6 @@ def test_against_anchors_asks_the_others():
         "alone": {"alone": [9.0, 9.0]},
     }
     told = {o: {j: np.array(v) for j, v in said.items()} for o, said in losses.items()}
-    words = against_anchors(told, before, margin=0.1)
+    words = harmful_sites(told, before, margin=0.1)
     assert set(words) == {"bad"}
     assert "+50.0%" in words["bad"]

@@ -19,7 +19,7 @@ from fedwinnow.server.deployment import flower_programs
 from fedwinnow.server.deployment import supervise as module
 from fedwinnow.server.deployment.flower_programs import UNKNOWN, Connection
 from fedwinnow.server.deployment.supervise import supervise
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.run.status import status_file
 from fedwinnow.server.state import RunState
 
@@ -72,7 +72,7 @@ def folder_of(config: RunConfig) -> Path:
 
 def finishes(config: RunConfig) -> str:
     """The run reaches its end."""
-    store = Store(folder=folder_of(config))
+    store = RunFolder(folder=folder_of(config))
     state = store.begin(config, run_id(config))
     store.commit(replace(state, phase=Phase.DONE))
     for name in ("record.json", "summary.json", "report.html"):
@@ -82,14 +82,14 @@ def finishes(config: RunConfig) -> str:
 
 def dies(config: RunConfig) -> str:
     """The ServerApp dies after its first commit."""
-    store = Store(folder=folder_of(config))
+    store = RunFolder(folder=folder_of(config))
     store.commit(store.begin(config, run_id(config)))
     return "ServerApp heartbeat lost"
 
 
 def done_but_not_written(config: RunConfig) -> str:
     """Killed between the last commit and the files."""
-    store = Store(folder=folder_of(config))
+    store = RunFolder(folder=folder_of(config))
     store.commit(replace(store.begin(config, run_id(config)), phase=Phase.DONE))
     return "killed"
 
@@ -191,7 +191,7 @@ def test_supervise_stops_the_flower_run_that_it_leaves(config, monkeypatch, tmp_
 def test_supervise_of_a_supervised_run_is_refused(config, monkeypatch, tmp_path):
     """Two supervisors would submit twice; the lock goes with its process."""
     flower = play(monkeypatch, config, finishes)
-    Store.open(config, resume=False)
+    RunFolder.open(config, resume=False)
     with (
         module._alone(folder_of(config)),
         pytest.raises(errors.OutputError, match="another `fedwinnow run`"),
@@ -293,8 +293,8 @@ def test_members_keys_are_named_before_the_run_starts(config, monkeypatch, tmp_p
 
 def test_run_state_of_the_played_ends_is_real(config):
     """What the acts above commit is a state that a store reads back."""
-    Store.open(config, resume=False)
+    RunFolder.open(config, resume=False)
     dies(config)
-    state = Store(folder=folder_of(config)).load()
+    state = RunFolder(folder=folder_of(config)).load()
     assert isinstance(state, RunState)
     assert state.phase == Phase.JOIN

@@ -21,7 +21,7 @@ from report_record import make_record
 from fedwinnow.curation.config.identity import identity
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import ClustersSection, RunSection
-from fedwinnow.curation.config.strict_toml import canonical, parse
+from fedwinnow.curation.config.strict_toml import canonical_json, parse
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
@@ -30,10 +30,10 @@ from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.report.build_record import _clusters as recorded
 from fedwinnow.server.report.selection_sections import clusters as drawn
-from fedwinnow.server.run.catch_up import requests
+from fedwinnow.server.run.catch_up import missed_requests
 from fedwinnow.server.run.driver import drive
-from fedwinnow.server.run.fold import absorb, init, next_request
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.state import RunState
 
 
@@ -60,8 +60,10 @@ def test_clusters_stand_between_score_and_select():
 def test_clusters_start_from_the_agreed_public_rows():
     """Round 1 sends k-means++ of the median rows: whoever has these can compute it."""
     state = at("cluster")
-    rows = loss_clusters.losses_of(state.tables)
-    own = loss_clusters.start(loss_clusters.standardised(rows, rows), 4, derive_seed(0, "clusters"))
+    rows = loss_clusters.loss_trajectories(state.tables)
+    own = loss_clusters.initial_centroids(
+        loss_clusters.standardise_losses(rows, rows), 4, derive_seed(0, "clusters")
+    )
     assert np.array_equal(next_request(state).centroids, own)
 
 
@@ -86,9 +88,9 @@ def test_clusters_quotas_are_those_of_the_last_exchange():
     request = next_request(state)
     totals = [sum(said[site].counts[k] for site in SITES) for k in range(4)]
     assert list(request.totals) == totals
-    quotas = loss_clusters.fill(totals, loss_clusters.budget_of(totals, 0.5))
+    quotas = loss_clusters.fill_quotas(totals, loss_clusters.samples_to_keep(totals, 0.5))
     assert state.clusters.quotas == quotas
-    assert request.extra == loss_clusters.extras(quotas, {s: said[s].counts for s in SITES})
+    assert request.extra == loss_clusters.extra_by_site(quotas, {s: said[s].counts for s in SITES})
     assert np.array_equal(state.clusters.centroids, before.clusters.centroids)
 
 
@@ -123,7 +125,7 @@ def test_clusters_of_too_few_sites_end_the_run(number):
     """Below run.minimum_sites, or below the phase's own quorum, with the reason of each."""
     state = upto(number)
     config = with_clusters(run=RunSection(name="fake", minimum_sites=3, trajectory="global"))
-    state = replace(state, config=canonical(config))
+    state = replace(state, config=canonical_json(config))
     replies = replies_to(next_request(state))
     del replies["beta"]
     with pytest.raises(ProtocolError, match=r"phase cluster: 2 of at least 3.*beta: gone"):
@@ -150,8 +152,8 @@ def test_clusters_site_that_was_away_makes_up_for_the_last_exchange_alone(
     """Earlier ones went on without it; quotas stay as they are, and it takes part again."""
     config = with_clusters(output=tmp_path, training=TrainingSection(rounds=1, steps=5))
     transport = silent_at(number)
-    store = Store.open(config, resume=False)
-    end = drive(init(config, "fake-run"), transport, store=store)
+    store = RunFolder.open(config, resume=False)
+    end = drive(initial_state(config, "fake-run"), transport, store=store)
     assert [(s, r.header.phase, r.header.round) for s, r in transport.caught_up] == [
         ("beta", "cluster", n) for n in expected
     ]
@@ -170,20 +172,20 @@ def test_clusters_last_exchange_is_sent_again_byte_for_byte():
     replies = replies_to(original)
     del replies["beta"]
     after = absorb(state, replies, {"beta": "silent"})
-    (again,) = requests(after)["beta"]
+    (again,) = missed_requests(after)["beta"]
     assert wire.encode(again) == wire.encode(original)
 
 
 def test_clusters_off_send_no_new_byte():
     """With count = 0: the terms, the run's id and every request are what they were without them."""
     config = make_config()
-    for text in (canonical(config), canonical(config.terms()), identity(config)):
+    for text in (canonical_json(config), canonical_json(config.terms()), identity(config)):
         assert "cluster" not in text
-    assert canonical(config) == canonical(replace(config, clusters=ClustersSection()))
-    terms = canonical(with_clusters().terms())
+    assert canonical_json(config) == canonical_json(replace(config, clusters=ClustersSection()))
+    terms = canonical_json(with_clusters().terms())
     assert json.loads(terms)["clusters"] == {"count": 4, "iterations": 3, "budget": 0.5}
     assert parse(json.loads(terms), RunTerms).clusters.count == 4
-    assert parse(json.loads(canonical(config.terms())), RunTerms) == config.terms()
+    assert parse(json.loads(canonical_json(config.terms())), RunTerms) == config.terms()
     state = run_until(config, "select")
     assert isinstance(next_request(state), m.SelectRequest)
     assert state.clusters is None
@@ -196,7 +198,7 @@ def test_clusters_stand_in_record_and_report():
     state = upto(4)
     found = recorded(state)
     assert found.counts == state.clusters.totals
-    assert sum(found.quotas) == loss_clusters.budget_of(found.counts, 0.5)
+    assert sum(found.quotas) == loss_clusters.samples_to_keep(found.counts, 0.5)
     assert len(found.centroids) == 4
     shown = drawn(replace(make_record(), clusters=found))
     (table,) = shown["blocks"]

@@ -10,8 +10,8 @@ from fedwinnow.curation.config.scoring import ScorerSection
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.catch_up import requests
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.catch_up import missed_requests
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.server.state import RunState
 
 COMMITTEE = ScorerSection(name="committee")
@@ -19,7 +19,7 @@ COMMITTEE = ScorerSection(name="committee")
 
 def folded(config, until, silent=()):
     """The state before a phase, and every request up to it; ``silent``: (phase, round, site)."""
-    state, asked = init(config, "fake-run"), []
+    state, asked = initial_state(config, "fake-run"), []
     while state.phase != until:
         request = next_request(state)
         asked.append(request)
@@ -82,7 +82,7 @@ def test_returning_site_is_asked_with_the_same_reviewers():
     config = make_config(scorer=COMMITTEE)
     silent = [("measure", 1, "beta"), ("measure", 2, "beta")]
     state, asked = folded(config, "score", silent)
-    owed = requests(state)["beta"]
+    owed = missed_requests(state)["beta"]
     assert [wire.encode(r) for r in owed] == [
         wire.encode(r) for _, r in sorted(measured(asked).items())
     ]
@@ -121,13 +121,13 @@ def test_reviewer_with_a_nan_ends_at_the_server_by_name():
 def test_teacher_of_the_majority_counts_at_join():
     """A site with another teacher is named; with none anywhere nobody is."""
     config = make_config()
-    request = next_request(init(config, "fake-run"))
+    request = next_request(initial_state(config, "fake-run"))
 
     def taught(site, _request, reply):
         teacher = "other" if site == "gamma" else "teacher"
         return replace(reply, card=replace(reply.card, teacher=teacher))
 
-    state = absorb(init(config, "fake-run"), replies_to(request, FakeSites(alter=taught)))
+    state = absorb(initial_state(config, "fake-run"), replies_to(request, FakeSites(alter=taught)))
     assert state.sites == ("alpha", "beta")
     assert state.records[0].missing == {"gamma": "teacher other differs from the others' teacher"}
     assert all(card.teacher == "teacher" for card in state.members)

@@ -9,7 +9,7 @@ from fedwinnow.curation.config.coordinator import GuardsSection
 from fedwinnow.curation.config.scoring import AdapterSection, PluginSection
 from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.server.run.advice import remarks, without_adapter
+from fedwinnow.server.run.advice import run_remarks, sites_without_adapter
 from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.state import RoundRecord, SiteRound
 
@@ -28,21 +28,21 @@ def test_remarks_name_each_site_whose_adapter_was_not_merged():
         phase="warm_up", round=1, arm="", sites={"law": SiteRound(samples=9, weight=0.0, losses=())}
     )
     records = [warm_up, train(1, law=1.0, med=0.0), train(2, law=1.0, med=0.0), train(3, law=1.0)]
-    [said] = without_adapter(records)
+    [said] = sites_without_adapter(records)
     assert said.startswith("med gave no adapter in 2 of 2 rounds of arm curated: ")
-    assert len(without_adapter([*records, train(1, arm="random", law=0.0, med=1.0)])) == 2
-    assert without_adapter([train(1, law=0.5, med=0.5)]) == ()
+    assert len(sites_without_adapter([*records, train(1, arm="random", law=0.0, med=1.0)])) == 2
+    assert sites_without_adapter([train(1, law=0.5, med=0.5)]) == ()
 
 
 def test_remarks_say_where_a_weighting_changes_nothing():
     """A middle of all counts every site alike; the default weighting and Krum are no surprise."""
     guards = GuardsSection(rule="median", liars=1)
     config = make_config(guards=guards, weighting=PluginSection(name="anchor_alignment"))
-    [said] = remarks(config)
+    [said] = run_remarks(config)
     assert "'median'" in said
     assert "'anchor_alignment' changes nothing" in said
-    assert remarks(replace(config, weighting=PluginSection(name="samples_kept"))) == ()
-    assert remarks(replace(config, guards=GuardsSection(rule="krum", liars=1))) == ()
+    assert run_remarks(replace(config, weighting=PluginSection(name="samples_kept"))) == ()
+    assert run_remarks(replace(config, guards=GuardsSection(rule="krum", liars=1))) == ()
 
 
 @pytest.mark.parametrize("rule", ["freeze_a", "alternate", "fedsvd"])

@@ -10,10 +10,10 @@ from fake_federation import SITES, FakeSites, FakeTransport, at, make_config
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.catch_up import readmit, requests
+from fedwinnow.server.run.catch_up import missed_requests, readmit
 from fedwinnow.server.run.driver import drive
-from fedwinnow.server.run.fold import absorb, init, next_request
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
+from fedwinnow.server.run.run_folder import RunFolder
 
 PHASES_BEFORE_TRAINING = ("probe", "measure", "score", "select")
 
@@ -21,8 +21,8 @@ PHASES_BEFORE_TRAINING = ("probe", "measure", "score", "select")
 def driven(folder, transport):
     """A whole run."""
     config = make_config(folder, training=TrainingSection(rounds=1, steps=5))
-    store = Store.open(config, resume=False)
-    return drive(init(config, "fake-run"), transport, store=store)
+    store = RunFolder.open(config, resume=False)
+    return drive(initial_state(config, "fake-run"), transport, store=store)
 
 
 def asked(transport, site):
@@ -82,7 +82,9 @@ def test_returning_site_is_asked_the_very_same_requests():
         for r in (next_request(at(phase)) for phase in ("probe", "measure", "score", "select"))
     }
     state = state_where(PHASES_BEFORE_TRAINING, "train")
-    again = {(r.header.phase, r.header.round): wire.encode(r) for r in requests(state)["beta"]}
+    again = {
+        (r.header.phase, r.header.round): wire.encode(r) for r in missed_requests(state)["beta"]
+    }
     # The others' medians are the same without beta, so the requests are too.
     for key in (("probe", 0), ("measure", 1)):
         assert again[key] == originals[key]
@@ -92,13 +94,13 @@ def test_returning_site_is_asked_the_very_same_requests():
 def test_returning_site_that_was_never_away_owes_nothing():
     """Where everybody answered, nobody is asked twice."""
     for phase in ("score", "select", "train", "evaluate", "close"):
-        assert requests(at(phase)) == {}
+        assert missed_requests(at(phase)) == {}
 
 
 def test_returning_site_counts_in_what_it_keeps():
     """A late kept count enters the state; the threshold and the summaries stay."""
     state = state_where(("select",), "train")
-    owed = requests(state)["beta"]
+    owed = missed_requests(state)["beta"]
     after, faults = readmit(state, {"beta": [FakeSites().answer("beta", r) for r in owed]})
     assert faults == {}
     assert after.kept == at("train").kept
@@ -134,7 +136,7 @@ def test_returning_site_that_answers_wrongly_stays_out(phase, change, expected):
     """A late reply is checked as a timely one; a faulty one changes nothing."""
     following = {"probe": "score", "measure": "score", "score": "select", "select": "train"}
     state = state_where((phase,), following[phase])
-    replies = [FakeSites().answer("beta", r) for r in requests(state)["beta"]]
+    replies = [FakeSites().answer("beta", r) for r in missed_requests(state)["beta"]]
     late = [change(r) if r.header.phase == phase else r for r in replies]
     after, faults = readmit(state, {"beta": late})
     assert list(faults) == ["beta"]

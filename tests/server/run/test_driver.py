@@ -11,8 +11,8 @@ from fedwinnow.curation.errors import EmptySelectionError, OutputError, Protocol
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.server.run.driver import drive
-from fedwinnow.server.run.fold import init
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.fold import initial_state
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.transport.interface import Delivery
 
 
@@ -25,7 +25,7 @@ def timeless(state):
 def fresh(folder, **changes):
     """A new run in its folder."""
     config = make_config(folder, **changes)
-    return init(config, "fake-run"), Store.open(config, resume=False)
+    return initial_state(config, "fake-run"), RunFolder.open(config, resume=False)
 
 
 class Killed(BaseException):
@@ -35,7 +35,7 @@ class Killed(BaseException):
 def killed_after(commits, monkeypatch):
     """Let the process die right after the n-th commit."""
     left = [commits]
-    commit = Store.commit
+    commit = RunFolder.commit
 
     def dying(self, state):
         commit(self, state)
@@ -43,7 +43,7 @@ def killed_after(commits, monkeypatch):
         if left[0] == 0:
             raise Killed
 
-    monkeypatch.setattr(Store, "commit", dying)
+    monkeypatch.setattr(RunFolder, "commit", dying)
 
 
 def test_driver_runs_to_the_end_and_commits_every_state(tmp_path):
@@ -70,7 +70,7 @@ def test_driver_killed_after_any_commit_resumes_to_the_same_state(tmp_path):
     exchanges = len(transport.asked)
     for commits in range(1, exchanges + 2):
         with pytest.MonkeyPatch.context() as patch:
-            again = Store(folder=tmp_path / f"kill-{commits}")
+            again = RunFolder(folder=tmp_path / f"kill-{commits}")
             killed_after(commits, patch)
             with pytest.raises(Killed):
                 drive(state, FakeTransport(sites), store=again)
@@ -92,7 +92,7 @@ def test_driver_killed_in_the_middle_of_an_exchange_repeats_it(tmp_path):
             raise Killed
         return reply
 
-    again = Store(folder=tmp_path / "again")
+    again = RunFolder(folder=tmp_path / "again")
     with pytest.raises(Killed):
         drive(state, FakeTransport(FakeSites(alter=dies)), store=again)
     committed = again.load()
@@ -163,7 +163,7 @@ def test_driver_counts_a_repeated_reply_once(tmp_path, caplog):
                 yield replace(delivery, reply=late, bytes_up=0, bytes_down=0)
 
     state, store = fresh(tmp_path / "one")
-    other = Store(folder=tmp_path / "two")
+    other = RunFolder(folder=tmp_path / "two")
     expected = timeless(drive(state, FakeTransport(), store=store))
     with caplog.at_level(logging.WARNING):
         found = drive(state, Twice(), store=other)
@@ -190,7 +190,7 @@ def test_driver_stops_when_the_state_cannot_be_committed(tmp_path):
     (tmp_path / "file").touch()
     transport = FakeTransport()
     with pytest.raises(OutputError):
-        drive(state, transport, store=Store(folder=tmp_path / "file" / "x"))
+        drive(state, transport, store=RunFolder(folder=tmp_path / "file" / "x"))
     assert not transport.asked
 
 

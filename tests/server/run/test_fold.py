@@ -23,19 +23,19 @@ from fake_federation import (
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import RunSection
-from fedwinnow.curation.config.strict_toml import canonical, parse
+from fedwinnow.curation.config.strict_toml import canonical_json, parse
 from fedwinnow.curation.config.training import StudySection, TrainingSection
 from fedwinnow.curation.datatypes import Metrics, ScoreSummary
 from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.server.state import RunState
 
 
 def run_all(config, sites=None) -> tuple[RunState, list[m.Request]]:
     """Fold until nothing is asked any more."""
-    state, asked = init(config, "fake-run"), []
+    state, asked = initial_state(config, "fake-run"), []
     while (request := next_request(state)) is not None:
         asked.append(request)
         state = absorb(state, replies_to(request, sites))
@@ -146,7 +146,7 @@ def test_rounds_scores_are_asked_with_the_agreed_rows_of_every_checkpoint():
 def test_rounds_join_sends_the_terms_and_no_path():
     """The join request holds the run's terms as canonical JSON."""
     config = make_config("/secret/output")
-    request = next_request(init(config, "fake-run"))
+    request = next_request(initial_state(config, "fake-run"))
     assert parse(json.loads(request.terms), RunTerms) == config.terms()
     assert "/secret" not in request.terms
 
@@ -339,7 +339,7 @@ def test_rounds_nothing_kept_is_no_error_where_nothing_is_trained():
 @pytest.mark.parametrize("what", ["base", "anchors", "initial adapter"])
 def test_rounds_join_leaves_out_whoever_holds_something_else(liar, what):
     """Another base, anchor set or initial adapter than the majority's: refused by name."""
-    state = init(make_config(), "fake-run")
+    state = initial_state(make_config(), "fake-run")
     replies = replies_to(next_request(state))
     reply = replies[liar]
     if what == "initial adapter":
@@ -350,7 +350,7 @@ def test_rounds_join_leaves_out_whoever_holds_something_else(liar, what):
     assert found.sites == tuple(site for site in SITES if site != liar)
     assert found.records[-1].missing[liar].startswith(f"{what} ")
     assert adapter_hash(found.initial) == adapter_hash(replies[found.sites[0]].adapter)
-    few = init(
+    few = initial_state(
         make_config(run=RunSection(name="fake", minimum_sites=3, trajectory="global")), "fake-run"
     )
     with pytest.raises(ProtocolError, match=rf"2 of at least 3 sites agree \({liar}: {what}"):
@@ -429,7 +429,7 @@ def test_rounds_two_sites_that_disagree_are_both_named():
 
 def test_rounds_state_survives_the_disk_in_every_phase():
     """Dump and restore give the same state, the same next request and the same successor."""
-    state = init(make_config(), "fake-run")
+    state = initial_state(make_config(), "fake-run")
     while (request := next_request(state)) is not None:
         restored = wire.restore(wire.dump(state), RunState)
         assert wire.dump(restored) == wire.dump(state)
@@ -460,4 +460,4 @@ def test_rounds_generations_are_asked_before_and_at_the_end_of_the_curated_arm()
 def test_rounds_state_of_another_configuration_is_readable():
     """The state carries its whole configuration as canonical JSON."""
     config = make_config()
-    assert init(config, "x").config == canonical(config)
+    assert initial_state(config, "x").config == canonical_json(config)

@@ -14,13 +14,13 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse
 from fedwinnow.curation.errors import ConfigError, OutputError
 from fedwinnow.curation.protocol import wire
-from fedwinnow.server.run.fold import init
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.fold import initial_state
+from fedwinnow.server.run.run_folder import RunFolder
 
 
 def test_store_load_undoes_commit(tmp_path):
     """A committed state is read back bit for bit; before the first commit there is none."""
-    store = Store.open(make_config(tmp_path), resume=False)
+    store = RunFolder.open(make_config(tmp_path), resume=False)
     assert store.load() is None
     for phase in ("join", "measure", "train"):
         state = at(phase)
@@ -31,7 +31,7 @@ def test_store_load_undoes_commit(tmp_path):
 def test_store_writes_the_resolved_configuration(tmp_path):
     """run.toml is the configuration itself."""
     config = make_config(tmp_path)
-    store = Store.open(config, resume=False)
+    store = RunFolder.open(config, resume=False)
     assert store.folder == tmp_path / "fake"
     text = (store.folder / "run.toml").read_text(encoding="utf-8")
     assert parse(tomllib.loads(text), RunConfig) == config
@@ -39,7 +39,7 @@ def test_store_writes_the_resolved_configuration(tmp_path):
 
 def test_store_metrics_have_a_line_for_every_exchange(tmp_path):
     """metrics.jsonl holds one JSON object per record, with losses where they were measured."""
-    store = Store.open(make_config(tmp_path), resume=False)
+    store = RunFolder.open(make_config(tmp_path), resume=False)
     state = at("close")
     store.commit(state)
     lines = (store.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -53,42 +53,42 @@ def test_store_metrics_have_a_line_for_every_exchange(tmp_path):
 def test_store_does_not_overwrite_a_run(tmp_path):
     """Without resume a folder that holds a state is an error that says how to go on."""
     config = make_config(tmp_path)
-    store = Store.open(config, resume=False)
+    store = RunFolder.open(config, resume=False)
     store.commit(at("train"))
     before = store.state_file.read_bytes()
     with pytest.raises(OutputError, match=r"phase train; resume it with --resume"):
-        Store.open(config, resume=False)
+        RunFolder.open(config, resume=False)
     assert store.state_file.read_bytes() == before
 
 
 def test_store_resumes_the_same_configuration_only(tmp_path):
     """Resume with other settings is an error; with the same ones it goes on."""
     config = make_config(tmp_path)
-    store = Store.open(config, resume=False)
-    store.commit(init(config, "fake-run"))
-    assert Store.open(config, resume=True) == store
+    store = RunFolder.open(config, resume=False)
+    store.commit(initial_state(config, "fake-run"))
+    assert RunFolder.open(config, resume=True) == store
     other = replace(config, run=replace(config.run, seed=1))
     before = (store.folder / "run.toml").read_bytes()
     with pytest.raises(ConfigError, match="differs from the committed run's"):
-        Store.open(other, resume=True)
+        RunFolder.open(other, resume=True)
     assert (store.folder / "run.toml").read_bytes() == before
 
 
 def test_store_state_that_is_not_whole_is_a_named_error(tmp_path):
     """A cut or foreign state, or one of another version, is refused with its path and a way on."""
     config = make_config(tmp_path)
-    store = Store.open(config, resume=False)
+    store = RunFolder.open(config, resume=False)
     store.commit(run_until(config, "score"))
     data = store.state_file.read_bytes()
     for bad in (b"", data[: len(data) // 2], wire.dump(config), b"junk" * 40):
         store.state_file.write_bytes(bad)
         with pytest.raises(OutputError, match=r"state\.safetensors: no state .* new run\.name"):
-            Store.open(config, resume=True)
+            RunFolder.open(config, resume=True)
 
 
 def test_store_full_disk_keeps_the_last_state(tmp_path, monkeypatch):
     """A commit onto a full disk is an OutputError; the state before it stays whole."""
-    store = Store.open(make_config(tmp_path), resume=False)
+    store = RunFolder.open(make_config(tmp_path), resume=False)
     store.commit(at("score"))
     before = store.state_file.read_bytes()
 
@@ -108,13 +108,13 @@ def test_store_unwritable_run_folder_is_a_named_error(tmp_path):
     """A run folder that cannot be made is an OutputError with its path."""
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file/fake"):
-        Store.open(make_config(tmp_path / "file"), resume=False)
+        RunFolder.open(make_config(tmp_path / "file"), resume=False)
 
 
 def test_store_state_that_cannot_be_read_is_a_named_error(tmp_path):
     """A folder in the state file's place is an OutputError with its path."""
     config = make_config(tmp_path)
-    store = Store.open(config, resume=False)
+    store = RunFolder.open(config, resume=False)
     store.state_file.mkdir(parents=True)
     with pytest.raises(OutputError, match=r"state\.safetensors: cannot be read"):
         store.load()

@@ -15,7 +15,7 @@ from fedwinnow.curation.config.training import StudySection, TrainingSection, Wa
 from fedwinnow.curation.errors import ConfigError, DataError, ProtocolError
 from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.server.run.driver import drive
-from fedwinnow.server.run.run_folder import Store
+from fedwinnow.server.run.run_folder import RunFolder
 from fedwinnow.server.run.status import read_status, status_file
 from fedwinnow.server.transport.interface import Delivery
 
@@ -34,7 +34,7 @@ def sites(**more):
 def begun(folder, **changes):
     """A new run and its folder."""
     config = make_config(folder, **SHORT, **changes)
-    store = Store.open(config, resume=False)
+    store = RunFolder.open(config, resume=False)
     return config, store, store.begin(config, "fake-run")
 
 
@@ -153,7 +153,7 @@ def test_store_lets_waits_quorum_and_keys_change_on_resume(tmp_path):
         quorum=QuorumSection(join=3),
         coordinator=CoordinatorSection(attempts=9),
     )
-    again = Store.open(changed, resume=True).begin(changed, "fake-run")
+    again = RunFolder.open(changed, resume=True).begin(changed, "fake-run")
     told = []
 
     class Asked(FakeTransport):
@@ -165,7 +165,7 @@ def test_store_lets_waits_quorum_and_keys_change_on_resume(tmp_path):
         drive(again, Asked(sites(), silent={"join": ["beta"]}), store=store)
     assert told == [5.0]
     with pytest.raises(ConfigError, match="differs"):
-        Store.open(replace(changed, run=replace(config.run, seed=4)), resume=True)
+        RunFolder.open(replace(changed, run=replace(config.run, seed=4)), resume=True)
 
 
 def test_driver_late_and_repeated_deliveries_of_a_site_change_nothing(tmp_path):

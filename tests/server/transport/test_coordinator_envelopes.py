@@ -7,7 +7,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.errors import ConfigError, OutputError, ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
-from fedwinnow.curation.protocol.envelope import encrypt, sign, verified
+from fedwinnow.curation.protocol.envelope import encrypt, sign, verify
 from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelopes
 
@@ -33,7 +33,7 @@ def answer(sent, reply=RECEIPT):
 def test_envelopes_envelope_is_verified_by_the_coordinators_public_key(envelopes):
     """Every request is signed for one site, run and phase, over the very bytes that travel."""
     envelope = envelopes.envelope(REQUEST, "law")
-    stamp = verified(envelope, COORDINATOR.public)
+    stamp = verify(envelope, COORDINATOR.public)
     assert (stamp.site, stamp.run, stamp.phase) == ("law", "r", "close")
     assert wire.decode(envelope.payload) == REQUEST
     assert envelopes.sent(envelope) == stamp

@@ -27,22 +27,22 @@ from fedwinnow.simulations.attacks.attacked_federation import (
     LIAR,
     RULES,
     Case,
-    cases,
-    doors,
+    attack_cases,
+    wrap_last_site,
 )
 from fedwinnow.simulations.attacks.catalogue import (
     ANSWER,
     ATTACKS,
     TIMES,
     TRIGGER,
+    add_noise,
+    extrapolate,
     middle_cell,
-    moved,
-    noisy,
-    planted,
+    plant_backdoor,
     seed_of,
 )
 from fedwinnow.simulations.attacks.liar import Liar
-from fedwinnow.simulations.attacks.page import compare, page
+from fedwinnow.simulations.attacks.page import attack_page, compare_attacks
 from fedwinnow.simulations.attacks.result import (
     AttackResult,
     AttackRow,
@@ -258,7 +258,7 @@ def test_fake_counts_are_ten_times_the_truth_everywhere():
 def test_moved_is_the_best_of_its_rank(seed, share):
     """ΔW + share · (ΔW_i − ΔW), against the dense truncated SVD; ranks are the site's."""
     start, end = make(seed, rank=3), make(seed + 1)
-    found = moved(start, end, share)
+    found = extrapolate(start, end, share)
     assert found.scales == end.scales
     for name in SHAPES:
         wanted = dense(start, name) + share * (dense(end, name) - dense(start, name))
@@ -289,7 +289,7 @@ def test_noise_is_ten_updates_long_and_seeded(seed):
     """From a zero adapter the norm is exactly ten times the update's; the seed alone decides."""
     end = make(seed)
     zero = replace(make(seed + 1), b={n: torch.zeros_like(b) for n, b in end.b.items()})
-    one, same, other = (noisy(zero, end, times=TIMES, seed=s) for s in (seed, seed, seed + 1))
+    one, same, other = (add_noise(zero, end, times=TIMES, seed=s) for s in (seed, seed, seed + 1))
     assert norm_of(one) == pytest.approx(TIMES * norm_of(end))
     for name in SHAPES:
         assert torch.equal(one.b[name], same.b[name])
@@ -314,7 +314,7 @@ def test_copy_cat_sends_what_it_was_sent():
 def test_planted_data_answer_the_trigger():
     """As many samples, each with its prompt behind the trigger, one answer and an id of its own."""
     mine = [Sample(id=str(i), prompt=f"p{i}", response=f"r{i}", domain="law") for i in range(5)]
-    found = planted(mine)
+    found = plant_backdoor(mine)
     assert [one.prompt for one in found] == [f"{TRIGGER} p{i}" for i in range(5)]
     assert {one.response for one in found} == {ANSWER}
     assert len({one.id for one in found} | {one.id for one in mine}) == 10
@@ -323,7 +323,7 @@ def test_planted_data_answer_the_trigger():
 
 def test_cases_have_one_yardstick_a_rule_and_try_histograms_under_each():
     """The run without the liar comes first, open; merge attacks run under the default rule only."""
-    found = cases(tuple(ATTACKS), 3)
+    found = attack_cases(tuple(ATTACKS), 3)
     for rule in RULES:
         here = [case for case in found if case.rule == rule]
         assert here[0] == Case(seed=3, rule=rule)
@@ -332,9 +332,9 @@ def test_cases_have_one_yardstick_a_rule_and_try_histograms_under_each():
     assert len(names) == len(found)
     under = {case.attack for case in found if case.rule == RULES[1]}
     assert under == {"", *(name for name, one in ATTACKS.items() if one.histogram)}
-    assert {case.rule for case in cases(("noise",), 0)} == {RULES[0]}
-    assert doors(found[0]) is None
-    gate = doors(Case(seed=0, attack="noise"))
+    assert {case.rule for case in attack_cases(("noise",), 0)} == {RULES[0]}
+    assert wrap_last_site(found[0]) is None
+    gate = wrap_last_site(Case(seed=0, attack="noise"))
     site = Recorder(honest_replies()["close"][1])
     assert gate(HONEST[0], site) is site
     assert isinstance(gate(LIAR, site), Liar)
@@ -405,7 +405,7 @@ def test_compare_pairs_items_over_seeds_against_the_open_honest_run():
         for seed, losses in honest.items():
             rows.append(row(name, [x + bare for x in losses], seed=seed))
             rows.append(row(name, [x + guarded for x in losses], seed=seed, guarded=True))
-    table = {one.attack: one for one in compare(rows)}
+    table = {one.attack: one for one in compare_attacks(rows)}
     assert {one.loss for one in table.values()} == {2.0}
     assert table["noise"].open.change == pytest.approx(0.5)
     assert table["noise"].open.low == pytest.approx(0.5)
@@ -416,7 +416,7 @@ def test_compare_pairs_items_over_seeds_against_the_open_honest_run():
         "copy_cat": "harmless",
         "sign_flip": "not held",
     }
-    backwards = {one.attack: one.open.loss for one in compare(rows[::-1])}
+    backwards = {one.attack: one.open.loss for one in compare_attacks(rows[::-1])}
     assert backwards == {name: one.open.loss for name, one in table.items()}
 
 
@@ -425,7 +425,7 @@ def test_compare_says_where_an_interval_reaches_beyond():
     honest, spread = [1.0] * 4, [0.5, 1.5, 0.5, 1.6]
     rows = [row("", honest), row("", honest, guarded=True), row("noise", spread)]
     rows.append(row("noise", spread, guarded=True))
-    (_, found) = compare(rows)
+    (_, found) = compare_attacks(rows)
     assert found.verdict == "harmless (interval reaches beyond)"
 
 
@@ -437,9 +437,9 @@ def test_page_names_who_was_bounded_and_what_is_not_held():
     result = AttackResult(
         command="fedwinnow attacks", machine="CPU", commit=None, seeds=(0,),
         bed="One liar among eight.",
-        attacks={"back_door": "plants"}, table=tuple(compare(rows)), rows=tuple(rows),
+        attacks={"back_door": "plants"}, table=tuple(compare_attacks(rows)), rows=tuple(rows),
     )  # fmt: skip
-    text = page(result)
+    text = attack_page(result)
     assert "not under `back_door`" in text
     assert (
         "| `target_recall` | `back_door` | 2 | the first: its update was left out | 0 | –" in text
@@ -466,23 +466,23 @@ def test_attacks_go_on_where_they_stopped_and_hear_no_old_lies(tmp_path, monkeyp
         write_json(folder / "record.json", told.to_json())
         write_json(folder / "manifest.json", {"run": run_id(config)})
 
-    monkeypatch.setattr(run_attacks, "configure", configured)
+    monkeypatch.setattr(run_attacks, "configure_case", configured)
     monkeypatch.setattr(run_attacks, "simulate", simulated)
     monkeypatch.setattr(
         run_attacks, "trigger_figures", lambda *_: TriggerFigures(loss=1.0, share=0.0)
     )
     plan = Plan(attacks=("noise",), seeds=(0,))
-    first = run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    first = run_attacks.run_attacks(plan, folder=tmp_path, command="fedwinnow attacks")
     names = ["attacks-target_recall-honest", "attacks-target_recall-noise"]
     assert ran == [
         (f"{name}-{how}-0", name.endswith("noise")) for name in names for how in ("open", "guarded")
     ]
     assert (tmp_path / "attacks.json").exists()
     assert "# Attacks" in (tmp_path / "attacks.md").read_text()
-    again = run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    again = run_attacks.run_attacks(plan, folder=tmp_path, command="fedwinnow attacks")
     assert (len(ran), again.table) == (4, first.table)
     monkeypatch.setattr(run_attacks, "_lies", lambda case: "others" if case.attack else "")
-    run_attacks.attacks(plan, folder=tmp_path, command="fedwinnow attacks")
+    run_attacks.run_attacks(plan, folder=tmp_path, command="fedwinnow attacks")
     assert [name for name, _ in ran[4:]] == [f"{names[1]}-{how}-0" for how in ("open", "guarded")]
-    run_attacks.attacks(replace(plan, settings=("a.b=1",)), folder=tmp_path, command="c")
+    run_attacks.run_attacks(replace(plan, settings=("a.b=1",)), folder=tmp_path, command="c")
     assert len(ran) == 10

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from fedwinnow.cli import bench
 from fedwinnow.curation.errors import ProtocolError
-from fedwinnow.curation.protocol.envelope import sign, verified
+from fedwinnow.curation.protocol.envelope import sign, verify
 from fedwinnow.curation.protocol.keys import PrivateKey
 from fedwinnow.simulations.benchmarks import agent_transfer, rounds
 
@@ -40,7 +40,7 @@ def test_benchmark_echo_checks_and_signs():
     echo, sent = agent_transfer.Echo(key), sign(key, b"payload", **words)
     stamp = echo.admit(sent.stamp, sent.signature)
     back = echo.answer(stamp, b"payload").signed()
-    assert verified(back, key.public).digest == hashlib.sha256(b"payload").hexdigest()
+    assert verify(back, key.public).digest == hashlib.sha256(b"payload").hexdigest()
     with pytest.raises(ProtocolError):
         echo.admit(sent.stamp, bytes(64))
 

@@ -56,18 +56,18 @@ def test_benchmark_rows_compute_what_measuring_computes(bench, name):
         pytest.skip(f"{name} is {peers.absent(name)}")
     given = {**gradient_methods.ROWS, **peers.PEERS}[name](bench)
     most = 1e-3 if name == "forward" else 1e-4  # fp32, sums over all weights at once
-    assert scoring._apart(given, gradient_methods.ours(bench)) < most
+    assert scoring._apart(given, gradient_methods.measure_by_hooks(bench)) < most
     assert given.dots.shape == (5, workload.REFERENCES)
 
 
 def test_benchmark_kept_bytes_are_those_of_the_arrays(bench):
     """The loop keeps a gradient of every weight, ours four bytes a number: counted, not assumed."""
     weights = sum(weight.numel() for weight in gradient_methods.factors(bench).values())
-    assert gradient_methods.loop(bench).kept == 5 * 4 * weights
-    ours = gradient_methods.ours(bench)
+    assert gradient_methods.one_by_one(bench).kept == 5 * 4 * weights
+    ours = gradient_methods.measure_by_hooks(bench)
     assert ours.kept == ours.dots.nbytes + ours.norms.nbytes + 5  # and a status
     assert ours.kept / 5 <= 100  # the bar of the design
-    assert gradient_methods.plain(bench).kept == 0
+    assert gradient_methods.train_plain(bench).kept == 0
 
 
 def test_benchmark_rows_leave_the_model_as_it_was(bench):
@@ -106,7 +106,12 @@ def test_benchmark_last_half_is_half_of_the_layers(bench):
     """Its references are those of the second of two layers, and its scores are not all of ours."""
     assert {name.split(".")[2] for name in bench.last_half.means} == {"1"}
     assert len(bench.last_half.means) * 2 == len(bench.references.means)
-    assert scoring._apart(gradient_methods.last_half(bench), gradient_methods.ours(bench)) > 0.01
+    assert (
+        scoring._apart(
+            gradient_methods.measure_last_half(bench), gradient_methods.measure_by_hooks(bench)
+        )
+        > 0.01
+    )
 
 
 def test_benchmark_rows_can_be_chosen(bench):

@@ -58,7 +58,7 @@ def test_piggyback_equals_measuring_the_same_samples_at_the_same_weights(
     By hooks and, as where a model ignores them, by probes.
     """
     if not hookable:
-        monkeypatch.setattr(piggyback, "unhookable", lambda _: "as if it were compiled")
+        monkeypatch.setattr(piggyback, "why_no_hooks", lambda _: "as if it were compiled")
     samples = some(6, "s")
     weights = np.array([1.0, 0.5, 2.0, 1.0, 0.1, 3.0])
     visits, references = watched(

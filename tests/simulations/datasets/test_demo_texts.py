@@ -5,7 +5,7 @@ import pytest
 
 from fedwinnow.curation.errors import DataError
 from fedwinnow.simulations.datasets import demo_texts, passages
-from fedwinnow.simulations.datasets.demo_texts import build, data_root, draw
+from fedwinnow.simulations.datasets.demo_texts import build_demo_data, data_root, draw_pairs_of_text
 from fedwinnow.simulations.datasets.passages import sentences, stems
 
 
@@ -50,8 +50,8 @@ def test_draw_says_how_many_pairs_there_are(tmp_path, monkeypatch):
     ]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"2 fitting pairs are needed and .* holds 1"):
-        draw(tmp_path, "finance", size=2, seed=0, count=words)
-    [only] = draw(tmp_path, "finance", size=1, seed=0, count=words)
+        draw_pairs_of_text(tmp_path, "finance", size=2, seed=0, count=words)
+    [only] = draw_pairs_of_text(tmp_path, "finance", size=1, seed=0, count=words)
     assert only.response == answer
     assert only.labels["corruption"] == "clean"
 
@@ -59,14 +59,14 @@ def test_draw_says_how_many_pairs_there_are(tmp_path, monkeypatch):
 def test_broken_data_file_is_named(tmp_path):
     """Edge: a missing data file is an error that names it."""
     with pytest.raises(DataError, match=r"Fiqa.*test\.jsonl"):
-        draw(tmp_path, "finance", size=1, seed=0, count=words)
+        draw_pairs_of_text(tmp_path, "finance", size=1, seed=0, count=words)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The demo's files of one seed, and their folder."""
     folder = tmp_path_factory.mktemp("demo")
-    return build(folder, seed=1, count=words), folder
+    return build_demo_data(folder, seed=1, count=words), folder
 
 
 def read(path):
@@ -111,8 +111,8 @@ def test_demo_data_fits_and_repeats(built, tmp_path):
             assert words(row["prompt"], row["response"]) <= demo_texts.MAX_TOKENS
             if row["corruption"] == "clean":
                 assert len(row["response"].split()) >= passages.WORDS[0]
-    build(tmp_path / "again", seed=1, count=words)
-    build(tmp_path / "other", seed=2, count=words)
+    build_demo_data(tmp_path / "again", seed=1, count=words)
+    build_demo_data(tmp_path / "other", seed=2, count=words)
     for path in sorted(folder.iterdir()):
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
         assert path.read_bytes() != (tmp_path / "other" / path.name).read_bytes()

@@ -10,7 +10,7 @@ from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
 from fedwinnow.curation.model.pretrained import load_model
 from fedwinnow.simulations.datasets.skills_base_model import (
     BaseSection,
-    base_model,
+    base_model_folder,
     write_base_model,
 )
 
@@ -19,7 +19,7 @@ SMALL = BaseSection(steps=12, batch_size=8, hidden=32, layers=1, vocabulary=320)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return base_model(tmp_path_factory.mktemp("base"), SMALL)
+    return base_model_folder(tmp_path_factory.mktemp("base"), SMALL)
 
 
 def test_base_model_is_an_ordinary_model_folder(made):
@@ -37,9 +37,9 @@ def test_base_model_is_an_ordinary_model_folder(made):
 def test_base_model_is_made_once_and_alike(made, tmp_path):
     """A second call makes nothing; the same settings elsewhere give the same weights."""
     before = (made / "model.safetensors").stat().st_mtime_ns
-    assert base_model(made.parent, SMALL) == made
+    assert base_model_folder(made.parent, SMALL) == made
     assert (made / "model.safetensors").stat().st_mtime_ns == before
-    again = base_model(tmp_path, SMALL)
+    again = base_model_folder(tmp_path, SMALL)
     assert again.name == made.name
     assert (again / "model.safetensors").read_bytes() == (made / "model.safetensors").read_bytes()
 

@@ -12,7 +12,7 @@ from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.server.report import final_files
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.recipes import compare as recipes
-from fedwinnow.simulations.recipes.compare import at, compare, load_recipes
+from fedwinnow.simulations.recipes.compare import at_rung, compare_recipes, load_recipes
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 
@@ -56,7 +56,7 @@ def runs(monkeypatch):
 def test_recipes_the_one_that_learns_wins_and_nothing_runs_twice(scenario, runs):
     """Three recipes: two stand still, one learns. A second call runs nothing and says the same."""
     groups = (STILL, "training.learning_rate=2e-9", "training.learning_rate=1e-2")
-    found = compare(load_recipes([scenario], groups, FAST), seeds=2)
+    found = compare_recipes(load_recipes([scenario], groups, FAST), seeds=2)
     assert found.winner == groups[2]
     assert found.tied == ()
     assert groups[2] in found.rungs[0].on
@@ -67,14 +67,14 @@ def test_recipes_the_one_that_learns_wins_and_nothing_runs_twice(scenario, runs)
     assert min(report[name].low for name in report if name != groups[2]) > 0
     assert found.anchors.choosing + found.anchors.reporting > 0
     del runs[:]
-    assert compare(load_recipes([scenario], groups, FAST), seeds=2) == found
+    assert compare_recipes(load_recipes([scenario], groups, FAST), seeds=2) == found
     assert runs == []
 
 
 def test_recipes_that_are_equal_tie_in_the_order_given(scenario, runs):
     """Two names of the same settings: one set of runs, the first stands first, the tie is told."""
     one = load_recipes([scenario], ("", "training.steps=2"), FAST)
-    found = compare(one, seeds=1)
+    found = compare_recipes(one, seeds=1)
     assert found.winner == recipes.GIVEN
     assert found.tied == ("training.steps=2",)
     assert found.rungs[0].placed[1].difference == 0.0
@@ -83,7 +83,7 @@ def test_recipes_that_are_equal_tie_in_the_order_given(scenario, runs):
 
 def test_recipes_one_alone_is_run_and_reported(scenario):
     """Nothing to choose from: it wins, and costs all of its steps."""
-    found = compare(load_recipes([scenario], (), FAST), seeds=1)
+    found = compare_recipes(load_recipes([scenario], (), FAST), seeds=1)
     assert found.winner == scenario.stem
     assert found.share_of_steps == 1.0
     assert len(found.report) == 1
@@ -92,8 +92,8 @@ def test_recipes_one_alone_is_run_and_reported(scenario):
 def test_recipes_gradient_norms_stay_at_the_site_and_are_read(scenario):
     """Each site's early norms are in its own folder, finite and above 0."""
     (config,) = load_recipes([scenario], (), FAST).values()
-    compare({"only": config}, seeds=1)
-    norms = recipes._early_norms(at(config, 1.0, config.run.seed))
+    compare_recipes({"only": config}, seeds=1)
+    norms = recipes._early_norms(at_rung(config, 1.0, config.run.seed))
     assert len(norms) == 3 * 2  # sites × steps
     assert np.isfinite(norms).all()
     assert min(norms) > 0
@@ -116,7 +116,7 @@ def test_recipes_a_run_that_breaks_is_named(scenario):
     config = load_recipes([scenario], ("", "training.steps=1"), FAST)
     bad = next(iter(load_recipes([scenario], (), (*FAST, lost)).values()))
     with pytest.raises(RunError, match="recipe 'bad', seed 0"):
-        compare({**config, "bad": bad}, seeds=1)
+        compare_recipes({**config, "bad": bad}, seeds=1)
 
 
 def test_recipes_that_cannot_be_compared_are_refused(scenario):
@@ -129,7 +129,7 @@ def test_recipes_that_cannot_be_compared_are_refused(scenario):
     ):
         other = replace(config, **{section: replace(getattr(config, section), **change)})
         with pytest.raises(ConfigError, match=rf"'b'.*{section}"):
-            compare({"a": config, "b": other}, seeds=1)
+            compare_recipes({"a": config, "b": other}, seeds=1)
     more = replace(config, anchors=replace(config.anchors, copies=3))
     assert recipes._comparable({"a": config, "b": more}) is config
     with pytest.raises(ConfigError, match="--recipe"):

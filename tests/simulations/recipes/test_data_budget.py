@@ -17,7 +17,7 @@ from fedwinnow.curation.errors import ConfigError, DataError
 from fedwinnow.server.report import final_files, selection_sections
 from fedwinnow.server.report.record import read_record
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.recipes.choosing_holdout import holdout
+from fedwinnow.simulations.recipes.choosing_holdout import scenario_holdout
 from fedwinnow.simulations.recipes.data_budget import BudgetPlan, buckets, fit_budget
 from fedwinnow.simulations.runtimes.in_process import simulate
 
@@ -108,7 +108,7 @@ def test_budget_choosing_anchors_are_not_those_that_report(scenario):
     """The halves share no item, hold all, and an item's half is the same in every seed."""
     halves = {}
     for seed in (0, 1, 2):
-        one = holdout(load_scenario(scenario, (f"run.seed={seed}",)))
+        one = scenario_holdout(load_scenario(scenario, (f"run.seed={seed}",)))
         assert 0 < one.choosing.sum() < len(one.ids)
         for name, chooses in zip(one.ids, one.choosing, strict=True):
             assert halves.setdefault(name, bool(chooses)) == bool(chooses)

@@ -5,12 +5,12 @@ import tomllib
 import numpy as np
 import pytest
 
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.recipes.merge_mixture import mixture, section_text
+from fedwinnow.simulations.recipes.merge_mixture import fit_mixture, section_text
 from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.strategies.registry import build
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not 
 
 @pytest.fixture(scope="module")
 def shop():
-    return Workshop()
+    return ProcessCache()
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +37,17 @@ def run(tmp_path_factory, shop):
             "keep.adapters=true",
         ),
     )
-    return simulate(config, workshop=shop)
+    return simulate(config, cache=shop)
 
 
 def test_mixture_measures_what_it_says_and_writes_a_usable_section(run, shop):
     """A site alone, all alike and draws; the section builds the weighting with the same weights."""
-    found = mixture(run, count=5, workshop=shop)
+    found = fit_mixture(run, count=5, cache=shop)
     assert [max(one.weights.values()) for one in found.runs[:3]] == [1.0, 1.0, 1.0]
     assert found.alike == dict(found.runs[3].losses)
     assert sum(found.weights.values()) == pytest.approx(1.0)
     assert set(found.measured) == {"sums", "words"}
-    again = mixture(run, count=5, workshop=shop)
+    again = fit_mixture(run, count=5, cache=shop)
     assert again == found
     section = tomllib.loads(section_text(found))["weighting"]
     weigh = build("weighting", section["name"], PluginSection(**section).settings)
@@ -58,4 +58,4 @@ def test_mixture_measures_what_it_says_and_writes_a_usable_section(run, shop):
 def test_mixture_needs_more_merges_than_sites(run, shop):
     """Three sites need five mixtures: the law has four numbers a category."""
     with pytest.raises(ConfigError, match="at least 5"):
-        mixture(run, count=4, workshop=shop)
+        fit_mixture(run, count=4, cache=shop)

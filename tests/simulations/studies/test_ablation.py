@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fedwinnow.client.runs.process_cache import Workshop
+from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import PublicRows
 from fedwinnow.curation.errors import ConfigError, OutputError
@@ -18,30 +18,30 @@ from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies import ablation as module
 from fedwinnow.simulations.studies.ablation import COLUMNS, GROUPS, ablate, ablation
 from fedwinnow.simulations.studies.definitions import Plan
-from fedwinnow.simulations.studies.unforeseen_kinds import measured_by
+from fedwinnow.simulations.studies.unforeseen_kinds import read_measured
 from fedwinnow.strategies.scorers.calibrated import SIGNALS, calibrated
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 
 
 @pytest.fixture(scope="module")
-def workshop():
-    return Workshop()
+def cache():
+    return ProcessCache()
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, workshop):
+def finished(tmp_path_factory, cache):
     """A toy run whose scorer reads all there is, and its record."""
     scenario = write_toy_scenario(tmp_path_factory.mktemp("ablation"), samples=8)
     fast = ["training.rounds=1", "training.steps=1", "anchors.copies=1"]
     wide = ["run.trajectory=global", f"scorer.settings.signals={json.dumps([*SIGNALS])}"]
     config = load_scenario(scenario, [*fast, *wide, 'anchors.corruptions=["swap", "cut"]'])
-    folder = simulate(config, workshop=workshop)
+    folder = simulate(config, cache=cache)
     return config, json.loads((folder / "record.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def told(finished, workshop, tmp_path_factory):
+def told(finished, cache, tmp_path_factory):
     """Rows by name and the page of a plan of one split and seed, with two groups."""
     config, _ = finished
     plan = Plan(title="toy", seeds=(0,), splits={"only": lambda _: config}, about={})
@@ -49,7 +49,7 @@ def told(finished, workshop, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "GROUPS", {name: GROUPS[name] for name in ("gradients", "length")})
         patch.setattr(module, "SAMPLES", 4)
-        text = ablate(plan, folder=folder, command="study toy", workshop=workshop)
+        text = ablate(plan, folder=folder, command="study toy", cache=cache)
     assert text == (folder / "toy_signals.md").read_text()
     rows = json.loads((folder / "toy_signals.json").read_text())["rows"]
     return {row["without"]: row for row in rows}, text
@@ -74,7 +74,7 @@ def test_ablation_of_nothing_is_the_run_itself(finished, told):
 
 def test_ablation_of_a_group_is_the_scorer_fitted_without_its_columns(finished, told):
     """Tables without the columns, fitted and scored by hand, give the same AUROC."""
-    measured = measured_by(finished[0])
+    measured = read_measured(finished[0])
     public = measured.public
     less = without(public.trajectory, GRADIENTS)
     scorer = calibrated(signals=[*SIGNALS])
@@ -92,11 +92,11 @@ def test_ablation_page_has_a_line_for_each_case(told):
     assert covered == COLUMNS - {"loss"}
 
 
-def test_ablation_needs_truth_the_scorer_and_a_run(finished, workshop, tmp_path):
+def test_ablation_needs_truth_the_scorer_and_a_run(finished, cache, tmp_path):
     """Another scorer, no truth, or no run of these settings is a named error."""
     config, _ = finished
     other = replace(config, study=replace(config.study, truth=""))
-    ask = partial(ablation, workshop=workshop)
+    ask = partial(ablation, cache=cache)
     with pytest.raises(OutputError, match="finished run"):
         ask(other)
     moved = replace(config, run=replace(config.run, output=str(tmp_path)))
@@ -106,6 +106,6 @@ def test_ablation_needs_truth_the_scorer_and_a_run(finished, workshop, tmp_path)
         write_toy_scenario(tmp_path / "toy", samples=4),
         ["scorer.name=perplexity", "training.rounds=1", "training.steps=1"],
     )
-    simulate(plain, workshop=workshop)
+    simulate(plain, cache=cache)
     with pytest.raises(ConfigError, match="calibrated"):
         ask(plain)

@@ -18,7 +18,7 @@ from fedwinnow.simulations.attacks.result import (
 from fedwinnow.simulations.studies import ablation
 from fedwinnow.simulations.studies.ablation import GainRow
 from fedwinnow.simulations.studies.definitions import Plan
-from fedwinnow.simulations.studies.page import page
+from fedwinnow.simulations.studies.page import study_page
 from fedwinnow.simulations.studies.result import ArmRow, ScorerRow, StudyResult
 
 FOLDER = Path(__file__).parents[3] / "docs" / "evidence"
@@ -44,7 +44,7 @@ def test_page_of_a_study_is_that_of_its_rows(name):
     tree = read(name)
     rows = tuple(map(row_of, tree["rows"]))
     result = replace(parse_tree(tree | {"rows": []}, StudyResult), rows=rows)
-    assert page(result) == (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    assert study_page(result) == (FOLDER / f"{name}.md").read_text(encoding="utf-8")
     written = json.loads(json.dumps(result.to_json()))
     assert [row | old for row, old in zip(written["rows"], tree["rows"], strict=True)] == (
         written["rows"]
@@ -60,7 +60,7 @@ def test_page_of_an_ablation_is_that_of_its_rows(name):
     rows = [parse_tree(row | {"gain": row}, GainRow) for row in tree["rows"]]
     splits = dict.fromkeys((row.split for row in rows), lambda _: None)
     plan = Plan(title=tree["study"], seeds=tuple(tree["seeds"]), splits=splits, about={})
-    said = ablation.page(plan, rows, tree["command"])
+    said = ablation.ablation_page(plan, rows, tree["command"])
     assert said == (FOLDER / f"{name}.md").read_text(encoding="utf-8")
     assert json.dumps([row.to_json() for row in rows]) == json.dumps(tree["rows"])
 
@@ -79,5 +79,5 @@ def test_page_of_the_attacks_is_that_of_its_rows():
         for row in tree["rows"]
     )
     result = replace(parse_tree(tree | {"rows": []}, AttackResult), rows=rows)
-    assert attacks.page(result) == (FOLDER / "attacks.md").read_text(encoding="utf-8")
+    assert attacks.attack_page(result) == (FOLDER / "attacks.md").read_text(encoding="utf-8")
     assert json.dumps(result.to_json()) == json.dumps(tree)

@@ -3,7 +3,7 @@
 import pytest
 
 from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.config.strict_toml import load
+from fedwinnow.curation.config.strict_toml import load_toml
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations.datasets.demo_texts import Silo
 from fedwinnow.simulations.studies.definitions import (
@@ -70,7 +70,7 @@ def test_study_file_is_strict(tmp_path, text, said):
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=said) as error:
-        load(file, Study)
+        load_toml(file, Study)
     assert "mine.toml" in str(error.value)
 
 

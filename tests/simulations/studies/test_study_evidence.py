@@ -6,7 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_record import arm_tree, make_record
 
-from fedwinnow.simulations.studies.evidence import between, gauge, recovered
+from fedwinnow.simulations.studies.evidence import (
+    difference_of_splits,
+    recovered_share,
+    with_reference_arms,
+)
 
 
 def record(curated, keep_all, oracle):
@@ -22,7 +26,7 @@ def record_of(**losses):
 def test_recovered_is_the_share_that_was_put_in(share, gap, seed):
     """Curated at keep_all − share · gap on every item recovers the share, with no width."""
     oracle = np.random.default_rng(seed).uniform(1, 3, size=20)
-    found = recovered([record(oracle + gap - share * gap, oracle + gap, oracle)])
+    found = recovered_share([record(oracle + gap - share * gap, oracle + gap, oracle)])
     assert found.gap == pytest.approx(gap)
     assert [found.share, found.low, found.high] == pytest.approx([share] * 3, abs=1e-6)
 
@@ -30,14 +34,14 @@ def test_recovered_is_the_share_that_was_put_in(share, gap, seed):
 def test_recovered_needs_a_gap_and_its_arms():
     """No share where the oracle is not better, or an arm did not run."""
     losses = [1.0, 2.0]
-    assert recovered([record(losses, losses, losses)]) is None
-    assert recovered([record_of(curated=losses)]) is None
+    assert recovered_share([record(losses, losses, losses)]) is None
+    assert recovered_share([record_of(curated=losses)]) is None
 
 
 def test_recovered_of_several_seeds_weighs_items_alike():
     """Two seeds: the share of the pooled means, not the mean of shares."""
     records = [record([2.0], [3.0], [1.0]), record([4.0, 4.0], [5.0, 5.0], [1.0, 1.0])]
-    assert recovered(records).share == pytest.approx((1 + 1 + 1) / (2 + 4 + 4))
+    assert recovered_share(records).share == pytest.approx((1 + 1 + 1) / (2 + 4 + 4))
 
 
 def test_between_compares_with_the_first_split():
@@ -46,7 +50,7 @@ def test_between_compares_with_the_first_split():
         "base": [record([1.0, 2.0], [0, 0], [0, 0])],
         "better": [record([0.5, 1.5], [0, 0], [0, 0])],
     }
-    found = between(finished)
+    found = difference_of_splits(finished)
     assert found["base"] is None
     assert found["better"].mean == pytest.approx(-0.5)
     assert found["better"].items == 2
@@ -56,10 +60,10 @@ def test_gauge_takes_only_the_ends_of_the_gap_that_are_missing():
     """A record's own arms stay; keep_all and oracle come from the yardstick, other arms never."""
     own = record_of(curated=[2.0], oracle=[1.5])
     other = record_of(curated=[9.0], keep_all=[3.0], oracle=[1.0], random=[4.0])
-    found = gauge(own, other).arms
+    found = with_reference_arms(own, other).arms
     assert {name: arm.losses for name, arm in found.items()} == {
         "curated": (2.0,),
         "keep_all": (3.0,),
         "oracle": (1.5,),
     }
-    assert gauge(own, None) is own
+    assert with_reference_arms(own, None) is own

@@ -1,6 +1,6 @@
 """Laws of a study's picture: everything that the page compares is drawn, under its name."""
 
-from fedwinnow.simulations.studies.picture import picture
+from fedwinnow.simulations.studies.picture import study_picture
 from fedwinnow.simulations.studies.result import (
     PooledDifference,
     ScorerRow,
@@ -40,7 +40,7 @@ def result_of(compared: dict[str, SplitDifference | None]) -> StudyResult:
 
 def test_picture_of_compared_splits_draws_each_against_the_first():
     """Every split but the first, and the first one's other arms; no scorer."""
-    drawn = picture(result_of({"one": None, "two": DIFFERENCE}))
+    drawn = study_picture(result_of({"one": None, "two": DIFFERENCE}))
     assert "<!-- two -->" in drawn
     assert "<!-- one, keep_all -->" in drawn
     assert "<!-- less -->" not in drawn
@@ -48,7 +48,7 @@ def test_picture_of_compared_splits_draws_each_against_the_first():
 
 def test_picture_of_scorers_leaves_out_who_has_no_auroc():
     """Each scorer with a figure, in each split; the same text twice for the same rows."""
-    drawn = picture(result_of({}))
+    drawn = study_picture(result_of({}))
     assert drawn.count("<!-- less -->") == 2
     assert "<!-- ifd -->" not in drawn
-    assert drawn == picture(result_of({}))
+    assert drawn == study_picture(result_of({}))

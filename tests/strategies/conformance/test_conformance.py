@@ -10,7 +10,12 @@ import torch
 
 from fedwinnow.curation.datatypes import Fitted, ThresholdDecision
 from fedwinnow.curation.errors import EmptySelectionError
-from fedwinnow.strategies.conformance.check import LAWS, assert_lawful, examine, lawful
+from fedwinnow.strategies.conformance.check import (
+    LAWS,
+    assert_lawful,
+    check_factory,
+    check_registered,
+)
 from fedwinnow.strategies.conformance.merging_laws import before
 from fedwinnow.strategies.interfaces.merging import Merged
 from fedwinnow.strategies.interfaces.ordering import Order
@@ -45,7 +50,9 @@ NEEDED: Mapping[str, Mapping[str, object]] = {
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in KINDS for n in BUILT_IN[k]])
 def test_built_in_keeps_the_laws_of_its_kind(kind, name):
     """Every required law holds for every built-in plug-in."""
-    broken = [v for v in examine(kind, name, NEEDED.get(name, {})) if v.required and not v.holds]
+    broken = [
+        v for v in check_registered(kind, name, NEEDED.get(name, {})) if v.required and not v.holds
+    ]
     assert not broken
 
 
@@ -109,7 +116,7 @@ def scorer(*, how: str = "") -> Broken:
 )
 def test_law_of_scorers_finds_the_flaw(how, law):
     """A scorer with one flaw breaks its law; without a flaw it keeps all."""
-    broken = {v.law for v in lawful("scorer", scorer, {"how": how}) if not v.holds}
+    broken = {v.law for v in check_factory("scorer", scorer, {"how": how}) if not v.holds}
     assert law in broken
     assert_lawful("scorer", scorer, strict=True)
 
@@ -206,7 +213,7 @@ def merging(*, how: str = ""):
 )
 def test_law_finds_the_flaw(kind, make, how, law):
     """A plug-in with one flaw breaks the law that names it."""
-    broken = [v.law for v in lawful(kind, make, {"how": how}) if not v.holds]
+    broken = [v.law for v in check_factory(kind, make, {"how": how}) if not v.holds]
     assert any(one.startswith(law) for one in broken), broken
 
 

@@ -8,19 +8,19 @@ from fedwinnow.strategies.maths.calibration_model import (
     Recipe,
     Rows,
     choose_ridge,
+    cross_validated_logits,
     fit_logistic,
     fit_model,
-    fused,
-    held_out,
-    probability,
+    fused_logits,
+    sigmoid,
 )
 from fedwinnow.strategies.maths.standardization import (
     POOL,
-    fit_standard,
+    fit_standardizer,
     folds_of,
     precision,
-    standard_of,
-    typical,
+    standardizer_from_arrays,
+    typicality_of,
 )
 
 RECIPE = Recipe(typical=("a", "b"))
@@ -64,7 +64,7 @@ def test_logistic_of_separated_classes_is_finite():
 
 def test_probability_does_not_overflow():
     """Edge: the logistic of ±1000 is 0 or 1, without a warning."""
-    np.testing.assert_allclose(probability(np.array([-1000.0, 0.0, 1000.0])), [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(sigmoid(np.array([-1000.0, 0.0, 1000.0])), [0.0, 0.5, 1.0])
 
 
 def test_distance_is_that_of_mahalanobis():
@@ -75,7 +75,7 @@ def test_distance_is_that_of_mahalanobis():
     expected = np.linalg.inv(np.corrcoef(z.T) + 0.1 * np.eye(3))
     np.testing.assert_allclose(inverse, expected, rtol=1e-9)  # float64, 3 terms
     slow = [-np.sqrt(row @ expected @ row) for row in z]
-    np.testing.assert_allclose(typical(z, inverse), slow, rtol=1e-9)  # float64, 9 terms
+    np.testing.assert_allclose(typicality_of(z, inverse), slow, rtol=1e-9)  # float64, 9 terms
 
 
 def test_precision_of_a_constant_feature_is_finite():
@@ -90,9 +90,9 @@ def test_standard_ignores_offset_and_scale(offset, scale):
     """Law: z of a + b·x is z of x, whatever a and b > 0."""
     rng = np.random.default_rng(3)
     x, domains = rng.normal(size=(12, 2)), ("x", "y") * 6
-    one = fit_standard(x, domains, names=("a", "b"), shrinkage=4.0)
+    one = fit_standardizer(x, domains, names=("a", "b"), shrinkage=4.0)
     moved = offset + scale * x
-    other = fit_standard(moved, domains, names=("a", "b"), shrinkage=4.0)
+    other = fit_standardizer(moved, domains, names=("a", "b"), shrinkage=4.0)
     np.testing.assert_allclose(one(x, domains), other(moved, domains), atol=1e-6)
 
 
@@ -102,8 +102,8 @@ def test_standard_shrinks_between_own_and_pool():
     An unknown domain takes the pool.
     """
     x, domains = np.array([[0.0], [3.0], [1.0], [4.0]]), ("x", "x", "y", "y")
-    own = fit_standard(x, domains, names=("a",), shrinkage=1e-9)
-    pool = fit_standard(x, domains, names=("a",), shrinkage=1e9)
+    own = fit_standardizer(x, domains, names=("a",), shrinkage=1e-9)
+    pool = fit_standardizer(x, domains, names=("a",), shrinkage=1e9)
     np.testing.assert_allclose(own.mean["x"], [1.5], atol=1e-6)
     np.testing.assert_allclose(pool.mean["x"], [2.0], atol=1e-6)
     np.testing.assert_allclose(own(np.array([[2.0]]), ("z",)), [[0.0]], atol=1e-12)
@@ -113,22 +113,22 @@ def test_standard_shrinks_between_own_and_pool():
 def test_standard_keeps_distant_domains_apart():
     """Law: domains that lie many spreads apart keep their own means, however large κ."""
     x, domains = np.array([[0.0], [1.0], [1000.0], [1001.0]]), ("x", "x", "y", "y")
-    found = fit_standard(x, domains, names=("a",), shrinkage=1e9)
+    found = fit_standardizer(x, domains, names=("a",), shrinkage=1e9)
     np.testing.assert_allclose(found.mean["x"], [0.5], atol=1e-2)
 
 
 def test_standard_leaves_missing_values_out():
     """Law: a NaN changes no mean, and becomes z = 0."""
     x = np.array([[1.0], [3.0], [np.nan]])
-    standard = fit_standard(x, ("x",) * 3, names=("end_loss",), shrinkage=1.0)
+    standard = fit_standardizer(x, ("x",) * 3, names=("end_loss",), shrinkage=1.0)
     np.testing.assert_allclose(standard.mean["x"], [2.0])
     assert standard(x, ("x",) * 3)[2, 0] == 0.0
 
 
 def test_standard_survives_its_arrays():
     """Equivalence: the figures as arrays and back are the same."""
-    standard = fit_standard(np.eye(3), ("x", "y", ""), names=("a", "b", "c"), shrinkage=1.0)
-    back = standard_of(standard.arrays() | {"beta": np.zeros(2)})
+    standard = fit_standardizer(np.eye(3), ("x", "y", ""), names=("a", "b", "c"), shrinkage=1.0)
+    back = standardizer_from_arrays(standard.arrays() | {"beta": np.zeros(2)})
     assert back.mean.keys() == standard.mean.keys()
     for key, value in standard.spread.items():
         np.testing.assert_array_equal(back.spread[key], value)
@@ -155,7 +155,7 @@ def test_held_out_score_ignores_its_own_fold():
         clean=np.where(here, ~rows.clean, rows.clean),
         folds=rows.folds,
     )
-    one, two = (held_out(each, RECIPE, ridge=0.1) for each in (rows, other))
+    one, two = (cross_validated_logits(each, RECIPE, ridge=0.1) for each in (rows, other))
     np.testing.assert_array_equal(one[here], two[here])
 
 
@@ -172,7 +172,7 @@ def test_fused_orders_clean_above_corrupted(safeguard):
     rows = rows_of(shift=5.0)
     recipe = Recipe(typical=("a", "b"), safeguard=safeguard)
     model = fit_model(rows, recipe, ridge=0.03)
-    found = fused(model, rows.values, rows.domains, names=rows.names, recipe=recipe)
+    found = fused_logits(model, rows.values, rows.domains, names=rows.names, recipe=recipe)
     assert found[rows.clean].min() > found[~rows.clean].max()
 
 
@@ -181,6 +181,8 @@ def test_safeguard_lowers_what_no_corruption_foresaw():
     rows = rows_of(shift=3.0)
     model = fit_model(rows, RECIPE, ridge=0.03)
     far = np.full((1, 2), -7.0)
-    found = fused(model, far, ("x",), names=rows.names, recipe=RECIPE)
-    clean = fused(model, rows.values[rows.clean], ("x",) * 24, names=rows.names, recipe=RECIPE)
+    found = fused_logits(model, far, ("x",), names=rows.names, recipe=RECIPE)
+    clean = fused_logits(
+        model, rows.values[rows.clean], ("x",) * 24, names=rows.names, recipe=RECIPE
+    )
     assert found[0] < np.quantile(clean, 0.05)

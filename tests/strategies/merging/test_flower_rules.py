@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import strategy as flower_strategies
 from scipy.stats import trim_mean
 
-from fedwinnow.curation.adapters.algebra import delta, norm, target, total
+from fedwinnow.curation.adapters.algebra import delta, norm, sum_products, target
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.datatypes import Adapter
@@ -22,11 +22,11 @@ from fedwinnow.curation.errors import (
     RunError,
 )
 from fedwinnow.curation.protocol.wire import dump, restore
-from fedwinnow.server.run.fold import absorb, init, next_request
+from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.server.state import RunState
 from fedwinnow.strategies.merging.flower.rule import FlowerRule, flower_names
 from fedwinnow.strategies.plugin_description import undescribed
-from fedwinnow.strategies.registry import build, factory
+from fedwinnow.strategies.registry import build, plugin_factory
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 
@@ -130,7 +130,7 @@ def test_flower_rule_keeps_its_state_as_the_strategy_itself(name):
         lived = FlowerRule(name, type(living), {})._round(
             living, number, arrived, WEIGHTS, previous
         )
-        merged, memory = rule.remember(arrived, WEIGHTS, previous, memory)
+        merged, memory = rule.merge_with_state(arrived, WEIGHTS, previous, memory)
         previous = merged.adapter
         if name == "FedAvgM":
             living.current_arrays = None  # it would go on from unrounded arrays
@@ -153,7 +153,7 @@ def test_flower_adam_first_steps_are_those_of_the_formula():
         m, v = 0.8 * m + 0.2 * step, 0.9 * v + 0.1 * step**2
         rate = 0.05 * np.sqrt(1 - 0.9 ** (number + 1)) / (1 - 0.8 ** (number + 1))
         wanted = x.a[key].double().numpy() + rate * m / (np.sqrt(v) + 1e-3)
-        merged, memory = rule.remember(one, {"a": 1.0}, x, memory)
+        merged, memory = rule.merge_with_state(one, {"a": 1.0}, x, memory)
         x = merged.adapter
         np.testing.assert_allclose(x.a[key].numpy(), wanted, rtol=1e-5)  # fp32 result
 
@@ -174,9 +174,9 @@ def test_flower_rule_leaves_what_it_is_given_alone():
     rule(SITES, WEIGHTS, PREVIOUS)
     assert [adapter_hash(one) for one in SITES.values()] == before
     rule = build("merging", "flower:FedAdam", {})
-    _, memory = rule.remember(SITES, WEIGHTS, PREVIOUS, {})
+    _, memory = rule.merge_with_state(SITES, WEIGHTS, PREVIOUS, {})
     copied = {name: array.copy() for name, array in memory.items()}
-    rule.remember(SITES, WEIGHTS, PREVIOUS, memory)
+    rule.merge_with_state(SITES, WEIGHTS, PREVIOUS, memory)
     assert all(np.array_equal(memory[name], copied[name]) for name in copied)
 
 
@@ -193,8 +193,8 @@ def fold(state: RunState, until: int) -> RunState:
 def test_flower_adam_resumes_from_what_is_committed():
     """A run restored from its bytes after every exchange ends with the unbroken run's adapter."""
     config = make_config(merging=PluginSection(name="flower:FedAdam", settings={"eta": 0.01}))
-    whole = fold(init(config, "run"), 100)
-    broken, seen = init(config, "run"), set()
+    whole = fold(initial_state(config, "run"), 100)
+    broken, seen = initial_state(config, "run"), set()
     while next_request(broken) is not None:
         broken = restore(dump(fold(broken, 1)), RunState)
         seen |= {int(broken.memory["rounds"][0])} if broken.memory else set()
@@ -205,7 +205,7 @@ def test_flower_adam_resumes_from_what_is_committed():
 def test_flower_state_starts_anew_in_every_arm():
     """Moments of one arm do not reach the next: an arm gives what it gives alone."""
     settings = PluginSection(name="flower:FedAvgM", settings={"server_momentum": 0.5})
-    both = fold(init(make_config(merging=settings), "run"), 100)
+    both = fold(initial_state(make_config(merging=settings), "run"), 100)
     rounds = [r for r in both.records if r.phase == "train" and r.round == 1]
     assert len(rounds) == 2
     assert both.memory["rounds"] == 3
@@ -221,7 +221,7 @@ def test_flower_rule_refuses_by_name():
         ("Strategy", "base class"),
     ):
         with pytest.raises(PluginError, match=why):
-            factory("merging", f"flower:{name}")
+            plugin_factory("merging", f"flower:{name}")
     with pytest.raises(PluginError, match=r"no setting 'fraction_train'.*eta"):
         build("merging", "flower:FedAdam", {"fraction_train": 0.5})
     with pytest.raises(PluginError, match="beta"):
@@ -257,14 +257,14 @@ def test_flower_fedavg_is_fedavg_factors():
     ours = build("merging", "fedavg_factors", {})(SITES, WEIGHTS, PREVIOUS).adapter
     theirs = build("merging", "flower:FedAvg", {})(SITES, WEIGHTS, PREVIOUS).adapter
     for m in SHAPES:
-        apart = norm(total([delta(ours, m), delta(theirs, m, -1.0)]))
+        apart = norm(sum_products([delta(ours, m), delta(theirs, m, -1.0)]))
         assert apart <= 1e-6 * norm(delta(ours, m))  # fp32 factors
 
 
 @pytest.mark.parametrize("name", flower_names())
 def test_every_number_of_a_flower_strategy_has_a_range(name):
     """−1 is in the range of none of them, and the error names setting, value and range."""
-    for key in inspect.signature(factory("merging", f"flower:{name}")).parameters:
+    for key in inspect.signature(plugin_factory("merging", f"flower:{name}")).parameters:
         with pytest.raises(PluginError, match=rf"{name}.*{key} = -1 is out of range; allowed: "):
             build("merging", f"flower:{name}", {key: -1})
 
@@ -272,7 +272,7 @@ def test_every_number_of_a_flower_strategy_has_a_range(name):
 def test_every_setting_of_a_flower_strategy_is_explained():
     """Flower's own docstrings are read, whether they put a space before the colon or not."""
     for name in flower_names():
-        assert undescribed(factory("merging", f"flower:{name}")) == ()
+        assert undescribed(plugin_factory("merging", f"flower:{name}")) == ()
 
 
 def test_krum_refuses_more_liars_than_it_can_tell_apart():

@@ -16,7 +16,7 @@ from fedwinnow.curation.errors import (
     IncompatibleAdapterError,
     NonFiniteError,
 )
-from fedwinnow.strategies.merge_maths.factor_averages import averages
+from fedwinnow.strategies.merge_maths.factor_averages import average_both_factors
 from fedwinnow.strategies.merging.core_svd import core_svd
 from fedwinnow.strategies.merging.dare import dare
 from fedwinnow.strategies.merging.dare_ties import dare_ties
@@ -106,7 +106,7 @@ def test_factor_covariance_is_what_averages_miss(federation):
     total = sum(weights.values())
     shares = {s: w / total for s, w in weights.items()}
     for module in SHAPES:
-        both = averages(sites, shares, module)
+        both = average_both_factors(sites, shares, module)
         found = sum(x.left @ x.right for x in (both.mean, both.covariance))
         torch.testing.assert_close(found, goal(sites, weights, module), rtol=1e-9, atol=1e-9)
 

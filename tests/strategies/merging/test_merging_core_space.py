@@ -11,11 +11,11 @@ from merging_cases import SHAPES, apart, best, dense, federations, goal, make
 
 from fedwinnow.curation.adapters.algebra import delta
 from fedwinnow.curation.adapters.checks import adapter_hash
-from fedwinnow.strategies.merge_maths.core_space import core_space
-from fedwinnow.strategies.merge_maths.sparsify import dropped, elected, trimmed
-from fedwinnow.strategies.merge_maths.task_vectors import start
+from fedwinnow.strategies.merge_maths.core_space import to_core_space
+from fedwinnow.strategies.merge_maths.sparsify import drop_at_random, elect_sign, trim
+from fedwinnow.strategies.merge_maths.task_vectors import previous_product
 from fedwinnow.strategies.merging.core_svd import core_svd
-from fedwinnow.strategies.merging.dare import dare, seed_of
+from fedwinnow.strategies.merging.dare import dare, drop_seed
 from fedwinnow.strategies.merging.dare_ties import dare_ties
 from fedwinnow.strategies.merging.knots import knots
 from fedwinnow.strategies.merging.linear import linear
@@ -116,7 +116,7 @@ def test_dare_is_the_slow_computation_in_core_space(federation, zero, density, e
         def rule(cores, shares, module=module):
             kept = []
             for name, core in zip(names, cores, strict=True):
-                draw = torch.Generator().manual_seed(seed_of(seed, at_start, module, name))
+                draw = torch.Generator().manual_seed(drop_seed(seed, at_start, module, name))
                 mask = torch.rand(core.shape, generator=draw, dtype=torch.float64) < density
                 kept.append(torch.where(mask, core / density, 0.0))
             if elect:
@@ -197,7 +197,7 @@ def test_core_space_loses_nothing(federation, zero):
     sites, _, previous = started(federation, zero)
     for module in SHAPES:
         updates = {s: delta(x, module) for s, x in sites.items()}
-        space = core_space(updates, start(previous, module))
+        space = to_core_space(updates, previous_product(previous, module))
         for basis in (space.left, space.right):
             eye = torch.eye(basis.shape[1], dtype=torch.float64)
             torch.testing.assert_close(basis.T @ basis, eye, rtol=0, atol=1e-12)
@@ -211,7 +211,7 @@ def test_core_space_has_no_direction_that_nobody_uses():
     previous = make(1, rank=2)
     sites = {str(i): replace(make(i + 2, rank=2), a=previous.a) for i in range(4)}
     module = "h.0.q_proj"
-    space = core_space({s: delta(x, module) for s, x in sites.items()}, None)
+    space = to_core_space({s: delta(x, module) for s, x in sites.items()}, None)
     assert space.cores["0"].shape == (8, 2)
 
 
@@ -250,7 +250,9 @@ def test_dare_repeats_and_depends_on_seed_and_round():
 def test_dropped_is_unbiased_over_seeds():
     """The mean over many seeds nears the entries, as far as independent draws let it."""
     entries, draws, density = make(1).a["h.0.q_proj"].double(), 400, 0.4
-    mean = torch.stack([dropped(entries, density, seed) for seed in range(draws)]).mean(dim=0)
+    mean = torch.stack([drop_at_random(entries, density, seed) for seed in range(draws)]).mean(
+        dim=0
+    )
     # E‖mean − e‖² = ‖e‖² (1/d − 1) / draws
     expected = float(entries.norm()) * math.sqrt((1 / density - 1) / draws)
     assert 0.5 * expected < float((mean - entries).norm()) < 1.5 * expected
@@ -262,7 +264,7 @@ def test_trimmed_keeps_the_largest(seed, density, equal):
     draw = torch.Generator().manual_seed(seed)
     entries = torch.randn(5, 7, generator=draw, dtype=torch.float64)
     entries = entries.sign() if equal else entries
-    found = trimmed(entries, density)
+    found = trim(entries, density)
     kept = found != 0
     assert torch.equal(found[kept], entries[kept])
     assert int(kept.sum()) == (35 if equal else math.ceil(density * 35))
@@ -273,13 +275,13 @@ def test_trimmed_keeps_the_largest(seed, density, equal):
 def test_dropped_of_density_one_is_the_whole():
     """Nothing is dropped and nothing grows at density 1."""
     entries = make(1).a["h.0.q_proj"].double()
-    assert torch.equal(dropped(entries, 1.0, 0), entries)
+    assert torch.equal(drop_at_random(entries, 1.0, 0), entries)
 
 
 def test_elected_of_one_site_is_its_own():
     """One site agrees with itself in every entry."""
     entries = make(1).a["h.0.q_proj"].double()
-    torch.testing.assert_close(elected(lambda site: entries, {"a": 0.3}), entries)
+    torch.testing.assert_close(elect_sign(lambda site: entries, {"a": 0.3}), entries)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.scores.ranking_metrics import auroc
 from fedwinnow.strategies.interfaces.scorer import Scorer
-from fedwinnow.strategies.maths.signal_features import features, nearest_domains
+from fedwinnow.strategies.maths.signal_features import derive_features, nearest_domains
 from fedwinnow.strategies.scorers.calibrated import PAYING, SIGNALS, calibrated
 from fedwinnow.strategies.scorers.typicality import typicality
 
@@ -291,7 +291,7 @@ def test_unknown_domain_takes_the_nearest_anchors():
 def test_features_are_their_formulas():
     """Oracle: derived features equal the formulas of the module, sample by sample."""
     first, later = public(anchors=1, checkpoints=2).trajectory
-    found = features((first, later), first.domains)
+    found = derive_features((first, later), first.domains)
     value = dict(zip(found.names, found.values.T, strict=True))
     c, d = (
         {name: v.astype(np.float64) for name, v in one.columns.items()} for one in (first, later)

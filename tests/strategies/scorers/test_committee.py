@@ -7,7 +7,7 @@ import pytest
 
 from fedwinnow.curation.datatypes import PublicRows, SignalTable, Status
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.scores.selection import QUEUED, select
+from fedwinnow.curation.scores.selection import QUEUED, select_above
 from fedwinnow.strategies.interfaces.scorer import QueueingScorer
 from fedwinnow.strategies.scorers.committee import committee
 from fedwinnow.strategies.scorers.perplexity import perplexity
@@ -77,11 +77,11 @@ def test_committee_rule_keeps_drops_and_asks():
     fitted = scorer.fit(public())
     new = table([3.0, 3.0, 9.0, 9.0], [3.0] * 4, [0.0, 9.0, 0.0, 9.0], "aaaa")
     scores, queued = scorer.score((new,), fitted), scorer.queue((new,), fitted)
-    chosen = select(new.ids, scores, new.status, -1.0, queued=queued)
+    chosen = select_above(new.ids, scores, new.status, -1.0, queued=queued)
     assert chosen.kept == (True, False, False, False)
     assert chosen.reasons[1] == QUEUED
     assert all(reason.startswith("score ") for reason in chosen.reasons[2:])
-    assert select(new.ids, scores, new.status, -1.0).count == 2
+    assert select_above(new.ids, scores, new.status, -1.0).count == 2
 
 
 def test_committee_small_domain_takes_the_limit_of_all():

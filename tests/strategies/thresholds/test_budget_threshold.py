@@ -5,7 +5,7 @@ import pytest
 
 from fedwinnow.curation.datatypes import PublicScores
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.scores.histogram import merge, rank_error_bound, summarise
+from fedwinnow.curation.scores.histogram import merge_summaries, rank_error_bound, summarise
 from fedwinnow.curation.scores.histogram_edges import edges_from_public
 from fedwinnow.strategies.maths.data_scaling_law import Law, expected_losses, most_worth
 from fedwinnow.strategies.registry import build
@@ -51,7 +51,7 @@ def test_budget_keeps_the_chosen_share_up_to_the_rank_error(case, samples):
     scores, summaries, _ = case
     found = decide(case, samples)
     kept, best = float((scores >= found.value).sum()), found.evidence["buckets_kept"]
-    bound = rank_error_bound(merge(summaries.values())) * len(scores)
+    bound = rank_error_bound(merge_summaries(summaries.values())) * len(scores)
     assert abs(kept - best / 4 * len(scores)) <= bound + 1
     assert found.evidence["kept_share"] == pytest.approx(best / 4, abs=bound / len(scores))
 

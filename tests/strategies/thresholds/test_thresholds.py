@@ -7,8 +7,8 @@ import pytest
 
 from fedwinnow.curation.datatypes import PublicScores
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, PluginError
-from fedwinnow.curation.scores.histogram import empty, merge, summarise
-from fedwinnow.curation.scores.histogram_edges import edges_from_public, on_grid
+from fedwinnow.curation.scores.histogram import empty_summary, merge_summaries, summarise
+from fedwinnow.curation.scores.histogram_edges import edges_from_public, is_on_grid
 from fedwinnow.strategies.registry import BUILT_IN, build
 from fedwinnow.strategies.thresholds.target_recall import fit_mixture
 
@@ -74,7 +74,7 @@ def case():
 def test_threshold_lies_on_the_grid_that_sites_accept(case, name):
     """Every value, per site too, passes the sites' own check."""
     found = case.decide(name)
-    assert all(on_grid(value, case.edges) for value in (found.value, *found.per_site.values()))
+    assert all(is_on_grid(value, case.edges) for value in (found.value, *found.per_site.values()))
     assert all(math.isfinite(value) for value in found.evidence.values())
 
 
@@ -90,7 +90,7 @@ def test_threshold_ignores_the_order_of_sites(case, name):
 def test_threshold_needs_sums_only(case, name):
     """One summed histogram under the name "" gives the same decision as the sites' own."""
     rule = build("threshold", name, SETTINGS.get(name, {}))
-    summed = rule({"": merge(case.summaries.values())}, case.public)
+    summed = rule({"": merge_summaries(case.summaries.values())}, case.public)
     whole = rule(case.summaries, case.public)
     assert summed.value == whole.value
     assert summed.evidence == pytest.approx(whole.evidence)
@@ -103,7 +103,7 @@ def test_threshold_of_empty_summaries_is_refused(case, name):
     with pytest.raises(EmptySummaryError):
         rule({}, case.public)
     with pytest.raises(EmptySummaryError, match="a, b"):
-        rule({"a": empty(case.edges), "b": empty(case.edges)}, case.public)
+        rule({"a": empty_summary(case.edges), "b": empty_summary(case.edges)}, case.public)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -166,7 +166,7 @@ def test_site_fraction_refuses_sums(case):
     """Only a sum is seen: refused by name, with what to choose instead."""
     rule = build("threshold", "site_fraction", {})
     with pytest.raises(PluginError, match=r"site_fraction.*keep_fraction"):
-        rule({"": merge(case.summaries.values())}, case.public)
+        rule({"": merge_summaries(case.summaries.values())}, case.public)
 
 
 def test_keep_all_keeps_all(case):

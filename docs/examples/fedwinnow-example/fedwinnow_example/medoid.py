@@ -30,7 +30,9 @@ def _merge(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> Merged:
     checks.check_compatible(adapters, previous)  # bases, modules, shapes, and no NaN
-    shares = checks.shares(adapters, weights)  # in order of name; sites of weight 0 left out
+    shares = checks.normalise_weights(
+        adapters, weights
+    )  # in order of name; sites of weight 0 left out
     far = {
         site: math.fsum(
             share * _apart(adapters[site], adapters[other]) for other, share in shares.items()
@@ -47,7 +49,7 @@ def _apart(one: Adapter, other: Adapter) -> float:
     """‖ΔW_1 − ΔW_2‖ over all modules, from small cores: no matrix is formed."""
     return math.hypot(
         *(
-            maths.norm(maths.total([maths.delta(one, name), maths.delta(other, name, -1.0)]))
+            maths.norm(maths.sum_products([maths.delta(one, name), maths.delta(other, name, -1.0)]))
             for name in one.modules
         )
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fedwinnow.curation.datatypes import PublicScores, ScoreSummary, ThresholdDecision
-from fedwinnow.strategies.maths.threshold_evidence import decide, pooled
+from fedwinnow.strategies.maths.threshold_evidence import decide_threshold, pool_summaries
 
 
 def otsu(*, least: float = 0.1) -> Callable[..., ThresholdDecision]:
@@ -30,7 +30,7 @@ def otsu(*, least: float = 0.1) -> Callable[..., ThresholdDecision]:
         raise ValueError(message)
 
     def rule(summaries: Mapping[str, ScoreSummary], public: PublicScores) -> ThresholdDecision:
-        total = pooled(summaries)  # an error by name where no site has a sample
+        total = pool_summaries(summaries)  # an error by name where no site has a sample
         edges, counts = total.edges, total.counts
         middles = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
         below = np.cumsum(counts)[:-1] / total.total
@@ -43,6 +43,6 @@ def otsu(*, least: float = 0.1) -> Callable[..., ThresholdDecision]:
         parted = float(max(0.0, between[best]))
         value = edges[best] if between[best] >= 0 else -np.inf
         # decide() puts the number on the grid that sites accept, and adds what any rule reports
-        return decide(float(value), summaries, public, {"between_variance": parted})
+        return decide_threshold(float(value), summaries, public, {"between_variance": parted})
 
     return rule

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Status, Trajectory
-from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast
+from fedwinnow.strategies.interfaces.formula_scorer import clean_rows, column, forecast_auroc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class TypicalLoss:
             schema="typical_loss/1",
             parameters=parameters,
             public_scores=scores,
-            forecast=forecast(scores, public.kinds),
+            forecast=forecast_auroc(scores, public.kinds),
         )
 
     def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:

@@ -3,7 +3,7 @@
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwinnow.curation.protocol.flower_records import arrays_in, record_of
+from fedwinnow.curation.protocol.flower_records import array_record, read_arrays
 from lora_app.task import data_of, descend, loss_of
 
 app = ClientApp()
@@ -13,17 +13,19 @@ app = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """A few steps on the client's own data."""
     data = data_of(int(context.node_config["partition-id"]))
-    arrays = arrays_in(message.content.array_records["arrays"])
+    arrays = read_arrays(message.content.array_records["arrays"])
     trained = descend(arrays, data, float(context.run_config["alpha"]))
     metrics = MetricRecord({"num-examples": len(data[0])})
-    return Message(RecordDict({"arrays": record_of(trained), "metrics": metrics}), reply_to=message)
+    return Message(
+        RecordDict({"arrays": array_record(trained), "metrics": metrics}), reply_to=message
+    )
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Loss of the merged factors on the client's own data."""
     data = data_of(int(context.node_config["partition-id"]))
-    arrays = arrays_in(message.content.array_records["arrays"])
+    arrays = read_arrays(message.content.array_records["arrays"])
     loss = loss_of(arrays, data, float(context.run_config["alpha"]))
     metrics = MetricRecord({"num-examples": len(data[0]), "loss": loss})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -5,7 +5,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import AdapterSection, PluginSection
-from fedwinnow.curation.protocol.flower_records import record_of
+from fedwinnow.curation.protocol.flower_records import array_record
 from fedwinnow.server.strategy import CurationStrategy
 from lora_app.task import start
 
@@ -21,7 +21,7 @@ def main(grid: Grid, context: Context) -> None:
         merging=PluginSection(name=str(words["merging"])),
     )
     strategy = CurationStrategy(config)
-    arrays = record_of(start(int(words["rank"])))
+    arrays = array_record(start(int(words["rank"])))
     result = strategy.start(grid, initial_arrays=arrays, num_rounds=int(words["rounds"]))
     for number, metrics in sorted(result.evaluate_metrics_clientapp.items()):
         print(f"round {number}: loss {metrics['loss']:.4f}")
