@@ -42,7 +42,7 @@ class Site:
 
     config: SiteConfig
     cache: ProcessCache = field(default_factory=ProcessCache)
-    _work: dict[str, SiteRun] = field(default_factory=dict)
+    _runs: dict[str, SiteRun] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -78,7 +78,7 @@ class Site:
         work = (
             self._join(request)
             if isinstance(request, JoinRequest)
-            else self.work(request.header.run)
+            else self.run_of(request.header.run)
         )
         stored = work.files.reply(request.header.phase, key)
         if stored.exists():
@@ -100,17 +100,17 @@ class Site:
         if file.exists() and file.read_text(encoding="utf-8") != canonical_json(terms):
             message = f"run {run} is already joined under other terms; start it under a new run id"
             raise ProtocolError(message)
-        self._work[run] = self._make(folder, terms)
+        self._runs[run] = self._make(folder, terms)
         write_atomically(file, canonical_json(terms).encode())
-        return self._work[run]
+        return self._runs[run]
 
-    def work(self, run: str) -> SiteRun:
+    def run_of(self, run: str) -> SiteRun:
         """What this site remembers of a run that it joined.
 
         Raises:
             ProtocolError: it has not joined.
         """
-        if run not in self._work:
+        if run not in self._runs:
             file = RunFiles(Path(self.config.work) / run).terms
             if not run or not all(c.isalnum() or c in "-_" for c in run) or not file.exists():
                 message = (
@@ -118,8 +118,8 @@ class Site:
                 )
                 raise ProtocolError(message)
             terms = parse_terms(file.read_text(encoding="utf-8"))
-            self._work[run] = self._make(file.parent, terms)
-        return self._work[run]
+            self._runs[run] = self._make(file.parent, terms)
+        return self._runs[run]
 
     def _make(self, folder: Path, terms: RunTerms) -> SiteRun:
         plugins = check_terms(terms)

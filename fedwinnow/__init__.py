@@ -13,26 +13,25 @@ if not (_here / "client" / "app.py").is_file():  # no links: sub-packages are th
     __path__.append(str(_here.parent))
 
 if TYPE_CHECKING:
-    from fedwinnow.api.measuring import measure, measure_public, open_samples
-    from fedwinnow.api.merging import load_adapter, merge, save_adapter
-    from fedwinnow.api.models import load_model
-    from fedwinnow.api.plugins import build, plugins
-    from fedwinnow.api.running import load_scenario, score_silo, simulate
-    from fedwinnow.api.scoring import draw, edges, select, summarise
-    from fedwinnow.curation import errors
-    from fedwinnow.curation.config.run import RunConfig
-    from fedwinnow.curation.datatypes import (
+    from fedwinnow.api.datatypes import (
         Adapter,
         PublicRows,
+        RunConfig,
+        RunRecord,
         Sample,
         Scores,
         ScoreSummary,
         Selection,
         SignalTable,
+        errors,
     )
-    from fedwinnow.server.report.record import RunRecord
-    from fedwinnow.server.strategy import CurationStrategy
-    from fedwinnow.strategies.conformance.check import assert_lawful
+    from fedwinnow.api.flower import CurationStrategy
+    from fedwinnow.api.measuring import measure, measure_public, open_samples
+    from fedwinnow.api.merging import load_adapter, merge, save_adapter
+    from fedwinnow.api.models import load_model
+    from fedwinnow.api.plugins import assert_lawful, build, plugins
+    from fedwinnow.api.running import load_scenario, score_silo, simulate
+    from fedwinnow.api.scoring import draw, edges, select, summarise
 
 __all__ = [  # noqa: RUF022 - in the order of docs/api.md
     "load_model",

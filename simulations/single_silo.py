@@ -102,15 +102,7 @@ def score_silo(
     )
     data = open_samples(site.data, site.columns, domain=site.domain)
     anchors = open_samples(config.anchors.path, config.anchors.columns)
-    same = overlaps_anchors(data, anchors, site.gate.near_duplicates)
-    if same:
-        places = ", ".join(str(index + 1) for index in same[:SHOWN])
-        message = (
-            f"{site.data}: {len(same)} of {len(data)} samples equal or nearly equal an anchor of "
-            f"{config.anchors.path} (samples {places}{' …' if len(same) > SHOWN else ''}); "
-            "remove them from one of the two files"
-        )
-        raise DataError(message)
+    _refuse_overlap(config, data, anchors)
     with contextlib.ExitStack() as stack:
         targets = [
             stack.enter_context(replace_atomically(path))
@@ -139,6 +131,20 @@ def score_silo(
         forecast=dict(state.forecast),
         evidence=dict(decision.evidence),
     )
+
+
+def _refuse_overlap(config: RunConfig, data: Samples, anchors: Samples) -> None:
+    """Refuse data that hold an anchor: its score would be one of a known clean sample."""
+    site = config.sites[0]
+    same = overlaps_anchors(data, anchors, site.gate.near_duplicates)
+    if same:
+        places = ", ".join(str(index + 1) for index in same[:SHOWN])
+        message = (
+            f"{site.data}: {len(same)} of {len(data)} samples equal or nearly equal an anchor of "
+            f"{config.anchors.path} (samples {places}{' …' if len(same) > SHOWN else ''}); "
+            "remove them from one of the two files"
+        )
+        raise DataError(message)
 
 
 def _gather(files: RunFiles, data: Samples) -> pa.Table:

@@ -135,12 +135,12 @@ class GuardedSite:
     def _decide(self, request: Request, digest: str) -> Reply:
         """Policy, computation, policy."""
         joining = isinstance(request, messages.JoinRequest)
-        work = None if joining else self.site.work(request.header.run)
+        work = None if joining else self.site.run_of(request.header.run)
         self.policy.before(request, work, self.ledger, digest)
         reply = self.site.handle(request)
         if isinstance(reply, Refusal):
             return reply
-        return self.policy.release(reply, self.site.work(request.header.run), self.ledger)
+        return self.policy.release(reply, self.site.run_of(request.header.run), self.ledger)
 
     def _release(self, stamp: Stamp, reply: Reply) -> UnsignedEnvelope:
         """Enter the reply in the ledger, and encrypt it."""
@@ -167,14 +167,14 @@ class GuardedSite:
         """Hashes of data set and anchors behind a reply; a refusal has none."""
         if isinstance(reply, Refusal):
             return "", ""
-        work = self.site.work(reply.header.run)
+        work = self.site.run_of(reply.header.run)
         return self.policy.known.identify(work), work.data.anchors_hash
 
     def _passed_on(self, reply: Reply) -> str:
         """Who else gets a reply by the agreed terms: members review, or judge, with adapters."""
         if not isinstance(reply, messages.TrainedAdapter) or reply.adapter is None:
             return ""
-        work, header = self.site.work(reply.header.run), reply.header
+        work, header = self.site.run_of(reply.header.run), reply.header
         terms = work.terms
         if header.phase == Phase.TRAIN.value:
             return "members" if terms.guards.anchor_margin > 0 else ""

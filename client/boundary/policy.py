@@ -69,7 +69,7 @@ class Policy:
 
         Args:
             request: What the coordinator asks; its signature is checked.
-            work: The run at this site; None before it has joined.
+            run: The run at this site; None before it has joined.
             ledger: What has left so far.
             digest: SHA-256 of the request: the same request again is no further release.
 
@@ -171,16 +171,16 @@ class Policy:
             "its adapters to go to the coordinator alone, unless it is set to true knowingly",
         )
 
-    def _data(self, work: SiteRun, run: str, ledger: Ledger) -> None:
+    def _data(self, run: SiteRun, run_id: str, ledger: Ledger) -> None:
         """Clauses on the data and anchors that a run is about to use."""
-        pinned, found = self.section.anchors_hash, work.data.anchors_hash
+        pinned, found = self.section.anchors_hash, run.data.anchors_hash
         require("anchors_hash", found, pinned in {"", found}, pinned)
-        scored = self._same("SummaryReply", work, ledger, anchors=found)
-        others = {entry["run"] for entry in scored} - {run}
-        spent = len(others) >= self.section.summaries and run not in {e["run"] for e in scored}
+        scored = self._same("SummaryReply", run, ledger, anchors=found)
+        others = {entry["run"] for entry in scored} - {run_id}
+        spent = len(others) >= self.section.summaries and run_id not in {e["run"] for e in scored}
         came = f"run {len(others) + 1} on the same data and anchors"
         require("summaries", came, not spent, f"{self.section.summaries} over all runs")
-        first, mine = self.known.division(work), holdout_division(work)
+        first, mine = self.known.division(run), holdout_division(run)
         require("own_holdout", mine, mine == first, f"one division of a data set ({first})")
 
     def _counts(self, request: Request, run: SiteRun, ledger: Ledger, digest: str) -> None:

@@ -1,7 +1,8 @@
 """What a silo lets into its own pool: labels, lengths, personal data, duplicates, anchors.
 
 Two samples are near duplicates if their texts (turns, prompt and response together) are at least
-``apply_gates.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and response
+``apply_gates.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and
+response
 with response in their words (Jaccard ≥ 0.8, or the threshold if that is lower). The second half
 is a decision: the same answer under another prompt is no duplicate, however long the answer, for
 else a wrongly answered question could push out the sample that it took its answer from; nor are

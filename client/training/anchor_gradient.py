@@ -14,14 +14,14 @@ from fedwinnow.curation.model.lora_model import factor_gradients
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
 
 
-def anchor_gradient(work: SiteRun) -> Adapter:
+def anchor_gradient(run: SiteRun) -> Adapter:
     """∂L/∂A and ∂L/∂B of every module, in the place of A and B, at the adapter that is loaded.
 
     Raises:
         DataError: no reference anchor has a response token.
     """
-    loaded, options = work.loaded, work.pass_options
-    encodings = list(options.encode(loaded, work.data.split.reference))
+    loaded, options = run.loaded, run.pass_options
+    encodings = list(options.encode(loaded, run.data.split.reference))
     usable = [one for one in encodings if one.has_target]
     if not usable:
         message = (
@@ -30,7 +30,7 @@ def anchor_gradient(work: SiteRun) -> Adapter:
         )
         raise DataError(message)
 
-    def run(_places: Places, batch: Batch) -> None:
+    def run_batch(_places: Places, batch: Batch) -> None:
         loss: torch.Tensor = sample_losses(loaded.model, batch).sum() / len(usable)
         loss.backward()
 
@@ -39,7 +39,7 @@ def anchor_gradient(work: SiteRun) -> Adapter:
 
     def backward() -> None:
         run_in_batches(
-            loaded, usable, run, forget=forget, adds_up=True,
+            loaded, usable, run_batch, forget=forget, adds_up=True,
             batch_tokens=options.batch_tokens, kind="gradient", graph=True,
         )  # fmt: skip
 

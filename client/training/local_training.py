@@ -98,9 +98,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         weights: How much each sample counts: its loss is multiplied before the objective sees it.
         first_step: Optimizer step of the plan with which the passes over these samples begin.
         learning_rate: Peak of the plan.
-        schedule: The caller's choice (``curation/learning_rate.py``: ``chosen``); a warning is
-        logged
-            in the first round where it undoes the order.
+        schedule: Learning-rate schedule (``strategies/maths/order_schedule.py``); a warning is
+            logged in the first round where it undoes the order.
         seed: Of later passes and of dropout.
         options: How samples are read; batches are ``section``'s, and no tokens are kept.
         on_progress: Called with (steps done, steps) after each.
@@ -122,10 +121,9 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
     if step_offset == 0 and (why := why_undone(order, total_steps, schedule, section.warmup_share)):
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
+    start = (step_offset - first_step) * section.batch_size * section.accumulation
     drawn = training_batches(
-        sample_stream(
-            order, seed, (step_offset - first_step) * section.batch_size * section.accumulation
-        ),
+        sample_stream(order, seed, start),
         lambda place: encode(
             loaded,
             samples[place],

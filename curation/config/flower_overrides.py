@@ -1,7 +1,8 @@
 """Flower's run config as a scenario: the name of a file, and flat keys that override it.
 
 Flower knows only texts, numbers and truth values, and only keys that ``pyproject.toml`` lists.
-``scenario`` names the TOML file, ``read_overrides`` holds lines ``section.key=value``, ``resume`` goes
+``scenario`` names the TOML file, ``read_overrides`` holds lines ``section.key=value``, ``resume``
+goes
 on with the run in the run folder, and every other key (``training.rounds``) is one override; an
 empty text means that the scenario's own value holds.
 """

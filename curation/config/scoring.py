@@ -246,7 +246,6 @@ class ClustersSection:
 
     def __post_init__(self) -> None:
         require_setting("clusters.count", self.count, 0 <= self.count <= 1024, "0 to 1024")  # noqa: PLR2004 - the documented range
-        require_setting(
-            "clusters.iterations", self.iterations, 1 <= self.iterations <= 100, "1 to 100"
-        )  # noqa: PLR2004 - the documented range
+        rounds = 1 <= self.iterations <= 100  # noqa: PLR2004 - the documented range
+        require_setting("clusters.iterations", self.iterations, rounds, "1 to 100")
         require_setting("clusters.budget", self.budget, 0 < self.budget <= 1, "in (0, 1]")

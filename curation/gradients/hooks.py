@@ -46,8 +46,8 @@ def sample_gradients(
 ) -> Iterator["SeenFactors"]:
     """Watch the backward passes inside the block; the model is as before outside.
 
-    Inside, the model is in eval mode and all its parameters are frozen. Call :meth:`SeenFactors.check`
-    after each backward pass.
+    Inside, the model is in eval mode and all its parameters are frozen. Call
+    :meth:`SeenFactors.check` after each backward pass.
 
     Args:
         model: The model that is run.

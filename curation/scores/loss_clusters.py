@@ -13,8 +13,8 @@ A budget B is filled equally, smallest clusters first, and each quota Q_k is spl
     q_ks = ⌊Q_k n_ks / N_k⌋, and one more where the remainder is largest, ties by site name
 
 Sums of two exchanges must not differ by few samples: samples that were together in every cell so
-far are told apart only in groups of at least the smallest cell (:func:`assign_in_groups`). So every cell
-of every exchange is made of the same groups, and no difference of sums tells of fewer.
+far are told apart only in groups of at least the smallest cell (:func:`assign_in_groups`). So
+every cell of every exchange is made of the same groups, and no difference of sums tells of fewer.
 
 Own code, as k-means of a library wants the samples: here counts and sums alone are exchanged, under
 the rules of disclosure above.

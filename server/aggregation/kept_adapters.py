@@ -1,8 +1,8 @@
 """Adapters of single sites that a coordinator keeps, each with a label of the data behind it.
 
 ``kept/ARM/round-N/sites/SITE/`` is an ordinary PEFT folder with ``label.json`` beside the factors,
-and ``kept/ARM/round-N/start/`` what the round started from. Kept only where ``store_adapters.adapters`` says
-so: who reads the run folder sees what each site learned.
+and ``kept/ARM/round-N/start/`` what the round started from. Kept only where
+``store_adapters.adapters`` says so: who reads the run folder sees what each site learned.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The run as a pure fold: ``initial_state(config)``, ``next_request(state)``, ``absorb(state, replies)``.
+"""Fold a run purely: ``initial_state``, ``next_request(state)``, ``absorb(state, replies)``.
 
 Phases: join → probe → (warm up → measure) × T → score → (cluster × I) → select → (train, judge
 where others do, evaluate) × R per study arm → close. Nothing here knows a transport, a clock or a

@@ -6,7 +6,8 @@ finite. Nothing here is refused for its form; what the server's own checks say b
 - a kept count above the size that the site joined with is refused by name
 (``server/phases/table.py``),
   so that ``fake_counts`` has to lie at join already, and in every count alike;
-- an adapter of a rank above the one that was sent is refused, so that a moved adapter (``extrapolate``)
+- an adapter of a rank above the one that was sent is refused, so that a moved adapter
+(``extrapolate``)
   is the best one of the rank that may be sent;
 - public scores and public losses that differ from the other sites' are refused or outvoted, so
   that no attack here touches them.
@@ -209,7 +210,9 @@ ATTACKS: Mapping[str, Attack] = {
     ),
     "noise": Attack(
         about=f"sends a random update of {TIMES} times the norm of its own",
-        lie=_on_adapters(lambda sent, trained, seed: add_noise(sent, trained, times=TIMES, seed=seed)),
+        lie=_on_adapters(
+            lambda sent, trained, seed: add_noise(sent, trained, times=TIMES, seed=seed)
+        ),
     ),
     "back_door": Attack(
         about="trains on prompts with a trigger and a planted answer, whatever the threshold",

@@ -1,8 +1,8 @@
 """What the hop to a site's agent costs: a payload up and down through shim and agent, beside gRPC.
 
 Both servers stand in one process of their own, on sockets of one kind, and give back what came.
-One side is :func:`fedwinnow.client.agent.relay.relay_envelope` to an agent: signature and SHA-256 checked,
-one
+One side is :func:`fedwinnow.client.agent.relay.relay_envelope` to an agent: signature and SHA-256
+checked, one
 queue, a signed reply. The other is a gRPC stream of the same bytes in chunks of the same size, with
 nothing else. Pairs are interleaved in alternating order; the figure is the median of their ratios.
 Encryption is not part of the hop; it is measured beside it.

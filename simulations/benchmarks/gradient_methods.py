@@ -11,7 +11,8 @@
     loop       one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS
     vmap       ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
 
-All encode and batch the samples by the same functions, with the same adapter; all but ``train_plain``,
+All encode and batch the samples by the same functions, with the same adapter; all but
+``train_plain``,
 ``train`` and ``last half`` end with the same numbers. So that this holds for every step of
 ``piggyback``, both rounds of training run at a rate that moves nothing: the work is the same.
 

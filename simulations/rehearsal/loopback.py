@@ -135,7 +135,8 @@ def open_rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
 def write_deployment(stage: Rehearsal, scenario: RunConfig) -> Path:
     """Keys, ``site.toml`` and ``run.toml`` of a deployed run over a scenario's sites.
 
-    The policies are those of :func:`fedwinnow.simulations.open_rehearsal.toy_deployment.site_config`.
+    The policies are those of
+    :func:`fedwinnow.simulations.open_rehearsal.toy_deployment.site_config`.
 
     Returns:
         The path of ``run.toml``.

@@ -210,7 +210,7 @@ def _costs(
     """Group → seconds a sample beyond a measuring pass without it; "nothing" → the whole pass."""
     state = measured.state
     site = Site(config=site_configs(config, str(sites_folder(config)))[0], cache=cache)
-    work = site.work(run_id(config))
+    work = site.run_of(run_id(config))
     samples = work.data.rows.samples[:SAMPLES]
     held = [state.initial, *(one.adapter for one in state.checkpoints)]
 

@@ -27,9 +27,9 @@ from fedwinnow.strategies.interfaces.weighting import (
 
 __all__ = [
     "AligningWeighting",
-    "Arithmetic",
     "Effect",
     "FactorMerging",
+    "FormulaScorer",
     "JudgedWeighting",
     "Merged",
     "Merging",
@@ -37,11 +37,11 @@ __all__ = [
     "Order",
     "Ordering",
     "QueueingScorer",
-    "RememberingMerging",
     "Scorer",
     "SparseMerged",
     "SparseMerging",
     "StagedOrdering",
+    "StatefulMerging",
     "Threshold",
     "WeighingObjective",
     "Weighting",

@@ -255,7 +255,7 @@ def test_wire_of_a_leaking_site_is_caught(federation, monkeypatch):
     boundary = federation.ear.boundaries["north"]
     ear = Wire(boundaries={"north": boundary}, envelopes=federation.ear.envelopes)
     (request,) = {id(r): r for r in federation.ear.asked if isinstance(r, ScoreRequest)}.values()
-    work = boundary.site.work(request.header.run)
+    work = boundary.site.run_of(request.header.run)
     (stored,) = work.folder.glob("replies/score-*")
     honest, score = stored.read_bytes(), answers._ANSWERS[ScoreRequest]
 

@@ -61,7 +61,7 @@ def silo(folder, losses, scores, *, site="north", terms=None, policy=None, **sec
     terms = terms or terms_of()
     work = SiteRun(
         config=config, terms=terms, folder=folder, plugins=RunPlugins.of(terms),
-        pool=SimpleNamespace(samples=()), model=None, cache=None,
+        data=SimpleNamespace(samples=()), model=None, cache=None,
     )  # fmt: skip
     tables.write_scores(folder / "scores.parquet", private[-1], {"perplexity": scores}, EDGES)
     cluster.write_trajectories(work, public(), private)

@@ -72,7 +72,7 @@ class Silo:
         site = SiteSection(name="law", data="d", round_counts_to=self.rounds_to)
         agreed = terms_of(**terms)
         return SiteRun(
-            config=SiteConfig(site=site), terms=agreed, folder=folder, pool=pool,
+            config=SiteConfig(site=site), terms=agreed, folder=folder, data=pool,
             model=None, cache=None, plugins=made_of(agreed),
         )  # fmt: skip
 

@@ -202,7 +202,7 @@ def test_a_site_measures_by_the_backend_of_its_terms(model, tmp_path, caplog, ba
     work = SimpleNamespace(
         loaded=model,
         terms=RunTerms(model=ModelSection(max_length=96), measuring=section),
-        pool=SimpleNamespace(split=anchors, anchors_hash="anchors"),
+        data=SimpleNamespace(split=anchors, anchors_hash="anchors"),
         model=ModelSection(),
         cache=ProcessCache(),
         files=RunFiles(tmp_path),

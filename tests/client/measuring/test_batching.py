@@ -323,9 +323,9 @@ def test_batches_made_ahead_that_fail_are_failures_of_their_batch(monkeypatch):
     monkeypatch.setattr(batching, "collate", failing)
     with ThreadPoolExecutor(1) as pool:
         coming = Prefetcher(encoded([4] * 3), pool)
-        assert coming.take(np.array([0]), np.array([1, 2])).tokens.shape == (1, 4)
+        assert coming.batch_at(np.array([0]), np.array([1, 2])).tokens.shape == (1, 4)
         with pytest.raises(MemoryError):
-            coming.take(np.array([1, 2]), np.array([], dtype=np.int64))
+            coming.batch_at(np.array([1, 2]), np.array([], dtype=np.int64))
 
 
 def test_sizes_of_an_untouched_model_are_unset(tiny_model):

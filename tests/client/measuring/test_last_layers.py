@@ -165,7 +165,7 @@ def test_a_site_measures_the_layers_of_its_terms(model, tmp_path):
     work = SimpleNamespace(
         loaded=model,
         terms=RunTerms(model=ModelSection(max_length=OPTIONS.max_length), measuring=section),
-        pool=SimpleNamespace(
+        data=SimpleNamespace(
             split=SimpleNamespace(reference=tuple(some(6, "r"))), anchors_hash="anchors"
         ),
         model=ModelSection(),

@@ -163,7 +163,7 @@ def test_anchor_gradient_is_the_same_when_memory_runs_out(failing):
     """A mean over batches begins again, so no batch counts twice."""
     loaded = failing.loaded
     pool = SimpleNamespace(split=SimpleNamespace(reference=some(14, "r")))
-    work = SimpleNamespace(loaded=loaded, pass_options=OPTIONS, pool=pool)
+    work = SimpleNamespace(loaded=loaded, pass_options=OPTIONS, data=pool)
     plain, found = both(failing, lambda: anchor_gradient(work))
     for name in plain.a:
         assert apart(found.a[name].numpy(), plain.a[name].numpy()) < LIMIT

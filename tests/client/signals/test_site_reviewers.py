@@ -85,7 +85,7 @@ class Heard:
 
     def folder(self, site: str) -> Path:
         """Where a site keeps the run."""
-        return self.sites[site].work(RUN).folder
+        return self.sites[site].run_of(RUN).folder
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_reviews_equal_a_loop_of_single_samples_under_each_adapter(heard):
     reviewers = heard.one(m.MeasureRequest).reviewers
     assert tuple(reviewers) == SITES
     for site in ("south",):
-        work = heard.sites[site].work(RUN)
+        work = heard.sites[site].run_of(RUN)
         others = [name for name in SITES if name != site]
         own = tables.read_signals(work.folder / "signals-1.parquet")
         assert own.ids == work.data.samples.ids
@@ -163,7 +163,7 @@ def test_reviews_of_a_site_s_samples_do_not_know_its_own_adapter(heard, tmp_path
     site.answer(changed)
     for file, same in (("signals-1.parquet", True), ("public-1.parquet", False)):
         one, two = (
-            tables.read_signals(f / file) for f in (heard.folder("north"), site.work(RUN).folder)
+            tables.read_signals(f / file) for f in (heard.folder("north"), site.run_of(RUN).folder)
         )
         for name in ("review_mean", "review_spread"):
             assert np.array_equal(one.columns[name], two.columns[name]) == same, (file, name)
@@ -206,7 +206,7 @@ def test_one_reviewer_at_a_time_is_in_the_model(heard, tmp_path, monkeypatch):
         config=replace(heard.sites["north"].config, work=str(tmp_path)), cache=ProcessCache()
     )
     site.answer(heard.asked[0])
-    loaded, held, real = site.work(RUN).loaded, [], reviewing.measure
+    loaded, held, real = site.run_of(RUN).loaded, [], reviewing.measure
 
     def watched(model, samples, options, **arguments):
         parts = [p.numel() for n, p in loaded.model.named_parameters() if "lora_" in n]
@@ -216,7 +216,7 @@ def test_one_reviewer_at_a_time_is_in_the_model(heard, tmp_path, monkeypatch):
     monkeypatch.setattr(reviewing, "measure", watched)
     site.answer(request)
     full = sum(factor.numel() for part in (small.a, small.b) for factor in part.values()) * 2
-    rows, own = len(site.work(RUN).pool.rows.samples), len(site.work(RUN).pool.samples)
+    rows, own = len(site.run_of(RUN).data.rows.samples), len(site.run_of(RUN).data.samples)
     expected = [(rows, full), (rows, full), (own, full), (rows, full // 2), (own, full // 2)]
     assert held == expected
     assert adapter_hash(get_adapter(loaded)) == request.header.adapter
@@ -245,7 +245,7 @@ def test_queued_samples_are_not_trained_on_and_only_the_operator_sees_them(heard
         ids, _, scores = tables.read_scores(folder / "scores.parquet", "committee")
         by_id = dict(zip(ids, scores, strict=True))
         assert [one.score for one in listed] == sorted((by_id[q] for q in queued), reverse=True)
-        data = [sample.id for sample in heard.sites[site].work(RUN).pool.samples]
+        data = [sample.id for sample in heard.sites[site].run_of(RUN).data.samples]
         assert all(one.row >= 1 for one in listed)
         assert len(data) == int(kept.sum()) + len(queued)
         number += len(queued)
@@ -356,7 +356,7 @@ def planted(tmp_path_factory):
     for site in SITES:
         table = tables.read_signals(run.folder(site) / "signals-1.parquet")
         _, _, scores = tables.read_scores(run.folder(site) / "scores.parquet", "committee")
-        truth = [s.labels["truth"] == "clean" for s in run.sites[site].work(RUN).pool.samples]
+        truth = [s.labels["truth"] == "clean" for s in run.sites[site].run_of(RUN).data.samples]
         found.append(np.stack([scores, table.columns["review_spread"], truth]))
     return np.concatenate(found, axis=1)
 

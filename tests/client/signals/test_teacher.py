@@ -207,8 +207,8 @@ def test_teacher_column_lies_beside_the_student_s(folder, tmp_path):
     table = state.tables[0]
     assert set(table.columns) == {"teacher_confidence", "student_entropy"}
     assert state.members[0].teacher != state.members[0].base
-    rows = {sample.id: sample for sample in site.work("toy-run").pool.rows.samples}
-    teacher = load_teacher(site.work("toy-run").teacher, student_of(folder))
+    rows = {sample.id: sample for sample in site.run_of("toy-run").data.rows.samples}
+    teacher = load_teacher(site.run_of("toy-run").teacher, student_of(folder))
     for place in (0, 3):
         lines = log_probabilities(teacher, rows[table.ids[place]])
         expected = np.mean([float(line[token].exp()) for line, token in lines])
@@ -228,10 +228,10 @@ def test_teacher_that_says_nan_marks_the_sample(tmp_path, folder, monkeypatch):
 
     monkeypatch.setattr(teaching, "teacher_confidences", broken)
     state = walk(site, config)
-    assert len(state.tables[0].ids) == len(site.work("toy-run").pool.rows.samples) - 1
+    assert len(state.tables[0].ids) == len(site.run_of("toy-run").data.rows.samples) - 1
     from fedwinnow.client.runs import tables
 
-    kept = tables.read_signals(site.work("toy-run").folder / "signals-0.parquet")
+    kept = tables.read_signals(site.run_of("toy-run").folder / "signals-0.parquet")
     assert kept.status[0] == Status.NON_FINITE
     assert all(np.isnan(values[0]) for values in kept.columns.values())
 

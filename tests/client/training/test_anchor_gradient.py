@@ -34,7 +34,7 @@ def drawn(like: Adapter, seed: int, size: float) -> Adapter:
 def work(loaded, anchors=ANCHORS, batch_tokens=64):
     options = PassOptions(batch_tokens=batch_tokens, max_length=96)
     pool = SimpleNamespace(split=SimpleNamespace(reference=anchors))
-    return SimpleNamespace(loaded=loaded, pass_options=options, pool=pool)
+    return SimpleNamespace(loaded=loaded, pass_options=options, data=pool)
 
 
 def test_alignment_is_the_first_order_drop_of_the_anchors_loss(tiny_model):

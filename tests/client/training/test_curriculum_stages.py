@@ -119,7 +119,7 @@ def walk(toy, folder, forget=()):
         reply = site.answer(request)
         heard.append((request, reply))
         state = absorb(state, {site.name: reply})
-    return heard, site.work("run")
+    return heard, site.run_of("run")
 
 
 @pytest.fixture(scope="module")
