@@ -129,13 +129,13 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
             samples[place],
             max_length=options.max_length,
             system_prompt=options.system_prompt,
-        ),
+        ),  # fmt: skip
         weights=np.ones(len(samples)) if weights is None else weights,
         size=section.batch_size,
         patience=len(samples),
     )
-    mode = _training_mode(loaded, section, derive_seed(seed, "dropout", step_offset))
-    with mode, (watch or _unwatched)(loaded) as watcher:
+    dropout = derive_seed(seed, "dropout", step_offset)
+    with _training_mode(loaded, section, dropout), (watch or _unwatched)(loaded) as watcher:
         losses, norms = _run(loaded, drawn, section, objective, rates, on_progress, watcher)
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
     return TrainingResult(
