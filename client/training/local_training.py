@@ -122,14 +122,12 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
     start = (step_offset - first_step) * section.batch_size * section.accumulation
+    length, system_prompt = options.max_length, options.system_prompt
     drawn = training_batches(
         sample_stream(order, seed, start),
         lambda place: encode(
-            loaded,
-            samples[place],
-            max_length=options.max_length,
-            system_prompt=options.system_prompt,
-        ),  # fmt: skip
+            loaded, samples[place], max_length=length, system_prompt=system_prompt
+        ),
         weights=np.ones(len(samples)) if weights is None else weights,
         size=section.batch_size,
         patience=len(samples),
