@@ -9,7 +9,7 @@ are two short answers about one long passage duplicates.
 
 Against anchors a sample overlaps more easily: prompt and response together, or a response of eight
 words or more alone. Such samples are dropped silently, and the reason stays at the site: a refusal
-would tell what a silo holds.
+would reveal what a silo holds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
