@@ -109,7 +109,7 @@ def measure_public_rows(
     checkpoint: int,
     guests: tuple[str, ...] = (),
 ) -> PublicRows:
-    """Return the public rows that can be measured, cached by process; ``guests`` extends the key."""
+    """Return the measurable public rows, cached by process; ``guests`` is part of the cache key."""
     key = ("rows", str(checkpoint), *sorted(columns), *public_result_key(run, adapter), *guests)
     public = run.cache.cached_public(
         key, lambda: table(run.data.rows.samples, "measuring public anchors")
