@@ -1,13 +1,13 @@
-"""PEFT adapter folders merged by any rule of the registry, for people who never federate.
+"""Merge PEFT adapter folders by any rule of the registry, without a federation.
 
-Given folders i with weights p_i (brought to sum 1), every rule sees what a federation's server
-would: the sites' factors, and a previous adapter that changes nothing. That one has, in each
-module, A and the scale of the folder with the largest rank there, and B = 0. A module that a folder
-lacks counts as a zero update of that folder. ``modules_to_save`` (whole trained modules, such as a
-head) follow a rule of their own: the mean with the same weights, whatever the rule.
+Given folders i with weights p_i (normalised to sum 1), a rule gets what it gets at a federation's
+server: the folders' factors as the sites' factors, and a previous adapter that changes nothing. In
+each module, the previous adapter has A and the scale of the folder with the largest rank there, and
+B = 0. A module that a folder lacks counts as a zero update of that folder. ``modules_to_save``
+(whole trained modules, such as a head) are averaged with the same weights, whatever the rule.
 
-Factors are read when a rule asks for them and are views of the files; what is held in memory is one
-module's worth of them and the merged adapter.
+Factors are views of the files and are read when a rule asks for them; memory holds the factors of
+one module and the merged adapter.
 """
 
 import math
@@ -60,7 +60,7 @@ def merge_folders(
         folders: At least one adapter folder, each once.
         out: A folder that is not there yet, or is empty.
         rule: Name of a merging rule; ``fedwinnow plugins --kind merging`` lists them.
-        settings: Of the rule.
+        settings: Settings of the rule.
         weights: One for each folder, at least 0 and not all 0; none: equal weights.
         base: Name of the base model, where the folders name it differently; for sparse
             differences, the model's folder where they do not say the shapes of their weights.
@@ -112,7 +112,7 @@ def merge_folders(
 
 
 def _widened(one: StoredAdapter, sizes: Mapping[str, tuple[int, int, str]]) -> Adapter:
-    """The folder's adapter, with a zero pair of rank 1 in each module that it lacks."""
+    """Return the folder's adapter, with a zero pair of rank 1 in each module that it lacks."""
     own = one.adapter
     modules = sorted(sizes)
     return Adapter(
@@ -126,7 +126,7 @@ def _widened(one: StoredAdapter, sizes: Mapping[str, tuple[int, int, str]]) -> A
 def _previous(
     opened: Mapping[str, StoredAdapter], sizes: Mapping[str, tuple[int, int, str]]
 ) -> Adapter:
-    """What the rule takes for the adapter before training; see the head of this file."""
+    """Return the adapter before training that a rule gets, as the head of this file defines it."""
     largest = {module: opened[folder].adapter for module, (_, _, folder) in sizes.items()}
     modules = sorted(sizes)
     return Adapter(
@@ -138,7 +138,7 @@ def _previous(
 
 
 def _mean(opened: Mapping[str, StoredAdapter], shares: Mapping[str, float], key: str) -> Tensor:
-    """Weighted mean of a whole module's parameter, in float64, in its own type."""
+    """Return the weighted mean of a whole module's parameter, summed in float64, in its dtype."""
     first = next(iter(opened.values())).saved[key]
     if not first.is_floating_point():
         message = f"modules_to_save: {key} holds {first.dtype}, which has no mean; leave it out"
@@ -153,7 +153,7 @@ def _mean(opened: Mapping[str, StoredAdapter], shares: Mapping[str, float], key:
 
 
 def _targets(opened: Mapping[str, StoredAdapter], modules: Sequence[str]) -> list[str]:
-    """The folders' own target list where it is one and says all; else the modules' whole names."""
+    """Return the folders' common target list where it is complete, else the full module names."""
     found = []
     for one in opened.values():
         listed = one.config.get("target_modules")
