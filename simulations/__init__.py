@@ -1,1 +1,1 @@
-"""Federations on one machine: data sets, runtimes, studies, recipes, attacks, benchmarks."""
+"""Simulate federations on one machine: data sets, runtimes, studies, recipes, attacks, benchmarks."""

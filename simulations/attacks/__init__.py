@@ -1,1 +1,1 @@
-"""One lying site among honest ones, without guards and with them."""
+"""Measure attacks of one lying site among honest ones, without guards and with them."""

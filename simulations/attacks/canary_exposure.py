@@ -128,7 +128,7 @@ def canary_exposure(
 
 
 def alternatives(loaded: LoadedModel, adapter: Adapter) -> np.ndarray:
-    """Return the loss of every alternative under an adapter, nats a token; shape (alternatives,)."""
+    """Return each alternative's loss under an adapter, nats a token; shape (alternatives,)."""
     set_adapter(loaded, adapter)
     samples = [
         Sample(id=str(code), prompt=QUESTION, response=sentence(code))

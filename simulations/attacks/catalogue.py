@@ -53,7 +53,7 @@ Lie: TypeAlias = Callable[[m.Request, m.Reply, int], m.Reply]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
-    """One way to lie."""
+    """One attack: how a liar changes its samples, its requests and its replies."""
 
     about: str
     """Description of the liar's actions, in a sentence."""
@@ -96,7 +96,7 @@ def extrapolate(start: Adapter, end: Adapter, share: float) -> Adapter:
 
 
 def add_noise(start: Adapter, end: Adapter, *, times: float, seed: int) -> Adapter:
-    """Return ΔW_start plus a random update of ``times`` the norm of ``end``'s, at ``end``'s ranks."""
+    """Return ΔW_start plus a random update, ``times`` the norm of ``end``'s, at ``end``'s ranks."""
     length = _distance(start, end)
     draw = torch.Generator().manual_seed(seed)
     random = {
@@ -167,7 +167,7 @@ def fake_counts(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
 
 
 def _on_adapters(change: Callable[[Adapter, Adapter, int], Adapter]) -> Lie:
-    """Return a lie about trained adapters from a function (sent, trained, seed) → reply's adapter."""
+    """Make a lie about trained adapters of a function: (sent, trained, seed) → adapter to reply."""
 
     def lie(request: m.Request, reply: m.Reply, seed: int) -> m.Reply:
         if not (isinstance(request, m.TrainRequest) and isinstance(reply, m.TrainedAdapter)):

@@ -1,4 +1,4 @@
-"""Write the attack table: honest loss with and without the liar, open and guarded, and a verdict."""
+"""Write the attack table: honest loss with and without the liar, open and guarded, verdict."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,8 +17,8 @@ BOUND = 0.05
 def compare_attacks(rows: Sequence[AttackRow]) -> list[AttackLine]:
     """Return one line per threshold rule and attack, against the honest sites alone without guards.
 
-    The first line of a rule, with the attack "", is the cost of guards where nobody lies. Differences
-    are paired over the items of all seeds.
+    The first line of a rule, with the attack "", is the cost of guards where nobody lies.
+    Differences are paired over the items of all seeds.
     """
     table = []
     for rule in dict.fromkeys(row.case.rule for row in rows):
@@ -83,7 +83,7 @@ def _verdict(bare: AttackSide, guarded: AttackSide) -> str:
 
 
 def attack_page(result: AttackResult) -> str:
-    """Return the Markdown page: verdicts, tables, attacks, learnt triggers, actions of the guards."""
+    """Return the Markdown page: verdicts, tables, attacks, learnt triggers, guards' actions."""
     table = result.table
     lines = [
         "# Attacks",

@@ -1,1 +1,1 @@
-"""Ratios of time and memory, measured side by side in one run."""
+"""Measure ratios of time and memory, side by side in one run."""

@@ -1,1 +1,1 @@
-"""Data sets and models made for demos, studies and tests."""
+"""Make data sets and models for demos, studies and tests."""

@@ -84,7 +84,7 @@ class Silo:
         return tuple(self.domain.split("+"))
 
     def count(self, domain: str) -> int:
-        """Return the number of samples of a domain; the first domain gets the rounding remainder."""
+        """Return the number of samples of a domain; the first domain gets the remainder."""
         if domain not in self.domains:
             return 0
         shares = self.shares or tuple(1 / len(self.domains) for _ in self.domains)

@@ -58,7 +58,7 @@ def pair(domain: str, manner: Manner, draw: random.Random) -> Pair:
 
 
 def draw_pairs(domain: str, *, size: int, seed: int) -> list[Sample]:
-    """Draw ``size`` different tasks of a domain in the house manner; deterministic in the arguments.
+    """Draw ``size`` different tasks of a domain in the house manner, deterministically.
 
     Raises:
         DataError: the domain is unknown, or has fewer different prompts.

@@ -96,7 +96,7 @@ def tiny_llama(
 
 
 def byte_pair_tokenizer(texts: Sequence[str], *, size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level tokenizer of ``size`` tokens on the texts; each digit is a token of its own."""
+    """Train a byte-level tokenizer of ``size`` tokens on the texts; each digit is its own token."""
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

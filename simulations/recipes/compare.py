@@ -164,7 +164,7 @@ def named_by_content(config: RunConfig, name: str) -> RunConfig:
 
 
 def at_rung(config: RunConfig, share: float, seed: int) -> RunConfig:
-    """Return a recipe's run on a rung: fewer steps a round, only the curated arm, one evaluation."""
+    """Return a recipe's run on a rung: fewer steps a round, the curated arm, one evaluation."""
     section = replace(config.training, steps=_steps(config, share))
     short = replace(
         config,

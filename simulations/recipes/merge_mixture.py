@@ -1,4 +1,4 @@
-"""Find the best merge weights of the sites' adapters by a law of mixing (``fedwinnow mixture RUN``).
+"""Find the best weights to merge sites' adapters, by a law of mixing (``fedwinnow mixture RUN``).
 
 The kept adapters of one training round are merged with many weights (every site alone, all alike,
 and draws from the whole simplex), each merge is measured on public anchors, and a law fitted to the

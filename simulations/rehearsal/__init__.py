@@ -1,1 +1,1 @@
-"""A deployment rehearsed on this machine by the documented steps."""
+"""Rehearse a deployment on this machine by the documented steps."""

@@ -1,1 +1,1 @@
-"""Runtimes of a federation on one machine: in process, sockets, Flower."""
+"""Run a federation on one machine: in process, over sockets, with Flower."""

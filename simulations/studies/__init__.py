@@ -1,1 +1,1 @@
-"""Studies over seeds: definitions, runs, evidence, page and picture."""
+"""Run studies over seeds: definitions, runs, evidence, page and picture."""

@@ -36,7 +36,7 @@ from fedwinnow.simulations.studies.result import ArmRow, ScorerRow, StudyResult
 logger = logging.getLogger(__name__)
 
 _RAN_AT = "commit.json"
-"""File beside a run's record: the commit of the code that ran, which may be older than the page's."""
+"""File beside a run's record with the commit of the code that ran; the page's may be newer."""
 
 
 def run_study(

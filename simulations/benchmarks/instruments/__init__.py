@@ -1,1 +1,1 @@
-"""Instruments of the benchmarks: clocks, process memory, stages in child processes."""
+"""Measure benchmarks: clocks, process memory, stages in child processes."""
