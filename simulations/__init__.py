@@ -1,1 +1,1 @@
-"""Simulate federations on one machine: data sets, runtimes, studies, recipes, attacks, benchmarks."""
+"""Simulate federations on one machine: data, runtimes, studies, recipes, attacks, benchmarks."""
