@@ -1,1 +1,1 @@
-"""Simulate federations on one machine: data, runtimes, studies, recipes, attacks, benchmarks."""
+"""Federations on one machine: data sets, runtimes, studies, recipes, attacks, benchmarks."""

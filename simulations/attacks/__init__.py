@@ -1,1 +1,1 @@
-"""Measure attacks of one lying site among honest ones, without guards and with them."""
+"""One lying site among honest ones, without guards and with them."""

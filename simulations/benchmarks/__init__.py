@@ -1,1 +1,1 @@
-"""Measure ratios of time and memory, side by side in one run."""
+"""Ratios of time and memory, measured side by side in one run."""

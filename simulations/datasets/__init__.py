@@ -1,1 +1,1 @@
-"""Make data sets and models for demos, studies and tests."""
+"""Data sets and models made for demos, studies and tests."""

@@ -1,1 +1,1 @@
-"""Rehearse a deployment on this machine by the documented steps."""
+"""A deployment rehearsed on this machine by the documented steps."""

@@ -1,1 +1,1 @@
-"""Run a federation on one machine: in process, over sockets, with Flower."""
+"""Runtimes of a federation on one machine: in process, sockets, Flower."""

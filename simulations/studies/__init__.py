@@ -1,1 +1,1 @@
-"""Run studies over seeds: definitions, runs, evidence, page and picture."""
+"""Studies over seeds: definitions, runs, evidence, page and picture."""

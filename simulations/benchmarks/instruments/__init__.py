@@ -1,1 +1,1 @@
-"""Measure benchmarks: clocks, process memory, stages in child processes."""
+"""Instruments of the benchmarks: clocks, process memory, stages in child processes."""
