@@ -26,7 +26,7 @@ def run(
     from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
     from fedwinnow.server.deployment.supervise import supervise  # noqa: PLC0415 - Flower loads here
 
-    logging.getLogger("fedwinnow.simulations").setLevel(logging.INFO)
+    logging.getLogger("fedwinnow.server").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     folder = supervise(file, load_run(file), resume=resume)
     if as_json:

@@ -62,7 +62,7 @@ def _grid(make: Make) -> str:
     decision = make()(sites, public_scores())
     edges = sites["a"].edges
     off = [v for v in (decision.value, *decision.per_site.values()) if not is_on_grid(v, edges)]
-    return f"{off[0]} is no point of the grid; snap it (thresholds.deciding.decide)" if off else ""
+    return f"{off[0]} is no point of the grid; make it by decide_threshold" if off else ""
 
 
 def _sites(make: Make) -> str:
