@@ -55,7 +55,7 @@ class TrainedAdapter:
     header: Header
     site: str
     samples: int
-    """Number of samples it trains on over the rounds, rounded; not told by curriculum stage."""
+    """Samples it trains on over the rounds, rounded; counts of curriculum stages are not sent."""
     adapter: Adapter | None
     losses: tuple[float, ...]
     """Mean training loss of each optimizer step, nats: drawn in the report."""

@@ -65,7 +65,7 @@ def standardise_losses(
 def initial_centroids(
     public: Float[np.ndarray, "rows checkpoints"], count: int, seed: int
 ) -> Centroids:
-    """Choose centroids by k-means++ on standardised public rows; they are the same everywhere.
+    """Choose centroids by k-means++ on standardised public rows; they are the same at every site.
 
     There are fewer than ``count`` where fewer rows differ from each other.
     """
@@ -165,6 +165,8 @@ def samples_to_keep(counts: Sequence[int], share: float) -> int:
 
 def fill_quotas(counts: Sequence[int], budget: int) -> tuple[int, ...]:
     """Split a budget into equal quotas; what a small cluster lacks goes to the larger ones.
+
+    Quotas are filled smallest clusters first.
 
     Args:
         counts: Samples of each cluster, at least 0.

@@ -53,7 +53,7 @@ def auroc_within(
 
 
 def standard_error(area: float, positive: int, negative: int) -> float:
-    """Return the standard error of an AUROC (Hanley and McNeil, equations 1 and 2)."""
+    """Return an AUROC's standard error from class sizes (Hanley and McNeil, equations 1 and 2)."""
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (
         area * (1 - area) + (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)
