@@ -1,9 +1,9 @@
-"""The Flower ClientApp: a simulated site, or in a deployment the shim of a site agent.
+"""Flower ClientApp: run a simulated site, or in a deployment relay to the site's agent.
 
-Which site a node is, the node itself says. In a simulation its partition id picks one of the
+A node's own config says which site it is. In a simulation the partition id picks one of the
 scenario's sites, which then computes here. In a deployment ``agent-socket`` and ``agent-token``
-name the agent that the silo runs: this app carries envelopes to it and back, and can neither make
-one nor open a reply. No error text of Python's or of the silo leaves.
+name the agent that the silo runs: this app carries envelopes to it and back, and can neither sign
+an envelope nor open a reply. No error text of Python's or of the silo leaves.
 """
 
 import logging
@@ -40,9 +40,9 @@ def curation(message: Message, context: Context) -> Message:
 
 @app.query("identity")
 def identity(message: Message, context: Context) -> Message:
-    """Say which site this node is: a server asks, as node ids mean nothing to it.
+    """Return which site this node is; the server asks, as node ids mean nothing to it.
 
-    It is a hint for the way of a message only; who answers is proved by the reply's signature.
+    The name only routes messages; the reply's signature proves who answered.
     """
     try:
         name = str(context.node_config.get("site", "")) or site_of(context).name
@@ -54,7 +54,7 @@ def identity(message: Message, context: Context) -> Message:
 
 
 def _carried(message: Message, context: Context) -> RecordDict:
-    """Take an envelope to the agent and its answer back."""
+    """Relay an envelope to the agent and return its answer."""
     node = context.node_config
     try:
         reply = relay_envelope(
@@ -74,7 +74,7 @@ def _carried(message: Message, context: Context) -> RecordDict:
 
 
 def _told(error: TransportError) -> str:
-    """What a server hears of an agent that did not answer: no path of the silo's."""
+    """Return the error text that the server gets, without any path of the silo."""
     return str(error).partition(": ")[2] or "no answer"
 
 
@@ -98,7 +98,7 @@ def _computed(message: Message, context: Context) -> RecordDict:
 
 
 def site_of(context: Context) -> "Site":
-    """This node's simulated site; the same object for every message to this process.
+    """Return this node's simulated site: one object for all messages to this process.
 
     Raises:
         ConfigError: no partition id says which site this is.

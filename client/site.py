@@ -1,8 +1,8 @@
-"""A silo's one door: ``Site.handle(request) -> reply``, whatever the transport.
+"""Answer the requests to one silo: ``Site.handle(request) -> reply``, whatever the transport.
 
-A site keeps its work on disk, keyed by run (``client/runs/run_files.py``), with every reply it
-gave. A repeated request is answered from disk; a request out of order, or outside
-the site's own word, is answered by a refusal.
+A site keeps the state of each run on disk (``client/runs/run_files.py``), with every reply it gave.
+A repeated request is answered from disk; a request out of order, or one that the site does not
+allow, is answered by a refusal.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Site:
-    """One silo and what it remembers of its runs."""
+    """One silo, and the state of its runs."""
 
     config: SiteConfig
     cache: ProcessCache = field(default_factory=ProcessCache)
@@ -46,7 +46,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        """The site's name, as its own configuration says it."""
+        """Return the site's name from its own configuration."""
         return self.config.site.name
 
     def handle(self, request: Request) -> Reply:
@@ -63,7 +63,7 @@ class Site:
             return refusal_of(error, request.header, self.name, told=False)
 
     def answer(self, request: Request) -> Reply:
-        """Answer a request, raising what goes wrong: for tests and for a local simulation.
+        """Answer a request, raising every error: for tests and for a local simulation.
 
         Raises:
             CurationError: whatever stands in the way, with what to change.
@@ -105,10 +105,10 @@ class Site:
         return self._runs[run]
 
     def run_of(self, run: str) -> SiteRun:
-        """What this site remembers of a run that it joined.
+        """Return the state of a run that this site joined.
 
         Raises:
-            ProtocolError: it has not joined.
+            ProtocolError: the site has not joined it.
         """
         if run not in self._runs:
             file = RunFiles(Path(self.config.work) / run).terms

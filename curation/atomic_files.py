@@ -1,4 +1,4 @@
-"""Files written whole or not at all: under a temporary name, flushed to the disk, then renamed."""
+"""Write files whole or not at all: under a temporary name, flushed to the disk, then renamed."""
 
 import contextlib
 import errno
@@ -13,9 +13,9 @@ from fedwinnow.curation.errors import OutputError
 
 @contextlib.contextmanager
 def replace_atomically(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` when the block ends well, and vanishes otherwise.
+    """Yield a temporary path that becomes ``path`` when the block ends well, else is removed.
 
-    Without ``durable`` it is not flushed to the disk: a crash of the machine may take it back.
+    Without ``durable`` the file is not flushed to the disk: a crash of the machine may undo it.
 
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full.
@@ -42,7 +42,7 @@ def replace_atomically(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write bytes.
+    """Write bytes to a file, whole or not at all.
 
     Raises:
         OutputError: see :func:`replace_atomically`.
@@ -63,7 +63,7 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def write_json(path: Path, tree: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Write strict JSON: a NaN or an infinity is an error, not a word.
+    """Write strict JSON: a NaN or an infinity is an error.
 
     Raises:
         OutputError: see :func:`replace_atomically`.

@@ -1,6 +1,6 @@
-"""The nouns that travel between the steps: frozen, named, independent of model and transport.
+"""Data types that the steps exchange: frozen, named, independent of model and transport.
 
-The data's way: ``Sample`` → ``SignalTable`` → ``Scores`` → ``ScoreSummary`` → threshold →
+The data flow: ``Sample`` → ``SignalTable`` → ``Scores`` → ``ScoreSummary`` → threshold →
 ``Selection`` → ``Adapter`` → merged ``Adapter``. Only summaries, adapters and rows of PUBLIC
 anchor samples ever leave a site.
 
@@ -50,7 +50,7 @@ class Sample:
 
 
 class Status(enum.IntEnum):
-    """Why a sample has or lacks signals."""
+    """Reason why a sample has or lacks signals."""
 
     OK = 0
     NO_TARGET = 1
@@ -61,7 +61,7 @@ class Status(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SignalTable:
-    """Numbers of every sample at one checkpoint: never a gradient, never a text.
+    """Signals of every sample at one checkpoint: numbers, never a gradient, never a text.
 
     Rows whose ``status`` is not ``OK`` hold NaN in every column and no scorer ever sees them.
     """
@@ -74,7 +74,7 @@ class SignalTable:
     columns: Mapping[str, Float[np.ndarray, "samples ..."]]
     """Column name → float32 array of shape (samples,) or (samples, references)."""
     references: tuple[str, ...] = ()
-    """Names (domains) of the reference gradients that the second axes speak of."""
+    """Names (domains) of the reference gradients along the second axes."""
     reference_gram: Float[np.ndarray, "references references"] = field(
         default_factory=lambda: np.zeros((0, 0), dtype=np.float64)
     )
@@ -159,7 +159,7 @@ class PublicRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Fitted:
-    """What a scorer learned from the public rows; identical at every site."""
+    """Parameters that a scorer learned from the public rows; identical at every site."""
 
     schema: str
     """Name and version of the layout of ``parameters``."""
@@ -168,7 +168,7 @@ class Fitted:
     public_scores: Scores = field(default_factory=lambda: np.zeros(0))
     """Score of every public row; out of fold where the scorer is fitted."""
     forecast: Mapping[str, float] = field(default_factory=dict)
-    """What to expect before anything is dropped: ``auroc``, ``auroc_swap``, …, by name."""
+    """Expected quality before anything is dropped: ``auroc``, ``auroc_swap``, …, by name."""
 
     def __repr__(self) -> str:
         auroc = f", forecast AUROC {self.forecast['auroc']:.3f}" if "auroc" in self.forecast else ""
@@ -190,7 +190,7 @@ class ScoreSummary:
 
     @property
     def total(self) -> float:
-        """Number of samples behind the summary."""
+        """Return the number of samples behind the summary."""
         return float(self.counts.sum())
 
     def __repr__(self) -> str:
@@ -201,7 +201,7 @@ class ScoreSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicScores:
-    """Scores of the public rows with their truth: what a threshold rule may look at."""
+    """Scores of the public rows with their truth: the evidence of a threshold rule."""
 
     scores: Scores
     kinds: tuple[str, ...]
@@ -209,7 +209,7 @@ class PublicScores:
 
     @property
     def clean(self) -> Scores:
-        """Scores of the clean rows only."""
+        """Return the scores of the clean rows only."""
         rows = np.array([kind == "clean" for kind in self.kinds], dtype=bool)
         found: Scores = self.scores[rows]
         return found
@@ -217,7 +217,7 @@ class PublicScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdDecision:
-    """The number that every site applies, and the evidence for it."""
+    """Threshold that every site applies, and the evidence for it."""
 
     value: float
     """Keep a sample if its score is at least this; −inf keeps all."""
@@ -229,7 +229,7 @@ class ThresholdDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Selection:
-    """What a site trains on; stays at the site."""
+    """Samples that a site trains on, and why it drops the others; stays at the site."""
 
     ids: tuple[str, ...]
     """Every sample of the silo, in data order."""
@@ -239,7 +239,7 @@ class Selection:
 
     @property
     def count(self) -> int:
-        """How many samples are kept."""
+        """Return the number of samples that are kept."""
         return sum(self.kept)
 
     def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -273,7 +273,7 @@ class Adapter:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Module names in sorted order."""
+        """Return the module names in sorted order."""
         return tuple(sorted(self.a))
 
     def __repr__(self) -> str:
@@ -286,7 +286,7 @@ class Adapter:
 class SparseAdapter:
     """A sparse difference of a model's weights (LT-SFT): few entries of some parameters.
 
-    The difference of parameter p is 0 but at ``indices[p]``, where it is ``values[p]``; on the CPU.
+    The difference of parameter p is ``values[p]`` at ``indices[p]`` and 0 elsewhere; on the CPU.
     """
 
     base: str
@@ -299,7 +299,7 @@ class SparseAdapter:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Parameter names in sorted order."""
+        """Return the parameter names in sorted order."""
         return tuple(sorted(self.indices))
 
     def __repr__(self) -> str:
@@ -320,7 +320,11 @@ class Metrics:
 
     @property
     def loss(self) -> float:
-        """Mean loss of a sample in nats; NaN-free: 0 samples is an error of the caller."""
+        """Return the mean loss of a sample, nats.
+
+        Raises:
+            ZeroDivisionError: there is no sample; so the result is never NaN.
+        """
         if self.samples == 0:
             message = "loss of 0 samples is not defined; check samples before asking for it"
             raise ZeroDivisionError(message)

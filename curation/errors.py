@@ -1,21 +1,21 @@
-"""Every error that fedwinnow raises on purpose, as one tree.
+"""The tree of errors that fedwinnow raises on purpose.
 
 ::
 
     CurationError
-    ├── InputError              what a person gave is wrong: exit code 2
+    ├── InputError              wrong input of a person: exit code 2
     │   ├── ConfigError             a key of a TOML file or of the command line
     │   ├── DataError               a data file, a line of it, a column
     │   ├── ModelError              a model, a tokenizer or an adapter that cannot be used
     │   ├── PluginError             an unknown plug-in, or a setting that it does not have
     │   └── OutputError             a folder or file that cannot be written
-    └── RunError                what happened in a run: exit code 1
+    └── RunError                failure during a run: exit code 1
         ├── EmptySelectionError     nothing is kept
         ├── EmptySummaryError       no site contributed a sample
         ├── IncompatibleAdapterError adapters that cannot be merged or loaded
         ├── NonFiniteError          a NaN or an infinity where a number must be
         ├── ProtocolError           a message that does not match the run
-        │   └── UnauthorisedError       who asks may not be answered at all
+        │   └── UnauthorisedError       the sender must not be answered
         ├── RefusalError            a site's policy says no
         └── TransportError          Flower or a site did not answer
 
@@ -24,13 +24,13 @@ A message has four parts: the setting or site, what was expected, what came, wha
 
 
 class CurationError(Exception):
-    """Anything that fedwinnow raises on purpose."""
+    """Base class of every error that fedwinnow raises on purpose."""
 
     exit_code = 1
 
 
 class InputError(CurationError):
-    """What a person gave is wrong; nothing was computed and nothing is half-written."""
+    """Wrong input of a person; nothing was computed and nothing is half-written."""
 
     exit_code = 2
 
@@ -80,14 +80,14 @@ class ProtocolError(RunError):
 
 
 class UnauthorisedError(ProtocolError):
-    """Who asks may not be answered: not signed by the pinned key, misaddressed, or a replay."""
+    """A sender must not be answered: not signed by the pinned key, misaddressed, or a replay."""
 
 
 class RefusalError(RunError):
     """A site's own policy refuses a request; names the clause."""
 
     def __init__(self, message: str, *, clause: str = "RefusalError") -> None:
-        """Take the message, and the clause of ``site.toml`` that stands in the way."""
+        """Take the message, and the clause of ``site.toml`` that refuses."""
         super().__init__(message)
         self.clause = clause
 

@@ -1,7 +1,7 @@
-"""Learning rate of every step in a plan that spans all rounds, and which orders it undoes.
+"""Compute the learning rate of every step in a plan that spans all rounds.
 
-An order that puts the samples of most worth last, under a rate that decays to nothing, multiplies
-those samples by the smallest steps: order and schedule cancel. So an ordering names the schedule
+An order that puts the most valuable samples last, under a rate that decays to nothing, gives those
+samples the smallest steps: order and schedule cancel. So an ordering names the schedule
 that suits it, ``schedule = "auto"`` takes that, and another choice is obeyed with a warning.
 
 Reference:
@@ -16,15 +16,15 @@ from fedwinnow.curation.errors import ConfigError, ProtocolError
 
 SCHEDULES = ("constant", "linear", "cosine")
 AUTO, DEFAULT = "auto", "cosine"
-"""What leaves the choice to the ordering, and what is taken where that has no opinion."""
+"""The schedule that leaves the choice to the ordering, and the one taken where it has none."""
 GENTLE = 1 / 3
-"""Smallest last rate, as a share of the peak, that leaves an ascending order its worth."""
+"""Smallest last rate, as a share of the peak, under which an ascending order keeps its gain."""
 
 
 def learning_rate(
     step: int, total_steps: int, peak: float, schedule: str, warmup_share: float
 ) -> float:
-    """Learning rate of one optimizer step in a plan over all rounds; never 0.
+    """Return the learning rate of one optimizer step in a plan over all rounds; never 0.
 
     With W = round(warmup_share · total_steps), below total_steps: peak · (step + 1) / W for the
     first W steps; then peak · f(x) with x = (step − W) / (total_steps − W) and f = 1 (constant),

@@ -34,17 +34,18 @@ OTHER_PROMPTS = CONTRASTS | {"unconditional_loss"}
 ENTROPY = frozenset({"student_entropy"})
 """From the logits of the pass that gives the losses."""
 TEACHER = frozenset({"teacher_confidence"})
-"""A forward pass of another model, which visits the site for it."""
+"""A forward pass of the teacher, another model that visits the site for it."""
 ONCE = OTHER_PROMPTS | ENTROPY | TEACHER
 """Measured with the untrained adapter only."""
 REVIEWS = frozenset({"review_mean", "review_level", "review_spread"})
 """A forward pass for each reviewer, at the last checkpoint only."""
 GUESTS = TEACHER | REVIEWS
-"""Made with other weights than the student's: put beside what :mod:`client.measuring` measures."""
+"""Computed with other weights than the student's: ``client/signals/extra_columns.py`` joins them to
+the columns that ``client/measuring/`` computes."""
 GRADIENTS = frozenset({"dot", "norm", "adam_dot", "adam_norm", "adam_adam_dot", "influence"})
 """A backward pass; only where B ≠ 0."""
 ADAM = frozenset({"adam_dot", "adam_norm", "adam_adam_dot"})
-"""Those that need Adam's moments."""
+"""Columns that need Adam's moments."""
 REPRESENTATIONS = frozenset({"representation", "representation_corrupted"})
 """The forward pass that gives the losses gives them too."""
 WIDE = REPRESENTATIONS | {"dot", "adam_dot", "adam_adam_dot", "influence"}
@@ -55,8 +56,8 @@ BACKENDS = {
     "probe": GRADIENTS,
     "forward": frozenset({"dot", "influence"}),
 }
-"""Ways to measure (``client/measuring/backends.py``), and which of the gradient columns each gives.
+"""Backend (``client/measuring/backends.py``) → gradient columns that it gives.
 
-Every way gives all other columns. A forward-only one gives derivatives along fixed directions, so
+Every backend gives all other columns. ``forward`` gives derivatives along fixed directions, so
 neither norms nor Adam's step, which is no linear function of a gradient.
 """

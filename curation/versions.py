@@ -1,11 +1,11 @@
-"""Versions of what the numbers of a run depend on."""
+"""Collect the versions of the packages that a run's numbers depend on."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
 
 def versions() -> dict[str, str]:
-    """Package → version; a source tree that is not installed says so."""
+    """Return package → version, "not installed" for a source tree that is not."""
     found = {"python": platform.python_version()}
     for name in ("fedwinnow", "torch", "transformers", "peft", "flwr", "numpy"):
         try:

@@ -1,6 +1,6 @@
-"""The Flower ServerApp: loads the scenario of the run config and starts the strategy.
+"""Define the Flower ServerApp: load the scenario of the run config and start the strategy.
 
-Whatever stops the run leaves :func:`main` as an exception, so Flower's status of it is "failed".
+An error that stops the run leaves :func:`main` as an exception, so Flower's status is "failed".
 """
 
 import json
@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _show_progress() -> None:
-    """One line a phase in ``flwr log``: this process is Flower's, and it shows no lines of ours."""
+    """Log one line a phase in ``flwr log``, as Flower's process shows none of our lines itself."""
     ours = logging.getLogger("fedwinnow")
     if not ours.handlers:
         ours.addHandler(logging.StreamHandler())

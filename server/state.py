@@ -1,4 +1,4 @@
-"""What the server remembers: a frozen state with everything that a resumed run needs."""
+"""Hold the coordinator's state of a run, frozen: everything that a resumed run needs."""
 
 import json
 from collections.abc import Mapping
@@ -23,37 +23,37 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clusters:
-    """Clusters of loss trajectories, in a run that has them."""
+    """Clusters of loss trajectories: centroids, counts and quotas."""
 
     centroids: Float[np.ndarray, "clusters checkpoints"]
-    """What the next exchange, or the last one, is asked with."""
+    """Centroids that the next exchange sends; after the last exchange, those that it sent."""
     counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Site → samples of each cluster in the last exchange, as it told them."""
+    """Site → samples of each cluster, as it reported them in the last exchange."""
     totals: tuple[int, ...] = ()
     quotas: tuple[int, ...] = ()
-    """How many samples of each cluster all sites together keep."""
+    """Samples of each cluster that all sites together keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteRound:
-    """What one site contributed to one training round."""
+    """Contribution of one site to one training round."""
 
     samples: int
     weight: float
     losses: tuple[float, ...]
     alignment: float = field(default=0.0, metadata=UNSENT)
-    """First-order drop of the public anchors' loss by its update, nats; 0 where nobody asks."""
+    """First-order drop of the public anchors' loss by its update, nats; 0 where it is not read."""
     effects: Mapping[str, Effect] = field(default_factory=dict, metadata=UNSENT)
-    """Domain of public anchors → what its adapter does there, where others judged it."""
+    """Domain of public anchors → effect of its adapter on their loss, where others judged it."""
     judged: bool = field(default=False, metadata=UNSENT)
-    """Whether the other sites' judgement left its adapter out."""
+    """True where the other sites' judgement left its adapter out."""
     bounded: str = field(default="", metadata=UNSENT)
-    """Which guards changed its contribution and why; "" for none."""
+    """Guards that changed its contribution, and why; "" for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
-    """One exchange, for the report: who answered, what it cost, what came of it."""
+    """Record of one exchange for the report: contributions, outcome, absences and cost."""
 
     phase: str
     round: int
@@ -69,7 +69,7 @@ class RoundRecord:
     generations: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     returned: Mapping[str, int] = field(default_factory=dict)
-    """Site → how many earlier requests it made up for before this one."""
+    """Site → number of missed requests that it answered late, before this one."""
     seconds: float = 0.0
     bytes_down: int = 0
     bytes_up: int = 0
@@ -77,16 +77,16 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """θ_t of the warm-up: what a site that was away when it was measured is asked with."""
+    """Checkpoint θ_t of the warm-up, kept for a returning site that missed its measurement."""
 
     adapter: Adapter
     learning_rate: float
-    """Mean learning rate of the round that led here."""
+    """Mean learning rate of the warm-up round that ended here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Everything that the server remembers; committed after every exchange."""
+    """State of a run at the coordinator, committed after every exchange."""
 
     run: str
     config: str
@@ -96,17 +96,17 @@ class RunState:
     arm: str = ""
     members: tuple[SiteCard, ...] = ()
     initial: Adapter | None = None
-    """θ_0: what probing, warm-up and every arm start from."""
+    """θ_0: the adapter that probing, warm-up and every arm start from."""
     adapter: Adapter | None = None
-    """The adapter that the next request speaks of."""
+    """Adapter that the next request refers to."""
     change: Adapter | None = field(default=None, metadata=UNSENT)
-    """What this arm's merges have added to the base; the trained adapter is one of that base."""
+    """Sum of what this arm's merges added to the base; the adapter is one of the changed base."""
     pending: Mapping[str, Adapter] = field(default_factory=dict, metadata=UNSENT)
     """Site → its adapter of this round, until the other sites have judged it."""
     learning_rate: float = 0.0
     """Mean learning rate of the last warm-up round."""
     memory: Mapping[str, Float[np.ndarray, "..."]] = field(default_factory=dict)
-    """What the merging rule carries from round to round, where it does; of this arm only."""
+    """State that the merging rule carries from round to round of this arm; empty if it has none."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """θ_1 … θ_T, one after each warm-up round."""
     reviewers: Mapping[str, Adapter] = field(default_factory=dict, metadata=UNSENT)
@@ -131,31 +131,31 @@ class RunState:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the members in sorted order."""
+        """Return the names of the members in sorted order."""
         return tuple(sorted(card.site for card in self.members))
 
     @property
     def joined(self) -> dict[str, int]:
-        """Member → how many samples it joined with; made anew at every call."""
+        """Return member → number of samples it joined with; built anew at every call."""
         return {card.site: card.samples for card in self.members}
 
 
 def run_config(state: RunState) -> RunConfig:
-    """The configuration that the run was started with."""
+    """Return the configuration that the run was started with."""
     return _parsed(state.config)
 
 
 @lru_cache(maxsize=4)
 def _parsed(text: str) -> RunConfig:
-    """Several times an exchange the same text."""
+    """Parse a configuration; cached, as every exchange asks for the same one several times."""
     return parse(json.loads(text), RunConfig)
 
 
 def required(value: V | None, name: str) -> V:
-    """A value that the phase needs.
+    """Return a value that the phase needs.
 
     Raises:
-        ProtocolError: it is None.
+        ProtocolError: the value is None.
     """
     if value is None:
         message = f"state has no {name} where the phase needs one; the state file is not whole"

@@ -1,8 +1,8 @@
-"""The Flower strategy: the curation protocol over a Grid, and our merging in an ordinary app.
+"""Implement Flower's Strategy: the curation protocol over a Grid, or merging in an ordinary app.
 
 ``start(grid)`` runs the driver of :mod:`fedwinnow.server.run.driver` over Flower's messages. Given
-``initial_arrays``, ``start`` is Flower's own loop and this is a strategy like FedAvg that weighs
-and merges LoRA factors: ΔW* = Σ p_i s_i B_i A_i by the merge rule of the configuration.
+``initial_arrays``, ``start`` runs Flower's own loop, and the strategy weighs and merges LoRA
+factors, as FedAvg does weights: ΔW* = Σ p_i s_i B_i A_i by the merge rule of the configuration.
 """
 
 import logging
@@ -41,7 +41,7 @@ NUM_EXAMPLES = "num-examples"
 
 
 class CurationStrategy(Strategy):
-    """Curates and trains over a Grid; merges LoRA factors in an ordinary Flower app."""
+    """Flower strategy that curates and trains over a Grid, or merges factors in an ordinary app."""
 
     def __init__(
         self,
@@ -55,11 +55,12 @@ class CurationStrategy(Strategy):
         """Take the configuration of the run.
 
         Args:
-            config: The run; an ordinary app reads weighting, merging, adapter, run.minimum_sites.
+            config: Configuration of the run; an ordinary app reads weighting, merging, adapter and
+                run.minimum_sites.
             resume: Go on from the last committed state of the run folder.
             patience: Longest wait for the nodes to appear, seconds.
             command: The command line that reproduces the run, for the report.
-            progress: Told of every delivery.
+            progress: Called with every delivery.
         """
         self.config = RunConfig() if config is None else config
         self.resume = resume
@@ -72,7 +73,7 @@ class CurationStrategy(Strategy):
 
     @property
     def expected(self) -> int:
-        """Nodes to wait for: every simulated site, or the fewest that the run may go on with."""
+        """Return the nodes to wait for: all simulated sites, or the fewest that may join a run."""
         config = self.config
         return max(len(config.sites), config.quorum.of("join", config.run.minimum_sites))
 
@@ -82,7 +83,7 @@ class CurationStrategy(Strategy):
         return adapter.alpha / (math.sqrt(adapter.rank) if adapter.rslora else adapter.rank)
 
     def summary(self) -> None:
-        """Log what decides and what merges."""
+        """Log the plug-ins that select and merge, and the number of nodes to wait for."""
         config = self.config
         plugins = (config.scorer, config.threshold, config.weighting, config.merging)
         words = "scorer %s, threshold %s, weighting %s, merging %s, at least %d nodes"
@@ -142,7 +143,7 @@ class CurationStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the factors to every node."""
+        """Return messages that send the factors to every node."""
         self._previous = arrays
         return self._messages(server_round, arrays, config, grid, MessageType.TRAIN)
 
@@ -184,13 +185,13 @@ class CurationStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the merged factors to every node."""
+        """Return messages that send the merged factors to every node."""
         return self._messages(server_round, arrays, config, grid, MessageType.EVALUATE)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Mean of each metric over samples, not over nodes.
+        """Return the mean of each metric over samples, not over nodes.
 
         Raises:
             TransportError: no node gave a usable reply.
@@ -217,7 +218,7 @@ class CurationStrategy(Strategy):
 
 
 def flower_result(state: RunState) -> Result:
-    """Flower's result of a curation run: the curated adapter and its losses by round.
+    """Return Flower's result of a curation run: the curated adapter and its losses by round.
 
     Ordinary rounds count from 1; round 0 of the evaluation is the untrained adapter.
     """
@@ -242,10 +243,10 @@ def flower_result(state: RunState) -> Result:
 
 
 def _usable(replies: Iterable[Message], server_round: int, what: str) -> dict[str, RecordDict]:
-    """Node → content, by node id in sorted order, without the errors.
+    """Return node → content of the replies without an error, sorted by node id.
 
     Raises:
-        TransportError: none is left.
+        TransportError: every reply is an error, or none came.
     """
     contents: dict[str, RecordDict] = {}
     failures = []
@@ -290,7 +291,7 @@ def _counts(contents: Mapping[str, RecordDict]) -> dict[str, int]:
 def _means(
     contents: Mapping[str, RecordDict], counts: Mapping[str, int]
 ) -> dict[str, int | float | list[int] | list[float]]:
-    """Mean over samples of every metric, and their total number."""
+    """Return the mean of every metric over samples, and the total number of samples."""
     if (total := sum(counts.values())) == 0:
         message = f"{NUM_EXAMPLES} is 0 at every one of {len(counts)} nodes; give them samples"
         raise EmptySelectionError(message)

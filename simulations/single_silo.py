@@ -1,7 +1,7 @@
-"""One silo without a federation: score and filter one data set against public anchors.
+"""Score and filter one silo's data against public anchors, without a federation.
 
-The same fold, site and scorer as a federation of one member that trains nothing afterwards, so what
-a silo sees alone is what it would contribute.
+Fold, site and scorer are those of a federation of one member that trains nothing afterwards, so
+that a silo sees alone what it would contribute.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.runtimes.in_process import run_phases
 
 SHOWN = 5
-"""Overlapping samples that an error names at most."""
+"""Most overlapping samples that an error names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreResult:
-    """What ``fedwinnow score`` found."""
+    """Result of ``fedwinnow score``."""
 
     samples: int
     kept: int
@@ -49,7 +49,7 @@ class ScoreResult:
 def score_config(
     data: Path, anchors: Path, model: str, *, overrides: Sequence[str] = ()
 ) -> RunConfig:
-    """The configuration of one silo that scores alone.
+    """Return the configuration of one silo that scores alone.
 
     Column names are guessed as in ``fedwinnow init``, unless ``sites.0.columns.…`` overrides them.
 
@@ -88,9 +88,9 @@ def score_silo(
         config: A configuration with exactly one site; its training section is not used.
         out: Parquet of row (from 0), id, signals by checkpoint, scores, kept and reason, one row
             per sample of the data in the order of the file.
-        kept: Where to write the kept rows as JSONL, with every column, or None.
-        progress: Told of every phase.
-        cache: A warm model, or None.
+        kept: File for the kept rows as JSONL, with every column, or None.
+        progress: Called on every delivery.
+        cache: Process cache with the loaded model, or None.
 
     Raises:
         DataError: a file or line is at fault, or samples overlap the anchors.
@@ -134,7 +134,7 @@ def score_silo(
 
 
 def _refuse_overlap(config: RunConfig, data: Samples, anchors: Samples) -> None:
-    """Refuse data that hold an anchor: its score would be one of a known clean sample."""
+    """Refuse data that hold an anchor: its score would be that of a known clean sample."""
     site = config.sites[0]
     same = overlaps_anchors(data, anchors, site.gate.near_duplicates)
     if same:
@@ -148,7 +148,7 @@ def _refuse_overlap(config: RunConfig, data: Samples, anchors: Samples) -> None:
 
 
 def _gather(files: RunFiles, data: Samples) -> pa.Table:
-    """Signals, scores and selection, one row per sample of the data; dropped ones say why."""
+    """Gather signals, scores and selection, one row per sample; dropped ones have a reason."""
     found: dict[str, dict[str, Any]] = {}
     for checkpoint in files.measured_checkpoints():
         for row in pq.read_table(files.signals(checkpoint)).to_pylist():
@@ -180,7 +180,7 @@ def _gather(files: RunFiles, data: Samples) -> pa.Table:
 
 
 def _write_kept(path: Path, source: str, chosen: Sequence[bool]) -> None:
-    """The kept rows as they stand in the data, every column of them."""
+    """Write the kept rows unchanged, with every column."""
     with path.open("w", encoding="utf-8") as file, contextlib.closing(read_rows(source)) as rows:
         for (_, row), keep in zip(rows, chosen, strict=True):
             if keep:
@@ -188,7 +188,7 @@ def _write_kept(path: Path, source: str, chosen: Sequence[bool]) -> None:
 
 
 def _spare(sources: Mapping[str, str], targets: Mapping[str, Path | None]) -> None:
-    """Refuse to write over what is read, or two results into one file."""
+    """Refuse to overwrite an input, or to write two results into one file."""
     taken = {Path(source).resolve(): what for what, source in sources.items()}
     for option, target in targets.items():
         if target is None:

@@ -1,1 +1,1 @@
-"""What can be swapped: plug-ins, their interfaces, the formulas they share, and their laws."""
+"""Plug-ins of a run, their interfaces, the formulas they share, and their laws."""

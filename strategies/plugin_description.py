@@ -1,4 +1,4 @@
-"""What a plug-in says of itself: settings with units and defaults, paper, and package.
+"""Describe plug-ins from their own code: settings with units and defaults, paper, and package.
 
 Nothing is kept by hand: settings and defaults come from the factory's signature, their units and
 ranges from the ``Args`` section of its docstring, the paper from the ``Reference`` section of its
@@ -25,7 +25,7 @@ class Setting:
 
     name: str
     default: object
-    """What the signature says; meaningless where ``required``."""
+    """Default in the signature; meaningless where ``required``."""
     required: bool
     about: str
     """Meaning, unit and range, from the docstring; "" where it says nothing."""
@@ -33,7 +33,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """A plug-in in words."""
+    """Description of a plug-in: package, summary, settings and paper."""
 
     kind: Kind
     name: str
@@ -93,12 +93,12 @@ def describe_all(kind: Kind | None = None) -> Iterator[Description]:
 
 
 def arguments(text: str) -> dict[str, str]:
-    """Argument → what a docstring says of it, on one line."""
+    """Return what a docstring says of each argument, on one line each."""
     return _google(text) or _numpy(text)
 
 
 def undescribed(make: Callable[..., Any]) -> tuple[str, ...]:
-    """Settings of a factory that its docstring does not explain."""
+    """Return the settings of a factory that its docstring does not explain."""
     said = arguments(inspect.getdoc(make) or "")
     return tuple(name for name in inspect.signature(make).parameters if not said.get(name))
 
@@ -136,7 +136,7 @@ def _numpy(text: str) -> dict[str, str]:
 
 
 def _section(text: str, name: str) -> list[str]:
-    """Lines of a Google section, without their first indentation."""
+    """Return the lines of a Google section, without their first indentation."""
     lines = text.split("\n")
     if f"{name}:" not in lines:
         return []
@@ -149,12 +149,12 @@ def _section(text: str, name: str) -> list[str]:
 
 
 def _first(text: str) -> str:
-    """The first paragraph on one line."""
+    """Return the first paragraph on one line."""
     return " ".join(text.partition("\n\n")[0].split())
 
 
 def _paper(*texts: str) -> str:
-    """The first reference that a text holds; else its first link; else "control"."""
+    """Return the first reference in the texts; else the first link; else "control"."""
     for text in texts:
         words = " ".join(" ".join(_section(text, "Reference")).split())
         if words:

@@ -1,4 +1,4 @@
-"""One table of plug-ins: six kinds, built-ins by name, other people's through entry points.
+"""Look up plug-ins of six kinds by name: built-ins in one table, others through entry points.
 
 Nothing in a configuration can name code to import: a name is looked up here, or among the entry
 points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …) of packages that the operator installed.
@@ -99,7 +99,7 @@ PREFIXED: Mapping[tuple[Kind, str], str] = {
 
 
 def plugin_names(kind: Kind) -> tuple[str, ...]:
-    """All names of a kind, built-in and installed, sorted.
+    """Return all names of a kind, built-in and installed, sorted.
 
     Raises:
         PluginError: two packages, or a package and fedwinnow, claim one name.
@@ -108,7 +108,7 @@ def plugin_names(kind: Kind) -> tuple[str, ...]:
 
 
 def plugin_factory(kind: Kind, name: str) -> Callable[..., Any]:
-    """The factory of a plug-in.
+    """Return the factory of a plug-in.
 
     Raises:
         PluginError: no plug-in of this kind has the name, or it cannot be imported.
@@ -125,7 +125,7 @@ def plugin_factory(kind: Kind, name: str) -> Callable[..., Any]:
 
 
 def plugin_source(kind: Kind, name: str) -> str:
-    """Name and version of the package that a plug-in comes from.
+    """Return name and version of the package that a plug-in comes from.
 
     Raises:
         PluginError: no plug-in of this kind has the name.
@@ -143,7 +143,7 @@ def plugin_source(kind: Kind, name: str) -> str:
 
 
 def _load(kind: Kind, name: str, place: str) -> Callable[..., Any]:
-    """What ``module:attribute`` names; whatever a module of another package does on import."""
+    """Import ``module:attribute``; whatever its package raises becomes a PluginError."""
     module, _, attribute = place.partition(":")
     try:
         return typing.cast(
@@ -198,5 +198,5 @@ def _table(kind: Kind) -> dict[str, str]:
 
 @functools.cache
 def _installed(kind: Kind, find: Callable[..., Iterable[EntryPoint]]) -> tuple[EntryPoint, ...]:
-    """Entry points of a kind; packages do not change while a process runs, and reading is slow."""
+    """Return the entry points of a kind; cached, as reading is slow and packages stay the same."""
     return tuple(find(group=f"fedwinnow.{kind}"))

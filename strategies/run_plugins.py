@@ -1,8 +1,8 @@
-"""The plug-ins of a run: made in one place, with the answers to what each of them needs.
+"""Make the plug-ins of a run, and tell what each of them needs.
 
 A site makes its plug-ins once and keeps them with the run (:class:`RunPlugins`). The server makes
-what merges anew for every exchange (:class:`MergePlugins`), so that a run resumes from what is
-committed and from nothing else.
+the weighting and the merging rule anew for every exchange (:class:`MergePlugins`), so that a run
+resumes from what is committed and from nothing else.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ from fedwinnow.strategies.interfaces.weighting import (
 from fedwinnow.strategies.registry import build
 
 FEWEST = 3
-"""Members of a run with reviews: fewer leave a sample one reviewer, who disagrees with nobody."""
+"""Fewest members of a run with reviews: with fewer, a lone reviewer disagrees with nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlugins:
-    """The plug-ins that every site runs, made from the agreed terms."""
+    """Plug-ins that every site runs, made from the agreed terms."""
 
     terms: RunTerms
     scorers: Mapping[str, Scorer]
@@ -105,13 +105,13 @@ class RunPlugins:
 
 
 def unmeasured_columns(terms: RunTerms) -> frozenset[str]:
-    """Return the columns that no plug-in gets: without other prompts there is no mean over them."""
+    """Return the columns that no plug-in gets: the contrasts, where no other prompts are set."""
     return frozenset() if terms.measuring.contrast_prompts else CONTRASTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergePlugins:
-    """The plug-ins that merge the adapters of a round, made from the run's configuration."""
+    """Plug-ins that merge the adapters of a round, made from the run's configuration."""
 
     weighting: Weighting
     merging: Merging
@@ -130,12 +130,12 @@ class MergePlugins:
 
     @property
     def reads_alignments(self) -> bool:
-        """Return whether the weighting reads where updates lead the public anchors."""
+        """Return whether the weighting reads how updates change the anchors' loss."""
         return isinstance(self.weighting, AligningWeighting)
 
     @property
     def reads_judgements(self) -> bool:
-        """Return whether the weighting reads what the members measure of each adapter."""
+        """Return whether the weighting reads the members' measurements of each adapter."""
         return isinstance(self.weighting, JudgedWeighting)
 
     @property

@@ -1,11 +1,11 @@
-"""Settings of a plug-in held to the types that its factory's signature names.
+"""Check a plug-in's settings against the types in its factory's signature.
 
-int, float (a whole number will do, true and false will not), str, bool, lists and tables of these,
-``Literal``, and unions, also with None. What has no annotation, or one that this does not know, is
-left to the factory; so are ranges, infinities among them.
+Known types are int, float (a whole number will do, true and false will not), str, bool, lists and
+tables of these, ``Literal``, and unions, also with None. A setting without an annotation, or with
+another one, is left to the factory; so are ranges, infinities among them.
 
-No library: beartype takes true for a whole number, NaN for a number, and looks at one item of a
-list.
+No library does this: beartype takes true for a whole number, NaN for a number, and checks one item
+of a list.
 """
 
 import inspect
@@ -24,7 +24,7 @@ _LISTS = (list, tuple, Sequence)
 
 
 def signature(make: Callable[..., Any]) -> inspect.Signature:
-    """The factory's signature, its annotations evaluated where their names are known."""
+    """Return the factory's signature, its annotations evaluated where their names are known."""
     try:
         return inspect.signature(make, eval_str=True)
     except (NameError, AttributeError, SyntaxError, TypeError):

@@ -20,10 +20,10 @@ def check_terms(terms: RunTerms) -> RunPlugins:
         The plug-ins.
 
     Raises:
-        PluginError: a plug-in or a setting is unknown here; where ``run.trajectory`` is "none", a
-            scorer needs gradient columns, or clusters losses along the training; the ordering ranks
-            by such a scorer, the objective weighs by scores of another unit, or reviewers would all
-            have learned the same.
+        PluginError: a plug-in or a setting is unknown here; ``run.trajectory`` is "none", but a
+            scorer needs gradient columns or clusters need losses along the training; the ordering
+            ranks by a scorer that is not forward-only; the objective weighs by scores of another
+            unit; the backend cannot measure a column; or reviewers would all have learned the same.
     """
     plugins = RunPlugins.of(terms)
     ordering, ranker = plugins.staged_ordering, plugins.stage_scorer
@@ -77,7 +77,7 @@ def _check_backend(terms: RunTerms, plugins: RunPlugins) -> None:
 
 
 def _check_reviews(terms: RunTerms, plugins: RunPlugins) -> None:
-    """Refuse reviews without different warm-up adapters: these are the reviewers."""
+    """Refuse reviews where sites have no different warm-up adapters to be the reviewers."""
     for name, columns in plugins.columns_read.items():
         if not columns & REVIEWS:
             continue

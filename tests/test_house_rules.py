@@ -201,12 +201,29 @@ def test_house_strings_name_no_module_above():
             assert found <= ROOTS[module.split(".")[0]], f"{module}: {node.value}"
 
 
+def test_house_strings_name_modules_that_exist():
+    """A string that is a module's name (a logger, a registry's row) names one that is there."""
+    whole = re.compile(r"fedwinnow((?:\.\w+)+)(?::\w+)?")
+    there = {f"fedwinnow.{module}" for module in MODULES} | {
+        f"fedwinnow.{name}" for name in FOLDERS
+    }
+    for module, file in MODULES.items():
+        for node in ast.walk(parsed(file)):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and whole.fullmatch(text) and text.count(".") > 1:
+                assert text.partition(":")[0] in there, f"{module}: {text}"
+
+
 def test_house_deployed_commands_import_no_simulation():
     """What a coordinator or a silo deploys never imports ``simulations``."""
     deployed = ("run", "site", "adapters", "plugins", "init", "options", "progress")
     for name in deployed:
         found = {other for other in imports_of(MODULES[f"cli.{name}"]) if "simulations" in other}
         assert not found, name
+        roots = {other.partition(".")[0] for other in imports_of(MODULES[f"cli.{name}"])}
+        for node in ast.walk(parsed(MODULES[f"cli.{name}"])):  # a logger of what it never calls
+            if isinstance(node, ast.Constant) and str(node.value).startswith("fedwinnow."):
+                assert node.value.split(".")[1] in roots, f"{name}: {node.value}"
 
 
 def test_house_folders_are_small():

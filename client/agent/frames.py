@@ -1,7 +1,7 @@
-"""Envelopes as a stream of frames over gRPC: words first or last, the payload in chunks between.
+"""Encode envelopes as gRPC frames: a stamp frame and the payload in chunks.
 
-A request begins with its words: the signature is checked before the payload is read. A reply ends
-with them. Words are JSON with base64, chunks are raw; gRPC carries bytes.
+A request begins with the stamp frame, so that the signature is checked before the payload is read.
+A reply ends with it. The stamp frame is JSON with base64, chunks are raw; gRPC carries bytes.
 
 No generated stubs: the payload is bytes already, its size is known before it is read, and the
 signature is checked before a chunk of it is taken.
@@ -20,34 +20,34 @@ from fedwinnow.curation.errors import ConfigError, ProtocolError
 from fedwinnow.curation.protocol.envelope import Envelope, UnsignedEnvelope
 
 HANDLE, STATUS = "/fedwinnow.Agent/Handle", "/fedwinnow.Agent/Status"
-"""Paths of the two methods."""
+"""gRPC paths of the two methods."""
 CHUNK = 2**20
-"""Bytes of a payload frame at most."""
+"""Most bytes of a payload frame."""
 OPTIONS = (
     ("grpc.max_receive_message_length", 4 * CHUNK),
     ("grpc.max_send_message_length", 4 * CHUNK),
     ("grpc.so_reuseport", 0),
     ("grpc.enable_http_proxy", 0),
 )
-"""Options of both ends: no frame is larger, and no proxy is asked."""
+"""gRPC options of both ends: a limit on the size of a frame, and no proxy."""
 TOKEN = "fedwinnow-token"  # noqa: S105 - the name of a header
 """Name of the header that carries the token."""
 LONGEST_PATH = 100
-"""Bytes of a Unix socket's path at most, on every system."""
+"""Most bytes of a Unix socket's path that every system accepts."""
 
 
 def write_stamp_frame(stamp: bytes, signature: bytes, size: int) -> bytes:
-    """The frame that says what the payload is."""
+    """Return the frame that holds a payload's stamp, signature and size."""
     both = {"stamp": stamp, "signature": signature}
     tree = {name: base64.b64encode(value).decode() for name, value in both.items()}
     return json.dumps({**tree, "size": size}).encode()
 
 
 def read_stamp_frame(frame: bytes) -> tuple[bytes, bytes, int]:
-    """Stamp, signature and size that :func:`write_stamp_frame` wrote.
+    """Return the stamp, signature and size that :func:`write_stamp_frame` wrote.
 
     Raises:
-        ProtocolError: it is no such frame.
+        ProtocolError: the frame is not a stamp frame.
     """
     try:
         tree = json.loads(frame)
@@ -65,20 +65,20 @@ def read_stamp_frame(frame: bytes) -> tuple[bytes, bytes, int]:
 
 
 def split_payload(payload: bytes) -> Iterator[bytes]:
-    """The payload in frames, without a second copy of the whole."""
+    """Yield the payload in chunks, without a second copy of the whole."""
     view = memoryview(payload)
     for start in range(0, len(payload), CHUNK):
         yield bytes(view[start : start + CHUNK])
 
 
 def request_frames(envelope: Envelope) -> Iterator[bytes]:
-    """Frames of a request: words, then payload."""
+    """Yield the frames of a request: stamp frame, then payload."""
     yield write_stamp_frame(envelope.stamp, envelope.signature, len(envelope.payload))
     yield from split_payload(envelope.payload)
 
 
 def reply_frames(draft: UnsignedEnvelope) -> Iterator[bytes]:
-    """Frames of a reply: payload, hashed as it goes, then words."""
+    """Yield the frames of a reply: payload, hashed as it is sent, then stamp frame."""
     digest = hashlib.sha256()
     for chunk in split_payload(draft.payload):
         yield chunk
@@ -88,14 +88,14 @@ def reply_frames(draft: UnsignedEnvelope) -> Iterator[bytes]:
 
 
 class ReceivedPayload(typing.NamedTuple):
-    """A payload that came in frames."""
+    """Payload joined from its frames, and its SHA-256."""
 
     payload: bytes
     digest: str
 
 
 def receive_payload(frames: Iterator[bytes], size: int) -> ReceivedPayload:
-    """Put a payload of a known size together, hashing while it comes.
+    """Join a payload of known size from its frames, hashing it on the way.
 
     Raises:
         ProtocolError: fewer or more bytes come than announced.
@@ -114,7 +114,7 @@ def receive_payload(frames: Iterator[bytes], size: int) -> ReceivedPayload:
 
 
 def socket_address(socket: str) -> str:
-    """Name of a Unix socket as gRPC spells it.
+    """Return the gRPC address of a Unix socket.
 
     Raises:
         ConfigError: the path is too long for the operating system.

@@ -1,9 +1,9 @@
-"""The site agent: a long-lived process that owns data, model, policy and ledger.
+"""Serve a site over gRPC: a long-lived agent that owns data, model, policy and ledger.
 
-It listens with gRPC on a Unix socket. Flower's processes come and go; the agent stays, keeps the
-base model warm, and computes one request at a time, in order of arrival. A caller that vanishes
-stops nothing: its reply stands on the disk, and the same question again is answered from there.
-Its handlers take bytes; ``client/agent/frames.py`` says why there are no generated stubs.
+The agent listens on a Unix socket. Flower's processes come and go; the agent stays, keeps the base
+model warm, and computes one request at a time, in order of arrival. A caller that disconnects stops
+nothing: the reply is stored on disk, and a repeated request is answered from there. The handlers
+take bytes; ``client/agent/frames.py`` says why there are no generated stubs.
 """
 
 import hmac
@@ -43,12 +43,12 @@ from fedwinnow.curation.protocol.envelope import Stamp, UnsignedEnvelope
 logger = logging.getLogger(__name__)
 
 CALLERS = 16
-"""Calls that wait at one time at most."""
+"""Most calls that wait at one time."""
 
 
 @dataclass(slots=True)
 class Activity:
-    """What the agent is doing, for ``fedwinnow site status``."""
+    """Current activity of the agent, for ``fedwinnow site status``."""
 
     started: float = field(default_factory=time.time)
     answered: int = 0
@@ -56,18 +56,18 @@ class Activity:
     current: Stamp | None = None
     since: float = 0.0
     work: tuple[str, int, int] = ("", 0, 0)
-    """What is computed, how much is done, how much there is."""
+    """Name of the current computation, units done, units in all."""
     last_error: str = ""
     """Class of the last error."""
 
     def told(self, what: str, done: int, total: int) -> None:
-        """Take progress of long work."""
+        """Record the progress of a long computation."""
         self.work = (what, done, total)
 
     def tree(self) -> dict[str, Any]:
-        """The activity as plain values, for whoever has the token: seconds, messages, per cent."""
+        """Return the activity as plain values (seconds, counts, per cent), for token holders."""
         now, (what, done, total) = time.time(), self.work
-        current = self.current  # taken once, as the work may end meanwhile
+        current = self.current  # read once, as the computation may end meanwhile
         tree: dict[str, Any] = {
             "state": "computing" if current else "idle",
             "process": os.getpid(),
@@ -79,19 +79,19 @@ class Activity:
         if current:
             tree |= {"run": current.run, "phase": current.phase}
             tree |= {"seconds": round(now - self.since, 1)}
-            share = 100 * done // total if total else 0  # the total would tell how many samples
+            share = 100 * done // total if total else 0  # the total would reveal how many samples
             tree |= {"work": what, "percent": share}
         return tree
 
 
 @dataclass(slots=True, kw_only=True)
 class Agent:
-    """The process around a :class:`GuardedSite`."""
+    """Process that serves a :class:`GuardedSite`."""
 
     boundary: GuardedSite
     section: AgentSection
     largest: int = 2_000_000_000
-    """Bytes of a payload at most."""
+    """Most bytes of a payload."""
     activity: Activity = field(default_factory=Activity)
     _token: str = field(default="", repr=False)
     _server: grpc.Server | None = None
@@ -101,11 +101,11 @@ class Agent:
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
-        """Make token and socket, and listen.
+        """Prepare token and socket, and start listening.
 
         Raises:
             ConfigError: the socket's path is too long, the group is unknown, the folder is
-                others' as well, or the token is no secret.
+                shared with others, or the token is too weak.
             OutputError: another agent listens there, or the folder cannot be written.
         """
         self.boundary.site.cache.progress = self.activity.told
@@ -130,12 +130,12 @@ class Agent:
         logger.info("site %s listens on %s", self.boundary.site.name, self.section.socket)
 
     def wait(self) -> None:
-        """Until :meth:`stop`."""
+        """Block until :meth:`stop` is called."""
         if self._server is not None:
             self._server.wait_for_termination()
 
     def stop(self, grace: float = 1.0) -> None:
-        """Take no more calls, end those that wait, and leave; what is on the disk stays."""
+        """Stop serving, cancel queued requests and close the ledger; files on disk stay."""
         if self._server is not None:
             self._server.stop(grace).wait()
             Path(self.section.socket).unlink(missing_ok=True)
@@ -143,10 +143,11 @@ class Agent:
         self.boundary.ledger.close()
 
     def admitted(self, frames: Iterator[bytes]) -> tuple[Stamp, bytes]:
-        """Stamp and payload of a call that may be answered.
+        """Return stamp and payload of a call that may be answered.
 
         Raises:
-            UnauthorisedError: it may not; the payload was not even read where the stamp says so.
+            UnauthorisedError: the call may not be answered; where the stamp already shows it, the
+                payload is not read.
         """
         try:
             stamp, signature, size = read_stamp_frame(next(frames, b""))
@@ -186,18 +187,18 @@ class Agent:
             activity.current = None
 
     def knows(self, token: str) -> bool:
-        """Whether a caller shows the token; compared in constant time."""
+        """Return whether a caller shows the token, compared in constant time."""
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """The two methods, with bytes as they are."""
+    """Handlers of the two gRPC methods, on raw bytes."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
 
     def service(self, details: Any) -> Any:  # noqa: ANN401 - grpc has no types
-        """The handler of a method, or None where there is none."""
+        """Return the handler of a method, or None where there is none."""
         if details.method == HANDLE:
             return grpc.stream_stream_rpc_method_handler(self._handle)
         if details.method == STATUS:

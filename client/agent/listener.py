@@ -1,4 +1,4 @@
-"""Where an agent listens: a folder, a token and a Unix socket for it and one group alone."""
+"""Prepare the agent's Unix socket: private folder, access token, group permissions."""
 
 import errno
 import grp
@@ -13,14 +13,14 @@ from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import ConfigError, OutputError
 
 _FEWEST = 32
-"""Characters of a token at least."""
+"""Fewest characters of a token."""
 
 
 def prepare_folder(section: AgentSection) -> str:
-    """Make folder and token, take away a socket that nobody listens on; returns the token.
+    """Create folder and token, and remove a stale socket; return the token.
 
     Raises:
-        ConfigError: the group is unknown, the folder is shared with others, the token is no secret.
+        ConfigError: the group is unknown, the folder is shared with others, the token is too weak.
         OutputError: another agent listens there, or folder or token cannot be written.
     """
     group, path, token = _group(section.group), Path(section.socket), Path(section.token)
@@ -39,10 +39,10 @@ def prepare_folder(section: AgentSection) -> str:
 
 
 def share_with_group(section: AgentSection) -> None:
-    """Let the group use a socket that was just made.
+    """Give the agent's group access to a socket that was just created.
 
     Raises:
-        OutputError: this user may not give it to the group.
+        OutputError: this user may not give the socket to the group.
     """
     path, group = Path(section.socket), _group(section.group)
     try:
@@ -68,7 +68,7 @@ def _group(name: str) -> int | None:
 
 
 def _folder(folder: Path, own: set[str], group: int | None) -> None:
-    """A folder that only the agent and its group may enter; one that others use is left alone."""
+    """Create a folder for the agent and its group alone; refuse one that others use."""
     folder.mkdir(parents=True, exist_ok=True)
     shared = stat.S_IMODE(folder.stat().st_mode) & 0o027
     if shared and {entry.name for entry in folder.iterdir()} - own:
@@ -83,7 +83,7 @@ def _folder(folder: Path, own: set[str], group: int | None) -> None:
 
 
 def _token(file: Path, group: int | None) -> str:
-    """The token; made where there is none, readable by the group."""
+    """Return the token; create it where there is none, readable by the group."""
     if not file.exists():
         write_private(file, secrets.token_urlsafe(32).encode() + b"\n")
     text = file.read_bytes().decode("ascii", errors="replace").strip()
@@ -100,7 +100,7 @@ def _token(file: Path, group: int | None) -> str:
 
 
 def _stale(path: Path) -> None:
-    """Remove a socket that nobody listens on: only a refused connection shows that."""
+    """Remove a socket that nobody listens on, as only a refused connection shows."""
     if not stat.S_ISSOCK(path.stat().st_mode):
         message = f"agent.socket {path}: a file that is no socket stands there; move it away"
         raise OutputError(message)

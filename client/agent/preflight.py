@@ -1,4 +1,4 @@
-"""``fedwinnow site check``: everything that could fail is tried before anything starts."""
+"""Check a site before it starts (``fedwinnow site check``): try everything that could fail."""
 
 import grp
 import os
@@ -30,17 +30,17 @@ from fedwinnow.strategies.registry import KINDS, plugin_names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteReport:
-    """What was found, what may leave, what stays, and what to think about."""
+    """Findings of a site check: facts, what may leave, what stays, warnings."""
 
     facts: dict[str, Any]
     may_leave: tuple[str, ...]
     stays: tuple[str, ...]
     warnings: tuple[str, ...]
-    """What would work, but hardly as it was meant."""
+    """Settings that work, but hardly as intended."""
 
 
 def check_settings(config: SiteConfig) -> tuple[PublicKey, PrivateKey]:
-    """Try what needs neither data nor model, in a second: also before the agent listens.
+    """Check what needs neither data nor model, in a second; also before the agent listens.
 
     Returns:
         The coordinator's key and the site's own, which is made where there is none.
@@ -74,7 +74,7 @@ def check_settings(config: SiteConfig) -> tuple[PublicKey, PrivateKey]:
 
 
 def check_site(config: SiteConfig, *, load_model: bool = True) -> SiteReport:
-    """Try everything that the agent will need.
+    """Check everything that the agent will need.
 
     Raises:
         InputError: the first thing that would fail, with what to change.
@@ -131,13 +131,13 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> SiteReport:
 
 
 def _try_workers(config: SiteConfig) -> int:
-    """Start the workers, which load the model each, and stop them again."""
+    """Start the workers, each with its own model, and stop them; return how many ran."""
     model = WorkerModel(section=config.model, adapter=AdapterSection(), seed=0, threads=1)
     return len(Workers(section=config.compute, model=model).processes())
 
 
 FEW = 5
-"""Samples below which a histogram cell or a mean may as well be one of them."""
+"""Group size below which a histogram cell or a mean may reveal a single sample."""
 
 
 def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
@@ -173,10 +173,10 @@ def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
 
 
 def first_exposed(path: Path, group: str) -> str:
-    """The first file or folder below a path that users other than its owner can read, or "".
+    """Return the first path at or below ``path`` that other users can read, or "".
 
     Args:
-        path: A file, a folder, or what is no local path.
+        path: A file, a folder, or something that is no local path.
         group: Group of the node's user; its members count as others.
     """
     if not path.exists():
@@ -205,7 +205,7 @@ def first_exposed(path: Path, group: str) -> str:
 
 
 def _check_plugin(plugin: str) -> None:
-    """A misspelt name would refuse every run that uses the plug-in.
+    """Refuse a misspelt plug-in name, which would refuse every run that uses the plug-in.
 
     Raises:
         ConfigError: no installed plug-in has this kind and name.
@@ -222,7 +222,7 @@ def _check_plugin(plugin: str) -> None:
 
 
 def _check_socket(config: SiteConfig) -> None:
-    """Path, folder and group of the socket.
+    """Check path, folder and group of the socket.
 
     Raises:
         ConfigError: the path is too long, or there is no such group.
@@ -266,7 +266,10 @@ def _listening(config: SiteConfig) -> str:
 
 
 def _writable(folder: Path) -> Path:
-    """The work folder; made for its owner alone, as it holds scores and decisions by sample."""
+    """Create the work folder for its owner alone, and check that it can be written.
+
+    It holds scores and decisions by sample.
+    """
     try:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""The shim: carries envelopes between whoever holds them and the agent's socket; opens no reply.
+"""Relay envelopes between Flower's processes and the agent's socket; never open a reply.
 
-It runs where Flower's processes run, as their user: it knows a socket and a token, no data, no key.
+This shim runs where Flower's processes run, as their user: it knows a socket and a token, but no
+data and no key.
 """
 
 import json
@@ -24,7 +25,7 @@ from fedwinnow.curation.protocol.envelope import Envelope
 
 
 def relay_envelope(envelope: Envelope, socket: str, token_file: str, *, timeout: float) -> Envelope:
-    """Hand a request to the agent and wait for the reply.
+    """Send a request to the agent and wait for the reply.
 
     Args:
         envelope: A signed request.
@@ -52,7 +53,7 @@ def relay_envelope(envelope: Envelope, socket: str, token_file: str, *, timeout:
 
 
 def agent_status(socket: str, token_file: str, *, timeout: float = 5.0) -> dict[str, Any]:
-    """What the agent is doing: state, run, phase, progress, queue.
+    """Return what the agent is doing: state, run, phase, progress, queue.
 
     Raises:
         TransportError: no agent answers.
@@ -68,7 +69,7 @@ def agent_status(socket: str, token_file: str, *, timeout: float = 5.0) -> dict[
 
 
 def _reply(frames: Iterator[bytes]) -> Envelope:
-    """Chunks, then words: the last frame tells what those before it are."""
+    """Join the frames of a reply: chunks, then the stamp frame that describes them."""
     parts: list[bytes] = list(frames)
     if not parts:
         message = "no frame came"
@@ -93,7 +94,7 @@ def _read_token(file: str) -> str:
 
 
 def _unanswered(error: grpc.RpcError, socket: str) -> TransportError:
-    """The agent's status code in plain words; its details hold nothing of the silo."""
+    """Explain the agent's status code in plain words; its details hold no silo data."""
     code = error.code()
     reasons = {
         grpc.StatusCode.UNAVAILABLE: "no agent listens there; start `fedwinnow site serve`",

@@ -1,4 +1,4 @@
-"""How a clause of the policy says no, and the clauses on adapters that come or go."""
+"""Refuse requests by policy clause, and check the clauses on adapters that come or go."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ _MEGABYTE = 1_000_000
 
 
 def require(clause: str, came: object, holds: bool, allowed: object) -> None:  # noqa: FBT001 - a question
-    """Refuse by the name of a clause that does not hold.
+    """Raise RefusalError naming the policy clause unless the condition holds.
 
     Raises:
-        RefusalError: it does not.
+        RefusalError: the condition does not hold.
     """
     if not holds:
         message = f"policy.{clause}: this site allows {allowed}, the request holds {came}"
@@ -24,10 +24,10 @@ def require(clause: str, came: object, holds: bool, allowed: object) -> None:  #
 
 
 def check_size(adapter: Adapter, section: PolicySection) -> None:
-    """Clauses on one adapter's rank and size.
+    """Check the clauses on one adapter's rank and size.
 
     Raises:
-        RefusalError: it is too large.
+        RefusalError: the adapter is too large.
     """
     rank = max((len(a) for a in adapter.a.values()), default=0)
     require("max_rank", f"rank {rank}", rank <= section.max_rank, f"at most {section.max_rank}")
@@ -35,12 +35,12 @@ def check_size(adapter: Adapter, section: PolicySection) -> None:
 
 
 def check_brought(request: Request, section: PolicySection) -> None:
-    """Clauses on all adapters of a request: its own, those of members, and the base's change.
+    """Check the clauses on all adapters of a request: its own, members', the base's change.
 
-    A change sums what many adapters said, so its size alone is bounded.
+    A change of the base sums many adapters, so only its size is bounded, not its rank.
 
     Raises:
-        RefusalError: there are too many, or one is too large.
+        RefusalError: there are too many adapters, or one is too large.
     """
     members: Mapping[str, Adapter] = {}
     if isinstance(request, MeasureRequest):

@@ -1,4 +1,4 @@
-"""What a site's policy lets out, phase by phase, in plain words."""
+"""Describe what a site's policy lets out, phase by phase, in plain words."""
 
 from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.protocol.phases import Phase
@@ -9,11 +9,11 @@ STAYS = (
     "which samples were kept, dropped or left to a person to decide, and why",
     "paths, error texts and the log of this agent",
 )
-"""What no message has a field for."""
+"""What never leaves: no message has a field for it."""
 
 
 def describe_releases(config: SiteConfig) -> tuple[str, ...]:
-    """What the policy lets out, phase by phase, in plain words."""
+    """Describe what the policy lets out, phase by phase, in plain words."""
     policy, site = config.policy, config.site
     counts = "exact" if site.round_counts_to == 1 else f"rounded to {site.round_counts_to}"
     least = policy.smallest_group
@@ -65,7 +65,7 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
 
 
 def _clusters(policy: PolicySection, site: SiteSection) -> str:
-    """What may leave in an exchange of clusters."""
+    """Describe what may leave in an exchange of clusters."""
     if policy.max_clusters == 0:
         return "nothing: policy.max_clusters is 0, runs with clusters are refused at join"
     step, least = site.round_counts_to, max(policy.smallest_group, site.smallest_cell)
@@ -87,7 +87,7 @@ def _shared(policy: PolicySection) -> str:
 
 
 def why_all_refused(policy: PolicySection) -> str:
-    """Why no run at all would be joined; "" where one could be."""
+    """Return why every run would be refused at join; "" where one could be joined."""
     if not policy.allow_individual_updates:
         return (
             "policy.allow_individual_updates is false, and sums that hide a single site's adapter "

@@ -9,7 +9,7 @@ from fedwinnow.curation.protocol.replies import TrainedAdapter
 
 
 def pool_losses(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
-    """Means of ``steps`` losses in a row; a shorter rest joins the last mean, or is withheld."""
+    """Average each ``steps`` losses in a row; a shorter rest joins the last mean or is withheld."""
     number = len(losses) // steps
     bounds = [*(i * steps for i in range(number)), len(losses)]
     parts = [losses[a:b] for a, b in pairwise(bounds)]
@@ -17,27 +17,27 @@ def pool_losses(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
 
 
 def warms_up_on_anchors(run: SiteRun) -> bool:
-    """Whether warm-up trains on public anchors alone, so that nothing of it tells of the silo."""
+    """Return whether warm-up trains on public anchors alone, so reveals nothing of the silo."""
     return run.terms.warm_up.data == "anchors"
 
 
 def train_draws(run: SiteRun) -> int:
-    """Samples that the steps of one training round draw."""
+    """Return the number of samples that the steps of one training round draw."""
     training = run.terms.training
     return training.steps * training.batch_size * training.accumulation
 
 
 def warm_up_draws(run: SiteRun) -> int:
-    """Private samples among those that the steps of one warm-up round draw, on the average."""
+    """Return the mean number of private samples among the draws of one warm-up round."""
     training, private = run.terms.training, len(run.data.samples)
     drawn = run.terms.warm_up.steps * training.batch_size * training.accumulation
     return drawn * private // (private + len(run.data.rows.samples))
 
 
 def samples_behind(reply: TrainedAdapter, run: SiteRun) -> int:
-    """Private samples behind an adapter, exactly: the reply's own count is rounded.
+    """Return the exact number of private samples behind an adapter; the reply rounds it.
 
-    No more than the round's steps can draw, whatever was kept.
+    At most the number that the round's steps can draw, whatever was kept.
     """
     if reply.header.phase == Phase.WARM_UP:
         return min(len(run.data.samples), warm_up_draws(run))

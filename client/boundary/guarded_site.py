@@ -1,10 +1,10 @@
-"""The trust boundary of a site: who may ask, what may be asked, what may leave, and its record.
+"""Guard a site's trust boundary: check who asks, what is asked and what leaves, and record it.
 
-In this order, and nothing is skipped: the coordinator's signature, the recipient, a sequence number
-never seen before (on the disk before anything is computed), the policy's word on the request,
-:meth:`Site.handle`, the policy's word on the reply, the ledger (on the disk before anything
-leaves), encryption to the coordinator, the site's own signature. Whoever cannot show the first
-three gets no reply at all; every other "no" is an encrypted :class:`Refusal` with its clause.
+Every message passes these steps, in this order: the coordinator's signature, the recipient, a
+sequence number never seen before (on disk before anything is computed), the policy on the request,
+:meth:`Site.handle`, the policy on the reply, the ledger (on disk before anything leaves),
+encryption to the coordinator, the site's own signature. A caller that fails one of the first three
+gets no reply at all; every other "no" is an encrypted :class:`Refusal` with its clause.
 """
 
 import logging
@@ -45,22 +45,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class GuardedSite:
-    """One site behind its signatures, policy and ledger."""
+    """Site behind its signatures, policy and ledger."""
 
     site: Site
     key: PrivateKey
-    """The site's own key: its replies are signed with it."""
+    """The site's own key, which signs its replies."""
     coordinator: PublicKey
-    """The one key that is obeyed."""
+    """Key of the one coordinator whose requests are answered."""
     policy: Policy
     ledger: Ledger
     sequence_file: Path
-    """Holds the greatest sequence number that was admitted."""
+    """File with the greatest admitted sequence number."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def open(cls, config: SiteConfig, *, cache: ProcessCache | None = None) -> "GuardedSite":
-        """Open key, policy and ledger of a site; the key is made at first start.
+        """Open key, policy and ledger of a site; create the key at first start.
 
         Raises:
             ConfigError: no coordinator is pinned, or the key file is not the site's alone.
@@ -88,7 +88,7 @@ class GuardedSite:
         )
 
     def admit(self, stamp: bytes, signature: bytes) -> Stamp:
-        """Check who asks, before a byte of the payload is read.
+        """Check the sender, before a byte of the payload is read.
 
         Raises:
             UnauthorisedError: not signed by the coordinator, for another site, or seen before.
@@ -109,7 +109,7 @@ class GuardedSite:
         return found
 
     def answer(self, stamp: Stamp, payload: bytes) -> UnsignedEnvelope:
-        """The encrypted reply to an admitted request, still to be signed.
+        """Answer an admitted request with an encrypted reply, still to be signed.
 
         Args:
             stamp: What :meth:`admit` returned.
@@ -133,7 +133,7 @@ class GuardedSite:
         return self._release(stamp, reply)
 
     def _decide(self, request: Request, digest: str) -> Reply:
-        """Policy, computation, policy."""
+        """Apply the policy to the request, compute the reply, apply the policy to the reply."""
         joining = isinstance(request, messages.JoinRequest)
         work = None if joining else self.site.run_of(request.header.run)
         self.policy.before(request, work, self.ledger, digest)
@@ -143,7 +143,7 @@ class GuardedSite:
         return self.policy.release(reply, self.site.run_of(request.header.run), self.ledger)
 
     def _release(self, stamp: Stamp, reply: Reply) -> UnsignedEnvelope:
-        """Enter the reply in the ledger, and encrypt it."""
+        """Record the reply in the ledger, and encrypt it."""
         plain = wire.encode(reply)
         data, anchors = self._origin(reply)
         entry = Entry.of(
@@ -164,14 +164,14 @@ class GuardedSite:
         )
 
     def _origin(self, reply: Reply) -> tuple[str, str]:
-        """Hashes of data set and anchors behind a reply; a refusal has none."""
+        """Return the hashes of data set and anchors behind a reply; a refusal has none."""
         if isinstance(reply, Refusal):
             return "", ""
         work = self.site.run_of(reply.header.run)
         return self.policy.known.identify(work), work.data.anchors_hash
 
     def _passed_on(self, reply: Reply) -> str:
-        """Who else gets a reply by the agreed terms: members review, or judge, with adapters."""
+        """Return "members" where the terms pass an adapter on for review or judging, else ""."""
         if not isinstance(reply, messages.TrainedAdapter) or reply.adapter is None:
             return ""
         work, header = self.site.run_of(reply.header.run), reply.header
@@ -207,11 +207,11 @@ class GuardedSite:
 
 
 def site_key(file: Path) -> PrivateKey:
-    """The site's own key; made where there is none.
+    """Load the site's own key; create it where there is none.
 
     Raises:
         ConfigError: the file is readable by others, or no key.
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     if not file.exists():
         PrivateKey.new().save(file)

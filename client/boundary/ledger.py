@@ -1,10 +1,10 @@
-"""The egress ledger: every message that left the site, in a chain that shows any change.
+"""Keep the egress ledger: a hash chain of every message that left the site.
 
 ``egress.jsonl`` holds one JSON object a line, chained and checked by
-:mod:`fedwinnow.client.boundary.ledger_chain`;
-``egress.head`` the number of lines and the last hash. The head also travels in the stamp of every
-reply: whoever changes both files is contradicted by the coordinator's copy. A stamp is no secret,
-so each line holds a random salt: a guess at a message cannot be tried against the head.
+:mod:`fedwinnow.client.boundary.ledger_chain`; ``egress.head`` holds the number of lines and the
+last hash. The head also travels in the stamp of every reply: whoever changes both files is
+contradicted by the coordinator's copy. A stamp is no secret, so each line holds a random salt: a
+guess at a message cannot be tried against the head.
 """
 
 import fcntl
@@ -42,7 +42,7 @@ _COUNTED = ("run", "phase", "round", "arm", "kind", "request", "data", "anchors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One message that leaves, in the words of the ledger."""
+    """Ledger entry of one message that leaves."""
 
     run: str
     phase: str
@@ -55,7 +55,7 @@ class Entry:
     size: int
     """Bytes of the message before it was encrypted."""
     sha256: str
-    """Of the same bytes."""
+    """SHA-256 of the same bytes."""
     request: str
     """SHA-256 of the request that it answers."""
     recipient: str
@@ -71,7 +71,7 @@ class Entry:
     @classmethod
     def of(cls, reply: Reply, plain: bytes, *, request: str, recipient: str, data: str = "",
            anchors: str = "", passed_on: str = "") -> "Entry":  # fmt: skip
-        """The entry of a reply whose encoding is ``plain``."""
+        """Build the entry of a reply whose encoding is ``plain``."""
         _, arrays = wire.to_arrays(reply)
         refused = f":{reply.clause}" if isinstance(reply, Refusal) else ""
         return cls(
@@ -93,20 +93,20 @@ class Entry:
 
 @dataclass(slots=True, kw_only=True)
 class Ledger:
-    """The open ledger of one site; one process holds it at a time."""
+    """Open ledger of one site; one process holds it at a time."""
 
     folder: Path
     _lock: IO[bytes] = field(repr=False)
     _lines: int = 0
     _head: str = START
     _entries: list[Mapping[str, Any]] = field(default_factory=list)
-    """What the policy counts, of every line."""
+    """Fields of every line that the policy counts."""
 
     @classmethod
     def open(cls, folder: Path) -> "Ledger":
-        """Open or begin the ledger in a folder, and hold it until the process ends.
+        """Open or create the ledger in a folder, and hold it until the process ends.
 
-        A last line that a crash left half-written never left the site: it is moved aside.
+        A last line that a crash left half-written is moved aside: its message never left the site.
 
         Raises:
             OutputError: another process holds it, it does not verify, or it cannot be written.
@@ -125,7 +125,7 @@ class Ledger:
         return ledger
 
     def append(self, entry: Entry) -> str:
-        """Enter a message; it is on the disk when this returns. Returns the new head.
+        """Append an entry and sync it to disk; return the new head.
 
         Raises:
             OutputError: the disk is full; then nothing may leave.
@@ -153,15 +153,15 @@ class Ledger:
 
     @property
     def head(self) -> str:
-        """Hash of the last line."""
+        """Return the hash of the last line."""
         return self._head
 
     def released(self, kind: str, *, anchors: str | None = None) -> list[Mapping[str, Any]]:
-        """Entries of a kind of message, against one anchor set or against any."""
+        """Return the entries of a kind of message, against one anchor set or against any."""
         return [e for e in self._entries if e["kind"] == kind and anchors in {None, e["anchors"]}]
 
     def at(self, run: str, phase: str, number: int, arm: str) -> list[Mapping[str, Any]]:
-        """Entries of a run's phase, round and arm; refusals are none."""
+        """Return the entries of a run's phase, round and arm, without refusals."""
         place = (run, phase, number, arm)
         return [
             e
@@ -175,7 +175,7 @@ class Ledger:
         self._lines, self._head = self._lines + 1, str(tree["hash"])
 
     def close(self) -> None:
-        """Let another process hold the ledger."""
+        """Release the ledger, so that another process can hold it."""
         self._lock.close()
 
 
@@ -189,7 +189,7 @@ def _check(folder: Path) -> None:
 
 
 def _hold(folder: Path) -> IO[bytes]:
-    """The lock of a ledger, held until it is closed."""
+    """Lock a ledger until the returned file is closed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "egress.lock").open("wb")
@@ -206,7 +206,7 @@ def _hold(folder: Path) -> IO[bytes]:
 
 
 def _begin(folder: Path) -> None:
-    """An empty ledger with its head, where there is neither; their names are on the disk then."""
+    """Create an empty ledger with its head, synced to disk, where there is neither."""
     file = file_of(folder)
     if head_of(folder).exists() or (file.exists() and file.stat().st_size > 0):
         return
@@ -228,7 +228,7 @@ def _write_head(folder: Path, lines: int, last: str) -> None:
 
 
 def _repair(folder: Path) -> None:
-    """Move a half-written last line aside, and write the head anew where a crash left it behind."""
+    """Move a half-written last line aside, and rewrite the head where a crash left it behind."""
     file = file_of(folder)
     if not file.exists():
         return

@@ -1,4 +1,4 @@
-"""The chain of the egress ledger on disk: read it, hash a line, find any change.
+"""Read, hash and verify the chain of the egress ledger on disk.
 
 h_i = SHA-256(line i without h_i), where line i holds h_{i−1}. A line counts as whole only if it is,
 byte for byte, what the ledger would have written. The head file holds the number of lines and the
@@ -22,38 +22,38 @@ FIELDS = frozenset(
     {"time", "run", "phase", "round", "arm", "kind", "arrays", "size", "sha256", "request"}
     | {"recipient", "data", "anchors", "epsilon", "salt", "previous", "hash"}
 )
-"""What every line holds."""
+"""Fields of every line."""
 UNUSUAL = frozenset({"passed_on"})
-"""What a line holds only where there is something to say."""
+"""Fields that a line holds only where they are not empty."""
 
 
 def file_of(folder: Path) -> Path:
-    """The ledger in a work folder."""
+    """Return the path of the ledger in a work folder."""
     return folder / "egress.jsonl"
 
 
 def head_of(folder: Path) -> Path:
-    """The file with the number of lines and the last hash."""
+    """Return the path of the file with the number of lines and the last hash."""
     return folder / "egress.head"
 
 
 def line_of(tree: Mapping[str, Any]) -> bytes:
-    """A line as it stands in the ledger."""
+    """Encode an entry as a line of the ledger."""
     return json.dumps(tree, ensure_ascii=False).encode() + b"\n"
 
 
 def hash_of(tree: Mapping[str, Any]) -> str:
-    """SHA-256 of a line's canonical JSON without its own hash."""
+    """Return the SHA-256 of a line's canonical JSON without its own hash."""
     rest = {key: value for key, value in tree.items() if key != "hash"}
     text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_chain(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number, from 1, and content of every line.
+    """Yield the number, from 1, and the content of every line.
 
     Raises:
-        OutputError: a line is none that a ledger writes.
+        OutputError: a line is not as a ledger writes it.
     """
     file = file_of(folder)
     if not file.exists():
@@ -77,7 +77,7 @@ def read_chain(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def verify_chain(folder: Path) -> list[str]:
-    """What is wrong with a ledger, in plain words; empty where nothing is.
+    """Return what is wrong with a ledger, in plain words; empty where nothing is.
 
     The agent may go on writing meanwhile: the head is read before the lines and after them.
     """
@@ -118,7 +118,7 @@ def _ends(
 
 
 def _head(folder: Path) -> tuple[tuple[int, str] | None, str]:
-    """Lines and last hash that the head file names, and what is wrong with it."""
+    """Return the line count and last hash that the head file names, and what is wrong with it."""
     try:
         tree = json.loads(head_of(folder).read_bytes())
         return (int(tree["lines"]), str(tree["hash"])), ""

@@ -1,9 +1,9 @@
-"""The silo's own word: what a coordinator may ask, and in which form an answer may leave.
+"""Enforce the silo's policy: what a coordinator may ask, and in which form a reply may leave.
 
 Every clause is a key of ``[policy]`` in ``site.toml``, or the terms that the site joined under; a
-refusal names it. Counts run over the ledger, so neither a new run id nor a restart begins them
-anew, and every clause is asked again at every message: consent withdrawn in the middle of a run
-ends it there.
+refusal names it. Counts run over the ledger, so neither a new run id nor a restart resets them.
+Every clause is checked again at every message: consent withdrawn in the middle of a run ends the
+run there.
 """
 
 import math
@@ -59,13 +59,13 @@ from fedwinnow.strategies.run_plugins import RunPlugins
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The clauses of one site, and what they are counted on."""
+    """Policy clauses of one site, and the released data sets that they count over."""
 
     section: PolicySection
     known: ReleasedDatasets
 
     def before(self, request: Request, run: SiteRun | None, ledger: Ledger, digest: str) -> None:
-        """Say no to a request before anything is computed.
+        """Refuse a request that breaks a clause, before anything is computed.
 
         Args:
             request: What the coordinator asks; its signature is checked.
@@ -74,7 +74,7 @@ class Policy:
             digest: SHA-256 of the request: the same request again is no further release.
 
         Raises:
-            RefusalError: a clause stands in the way.
+            RefusalError: a clause does not hold.
         """
         phase, fitting = request.header.phase, exchange_of(request).phases
         require("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
@@ -96,10 +96,10 @@ class Policy:
         self._counts(request, run, ledger, digest)
 
     def release(self, reply: Reply, run: SiteRun, ledger: Ledger) -> Reply:
-        """The reply in the form in which it may leave.
+        """Return the reply in the form in which it may leave.
 
         Raises:
-            RefusalError: it may not leave at all.
+            RefusalError: the reply may not leave at all.
         """
         if isinstance(reply, Joined):
             self._data(run, reply.header.run, ledger)
@@ -172,7 +172,7 @@ class Policy:
         )
 
     def _data(self, run: SiteRun, run_id: str, ledger: Ledger) -> None:
-        """Clauses on the data and anchors that a run is about to use."""
+        """Check the clauses on the data and anchors that a run is about to use."""
         pinned, found = self.section.anchors_hash, run.data.anchors_hash
         require("anchors_hash", found, pinned in {"", found}, pinned)
         scored = self._same("SummaryReply", run, ledger, anchors=found)
@@ -184,7 +184,7 @@ class Policy:
         require("own_holdout", mine, mine == first, f"one division of a data set ({first})")
 
     def _counts(self, request: Request, run: SiteRun, ledger: Ledger, digest: str) -> None:
-        """How often figures of one data set have left, over all runs and within this one."""
+        """Limit how often figures of one data set leave, over all runs and within this one."""
         header = request.header
         place = (header.run, header.phase, header.round, header.arm)
         once = isinstance(request, ScoreRequest | ClusterRequest | SelectRequest | QuotaRequest)
@@ -206,7 +206,10 @@ class Policy:
         require(clause, came, len(earlier) < limit, f"{limit} over all runs")
 
     def _draws(self, run: SiteRun) -> None:
-        """Rounds of too few steps: their adapters would be withheld, so the run may not start."""
+        """Refuse a run whose rounds draw fewer than ``smallest_group`` samples.
+
+        The adapters of such rounds would be withheld, so the run may not start.
+        """
         draws = {"training": train_draws(run)}
         if warm_up_rounds(run.terms) and not warms_up_on_anchors(run):
             draws["warm_up"] = warm_up_draws(run)
@@ -217,7 +220,7 @@ class Policy:
             require("smallest_group", came, number >= least, enough)
 
     def _own(self, own: Metrics, run: SiteRun, ledger: Ledger) -> Metrics:
-        """Sums of the own hold-out with a rounded count; none where they would tell of few."""
+        """Return own hold-out sums with a rounded count; empty where they would reveal few."""
         entries = self._same("MetricsReply", run, ledger)
         changed = {entry["data"] for entry in entries} - {self.known.identify(run)}
         if own.samples < self.section.smallest_group or changed:
@@ -228,7 +231,10 @@ class Policy:
         return replace(own, loss_sum=own.loss_sum / own.samples * count, samples=count)
 
     def _steps_together(self, reply: TrainedAdapter, run: SiteRun) -> int:
-        """Steps whose losses hold enough private samples; warm-up mixes public ones in."""
+        """Return how many steps' losses to pool for enough private samples.
+
+        Warm-up mixes public samples in, so it needs more steps.
+        """
         training, private = run.terms.training, len(run.data.samples)
         public = len(run.data.rows.samples) if reply.header.phase == Phase.WARM_UP else 0
         each = training.batch_size * training.accumulation * private / (private + public)
@@ -237,7 +243,7 @@ class Policy:
     def _same(
         self, kind: str, run: SiteRun, ledger: Ledger, anchors: str | None = None
     ) -> list[Mapping[str, Any]]:
-        """What left of the same data, slightly changed or not."""
+        """Return the entries of releases from the same data set, slightly changed or not."""
         entries = ledger.released(kind, anchors=anchors)
         names = self.known.same(run, {entry["data"] for entry in entries})
         return [entry for entry in entries if entry["data"] in names]

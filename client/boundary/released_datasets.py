@@ -1,6 +1,6 @@
-"""Which data sets a site has released figures of: a slightly changed one is still the same.
+"""Remember which data sets figures were released of; a slightly changed one counts as the same.
 
-Two histograms of data that differ in one sample would tell that sample's score. So two data sets
+Two histograms of data that differ in one sample would reveal that sample's score. So two data sets
 that differ by fewer than ``min_change`` samples (added and removed together) count as one. Every
 version is kept exactly, and compared with every other: a data set that drifts by a few samples a
 week is compared with what was released, not with what it once began as. The ids are hashes of
@@ -19,15 +19,15 @@ from fedwinnow.curation.atomic_files import write_atomically
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasedDatasets:
-    """The folder that remembers data sets by their samples' ids."""
+    """Folder that remembers released data sets by their samples' ids."""
 
     folder: Path
     min_change: int
     _names: dict[int, tuple[SiteData, str]] = field(default_factory=dict, repr=False)
-    """Pools of this process and their names, as naming a million samples takes a second."""
+    """Data sets of this process and their names, as hashing a million ids takes a second."""
 
     def identify(self, run: SiteRun) -> str:
-        """The name of a run's data set, SHA-256 over its ids; its ids are on the disk afterwards.
+        """Return the name of a run's data set, SHA-256 over its ids, and store the ids on disk.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -42,14 +42,14 @@ class ReleasedDatasets:
         return name
 
     def same(self, run: SiteRun, names: Iterable[str]) -> frozenset[str]:
-        """Those of the named data sets that hardly differ from a run's; unreadable ones count."""
+        """Return the named data sets that hardly differ from a run's; unreadable ones count."""
         mine, own = gated_ids(run), self.identify(run)
         return frozenset(
             name for name in set(names) if name == own or not self._differs(mine, name)
         )
 
     def division(self, run: SiteRun) -> str:
-        """How the runs on this data set divide it: the first one's division, which this call pins.
+        """Return how runs divide this data set: the first run's division, which this call pins.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -72,14 +72,14 @@ class ReleasedDatasets:
 
 
 def holdout_division(run: SiteRun) -> str:
-    """Seed and share of the own hold-out, which decide who is in it; without one, no seed counts.
+    """Return share and seed of the own hold-out, which decide its members; "none" without one.
 
-    Reference: two divisions of one data set differ by chosen samples, and so do their figures.
+    Two divisions of one data set differ by chosen samples, and so do their figures.
     """
     share = run.terms.evaluation.own_holdout
     return f"share {share!r}, seed {run.terms.run.seed}" if share > 0 else "none"
 
 
 def gated_ids(run: SiteRun) -> frozenset[str]:
-    """Every sample that the gate let in; how a run divides them does not matter."""
+    """Return the ids of all samples that passed the gate, however the run divides them."""
     return frozenset((*run.data.samples.ids, *run.data.own_holdout.ids))

@@ -1,4 +1,4 @@
-"""The public anchors in three disjoint parts, and the calibration rows made from one of them.
+"""Split the public anchors into three disjoint parts, and make the calibration rows of one.
 
 A part is chosen by the hash of (seed, id) within each domain, so the order of the file changes
 nothing and every site gets the same parts. Corrupted copies follow their parent.
@@ -38,13 +38,13 @@ class CalibrationRows:
 def split_anchors(
     anchors: Sequence[Sample], *, reference: float, calibration: float, seed: int
 ) -> AnchorSplit:
-    """Split by parent, domain by domain.
+    """Split anchors into disjoint parts, domain by domain.
 
     Args:
         anchors: Clean public samples; equal contents count once, whatever their domain.
         reference: Share in (0, 1) for reference gradients.
         calibration: Share in (0, 1) to be corrupted; the rest is the hold-out.
-        seed: Of the split.
+        seed: Seed of the split.
 
     Raises:
         DataError: there is no anchor, or a part of a domain would be empty; names the domain.
@@ -82,11 +82,11 @@ def split_anchors(
 
 
 def split_scenario_anchors(section: AnchorsSection, seed: int) -> AnchorSplit:
-    """The parts of a scenario's anchors, for tools that hold its files.
+    """Split a scenario's anchors, for tools that hold its files.
 
     Args:
         section: Where the anchors are, and the shares.
-        seed: The run's.
+        seed: Seed of the run.
 
     Raises:
         DataError: the file is missing or malformed, or a part would be empty.
@@ -157,7 +157,7 @@ def corrupted_references(
 def calibration_rows(
     anchors: Sequence[Sample], *, corruptions: Sequence[str], copies: int, seed: int
 ) -> CalibrationRows:
-    """Each anchor clean, then ``copies`` corruptions of it.
+    """Return each anchor clean, then ``copies`` corruptions of it.
 
     Kinds are dealt in turn over all copies, so their numbers differ by one at most.
 
@@ -165,7 +165,7 @@ def calibration_rows(
         anchors: Clean public samples of the calibration part.
         corruptions: Kinds of corruption, by name.
         copies: Corrupted copies of each anchor, at least 1.
-        seed: Of the corruptions.
+        seed: Seed of the corruptions.
 
     Raises:
         DataError: a kind is unknown, or cannot be made from these anchors.

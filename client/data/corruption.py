@@ -1,4 +1,4 @@
-"""Seeded corruptions of clean samples, for calibration: what bad data look like.
+"""Corrupt clean samples with a seed, as examples of bad data for calibration.
 
 ===========  ====================================================================
 kind         what happens to the response
@@ -35,13 +35,13 @@ _ATTEMPTS = 20
 
 
 def corrupt(sample: Sample, kind: str, *, pool: Sequence[Sample], seed: int) -> Sample:
-    """A corrupted copy; its response always differs from the sample's.
+    """Return a corrupted copy, whose response always differs from the sample's.
 
     Args:
         sample: Clean sample.
         kind: One of ``KINDS``.
         pool: Clean samples that swapped answers and words are taken from.
-        seed: Of the choice; equal arguments, equal copy.
+        seed: Seed of the choice; equal arguments give an equal copy.
 
     Returns:
         A sample with a new id, the kind noted in ``labels["corruption"]``.
@@ -133,19 +133,19 @@ def _garble(word: str, source: random.Random) -> str:
 
 
 def _words(text: str) -> list[tuple[str, str]]:
-    """Words, each with the white space after it."""
+    """Split a text into words, each with the white space after it."""
     return re.findall(r"(\S+)(\s*)", text)
 
 
 def _framed(sample: Sample, words: Sequence[tuple[str, str]]) -> str:
-    """The words with their white space, between what the response begins and ends with."""
+    """Join words and their white space between the response's outer white space."""
     before, after = re.match(r"\s*", sample.response), re.search(r"\s*$", sample.response)
     text = "".join(word + blank for word, blank in words).rstrip()
     return f"{before.group() if before else ''}{text}{after.group() if after else ''}"
 
 
 def _some(words: Sequence[object], share: float, source: random.Random) -> frozenset[int]:
-    """Places of a share of the words, at least one."""
+    """Draw the positions of a share of the words, at least one."""
     number = min(len(words), max(1, round(share * len(words))))
     return frozenset(source.sample(range(len(words)), number))
 
@@ -158,7 +158,7 @@ KINDS: Mapping[str, Callable[[Sample, Sequence[Sample], random.Random], str]] = 
     "noise": _noise,
     "wrong_domain": _wrong_domain,
 }
-"""Name → how a corrupted response is made."""
+"""Name → function that makes the corrupted response."""
 
 _NEEDS: Mapping[str, str] = {
     "swap": "another response to another prompt of the same domain",
@@ -168,4 +168,4 @@ _NEEDS: Mapping[str, str] = {
     "noise": "a response with letters to change",
     "wrong_domain": "a response of another domain",
 }
-"""Name → what has to be there."""
+"""Name → what the anchors must offer for it."""

@@ -1,16 +1,15 @@
-"""What a silo lets into its own pool: labels, lengths, personal data, duplicates, anchors.
+"""Gate a silo's samples by labels, length, personal data, duplicates and overlap with anchors.
 
 Two samples are near duplicates if their texts (turns, prompt and response together) are at least
-``apply_gates.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and
-response
-with response in their words (Jaccard ≥ 0.8, or the threshold if that is lower). The second half
-is a decision: the same answer under another prompt is no duplicate, however long the answer, for
-else a wrongly answered question could push out the sample that it took its answer from; nor are
-two short answers about one long passage.
+``gate.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and response
+with response in their words (Jaccard ≥ 0.8, or the threshold if that is lower). The second half is
+a decision: the same answer under another prompt is no duplicate, however long the answer.
+Otherwise a wrongly answered question could push out the sample that it took its answer from. Nor
+are two short answers about one long passage duplicates.
 
 Against anchors a sample overlaps more easily: prompt and response together, or a response of eight
 words or more alone. Such samples are dropped silently, and the reason stays at the site: a refusal
-would tell what a silo holds.
+would reveal what a silo holds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,14 +30,14 @@ from fedwinnow.curation.config.site import GateSection
 from fedwinnow.curation.datatypes import Sample
 
 LONG_RESPONSE = 8
-"""Words from which a response alone counts against the anchors."""
+"""Fewest words of a response that is compared with the anchors by itself."""
 SAME_PART = 0.8
 """Jaccard similarity of words from which two prompts, or two responses, count as the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """Which rows pass, and why each other one does not."""
+    """Rows that pass the gates, and the reason of each row that does not."""
 
     kept: tuple[int, ...]
     reasons: Mapping[int, str]
@@ -58,7 +57,7 @@ def apply_gates(
         Rows kept, and a reason for every other row.
 
     Raises:
-        ConfigError: ``apply_gates.personal_data`` holds an unknown name or a malformed pattern.
+        ConfigError: ``gate.personal_data`` holds an unknown name or a malformed pattern.
     """
     threshold = section.near_duplicates
     near_anchor = set(overlaps_anchors(samples, anchors, threshold))
@@ -90,7 +89,7 @@ def apply_gates(
 
 
 def _own(sample: Sample, section: GateSection, personal: Finder) -> str:
-    """Why a sample by itself may not pass: label, length, personal data; "" where it may."""
+    """Return why a sample by itself may not pass (label, length, personal data), or ""."""
     for name, allowed in (("licence", section.licences), ("language", section.languages)):
         label = sample.labels.get(name, "")
         if allowed and label not in allowed:
@@ -105,7 +104,7 @@ def _own(sample: Sample, section: GateSection, personal: Finder) -> str:
 
 
 def near_duplicates(one: Sample, other: Sample, threshold: float) -> bool:
-    """Whether two samples of a silo are near duplicates, exactly."""
+    """Return whether two samples of a silo are near duplicates, by exact similarity."""
     part = min(SAME_PART, threshold)
     return (
         similarity(shingles(_whole(one)), shingles(_whole(other))) >= threshold
@@ -119,7 +118,7 @@ def near_duplicates(one: Sample, other: Sample, threshold: float) -> bool:
 def overlaps_anchors(
     samples: Sequence[Sample], anchors: Sequence[Sample], threshold: float
 ) -> tuple[int, ...]:
-    """Rows that equal or nearly equal an anchor: prompt and response, or a long response alone.
+    """Return rows that nearly equal an anchor: prompt and response, or a long response alone.
 
     Args:
         samples: Private samples, read once.
@@ -145,7 +144,7 @@ def overlaps_anchors(
 
 
 def _comparable(sample: Sample) -> Iterator[Shingles]:
-    """What counts against the anchors: the last exchange, and a long response alone."""
+    """Yield what is compared with the anchors: the last exchange, and a long response alone."""
     yield shingles(f"{sample.prompt} {sample.response}")
     if len(text_words(sample.response)) >= LONG_RESPONSE:
         yield shingles(sample.response)

@@ -1,4 +1,4 @@
-"""Near duplicates at scale: candidates from MinHash bands, for the caller to verify exactly.
+"""Find candidates for near duplicates by MinHash bands, for the caller to verify exactly.
 
 Similarity of two texts is the Jaccard index J = |S ∩ T| / |S ∪ T| of their 5-word shingles. Two
 texts share one MinHash value with probability J. With k values in k/r bands of r, a pair becomes a
@@ -31,12 +31,12 @@ Shingles = frozenset[int]
 
 
 def text_words(text: str) -> list[str]:
-    """Words in lower case, without punctuation."""
+    """Return the words of a text in lower case, without punctuation."""
     return re.findall(r"\w+", text.lower())
 
 
 def shingles(text: str) -> Shingles:
-    """32-bit hashes of the runs of five words; a shorter text is one run."""
+    """Return 32-bit hashes of all runs of five words; a shorter text is one run."""
     found = text_words(text)
     runs = (" ".join(found[i : i + SHINGLE]) for i in range(max(1, len(found) - SHINGLE + 1)))
     return frozenset(zlib.crc32(run.encode("utf-8", "surrogatepass")) for run in runs)
@@ -45,14 +45,14 @@ def shingles(text: str) -> Shingles:
 def similarity(
     one: frozenset[int] | frozenset[str], other: frozenset[int] | frozenset[str]
 ) -> float:
-    """Jaccard similarity in [0, 1]; two empty sets are equal."""
+    """Return the Jaccard similarity in [0, 1]; two empty sets are equal."""
     either = len(one | other)
     return len(one & other) / either if either else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signatures:
-    """MinHash of numbered texts: numbers, never words."""
+    """MinHash signatures of numbered texts; they hold no words."""
 
     bytes: np.ndarray
     """Lowest byte of each value, (texts, k) uint8."""
@@ -61,9 +61,9 @@ class Signatures:
 
 
 def sign_texts(texts: Iterable[Shingles], number: int, threshold: float) -> Signatures:
-    """Signatures of ``number`` texts, for a threshold in (0, 1]."""
+    """Compute the signatures of ``number`` texts, for a threshold in (0, 1]."""
     rows = band_rows(threshold)
-    random = np.random.default_rng(61)  # the same maps everywhere: no machine finds others
+    random = np.random.default_rng(61)  # a fixed seed: every machine finds the same candidates
     factors = random.integers(1, 1 << 63, (HASHES, 1), dtype=np.uint64) | np.uint64(1)
     mixing = random.integers(1, 1 << 63, rows, dtype=np.uint64) | np.uint64(1)
     low = np.empty((number, HASHES), dtype=np.uint8)
@@ -78,7 +78,7 @@ def sign_texts(texts: Iterable[Shingles], number: int, threshold: float) -> Sign
 
 
 def band_rows(threshold: float) -> int:
-    """Values r of a band: as many as miss no more than ``MISSED`` of pairs at the threshold."""
+    """Return the largest band size r that misses at most ``MISSED`` of pairs at the threshold."""
     for rows in (8, 4, 2):
         if (1 - threshold**rows) ** (HASHES // rows) <= MISSED:
             return rows
@@ -87,18 +87,18 @@ def band_rows(threshold: float) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class Index:
-    """Texts added so far, by band key."""
+    """Index of added texts by band key."""
 
     threshold: float
     _buckets: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, place: int, keys: np.ndarray) -> None:
-        """Remember the text ``place`` under its keys; see :func:`number_bands`."""
+        """Add the text ``place`` under its keys; see :func:`number_bands`."""
         for key in keys.tolist():
             self._buckets.setdefault(key, []).append(place)
 
     def candidates(self, keys: np.ndarray, low: np.ndarray, known: Signatures) -> list[int]:
-        """Added texts that may be as similar as the threshold, in ascending order.
+        """Return added texts that may be as similar as the threshold, in ascending order.
 
         Args:
             keys: Numbered band keys of the text in question.
@@ -120,14 +120,14 @@ class Index:
 
 
 def number_bands(keys: np.ndarray) -> np.ndarray:
-    """Band keys made unlike between bands, as uint64: band number above, key below."""
+    """Make band keys distinct between bands, as uint64: band number above, key below."""
     bands = np.arange(keys.shape[-1], dtype=np.uint64) << np.uint64(32)
     found: np.ndarray = keys.astype(np.uint64) | bands
     return found
 
 
 def shared_keys(keys: np.ndarray) -> np.ndarray:
-    """Which keys of (texts, bands) another text has too: only those can give a candidate."""
+    """Return which keys of (texts, bands) another text shares: others give no candidate."""
     found = np.empty(keys.shape, dtype=bool)
     for band in range(keys.shape[1]):
         _, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)

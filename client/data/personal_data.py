@@ -1,4 +1,4 @@
-"""Patterns of personal data: a gate that leaves out samples which carry them.
+"""Find personal data by patterns, so that the gate leaves out samples that carry it.
 
 Patterns find shapes, not people: names and free descriptions pass. They are a net under the silo's
 own de-identification, never its replacement. Card and account numbers count only where their check
@@ -71,7 +71,7 @@ Finder = Callable[[str], str]
 
 
 def finder(kinds: Iterable[str]) -> Finder:
-    """A search for the given kinds.
+    """Return a search for the given kinds.
 
     Args:
         kinds: Names of ``gate.personal_data``, or ``re:`` and a pattern of the silo's own.
@@ -114,10 +114,10 @@ def _search(kind: str) -> tuple[re.Pattern[str], Callable[[str], bool]]:
 
 
 def _repeats_repeats(pattern: str) -> bool:
-    """Whether a repeated group holds a repeat, neither possessive: (a+)+ takes exponential time.
+    """Return whether a repeated group holds a repeat, neither possessive, as in (a+)+.
 
-    The common trap, found from the innermost group outwards; overlapping choices such as (a|a)+
-    are not seen.
+    Such a pattern takes exponential time. This common trap is searched from the innermost group
+    outwards; overlapping choices such as (a|a)+ are not seen.
     """
     plain = re.sub(r"\[\^?\]?[^\]]*\]", "x", re.sub(r"\\.", "x", pattern))
     while group := _GROUP.search(plain):
@@ -130,5 +130,5 @@ def _repeats_repeats(pattern: str) -> bool:
 
 
 def _endless(text: str) -> bool:
-    """Whether a text of quantifiers holds one that is neither bounded nor possessive."""
+    """Return whether a text of quantifiers holds one that is neither bounded nor possessive."""
     return any(not found[1:].endswith("+") for found in _ENDLESS.findall(text))

@@ -1,8 +1,8 @@
-"""Raw rows of a data source, one after the other, each with the place that an error names.
+"""Read raw rows of a data source one by one, each with its place for error messages.
 
 Nothing is guessed about types: texts of CSV and JSONL come as they stand (no dates, no numbers).
 No local file leaves a copy in the shared cache of ``datasets``, and none goes through its
-``load_dataset``, which counts every call at a server of its makers.
+``load_dataset``, which reports every call to a server of its makers.
 """
 
 import csv
@@ -30,7 +30,7 @@ Row = tuple[str, Mapping[str, Any]]
 
 
 def read_rows(source: str) -> Generator[Row, None, None]:
-    """Rows of a file, of a folder or of a hub data set; to be closed if not read to the end.
+    """Yield rows of a file, a folder or a hub data set; close it if not read to the end.
 
     Args:
         source: A ``.jsonl``, ``.parquet`` or ``.csv`` file; a folder that holds such files of one
@@ -73,7 +73,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[Row]:
-    """Objects of a JSONL file; blank lines are passed over."""
+    """Yield the objects of a JSONL file; skip blank lines."""
     number = 0
     try:
         with path.open("rb") as file:
@@ -99,7 +99,7 @@ def _lines(path: Path) -> Iterator[Row]:
 
 
 def _table_rows(source: str, opened: Callable[[str], Any]) -> Iterator[Row]:
-    """Rows of what ``datasets`` opens, silently, with a cache of its own."""
+    """Yield the rows of a table that ``datasets`` opens, silently, with a temporary cache."""
     number = 0
     try:
         with _quiet(), _cache() as cache:
@@ -145,7 +145,7 @@ def _saved(folder: Path) -> Any:  # noqa: ANN401 - datasets has no typed table
 
 
 def _files(folder: Path) -> list[Path]:
-    """The data files of a folder, which must be of one kind."""
+    """Return the data files of a folder, which must be of one kind."""
     found = {ending: sorted(folder.glob(f"*{ending}")) for ending in ENDINGS}
     present = {ending: files for ending, files in found.items() if files}
     if len(present) != 1:
@@ -172,7 +172,7 @@ def _check_hub_name(source: str) -> None:
 
 @contextmanager
 def _cache() -> Iterator[str]:
-    """A folder for the locks of ``datasets``; TemporaryDirectory would warn when collected."""
+    """Yield a folder for locks of ``datasets``; TemporaryDirectory would warn when collected."""
     folder = tempfile.mkdtemp(prefix="fedwinnow-arrow-")
     try:
         yield folder
@@ -182,7 +182,7 @@ def _cache() -> Iterator[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide progress bars and log lines of ``datasets`` for a while."""
+    """Hide progress bars and log lines of ``datasets`` inside the block."""
     hidden, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)

@@ -1,7 +1,7 @@
-"""Samples of a data source, checked row by row and kept on the disk: memory holds ids and domains.
+"""Read samples row by row, check them and keep them on disk; memory holds ids and domains.
 
 Every row is read once, in order, and copied as Arrow into a private temporary folder, which is
-memory-mapped and goes with the object. So a changed file is always read anew, no text of a silo
+memory-mapped and removed with the object. So a changed file is always read anew, no text of a silo
 enters a shared cache, and no local file asks the network.
 """
 
@@ -42,7 +42,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Samples(Sequence[Sample]):
-    """A lazy sequence of samples; only ids and domains are in memory."""
+    """Lazy sequence of samples; only ids and domains are in memory."""
 
     source: str
     ids: tuple[str, ...]
@@ -75,7 +75,7 @@ class Samples(Sequence[Sample]):
                 yield self._sample(place, dict(zip(columns, values, strict=True)))
 
     def subset(self, indices: Sequence[int]) -> "Samples":
-        """The samples at some positions, in the given order, still lazy."""
+        """Return the samples at some positions, in the given order, still lazy."""
         return Samples(
             source=self.source,
             ids=tuple(self.ids[i] for i in indices),
@@ -110,7 +110,7 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
         DataError: the source is missing, empty or broken; names file, line and column.
         OutputError: the temporary folder cannot be written.
     """
-    with ExitStack() as cleaning:  # the folder goes with the last of the samples, silently
+    with ExitStack() as cleaning:  # the folder is removed silently with the last of the samples
         folder = _scratch()
         cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
         file = folder / "samples.arrow"
@@ -132,7 +132,7 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
 
 
 def columns_of(source: str) -> tuple[str, ...]:
-    """Names of a source's columns, from its first row.
+    """Return the names of a source's columns, from its first row.
 
     Raises:
         DataError: the source is missing, empty or broken.
@@ -145,13 +145,13 @@ def columns_of(source: str) -> tuple[str, ...]:
 
 
 def content_id(history: Sequence[tuple[str, str]], prompt: str, response: str) -> str:
-    """Id of a content: 32 hex digits of a SHA-256 over turns, prompt and response."""
+    """Return a content's id: 32 hex digits of a SHA-256 over turns, prompt and response."""
     text = json.dumps([list(map(list, history)), prompt, response], ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def data_hash(samples: Samples) -> str:
-    """SHA-256 over the ids and domains, whatever their order."""
+    """Return the SHA-256 over the ids and domains, whatever their order."""
     pairs = sorted(zip(samples.ids, samples.domains, strict=True))
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
@@ -183,7 +183,7 @@ def _store(samples: Iterable[Sample], file: Path) -> tuple[tuple[str, ...], tupl
         )
         raise OutputError(message) from error
     kept = tuple(ids)
-    ids.clear()  # a silo may hold millions: lists go before the next tuple comes
+    ids.clear()  # a silo may hold millions: free the list before the next tuple
     return kept, tuple(domains)
 
 
@@ -201,7 +201,7 @@ def _record(batch: Sequence[Sample]) -> Any:  # noqa: ANN401 - pyarrow is not ty
 
 
 def _checked(row: Mapping[str, Any], columns: ColumnsSection, domain: str, place: str) -> Sample:
-    """The sample of a raw row.
+    """Return the sample of a raw row, after checking its columns.
 
     Raises:
         DataError: a column is missing or holds something else than expected.
@@ -246,12 +246,12 @@ def _text(value: object, place: str) -> str:
 
 
 def _label(value: object, place: str) -> str:
-    """A label of any plain type, as text."""
+    """Return a label of any plain type as text."""
     return "" if value is None else _text(str(value), place)
 
 
 def _turns(turns: object, place: str) -> tuple[tuple[tuple[str, str], ...], str, str]:
-    """History, last user turn, last assistant turn of a chat."""
+    """Return history, last user turn and last assistant turn of a chat."""
     form = isinstance(turns, list) and all(
         isinstance(turn, Mapping)
         and isinstance(turn.get("role"), str)

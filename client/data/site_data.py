@@ -1,4 +1,4 @@
-"""What a site works on: its gated samples, its own hold-out, and the public anchors in three parts.
+"""Open a site's data for a run: gated samples, own hold-out, and anchors in three parts.
 
 Built alike at every site from the agreed terms; opened lazily, so that texts stay on the disk.
 """
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteData:
-    """One site's samples under one run's terms."""
+    """Samples, own hold-out and anchors of one site under one run's terms."""
 
     samples: Samples
     """Private samples that passed the gate, less the own hold-out."""
@@ -80,7 +80,7 @@ def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
 
 
 def warm_up_samples(data: SiteData, site: str, sites: Sequence[str], seed: int) -> "ConcatSequence":
-    """Private samples and this site's part of the calibration rows, for equal exposure.
+    """Return private samples and this site's part of the calibration rows, for equal exposure.
 
     Every calibration row trains at exactly one site, and within a site each row is drawn as often
     as a private sample: signals of both then have seen the model equally (design, section 4).

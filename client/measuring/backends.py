@@ -1,16 +1,15 @@
-"""The ways to measure a batch, behind one function: hooks, a probe, or forward passes alone.
+"""Choose and run a backend that measures a batch: hooks, a probe, or forward passes alone.
 
 =========  ===================================================  ==================================
 backend    how                                                  gradient columns
 =========  ===================================================  ==================================
 hooks      one backward pass; hooks contract each layer's       all, exact
-           per-sample gradients and let them go
+           per-sample gradients and discard them
 probe      one backward pass into zero matrices that are part   all, exact
-           of the forward pass (``curation/gradients/probes.py``); needs
-           no hook
+           of the forward pass
+           (``curation/gradients/probes.py``); needs no hook
 forward    two forward passes a reference, at θ ± hG            dot and influence, to rounding and
-           (``curation/gradients/finite_differences.py``)                        truncation
-           (docs/measuring.md)
+           (``curation/gradients/finite_differences.py``)       truncation (docs/measuring.md)
 =========  ===================================================  ==================================
 
 ``auto`` takes hooks, and the probe where hooks would see nothing. It never takes ``forward``, which
@@ -48,14 +47,14 @@ Run: TypeAlias = Callable[[Batch, Look | None], tuple[Tensor, Mapping[str, Tenso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendChoice:
-    """A backend, and why it was taken."""
+    """Backend, and why it was chosen."""
 
     name: Chosen
     reason: str
 
 
 def choose_backend(backend: Backend, loaded: LoadedModel) -> BackendChoice:
-    """What ``measuring.backend`` means for a model."""
+    """Choose the backend for a model; ``auto`` depends on whether hooks see its layers."""
     if backend != "auto":
         return BackendChoice(name=backend, reason=f"measuring.backend = {backend!r}")
     if why := why_no_hooks(loaded.model):
@@ -66,7 +65,7 @@ def choose_backend(backend: Backend, loaded: LoadedModel) -> BackendChoice:
 
 
 def reference_backend(backend: Backend, loaded: LoadedModel) -> Way:
-    """How the reference anchors' own gradients are taken: always by a backward pass.
+    """Choose how the reference anchors' own gradients are taken: always by a backward pass.
 
     The anchors are few and public; a base that cannot run backward cannot be trained either.
     """
@@ -105,7 +104,7 @@ def batch_runner(
     references: References | None,
     columns: frozenset[str],
 ) -> Iterator[Run]:
-    """What runs one batch after the other and gives its losses and gradient columns.
+    """Yield a function that runs one batch and returns its losses and gradient columns.
 
     Args:
         choice: ``hooks``, ``probe`` or ``forward``; not read where no column is a gradient's.
@@ -137,7 +136,7 @@ def batch_runner(
                 losses = token_losses(loaded.model, batch, look=look)
                 source.backward(_means(losses, batch))
                 return losses.detach(), contraction.columns(columns)
-            finally:  # a batch that failed, as for want of memory, leaves nothing behind
+            finally:  # a failed batch, as when memory runs out, leaves nothing behind
                 contraction.reset()
                 source.drop()
 
@@ -145,7 +144,7 @@ def batch_runner(
 
 
 def _forward(loaded: LoadedModel, references: References, columns: frozenset[str]) -> Run:
-    """Differences along the references for ``dot``, along DataInf's directions for influence.
+    """Return a runner of finite differences along references (dot) and DataInf's u_k (influence).
 
     Raises:
         ModelError: an adapter that cannot be measured, or one sharded over processes.
@@ -184,5 +183,5 @@ def _forward(loaded: LoadedModel, references: References, columns: frozenset[str
 
 
 def _means(losses: Tensor, batch: Batch) -> Tensor:
-    """Mean token loss of every sample, over body and end of turn."""
+    """Return the mean token loss of every sample, over body and end of turn."""
     return losses.sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)

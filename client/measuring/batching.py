@@ -1,23 +1,23 @@
-"""Batches of a pass: as many tokens as are asked for, or as memory bears; every sample once.
+"""Run a pass in batches of as many tokens as asked for, or as memory allows; each sample once.
 
-Longest samples first (``client/measuring/length_buckets.py``), so that memory runs out early or
-never. Where it does run out, on any device and at any size,
+The longest samples run first (``client/measuring/length_buckets.py``), so that memory runs out
+early or never. When it does run out, on any device and at any size,
 
     most ← ⌊tokens of the batch / 2⌋
 
-with what the batch held given back; the size is remembered with the model, as long as the process.
-The failed samples run again in smaller batches; a pass that adds batches up begins again.
+and the memory of the batch is released. The model remembers this limit as long as the process
+lives. The failed samples run again in smaller batches; a pass that sums over batches begins again.
 
-With ``batch_tokens = 0`` the size is found. A GPU begins at ``BEGIN`` tokens and goes to at most
-twice as many after each full batch, up to ``MOST_GPU``, as long as
+With ``batch_tokens = 0`` the size is found by trial. A GPU begins at ``BEGIN`` tokens and goes to
+at most twice as many after each full batch, up to ``MOST_GPU``, as long as
 
     bytes a token (peak of the last batch) · tokens  ≤  SHARE · free bytes.
 
-A CPU takes ``MOST_CPU`` tokens, or fewer where the estimate of ``client/measuring/memory.py``
-says that they
-would take more than ``SHARE_CPU`` of what is available. Sizes change a result by rounding only.
+A CPU takes ``MOST_CPU`` tokens, or fewer where the estimate of ``client/measuring/memory.py`` says
+that they would take more than ``SHARE_CPU`` of what is available. Sizes change a result by rounding
+only.
 
-While a GPU works on a batch, a thread of the host makes the next one, in page-locked memory.
+While a GPU works on a batch, a thread of the host collates the next one in page-locked memory.
 """
 
 import logging
@@ -55,14 +55,14 @@ MOST_GPU = 65_536
 MOST_CPU = 2048
 """Most tokens that are tried on a CPU: the setting's own default."""
 STEP = 256
-"""Sizes that memory sets on a GPU are multiples of so many tokens, so that they change seldom."""
+"""Sizes found on a GPU are multiples of this many tokens, so that they change seldom."""
 SHARE, SHARE_CPU = 0.8, 0.5
-"""Of the free memory, what a batch may take: measured on a GPU, estimated on a CPU."""
+"""Share of the free memory that a batch may take: measured on a GPU, estimated on a CPU."""
 
 Places: TypeAlias = Int[np.ndarray, " batch"]
 """Positions of a batch's samples among those of the pass."""
 Run: TypeAlias = Callable[[Places, Batch], None]
-"""Runs a batch that is on the model's device, and keeps what it is after when all has gone well."""
+"""Runs a batch that is on the model's device, and keeps its results only when all went well."""
 
 
 def _nothing() -> None:
@@ -80,17 +80,17 @@ def run_in_batches(
     forget: Callable[[], None] = _nothing,
     adds_up: bool = False,
 ) -> None:
-    """Run a pass over encodings; whatever memory does, each sample is in one finished batch.
+    """Run a pass over encodings; even if memory runs out, each is in one finished batch.
 
     Args:
-        loaded: On whose device; remembers sizes.
+        loaded: Model, which names the device and remembers sizes.
         encodings: Each with a target; may be empty.
-        run: Called for one batch after the other, again for parts of one that memory did not bear.
+        run: Called batch by batch, and again for the parts of a batch that ran out of memory.
         batch_tokens: Tokens of a batch, padding included; 0 finds the size.
-        kind: Which sizes are alike: passes of the same kind hold as much for a token.
+        kind: Name under which sizes are remembered; passes of one kind hold equally much a token.
         graph: Whether a backward pass follows each forward pass.
-        forget: Takes back what a failed batch left behind.
-        adds_up: What ``run`` keeps is a sum over batches, so ``forget`` takes all of it back, and
+        forget: Discards what a failed batch left behind.
+        adds_up: Whether ``run`` keeps a sum over batches: then ``forget`` discards all of it, and
             the pass begins again.
 
     Raises:
@@ -122,7 +122,7 @@ def run_in_batches(
 def _run_batch(
     run: Run, coming: "Prefetcher", places: Places, after: Places, device: torch.device
 ) -> bool:
-    """Whether memory bore the batch; its frames are gone when this returns."""
+    """Run one batch; return False on out-of-memory, when its stack frames are released."""
     try:
         batch = coming.batch_at(places, after).to(device)
         run(places, batch)
@@ -134,17 +134,17 @@ def _run_batch(
 
 
 class Prefetcher:
-    """Batches by their places; with a thread, the next one is made while this one is used."""
+    """Source of batches by position; with a thread, the next one is collated ahead of time."""
 
     def __init__(
         self, encodings: Sequence[Encoding], pool: ThreadPoolExecutor | None, *, pin: bool = False
     ) -> None:
-        """Make batches of encodings: ahead of time by ``pool``, page-locked if ``pin``."""
+        """Collate batches of encodings: ahead of time by ``pool``, page-locked if ``pin``."""
         self._encodings, self._pool, self._pin = encodings, pool, pin
         self._ahead: tuple[Places, Future[Batch]] | None = None
 
     def batch_at(self, places: Places, after: Places) -> Batch:
-        """The batch of ``places``; that of ``after`` is begun, if there is any."""
+        """Return the batch at ``places``, and start collating that at ``after``, if any."""
         ahead, self._ahead = self._ahead, None
         known = ahead is not None and np.array_equal(ahead[0], places)
         batch = ahead[1].result() if ahead is not None and known else self._make(places)
@@ -159,17 +159,17 @@ class Prefetcher:
 
 @dataclass(slots=True, kw_only=True)
 class _Budget:
-    """Tokens of the next batch."""
+    """Token budget of the next batch."""
 
     tokens: int
     size: BatchBudget
     kind: str
     gauge: Gauge | None = None
-    """Of a device whose size is to be found; None where it is fixed."""
+    """Gauge of a device whose batch size is to be found; None where it is fixed."""
 
     @classmethod
     def of(cls, loaded: LoadedModel, kind: str, asked: int, *, graph: bool) -> "_Budget":
-        """What is asked for, within what memory has shown."""
+        """Return the budget asked for, limited by what memory has allowed so far."""
         size = loaded.sizes.setdefault(kind, BatchBudget())
         gauge: Gauge | None = None
         if asked == 0:
@@ -184,14 +184,14 @@ class _Budget:
         )
 
     def begin(self) -> None:
-        """Before a batch."""
+        """Start measuring memory, before a batch."""
         if self.gauge is not None:
             self.gauge.begin()
 
     def grow(self, padded: int) -> None:
-        """After a batch of so many tokens that went well: try more, where the size is to be found.
+        """Raise the budget after a batch that fitted, where the size is to be found.
 
-        A batch that is less than half full tells too little.
+        A batch that is less than half full says too little.
         """
         if self.gauge is None or self.size.most or 2 * padded < self.tokens:
             return
@@ -203,10 +203,10 @@ class _Budget:
         self.tokens = self.size.grown = found
 
     def shrink(self, samples: int, padded: int) -> None:
-        """After a batch that memory did not bear: half of it from now on.
+        """Halve the budget after a batch that ran out of memory.
 
         Raises:
-            ModelError: it was a single sample.
+            ModelError: the batch was a single sample.
         """
         if samples == 1:
             message = (
@@ -223,12 +223,12 @@ class _Budget:
 
 
 def _gauged(device: torch.device) -> bool:
-    """Whether a device tells what a batch took."""
+    """Return whether a device reports what a batch took."""
     return device.type == "cuda"
 
 
 def _estimate(loaded: LoadedModel, kind: str, *, graph: bool) -> int:
-    """Tokens of a batch on a CPU."""
+    """Estimate the tokens of a batch on a CPU."""
     there = available_bytes()
     if there is None:
         logger.info("how much memory is available is unknown; a batch holds %d tokens", MOST_CPU)

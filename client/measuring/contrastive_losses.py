@@ -1,9 +1,9 @@
-"""Losses of the SAME body tokens under other prompts: none at all, or other PUBLIC prompts.
+"""Measure losses of the SAME body tokens under other prompts: an empty one, or PUBLIC ones.
 
     unconditional_i = ℓ(y_i | ∅)        contrast_ij = ℓ(y_i | q′_j),  q′_j ≠ q_i public, same domain
 
-The prompts that a response stands against are drawn by a hash of the sample's id, so that they are
-the same in every run, order and process.
+The other prompts of a response are drawn by a hash of the sample's id, so that they are the same in
+every run, order and process.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from fedwinnow.curation.seeds import derive_seed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastPrompts:
-    """PUBLIC prompts to stand responses against."""
+    """PUBLIC prompts under which responses are measured again."""
 
     every: tuple[Sample, ...]
     by_domain: Mapping[str, tuple[Sample, ...]]
@@ -50,7 +50,7 @@ class ContrastPrompts:
         )
 
     def others(self, sample: Sample, number: int) -> list[Sample]:
-        """Samples of the same domain (of any, where it has none) with another prompt.
+        """Draw samples of the same domain (of any, where it has none) with another prompt.
 
         Without repetition while there are enough.
 
@@ -77,7 +77,7 @@ class ContrastPrompts:
 def unconditional_losses(
     loaded: LoadedModel, encodings: Sequence[Encoding], options: PassOptions, progress: PassProgress
 ) -> Float32[np.ndarray, " samples"]:
-    """Mean body loss of each sample under an empty prompt, nats."""
+    """Return the mean body loss of each sample under an empty prompt, nats."""
     empty = prompt_tokens(loaded, Sample(id="", prompt="", response=""), options)
     return _under_prompts(loaded, [(e, empty) for e in encodings], options, progress)
 
@@ -91,7 +91,7 @@ def contrastive_losses(
     options: PassOptions,
     progress: PassProgress,
 ) -> Float32[np.ndarray, "samples prompts"]:
-    """Mean body loss of each sample under ``number`` other prompts, nats.
+    """Return the mean body loss of each sample under ``number`` other prompts, nats.
 
     Raises:
         DataError: no public sample has another prompt.
@@ -107,14 +107,14 @@ def contrastive_losses(
 def prompt_tokens(
     loaded: LoadedModel, sample: Sample, options: PassOptions
 ) -> Int32[np.ndarray, " tokens"]:
-    """Tokens of a sample's prompt alone."""
+    """Return the tokens of a sample's prompt alone."""
     return next(_prompts(loaded, [sample], options))
 
 
 def _prompts(
     loaded: LoadedModel, samples: Sequence[Sample], options: PassOptions
 ) -> Iterator[Int32[np.ndarray, " tokens"]]:
-    """Tokens of each sample's prompt alone."""
+    """Return the tokens of each sample's prompt alone."""
     alone = (replace(sample, response="") for sample in samples)
     found = options.encode(loaded, alone)
     return (encoding.tokens[: encoding.response_start] for encoding in found)
@@ -126,7 +126,7 @@ def _under_prompts(
     options: PassOptions,
     progress: PassProgress,
 ) -> Float32[np.ndarray, " pairs"]:
-    """Mean loss of the same body tokens under another prompt, in the pairs' order."""
+    """Return the mean loss of the same body tokens under another prompt, in the pairs' order."""
     encodings = []
     for encoding, prompt in pairs:
         body = encoding.tokens[encoding.response_start : encoding.body_end]

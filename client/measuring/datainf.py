@@ -1,4 +1,4 @@
-"""DataInf's preconditioned references: with them, an influence is one more dot product.
+"""Precondition references as DataInf does, so that an influence is one more dot product.
 
 For a factor with gradients g_i of n reference anchors, v_k the mean of domain k, d its parameters:
 
@@ -49,7 +49,7 @@ class _Products:
         self.squares.setdefault(name, []).append((flat * flat).sum(dim=1))
 
     def begin(self, done: int) -> None:
-        """Nothing depends on how many samples are done."""
+        """Ignore how many samples are done: no product depends on it."""
 
     def forget(self) -> None:
         self.dots.clear()
@@ -84,13 +84,13 @@ def influence_directions(
     batch_tokens: int,
     way: Way = "hooks",
 ) -> dict[str, Float[Tensor, "k parameters"]]:
-    """u_k of every factor; zero where a factor has no gradient at all.
+    """Compute u_k of every factor; zero where a factor has no gradient at all.
 
     Args:
         loaded: Model with the adapter of the checkpoint.
         encodings: Of the reference anchors; each has a target.
         means: v_k by factor.
-        batch_tokens: Tokens of a pass, padding included.
+        batch_tokens: Tokens of a batch, padding included.
         way: How per-sample gradients are taken.
     """
     products, layers = _Products(references=means), loaded.layers_with(means)
@@ -119,7 +119,7 @@ def _each_batch(
     way: Way,
     layers: Mapping[str, Any],
 ) -> None:
-    """Backward passes over all encodings, longest first; ``consume`` is told how many are done."""
+    """Run backward passes over all encodings, longest first; tell ``consume`` how many are done."""
     done = 0
     with per_sample_gradients(way, loaded, layers, consume) as source:
 

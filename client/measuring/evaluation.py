@@ -1,4 +1,4 @@
-"""Evaluation of the loaded adapter: one mean token loss per sample.
+"""Evaluate the loaded adapter: one mean token loss per sample.
 
 ℓ_i = (1 / T_i) Σ_t −log p(y_t | x, y_<t) in nats, over body and end-of-turn token
 (:mod:`fedwinnow.curation.model.token_losses`). Sums and counts travel, never means of means.
@@ -24,7 +24,7 @@ def evaluate(
     samples: Sequence[Sample],
     options: PassOptions,
 ) -> Float64[np.ndarray, " samples"]:
-    """Mean token loss of each response, nats, in the samples' order.
+    """Return the mean token loss of each response, nats, in the samples' order.
 
     Args:
         loaded: Model with the adapter to evaluate; left as it was, dropout off meanwhile.

@@ -1,4 +1,4 @@
-"""Which samples run side by side: the cheapest cut of samples, longest first, into batches.
+"""Plan length-bucketed batches: cut samples, longest first, into batches of least padding cost.
 
 With lengths l_1 ≥ … ≥ l_n, a batch of samples i … j − 1 runs l_i (j − i) tokens, padding included.
 Among all cuts into batches of at most ``budget`` tokens, none of which runs more than ``PADDED``
@@ -18,15 +18,15 @@ import numpy as np
 from jaxtyping import Int
 
 PADDED = 1.1
-"""Most tokens of a batch, padding included, over its own (the bar of ragged data)."""
+"""Largest ratio of a batch's tokens with padding to those without (the bar for ragged data)."""
 FULL = 32
-"""A full batch over the price of one more batch, in tokens: a choice."""
+"""Tokens of a full batch over the price of one more batch: a choice."""
 AHEAD = 4096
-"""Samples that are planned at once, and anew after half of them, in a pass of more."""
+"""Samples planned at once; a longer pass plans anew after half of them."""
 
 
 class Buckets:
-    """The batches of a pass, whose budget may change on the way."""
+    """Length-bucketed batches of a pass, whose budget may change on the way."""
 
     def __init__(self, lengths: Int[np.ndarray, " samples"]) -> None:
         """Sort the samples of a pass by their tokens, equal lengths in their order."""
@@ -35,7 +35,7 @@ class Buckets:
         self._budget, self._first, self._sizes = 0, 0, self._order[:0]
 
     def batch(self, start: int, budget: int) -> Int[np.ndarray, " batch"]:
-        """Positions of the batch that comes after ``start`` samples; empty after the last.
+        """Return the positions of the batch after ``start`` samples; empty after the last.
 
         A sample longer than the budget gets a batch of its own.
 
@@ -58,7 +58,7 @@ class Buckets:
 def plan_batches(
     lengths: Int[np.ndarray, " samples"], batch_tokens: int
 ) -> tuple[Int[np.ndarray, " batch"], ...]:
-    """Positions batch by batch, longest first: a pure function of its arguments.
+    """Return positions batch by batch, longest first: a pure function of its arguments.
 
     Args:
         lengths: Tokens of each sample.
@@ -72,7 +72,7 @@ def plan_batches(
 
 
 def _cut(falling: Int[np.ndarray, " samples"], budget: int) -> Int[np.ndarray, " samples"]:
-    """How many samples the best next batch holds, wherever a pass is; of ties the larger batch."""
+    """Return how many samples the best next batch holds from each start; of ties the larger."""
     number = len(falling)
     counts, tokens = np.arange(1, number + 1), np.cumsum(falling)
     sizes, rest = np.ones(number, dtype=np.int64), np.zeros(number + 1)

@@ -1,11 +1,10 @@
-"""The measuring pass: every signal of every sample at one checkpoint, in length-bucketed batches.
+"""Run the measuring pass: every signal of every sample at one checkpoint, in length buckets.
 
 One forward pass gives the losses, their spread, the end-of-turn loss and the representation; where
-gradient columns are asked for, the same pass is followed by one backward pass that contracts the
-per-sample LoRA gradients (or by what else the chosen backend does:
-``client/measuring/backends.py``).
-Unconditional and contrastive losses are forward passes of the SAME body tokens under another
-prompt. Only the asked columns are computed.
+gradient columns are requested, the same pass is followed by one backward pass that contracts the
+per-sample LoRA gradients (or by what the chosen backend does instead:
+``client/measuring/backends.py``). Unconditional and contrastive losses are forward passes of the
+SAME body tokens under another prompt. Only the requested columns are computed.
 
 The per-sample loss of the gradient is the mean over body and end of turn; the loss columns are over
 the body alone, so that truncation shows in ``has_end`` and ``end_loss`` and nowhere else.
@@ -51,7 +50,7 @@ from fedwinnow.curation.signal_columns import (
 )
 
 
-def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
+def measure(  # noqa: PLR0913 - every choice is an argument, not a section of the config
     loaded: LoadedModel,
     samples: Sequence[Sample],
     options: PassOptions,
@@ -74,9 +73,9 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         columns: Names of the wanted columns (``KNOWN``).
         checkpoint: 0 for the untrained adapter.
         references: Reference gradients and representations; needed for those columns.
-        contrast: PUBLIC samples whose prompts stand against each response.
+        contrast: PUBLIC samples whose prompts take the place of each response's own.
         contrast_prompts: How many of them for each response.
-        learning_rate: Noted in the table.
+        learning_rate: Recorded in the table.
         on_progress: Called with (samples done, samples of all passes).
         backend: How gradient columns are taken (``client/measuring/backends.py``).
 
@@ -84,8 +83,8 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
         Rows in the samples' order, float32; NaN in every column of a row whose status is not OK.
 
     Raises:
-        ModelError: a column is unknown, needs references, or is none that the backend can give; or
-            the adapter cannot be measured.
+        ModelError: a column is unknown, needs references, or cannot be given by the backend; or the
+            adapter cannot be measured.
         DataError: there is no other public prompt to contrast with.
     """
     _check(columns, references)
@@ -100,7 +99,7 @@ def measure(  # noqa: PLR0913 - configuration stops at the door: every choice is
     bare = "unconditional_loss" in columns
     passes = bool(own) + bare + contrast_prompts * bool(against)
     progress = PassProgress(total=len(usable) * passes, on_progress=on_progress)
-    if own:  # also without a usable sample: an unfit adapter is refused, whoever comes
+    if own:  # also without a usable sample: an unfit adapter is always refused
         _main_pass(loaded, encodings, usable, table, references, options, progress, choice)
     readable = [encodings[i] for i in usable]
     if bare:
@@ -141,7 +140,7 @@ def _main_pass(
     progress: PassProgress,
     choice: BackendChoice,
 ) -> None:
-    """Losses, representation and gradients of every usable sample under its own prompt."""
+    """Measure losses, representation and gradients of every usable sample under its own prompt."""
     wanted = frozenset(table.columns)
     gradients = bool(wanted & GRADIENTS)
     uncertain = list[Tensor]()

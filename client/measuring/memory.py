@@ -1,14 +1,15 @@
-"""Memory of a pass: what running out of it looks like, how much there is, how much a token takes.
+"""Recognise out-of-memory errors, and measure or estimate the memory of a pass.
 
-On a GPU it is measured: the allocator tells the peak of a batch. On a CPU nothing tells it, and a
-system that runs out may kill the process without a word, so it is estimated from what a pass keeps:
+On a GPU memory is measured: the allocator reports the peak of a batch. On a CPU nothing reports it,
+and a system that runs out may kill the process without a word, so memory is estimated from what a
+pass keeps:
 
     bytes a token ≈ 4 · bytes of a number · Σ_l out_l  +  12 · vocabulary     with a graph
                     4 · bytes of a number · max_l out_l + 12 · vocabulary     without
 
 over the linear layers l below the head, out_l their outputs: norms, activations and attention keep
-about as much again as the linear layers put out, and a gradient is as large as what it is of. The
-head gives logits, their float32 copy and their gradient.
+about as much again as the linear layers put out, and a gradient is as large as its tensor. The head
+gives logits, their float32 copy and their gradient.
 
 Reference:
     V. Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, MLSys
@@ -23,31 +24,32 @@ import psutil
 import torch
 
 _ELSEWHERE = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-"""What a plain RuntimeError says where memory ran out."""
+"""Texts by which a plain RuntimeError says that memory ran out."""
 _COPIES = 4
-"""Numbers held for each that a linear layer puts out; see the head of this file."""
+"""Numbers held for each output of a linear layer; see the head of this file."""
 _LOGIT_BYTES = 12
 _GROUP = Path("/sys/fs/cgroup")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    """Return whether an error says that memory ran out, on a GPU or a CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _ELSEWHERE)
 
 
 def release_memory() -> None:
-    """Free what nobody holds any more, so that a smaller batch finds it."""
+    """Free memory that nothing refers to, so that a smaller batch can use it."""
     gc.collect()  # frames of the failed pass may hold each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def available_bytes(group: Path = _GROUP) -> int | None:
-    """Memory of the host that this process may take without pushing others out; None: unknown.
+    """Return the host memory that this process may take without displacing others, or None.
 
-    The least of what the system says is available and what the container's group has left.
+    The lesser of the system's available memory and what the container's control group leaves;
+    None where both are unknown.
     """
     found = [_system(), _container(group)]
     return min((one for one in found if one is not None), default=None)
@@ -61,7 +63,7 @@ def _system() -> int | None:
 
 
 def _container(group: Path) -> int | None:
-    """What a control group (version 2) leaves; None where there is none, or no limit."""
+    """Return what a control group (version 2) leaves; None where there is none, or no limit."""
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = (group / "memory.current").read_text(encoding="ascii").strip()
@@ -71,10 +73,10 @@ def _container(group: Path) -> int | None:
 
 
 def token_bytes(model: torch.nn.Module, *, graph: bool) -> int:
-    """About how many bytes a pass holds at its peak for each token of a batch.
+    """Estimate the bytes that a pass holds at its peak for each token of a batch.
 
     Args:
-        model: A causal language model; its attention makes no table of lengths by lengths.
+        model: A causal language model whose attention builds no matrix of length by length.
         graph: Whether a backward pass follows.
     """
     ask = getattr(model, "get_output_embeddings", None)
@@ -90,36 +92,36 @@ def token_bytes(model: torch.nn.Module, *, graph: bool) -> int:
 
 
 class Gauge(Protocol):
-    """Tells what a batch took of a device's memory."""
+    """Gauge of the memory that a batch takes on a device."""
 
     def begin(self) -> None:
-        """Called before a batch."""
+        """Start measuring, before a batch."""
 
     def used(self) -> int:
-        """Most bytes above those of :meth:`begin` that were ever held since."""
+        """Return the peak in bytes since :meth:`begin`, above what was held then."""
 
     def free(self) -> int:
-        """Bytes that could be taken now."""
+        """Return the bytes that could be taken now."""
 
 
 class CudaGauge:
-    """What torch's allocator and the driver tell of a CUDA device."""
+    """Gauge of a CUDA device, by torch's allocator and the driver."""
 
     def __init__(self, device: torch.device) -> None:
         """Watch a device."""
         self._device, self._before = device, 0
 
     def begin(self) -> None:
-        """Note what is held, and start the peak anew."""
+        """Note the bytes held, and reset the peak."""
         torch.cuda.reset_peak_memory_stats(self._device)
         self._before = torch.cuda.memory_allocated(self._device)
 
     def used(self) -> int:
-        """Peak since :meth:`begin`, above what was held then."""
+        """Return the peak in bytes since :meth:`begin`, above what was held then."""
         return max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
 
     def free(self) -> int:
-        """What the driver has, and what the allocator holds without using it."""
+        """Return the driver's free bytes and what the allocator holds without using it."""
         spare, _ = torch.cuda.mem_get_info(self._device)
         idle = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return int(spare) + int(idle)

@@ -1,4 +1,4 @@
-"""How a pass over samples reads and batches them, and how far it is."""
+"""Options and progress of a pass over samples."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from fedwinnow.curation.model.tokenization import Encoding
 OnProgress = Callable[[int, int], None]
 """Called with (units of work done, all of them): sample passes, samples or optimizer steps."""
 OnTaskProgress = Callable[[str, int, int], None]
-"""The same for several pieces of work: called with (which one, done, all of them)."""
+"""The same for several computations: called with (name of one, units done, all of them)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassOptions:
-    """How samples are read and batched; changes of ``batch_tokens`` and ``tokens`` only round."""
+    """Options for reading and batching; ``batch_tokens`` and ``tokens`` change rounding only."""
 
     batch_tokens: int
-    """Tokens of a pass, padding included; 0 for as many as memory bears."""
+    """Tokens of a batch, padding included; 0 for as many as memory allows."""
     max_length: int
     """Longest sample in tokens; longer ones are cut."""
     system_prompt: str = ""
     """System message before every sample."""
     tokens: Path | None = None
-    """Folder that keeps tokens (``client/measuring/token_cache.py``); None: none does."""
+    """Folder of the token cache (``client/measuring/token_cache.py``); None: no cache."""
 
     @classmethod
     def of(
@@ -42,7 +42,7 @@ class PassOptions:
         )
 
     def encode(self, loaded: LoadedModel, samples: Iterable[Sample]) -> Iterator[Encoding]:
-        """Tokenize samples by these options, without the folder of tokens."""
+        """Tokenize samples by these options, without the token cache."""
         return encode_all(
             loaded, samples, max_length=self.max_length, system_prompt=self.system_prompt
         )
@@ -50,7 +50,7 @@ class PassOptions:
 
 @dataclass(slots=True, kw_only=True)
 class PassProgress:
-    """Count the sample passes that are done."""
+    """Counter of finished sample passes."""
 
     total: int
     on_progress: OnProgress | None

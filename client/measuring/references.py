@@ -1,4 +1,4 @@
-"""What samples are measured against: mean gradients, Adam's moments and representations of anchors.
+"""Compute public references of a checkpoint: mean gradients, Adam's moments, representations.
 
 For domain k with reference anchors a ∈ R_k at the loaded adapter:
 
@@ -6,7 +6,7 @@ For domain k with reference anchors a ∈ R_k at the loaded adapter:
     Γ(G_k): one Adam step on G_k          u_k of DataInf              c_k: h of corrupted anchors
 
 Adam's moments come from the same anchors one by one in order of id, m ← β₁ m + (1 − β₁) g and v
-likewise, written as the weighted sums that this recursion is; they are public and equal everywhere.
+likewise, computed as the equivalent weighted sums; they are public and the same at every site.
 
 Reference:
     M. Xia et al., LESS, ICML 2024, section 3, https://arxiv.org/abs/2402.04333 (which takes the
@@ -52,7 +52,7 @@ class References:
     means: Mapping[str, Tensor]
     """Factor → (domains, parameters of the factor), float32; empty without gradient columns.
 
-    What is measured against these references counts these factors and no others.
+    Signals measured against these references count these factors and no others.
     """
     gram: np.ndarray
     """(domains, domains), float64; empty without gradient columns."""
@@ -60,14 +60,14 @@ class References:
     states: Tensor | None
     """(domains, hidden), float32."""
     corrupted: Tensor | None = None
-    """The same of corrupted anchors."""
+    """The same for corrupted anchors."""
     adam: Mapping[str, Tensor] = field(default_factory=dict)
     """Γ(G_k) by factor; empty where no column needs it."""
     directions: Mapping[str, Tensor] = field(default_factory=dict)
     """DataInf's u_k by factor; empty where no column needs it."""
 
     def contraction(self, columns: Collection[str]) -> Contraction:
-        """A collector of what the columns need."""
+        """Return a collector of what the columns need."""
         return Contraction(
             references=self.means,
             moments=self.moments if ADAM & set(columns) else None,
@@ -77,7 +77,7 @@ class References:
         )
 
     def similarity(self, states: Tensor) -> dict[str, Tensor]:
-        """Column → cosine of each row with each domain's mean state, (rows, domains)."""
+        """Return column → cosine of each row with each domain's mean state, (rows, domains)."""
         unit = torch.nn.functional.normalize
         means = {"representation": self.states, "representation_corrupted": self.corrupted}
         return {
@@ -149,7 +149,7 @@ def reference_state(
 def _readable(
     loaded: LoadedModel, samples: Sequence[Sample], options: PassOptions
 ) -> list[tuple[Sample, Encoding]]:
-    """Samples in order of id, with their tokens; those without a target are left out."""
+    """Return samples in order of id, with their tokens; leave out those without a target."""
     ordered = sorted(samples, key=lambda sample: sample.id)
     encodings = options.encode(loaded, ordered)
     return [pair for pair in zip(ordered, encodings, strict=True) if pair[1].has_target]
@@ -158,7 +158,7 @@ def _readable(
 def _corrupted_states(
     loaded: LoadedModel, corrupted: Sequence[Sample], names: tuple[str, ...], options: PassOptions
 ) -> Tensor:
-    """Mean states of corrupted anchors by domain.
+    """Return the mean states of corrupted anchors by domain.
 
     Raises:
         DataError: a domain has none.
@@ -191,7 +191,7 @@ def _pass(
     hidden: bool,
     layers: Mapping[str, Any],
 ) -> tuple[WeightedSums, Tensor | None]:
-    """Sums of gradients and mean states over all anchors, batch by batch."""
+    """Sum gradients and mean states over all anchors, batch by batch."""
     sums, total = _sums(domains), cast("Tensor | None", None)
     weights, squares = sums.weights, sums.square_weights
     with ExitStack() as stack:
@@ -235,13 +235,13 @@ def _pass(
 
 
 def _indicator(pairs: Sequence[tuple[Sample, Encoding]], names: Sequence[str]) -> Tensor:
-    """(domains, samples): 1/|R_k| where a sample is of domain k."""
+    """Return (domains, samples): 1/|R_k| where a sample is of domain k."""
     table = torch.tensor([[float(one.domain == name) for one, _ in pairs] for name in names])
     return table / table.sum(dim=1, keepdim=True)
 
 
 def _sums(domains: Tensor) -> WeightedSums:
-    """Rows: the domains' means, then Adam's first moment; squares: the second moment."""
+    """Set up sums: rows are the domains' means, then Adam's first moment; squares the second."""
     (first, second), number = BETAS, domains.shape[1]
     age = torch.arange(number - 1, -1, -1, dtype=torch.float64)
     rows = torch.cat([domains, ((1 - first) * first**age).float()[None]])

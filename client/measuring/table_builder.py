@@ -1,4 +1,4 @@
-"""Rows of signals while they are filled, batch by batch, and what a batch's losses say of them."""
+"""Fill a signal table batch by batch, with statistics of each batch's losses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from fedwinnow.curation.signal_columns import WIDE
 
 @dataclass(slots=True, kw_only=True)
 class SignalTableBuilder:
-    """Columns of signals, float32, NaN where nothing has been put."""
+    """Signal columns that are being filled: float32, NaN where nothing has been put."""
 
     columns: dict[str, np.ndarray]
     status: np.ndarray
 
     @classmethod
     def empty(cls, number: int, columns: frozenset[str], references: int) -> "SignalTableBuilder":
-        """Rows for so many samples, none of them filled."""
+        """Return unfilled rows for ``number`` samples."""
         return cls(
             columns={
                 name: np.full((number, references) if name in WIDE else number, np.nan, np.float32)
@@ -33,19 +33,19 @@ class SignalTableBuilder:
         )
 
     def usable(self, encodings: Sequence[Encoding]) -> np.ndarray:
-        """Rows with a target; the others are marked."""
+        """Return the rows with a target; mark the others."""
         targets = np.array([encoding.has_target for encoding in encodings], dtype=bool)
         self.status[~targets] = Status.NO_TARGET
         return np.flatnonzero(targets)
 
     def reduce(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Mean and least of each row's losses under other prompts."""
+        """Fill the mean and minimum of each row's losses under other prompts."""
         for name, reduced in (("mean", values.mean(1)), ("min", values.min(1, initial=np.inf))):
             if f"contrast_loss_{name}" in self.columns:
                 self.columns[f"contrast_loss_{name}"][rows] = reduced
 
     def put(self, rows: np.ndarray, found: Mapping[str, Tensor]) -> None:
-        """Fill those of the columns that are asked for."""
+        """Fill those of the columns that are requested."""
         for name, values in found.items():
             if name in self.columns:
                 self.columns[name][rows] = values.detach().float().cpu().numpy()
@@ -53,7 +53,7 @@ class SignalTableBuilder:
     def put_losses(
         self, rows: np.ndarray, losses: Tensor, batch: Batch, encodings: Sequence[Encoding]
     ) -> None:
-        """Statistics of the body's token losses, and the loss of the end of turn."""
+        """Fill the statistics of the body's token losses, and the loss of the end of turn."""
         values = losses.float().cpu()
         first = batch.first
         for row, line, encoding in zip(rows, values, encodings, strict=True):
@@ -75,7 +75,7 @@ class SignalTableBuilder:
     def put_entropies(
         self, rows: np.ndarray, values: Tensor, batch: Batch, encodings: Sequence[Encoding]
     ) -> None:
-        """Mean over the body, in float64; ``values`` are of all targets, row by row of a batch."""
+        """Fill each body's mean, in float64; ``values`` hold all targets of a batch row by row."""
         first, start, flat = batch.first, 0, values.cpu()
         for row, encoding in zip(rows, encodings, strict=True):
             begin = max(encoding.response_start, first)
@@ -100,7 +100,7 @@ class SignalTableBuilder:
         references: References | None,
         learning_rate: float,
     ) -> SignalTable:
-        """The finished table of these samples; see :meth:`close`."""
+        """Close and return the table of these samples; see :meth:`close`."""
         self.close()
         return SignalTable(
             ids=tuple(sample.id for sample in samples),

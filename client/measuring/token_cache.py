@@ -1,16 +1,16 @@
-"""Tokens of a silo's samples on its own disk, so that each text is tokenised once in a run.
+"""Cache a silo's tokens on its own disk, so that each text is tokenised once in a run.
 
 One safetensors file holds the tokens of a block of 1,024 samples, in data order. Its name is a
 SHA-256 over all that they depend on: the tokenizer and its chat template, a prompt rendered now (a
-template may tell the date), the system prompt, the longest sample, the versions of the software,
+template may hold the date), the system prompt, the longest sample, the versions of the software,
 and every text. So a file is never stale: what has changed has another name. It is written under a
 temporary name, then renamed, so it is whole even where two processes write it at a time.
 safetensors notices a file that was cut off, our CRC-32 one that was changed; both are made anew. A
 file is read at once, not mapped: a block is about 2 MB, all of it is checked, and a bad disk then
 raises an error instead of a signal.
 
-Tokens are texts in other letters. The folder is the owner's alone (0700, files 0600), it lies in
-the folder of the run, leaves the silo as little as the data does, and goes when the run closes.
+Tokens are as private as texts. The folder is the owner's alone (0700, files 0600), lies in the
+folder of the run, never leaves the silo, and is removed when the run closes.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ starts and its body ends; the tokens of all samples, one after another."""
 def cached_encodings(
     loaded: LoadedModel, samples: Iterable[Sample], options: PassOptions
 ) -> list[Encoding]:
-    """Tokens of every sample, as ``encode`` gives them; from the disk where they are there.
+    """Return the tokens of every sample, as ``encode`` does; from disk where they are cached.
 
     Samples are read block by block, and only their tokens are held.
 
@@ -57,7 +57,7 @@ def cached_encodings(
 
 
 def remove_tokens(folder: Path) -> None:
-    """Remove a folder of tokens; a warning says so where the system does not let us."""
+    """Remove a folder of tokens; log a warning where the system does not let us."""
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:
@@ -91,7 +91,7 @@ def _block(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -
 
 
 def _name(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -> str:
-    """What the block's tokens depend on, as 32 hexadecimal digits."""
+    """Return a hash of all that the block's tokens depend on, as 32 hexadecimal digits."""
     now = prompt_tokens(loaded.tokenizer, Sample(id="", prompt="?", response=""), "")
     digest = hashlib.sha256()
     made = (loaded.vocabulary, str(now), str(sorted(versions().items())), str(options.max_length))

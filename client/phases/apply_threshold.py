@@ -17,7 +17,7 @@ def apply_threshold(
     """Return the samples that pass a request's threshold, the status and score of each sample.
 
     Raises:
-        RefusalError: the threshold is none that the histogram could lead to.
+        RefusalError: the threshold is not on the grid of the histogram's edges.
     """
     threshold = request.per_site.get(run.site, request.threshold)
     file = run.files.scores

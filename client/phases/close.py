@@ -8,6 +8,6 @@ from fedwinnow.curation.protocol.requests import CloseRequest
 
 
 def close(run: SiteRun, request: CloseRequest) -> Reply:
-    """Acknowledge the end; the samples' tokens go."""
+    """Acknowledge the end of the run, and remove the samples' tokens."""
     remove_tokens(run.files.tokens)
     return Receipt(header=request.header, site=run.site)

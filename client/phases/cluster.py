@@ -1,8 +1,8 @@
-"""Clusters of loss trajectories at a site: what it tells of them, and what it keeps of each.
+"""Answer cluster requests: assign loss trajectories, send counts and sums, apply quotas.
 
-The standardised losses are on disk from scoring on, and so is the cluster of each sample in each
-exchange (``client/runs/run_files.py``). The selection takes the last exchange as it stands, so that
-quotas are shares of the very counts that were told.
+Scoring stores the standardised losses on disk, and each exchange the cluster of each sample
+(``client/runs/run_files.py``). The selection takes the last exchange as it stands, so that quotas
+are shares of the very counts that were sent.
 """
 
 from dataclasses import replace
@@ -21,11 +21,11 @@ from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.seeds import derive_seed
 
 START_TOLERANCE = 1e-6
-"""Largest difference between the start that a site computes and the one that it is sent."""
+"""Largest difference between the initial centroids that a site computes and those it is sent."""
 
 
 def write_trajectories(run: SiteRun, public: Trajectory, private: Trajectory) -> None:
-    """Standardise the silo's losses by the agreed public rows, and note the start that follows."""
+    """Store losses standardised by the public rows, and the initial centroids that follow."""
     known = loss_clusters.loss_trajectories(public)
     points = loss_clusters.standardise_losses(loss_clusters.loss_trajectories(private), known)
     seed = derive_seed(run.terms.run.seed, "clusters")
@@ -38,7 +38,7 @@ def write_trajectories(run: SiteRun, public: Trajectory, private: Trajectory) ->
 def cluster(run: SiteRun, request: ClusterRequest) -> ClusterReply:
     """Assign the samples that pass the threshold to clusters, and send counts and sums.
 
-    Counts and sums are of groups that are large enough, and of nothing else.
+    Counts and sums cover groups that are large enough, and nothing else.
 
     Raises:
         RefusalError: the request is not this run's next step: another start, threshold or shape.
@@ -69,10 +69,10 @@ def cluster(run: SiteRun, request: ClusterRequest) -> ClusterReply:
 def apply_quotas(
     run: SiteRun, request: QuotaRequest, passing: Selection, scores: Scores
 ) -> Selection:
-    """The best of each cluster, up to this site's share of the quota that the terms lay down.
+    """Keep the best of each cluster, up to this site's share of the quota in the terms.
 
     Raises:
-        ProtocolError: the last exchange is missing here, or the totals fit no clusters of its.
+        ProtocolError: the last exchange is missing here, or the totals do not fit its clusters.
         RefusalError: the threshold is not that of the exchanges.
     """
     section, site = run.terms.clusters, run.site
@@ -108,9 +108,10 @@ def apply_quotas(
 
 
 def smallest_group(run: SiteRun) -> int:
-    """Fewest samples of a group whose sum is told: a mean of losses is no less than a cell is.
+    """Return the fewest samples of a group whose sum may leave.
 
-    At least the step of rounding too, so that no group is rounded down to nothing.
+    A mean of losses needs as many samples as a cell of the histogram, and at least the step of
+    rounding, so that no group is rounded down to nothing.
     """
     site = run.config.site
     least = max(1, run.terms.summary.smallest_cell, site.smallest_cell, site.round_counts_to)
@@ -124,7 +125,7 @@ def _reason(place: int, *, keep: bool) -> str:
 
 
 def _check(run: SiteRun, request: ClusterRequest, start: np.ndarray) -> None:
-    """Hold a request to the start that follows from public rows, and to what was asked before."""
+    """Check a request against the start that public rows give, and against earlier requests."""
     if request.centroids.shape != start.shape:
         message = f"centroids have shape {request.centroids.shape}, this run's {start.shape}"
         raise RefusalError(message, clause="clusters")
@@ -147,6 +148,6 @@ def _same_threshold(known: float, came: float) -> None:
 
 
 def _words(run: SiteRun, request: ClusterRequest) -> dict[str, Any]:
-    """What an exchange was asked with."""
+    """Return the threshold and centroids of an exchange's request."""
     threshold = request.per_site.get(run.site, request.threshold)
     return {"threshold": threshold, "centroids": request.centroids.tolist()}

@@ -12,7 +12,7 @@ from fedwinnow.curation.protocol.requests import EvaluateRequest
 
 
 def first_per_domain(anchors: Sequence[Sample], number: int) -> tuple[Sample, ...]:
-    """The first ``number`` anchors, taken from the domains in turn."""
+    """Return the first ``number`` anchors, taken from the domains in turn."""
     by_domain: dict[str, list[Sample]] = {}
     for sample in anchors:
         by_domain.setdefault(sample.domain, []).append(sample)
@@ -26,7 +26,7 @@ def first_per_domain(anchors: Sequence[Sample], number: int) -> tuple[Sample, ..
 
 
 def evaluate_adapter(run: SiteRun, request: EvaluateRequest) -> Reply:
-    """Losses of public hold-out anchors one by one, sums for the own hold-out."""
+    """Return losses of public hold-out anchors one by one, and sums for the own hold-out."""
     checked = load_checked_adapter(run, request.header, request.adapter)
     anchors = run.data.split.holdout
     key = public_result_key(run, checked)

@@ -14,10 +14,10 @@ from fedwinnow.curation.versions import versions
 
 
 def join(run: SiteRun, request: JoinRequest) -> Reply:
-    """Say who the site is and make the seeded initial adapter."""
+    """Return the site card and the seeded initial adapter."""
     check_site_part(run.config.site, run.terms.adapter)
     teacher, scored = "", run.terms.measuring.layers
-    if run.plugins.columns_at(0) & TEACHER:  # before the base, so that one of them is in memory
+    if run.plugins.columns_at(0) & TEACHER:  # before the base: one of them in memory at a time
         teacher = teacher_fingerprint(run)
     if scored:
         run.loaded.last_layers(scored)  # refused now rather than after a round of training

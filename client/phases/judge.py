@@ -16,7 +16,7 @@ from fedwinnow.curation.protocol.requests import JudgeRequest
 
 
 def judge_adapters(run: SiteRun, request: JudgeRequest) -> Reply:
-    """Losses of public reference anchors under the other sites' adapters of a round."""
+    """Return losses of public reference anchors under the other sites' adapters of a round."""
     anchors, loaded = with_target(run, run.data.split.reference), run.loaded
     before = load_checked_adapter(run, request.header, request.adapter, request.change)
     check_compatible(request.candidates, request.adapter)

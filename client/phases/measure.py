@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 def probe(run: SiteRun, request: ProbeRequest) -> Reply:
-    """Forward-only signals with the untrained adapter."""
+    """Measure forward-only signals with the untrained adapter."""
     return _signals(run, request.header, request.adapter, checkpoint=0, learning_rate=0.0)
 
 
 def measure_checkpoint(run: SiteRun, request: MeasureRequest) -> Reply:
-    """Every signal at checkpoint t ≥ 1."""
+    """Measure every signal at checkpoint t ≥ 1."""
     return _signals(
         run,
         request.header,

@@ -10,13 +10,13 @@ from fedwinnow.curation.datatypes import Sample
 
 
 def with_target(run: SiteRun, samples: Sequence[Sample]) -> list[Sample]:
-    """Those that have a response token within the longest sample."""
+    """Return the samples that have a response token within the longest sample."""
     encodings = run.pass_options.encode(run.loaded, samples)
     return [one for one, tokens in zip(samples, encodings, strict=True) if tokens.has_target]
 
 
 def sample_losses(run: SiteRun, samples: Sequence[Sample]) -> np.ndarray:
-    """Mean token loss of each sample that has a response token, nats."""
+    """Return the mean token loss of each sample that has a response token, nats."""
     values = evaluate(run.loaded, samples, run.pass_options)
     known: np.ndarray = values[~np.isnan(values)]
     return known

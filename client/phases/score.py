@@ -55,10 +55,10 @@ def score(run: SiteRun, request: ScoreRequest) -> Reply:
 
 
 def _check_rows(run: SiteRun, request: ScoreRequest) -> None:
-    """Hold the agreed public rows to the site's own: a scorer is fitted on nothing else.
+    """Check the agreed public rows against the site's own, before a scorer is fitted on them.
 
     Raises:
-        RefusalError: they are other rows, or too far from the site's.
+        RefusalError: the rows differ, or are too far from the site's.
     """
     rows = run.data.rows
     place = {sample.id: index for index, sample in enumerate(rows.samples)}

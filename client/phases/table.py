@@ -1,4 +1,4 @@
-"""Which function answers which request."""
+"""Map each kind of request to the function that answers it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

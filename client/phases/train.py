@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_round(run: SiteRun, request: TrainRequest) -> Reply:
-    """Warm up on everything, or train an arm on what it keeps."""
+    """Run a warm-up round, or train an arm on its kept samples."""
     checked = load_checked_adapter(run, request.header, request.adapter, request.change)
     left = untrained_modules(request.adapter, run.config.site)
     check_shared_factor(request.adapter, run.config.site, request.frozen)
@@ -67,7 +67,7 @@ def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
         options=run.pass_options,
         on_progress=run.cache.on_progress(f"{run.site} trains {header.arm or 'warm-up'}"),
     )
-    if header.arm:  # for the silo's own eyes, and for a simulation that compares recipes
+    if header.arm:  # for the silo's operator, and for a simulation that compares recipes
         norms = [norm for norm in trained.gradient_norms if np.isfinite(norm)]
         write_json(run.files.gradient_norms(header.arm, header.round), {"norms": norms})
     return TrainedAdapter(

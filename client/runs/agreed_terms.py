@@ -1,7 +1,7 @@
-"""What the agreed terms of a run announce: plug-ins, rounds, steps, and each request's place.
+"""Read what a run's agreed terms announce: plug-ins, rounds, steps, each request's place.
 
-A run is a list of *places* (phase, round, arm) that its terms fix in advance. A request outside
-that list, or one kind of request under another's phase, is none that the site agreed to.
+A run is a list of *places* (phase, round, arm) that its terms fix in advance. The site agreed to no
+request outside that list, and to no kind of request under another's phase.
 """
 
 import inspect
@@ -26,9 +26,9 @@ from fedwinnow.strategies.run_plugins import RunPlugins
 
 
 def named_plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
-    """Every plug-in that a site runs, as "kind:name", with the settings that are no defaults.
+    """Yield every plug-in that a site runs, as "kind:name", with its non-default settings.
 
-    Also the scorer that another plug-in's setting names.
+    The scorer that another plug-in's setting names is included.
 
     Raises:
         PluginError: a plug-in is unknown here.
@@ -54,35 +54,35 @@ def named_plugins(terms: RunTerms) -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def warm_up_rounds(terms: RunTerms) -> int:
-    """Warm-up rounds of a run; a run without a trajectory has none, whatever its section says."""
+    """Return the warm-up rounds; without a trajectory there are none, whatever the section says."""
     return terms.warm_up.rounds if terms.run.trajectory == "global" else 0
 
 
 def cluster_exchanges(terms: RunTerms) -> int:
-    """Exchanges of clusters in a run."""
+    """Return the number of cluster exchanges of a run."""
     return terms.clusters.iterations if terms.clusters.count else 0
 
 
 def training_rounds(terms: RunTerms) -> int:
-    """Training rounds of a run: warm-up and every arm."""
+    """Return the training rounds of a run: warm-up and every arm."""
     return warm_up_rounds(terms) + terms.training.rounds * len(terms.study.arms)
 
 
 def optimizer_steps(terms: RunTerms) -> int:
-    """Optimizer steps of a run: warm-up and every arm."""
+    """Return the optimizer steps of a run: warm-up and every arm."""
     training = terms.training.rounds * terms.training.steps * len(terms.study.arms)
     return warm_up_rounds(terms) * terms.warm_up.steps + training
 
 
 def why_adapters_are_shared(terms: RunTerms, plugins: RunPlugins) -> str:
-    """What makes members' adapters travel to the other members; "" for nothing."""
+    """Return what makes members' adapters travel to the other members; "" for nothing."""
     if terms.guards.anchor_margin > 0:
         return "guards.anchor_margin"
     return plugins.reviews_reader
 
 
 def check_place(request: Request, terms: RunTerms, plugins: RunPlugins) -> None:
-    """Refuse a request that is none of those which the agreed terms announce.
+    """Refuse a request whose place the agreed terms do not announce.
 
     Raises:
         RefusalError: clause "terms"; the message names the field.

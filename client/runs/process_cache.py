@@ -1,8 +1,8 @@
-"""What the sites of one process share: the loaded base model, and results on PUBLIC samples.
+"""Share the loaded base model and results on PUBLIC samples among the sites of one process.
 
-A real site has a process of its own, so the cache then only keeps its model warm between
-messages. In a simulation it spares loading the model and measuring the same public rows once per
-site. Nothing that depends on private data is ever put here.
+A real site has a process of its own, so the cache then only keeps its model warm between messages.
+In a simulation the cache avoids loading the model and measuring the same public rows once per site.
+Nothing that depends on private data is ever put here.
 """
 
 import gc
@@ -24,19 +24,19 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class ProcessCache:
-    """One process's models and public results."""
+    """Models and public results of one process."""
 
     progress: OnTaskProgress | None = None
-    """Observes long work."""
+    """Called with the progress of long computations."""
     most_results: int = 64
-    """Public results remembered at most; the oldest is forgotten first."""
+    """Most public results kept; the oldest is dropped first."""
     _models: dict[tuple[str, str, int], LoadedModel] = field(default_factory=dict)
     _public: dict[tuple[str, ...], object] = field(default_factory=dict)
     _kept: dict[tuple[str, ...], object] = field(default_factory=dict)
     _sizes: dict[str, dict[str, BatchBudget]] = field(default_factory=dict)
 
     def model(self, section: ModelSection, adapter: AdapterSection, seed: int) -> LoadedModel:
-        """The loaded model with its adapter; loaded at first use.
+        """Return the loaded model with its adapter; load it at first use.
 
         Raises:
             ModelError: the model cannot be loaded or lacks the LoRA targets.
@@ -49,9 +49,10 @@ class ProcessCache:
         return self._models[key]
 
     def swap_in(self, load: Callable[[], G], use: Callable[[G], T]) -> T:
-        """Use another model for a moment: the warm one goes first, and the guest afterwards.
+        """Load another model, use it and drop it; the warm model is dropped first.
 
-        The two are never in memory together, as long as ``use`` returns nothing that holds it.
+        The two are never in memory together, as long as ``use`` returns nothing that holds
+        the other model.
         """
         if self._models:
             self._models.clear()
@@ -66,11 +67,11 @@ class ProcessCache:
             _free()
 
     def _remember(self, loaded: LoadedModel) -> None:
-        """Batches that were too large for a model stay so when it is loaded again."""
+        """Keep a model's batch limits, so that they hold when it is loaded again."""
         loaded.sizes = self._sizes.setdefault(loaded.fingerprint, loaded.sizes)
 
     def cached_public(self, key: tuple[str, ...], compute: Callable[[], T]) -> T:
-        """A result on public samples, computed once for its key."""
+        """Return a result on public samples, computed once for its key."""
         if key not in self._public:
             while len(self._public) >= self.most_results:
                 del self._public[next(iter(self._public))]
@@ -78,7 +79,7 @@ class ProcessCache:
         return cast("T", self._public[key])
 
     def keep(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
-        """What stays as long as the process, such as workers; made once for its key."""
+        """Return what lives as long as the process, such as workers; made once for its key."""
         if key not in self._kept:
             self._kept[key] = make()
         return cast("T", self._kept[key])
@@ -92,7 +93,7 @@ class ProcessCache:
 
 
 def _free() -> None:
-    """Give back what models that nobody holds any more still occupy."""
+    """Release the memory of models that nothing refers to any more."""
     gc.collect()  # PEFT's wrappers hold each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

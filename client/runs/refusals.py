@@ -1,11 +1,11 @@
-"""What a server hears instead of an answer: the clause, and a reason without the silo's data."""
+"""Build refusals: a clause, and a reason without the silo's data, in place of an answer."""
 
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import Refusal
 
 OWN = "the site could not compute this; its own log says why"
-"""What a server hears of the silo's files: error texts name paths, columns and counts."""
+"""Reason in place of an error text, as error texts name the silo's paths, columns and counts."""
 
 
 def refusal_of(

@@ -1,6 +1,6 @@
-"""What a run leaves to a person of the silo: samples that pass, and on which reviewers disagree.
+"""Read a run's review queue: samples that pass, and on which reviewers disagree.
 
-For the silo's own operator alone: nothing of it has a field in any message.
+The queue is for the silo's own operator alone: no message has a field for it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from fedwinnow.curation.scores.selection import QUEUED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One sample that a person is to decide about."""
+    """Sample that a person is to decide about."""
 
     row: int
     """Its first row in the site's data, from 1; 0 where it is not there any more."""
@@ -27,7 +27,7 @@ class Question:
 
 
 def read_questions(config: SiteConfig, run: str) -> tuple[Question, ...]:
-    """The queue of a run, best score first.
+    """Return the queue of a run, best score first.
 
     Raises:
         DataError: there is no such run here, it has not selected yet, or its scorer asks nobody.

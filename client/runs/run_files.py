@@ -15,28 +15,31 @@ _TERMS = "terms.json"
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """Paths of a run's files below its folder; whether they exist is another question."""
+    """Paths of a run's files below its folder, whether or not they exist."""
 
     folder: Path
-    """Of this run at this site."""
+    """Folder of this run at this site."""
 
     @property
     def terms(self) -> Path:
-        """Agreed terms as JSON, as the join request brought them."""
+        """Return the path of the agreed terms as JSON, as the join request brought them."""
         return self.folder / _TERMS
 
     @property
     def gate(self) -> Path:
-        """Rows that the gates left out, by place in the data, with the reason; never leaves."""
+        """Return the path of the rows that the gates left out, with the reason; never leaves.
+
+        Rows are named by their place in the data.
+        """
         return self.folder / "gate.json"
 
     @property
     def teacher(self) -> Path:
-        """Fingerprint of the teacher that the site joined with; the site card tells it too."""
+        """Return the path of the joined teacher's fingerprint, which the site card holds too."""
         return self.folder / "teacher.sha256"
 
     def signals(self, checkpoint: int) -> Path:
-        """Signals of the private samples at a checkpoint; never leave."""
+        """Return the path of the private samples' signals at a checkpoint; never leaves."""
         return self.folder / f"signals-{checkpoint}.parquet"
 
     def measured_checkpoints(self) -> list[int]:
@@ -45,31 +48,31 @@ class RunFiles:
         return [int(file.stem.removeprefix("signals-")) for file in files]
 
     def public(self, checkpoint: int) -> Path:
-        """Signals of the public calibration rows at a checkpoint; a reply holds them too."""
+        """Return the path of the public rows' signals at a checkpoint; a reply holds them too."""
         return self.folder / f"public-{checkpoint}.parquet"
 
     @property
     def scores(self) -> Path:
-        """Scores of each sample, and the edges of the histogram; only the histogram leaves."""
+        """Return the path of all scores and the histogram's edges; only the histogram leaves."""
         return self.folder / "scores.parquet"
 
     @property
     def selection(self) -> Path:
-        """What each arm keeps of the samples, and why not the rest; only rounded counts leave."""
+        """Return the path of the arms' selections, with reasons; only rounded counts leave."""
         return self.folder / "selection.parquet"
 
     @property
     def queue(self) -> Path:
-        """Samples that a person is asked about, where the scorer asks; never leaves."""
+        """Return the path of the samples that a person is asked about, if any; never leaves."""
         return self.folder / "queue.parquet"
 
     @property
     def trajectories(self) -> Path:
-        """Standardised losses of each sample over the checkpoints; never leave."""
+        """Return the path of each sample's standardised loss by checkpoint; never leaves."""
         return self.folder / "trajectories.parquet"
 
     def clusters(self, exchange: int) -> Path:
-        """Cluster of each sample in an exchange, from 1; only counts and sums leave."""
+        """Return the path of an exchange's clusters by sample, from 1; only counts, sums leave."""
         return self.folder / f"clusters-{exchange}.parquet"
 
     def all_clusters(self) -> list[Path]:
@@ -77,7 +80,7 @@ class RunFiles:
         return sorted(self.folder.glob("clusters-*.parquet"))
 
     def stage(self, arm: str, number: int) -> Path:
-        """Samples that a curriculum stage of an arm took, best first; never leave."""
+        """Return the path of the samples that an arm's stage took, best first; never leaves."""
         return self.folder / f"stage-{arm}-{number}.parquet"
 
     def all_stages(self, arm: str) -> list[Path]:
@@ -85,21 +88,21 @@ class RunFiles:
         return sorted(self.folder.glob(f"stage-{arm}-*.parquet"))
 
     def gradient_norms(self, arm: str, round_number: int) -> Path:
-        """Gradient norm of each optimizer step of an arm's round; never leave."""
+        """Return the path of each step's gradient norm in an arm's round; never leaves."""
         return self.folder / f"gradient-norms-{arm}-{round_number}.json"
 
     def reply(self, phase: str, key: str) -> Path:
-        """Reply to one request, named by phase and hash of the request: the bytes that leave."""
+        """Return the path of a reply, by phase and hash of the request: the bytes that leave."""
         return self.folder / "replies" / f"{phase}-{key}.safetensors"
 
     @property
     def tokens(self) -> Path:
-        """Folder of the private samples' tokens until the run closes; they never leave."""
+        """Return the folder of the private samples' tokens until the run closes; never leaves."""
         return self.folder / "tokens"
 
     @property
     def shards(self) -> Path:
-        """Folder of finished shards of signals while a pass goes on; they never leave."""
+        """Return the folder of finished shards of signals during a pass; never leaves."""
         return self.folder / "shards"
 
 

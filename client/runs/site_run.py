@@ -1,4 +1,4 @@
-"""One run at one site: terms, samples and folder, and what may be asked of them."""
+"""Hold the state of one run at one site, parse its terms and load checked adapters."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from fedwinnow.strategies.run_plugins import RunPlugins
 
 @dataclass(slots=True, kw_only=True)
 class SiteRun:
-    """One run at one site: its terms, its samples, and the folder that keeps its tables."""
+    """State of one run at one site: agreed terms, samples, and the folder of its tables."""
 
     config: SiteConfig
     terms: RunTerms
@@ -42,35 +42,35 @@ class SiteRun:
 
     @property
     def site(self) -> str:
-        """Name of the site."""
+        """Return the name of the site."""
         return self.config.site.name
 
     @property
     def loaded(self) -> LoadedModel:
-        """The base model with an adapter attached, warm after first use."""
+        """Return the base model with an adapter attached, warm after first use."""
         return self.cache.model(self.model, self.terms.adapter, self.terms.run.seed)
 
     @property
     def files(self) -> RunFiles:
-        """Paths of the run's files."""
+        """Return the paths of the run's files."""
         return RunFiles(self.folder)
 
     @property
     def pass_options(self) -> PassOptions:
-        """How the passes of this run read and batch samples; their tokens stay in its folder."""
+        """Return how this run's passes read and batch samples; tokens stay in its folder."""
         return PassOptions.of(self.terms.model, self.terms.measuring, self.files.tokens)
 
     def rounded(self, number: int) -> int:
-        """A count as it may leave the site: a multiple of ``round_counts_to``, 0 only for 0."""
+        """Round a count for release: to a multiple of ``round_counts_to``, 0 only for 0."""
         step = self.config.site.round_counts_to
         return 0 if number == 0 else max(step, round(number / step) * step)
 
 
 def parse_terms(text: str) -> RunTerms:
-    """The agreed terms from the text of a join request.
+    """Parse the agreed terms from the text of a join request.
 
     Raises:
-        ProtocolError: it is no JSON object.
+        ProtocolError: the text is no JSON object.
         ConfigError: a key, a type or a value is wrong.
     """
     try:
@@ -87,10 +87,10 @@ def parse_terms(text: str) -> RunTerms:
 def load_checked_adapter(
     run: SiteRun, header: Header, adapter: Adapter, change: Adapter | None = None
 ) -> str:
-    """Load the request's adapter into the model, after checking that it is the one it names.
+    """Load the request's adapter into the model, after checking its base and its hash.
 
     Returns:
-        What names the model's state: the adapter's hash, and with a change one over both.
+        Key of the model's state: the adapter's hash, or a hash over adapter and change.
     """
     held = changed_base_hash(run.loaded.fingerprint, change)
     if adapter.base != held:
@@ -108,12 +108,12 @@ def load_checked_adapter(
 
 
 def public_result_key(run: SiteRun, adapter: str) -> tuple[str, ...]:
-    """What results on public samples depend on: adapter, anchors, terms, model."""
+    """Return the cache key of results on public samples: adapter, anchors, terms, model."""
     return (adapter, run.data.anchors_hash, canonical_json(run.terms), canonical_json(run.model))
 
 
 def take_rows(table: SignalTable, keep: Sequence[int]) -> SignalTable:
-    """The table with only the given rows."""
+    """Return the table with only the given rows."""
     index = np.asarray(keep, dtype=np.int64)
     return SignalTable(
         ids=tuple(table.ids[i] for i in index),

@@ -1,4 +1,4 @@
-"""The site's own tables as Parquet: signals, scores, selection. They never leave the site.
+"""Read and write the site's own Parquet tables, which never leave it: signals, scores, selection.
 
 Written in blocks of rows and read column by column, so that little is held beside the table itself.
 """
@@ -24,7 +24,7 @@ _BLOCK = 65_536
 
 
 def write_signals(path: Path, table: SignalTable) -> None:
-    """One row per sample; a column with several references becomes ``name.reference``."""
+    """Write one row per sample; a column with several references becomes ``name.reference``."""
     extra = {
         "checkpoint": table.checkpoint,
         "references": list(table.references),
@@ -36,7 +36,7 @@ def write_signals(path: Path, table: SignalTable) -> None:
 
 
 def read_signals(path: Path) -> SignalTable:
-    """The table that :func:`write_signals` wrote.
+    """Read the table that :func:`write_signals` wrote.
 
     Raises:
         ProtocolError: the file is not there: the phase that writes it has not run at this site.
@@ -72,9 +72,9 @@ def write_scores(
     scores: Mapping[str, Scores],
     edges: Float[np.ndarray, " edges"],
 ) -> None:
-    """One row per sample, one float64 column per scorer (null where it has no score).
+    """Write one row per sample, one float64 column per scorer (null where it has no score).
 
-    The histogram's edges are noted too: a threshold is checked against them.
+    The histogram's edges are stored too: a threshold is checked against them.
     """
     columns: dict[str, Any] = {
         "id": table.ids,
@@ -86,13 +86,13 @@ def write_scores(
 
 
 def read_edges(path: Path) -> Float[np.ndarray, " edges"]:
-    """Edges of the histogram that was sent."""
+    """Read the edges of the histogram that was sent."""
     _, extra = _read(path)
     return np.array(extra["edges"], dtype=np.float64)
 
 
 def read_scores(path: Path, scorer: str) -> tuple[tuple[str, ...], np.ndarray, Scores]:
-    """Ids, status and the scores of one scorer (NaN where it has none).
+    """Read ids, status and the scores of one scorer (NaN where it has none).
 
     Raises:
         ProtocolError: the file or the scorer's column is not there.
@@ -106,12 +106,12 @@ def read_scores(path: Path, scorer: str) -> tuple[tuple[str, ...], np.ndarray, S
 
 
 def write_queue(path: Path, ids: tuple[str, ...], queued: Bool[np.ndarray, " samples"]) -> None:
-    """One row per sample: whether a person decides about it, should it pass the threshold."""
+    """Write for each sample whether a person decides about it, should it pass the threshold."""
     _write(path, {"id": ids, "queued": queued}, {})
 
 
 def read_queue(path: Path) -> Bool[np.ndarray, " samples"]:
-    """What :func:`write_queue` wrote, in data order.
+    """Read what :func:`write_queue` wrote, in data order.
 
     Raises:
         ProtocolError: the file is not there.
@@ -122,7 +122,7 @@ def read_queue(path: Path) -> Bool[np.ndarray, " samples"]:
 
 
 def read_reasons(path: Path) -> dict[str, str]:
-    """Sample id → why the curated arm does not train on it; "" where it does.
+    """Read sample id → why the curated arm does not train on it; "" where it does.
 
     Raises:
         ProtocolError: the file is not there.
@@ -132,7 +132,7 @@ def read_reasons(path: Path) -> dict[str, str]:
 
 
 def write_selection(path: Path, selections: Mapping[str, Selection]) -> None:
-    """One row per sample: kept and reason of the curated arm, kept of every other arm."""
+    """Write one row per sample: kept and reason of the curated arm, kept of every other arm."""
     curated = selections["curated"]
     columns: dict[str, Any] = {
         "id": curated.ids,
@@ -146,7 +146,7 @@ def write_selection(path: Path, selections: Mapping[str, Selection]) -> None:
 
 
 def read_kept(path: Path, arm: str) -> np.ndarray:
-    """Whether each sample is kept in an arm, in data order.
+    """Read whether each sample is kept in an arm, in data order.
 
     Raises:
         ProtocolError: the file or the arm's column is not there.
@@ -163,7 +163,7 @@ def write_trajectories(
     points: Float[np.ndarray, "samples checkpoints"],
     start: Float[np.ndarray, "clusters checkpoints"],
 ) -> None:
-    """One row per sample: its standardised loss at each checkpoint; the start is noted too."""
+    """Write each sample's standardised loss at each checkpoint, and the initial centroids."""
     columns = {f"z{t}": column for t, column in enumerate(points.T)}
     _write(path, {"id": ids, **columns}, {"start": start.tolist()})
 
@@ -171,7 +171,7 @@ def write_trajectories(
 def read_trajectories(
     path: Path,
 ) -> tuple[Float[np.ndarray, "samples checkpoints"], Float[np.ndarray, "clusters checkpoints"]]:
-    """Standardised losses in data order, and the centroids to start with.
+    """Read standardised losses in data order, and the initial centroids.
 
     Raises:
         ProtocolError: the file is not there.
@@ -185,12 +185,12 @@ def read_trajectories(
 def write_clusters(
     path: Path, ids: tuple[str, ...], places: np.ndarray, words: Mapping[str, Any]
 ) -> None:
-    """One row per sample: its cluster, −1 for none; ``words`` is what the exchange was asked."""
+    """Write each sample's cluster, −1 for none; ``words`` holds the exchange's request."""
     _write(path, {"id": ids, "cluster": places.astype(np.int64)}, words)
 
 
 def read_clusters(path: Path) -> tuple[np.ndarray, Mapping[str, Any]]:
-    """What :func:`write_clusters` wrote.
+    """Read what :func:`write_clusters` wrote.
 
     Raises:
         ProtocolError: the file is not there.
@@ -201,12 +201,12 @@ def read_clusters(path: Path) -> tuple[np.ndarray, Mapping[str, Any]]:
 
 
 def write_stage(path: Path, places: np.ndarray, scores: Scores) -> None:
-    """One row per sample of a stage, best first: its position in data order, and its score then."""
+    """Write a stage's samples, best first: position in data order, and score at the time."""
     _write(path, {"place": places.astype(np.int64), "score": scores}, {})
 
 
 def read_stage(path: Path) -> tuple[np.ndarray, Scores]:
-    """What :func:`write_stage` wrote.
+    """Read what :func:`write_stage` wrote.
 
     Raises:
         ProtocolError: the file is not there.
@@ -229,14 +229,14 @@ def _write(path: Path, columns: Mapping[str, Any], extra: Mapping[str, Any]) -> 
 
 
 def _part(values: Any, start: int) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """A block of a column: a tuple, an array (of any strides) or one of Arrow's."""
+    """Return a block of a column: a tuple, an array (of any strides) or one of Arrow's."""
     part = values[start : start + _BLOCK]
     return np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Columns:
-    """Columns of a file, each read when it is asked for and let go by whoever asked."""
+    """Columns of a file, each read on demand and not kept."""
 
     file: Any
     column_names: Sequence[str]
@@ -245,7 +245,7 @@ class _Columns:
         return self.file.read(columns=[name]).column(name)
 
     def texts(self, name: str) -> Iterator[str]:
-        """Texts of a column, block by block."""
+        """Yield the texts of a column, block by block."""
         for block in range(self.file.num_row_groups):
             yield from self.file.read_row_group(block, columns=[name]).column(name).to_pylist()
 
@@ -260,7 +260,7 @@ def _read(path: Path) -> tuple[_Columns, Any]:
 
 
 def _beside(parts: Iterable[np.ndarray], number: int) -> np.ndarray:
-    """Columns of a table side by side; each is let go before the next is asked for."""
+    """Stack columns side by side; free each before the next is read."""
     found = np.zeros((0, number), dtype=np.float32)
     for place, part in enumerate(parts):
         if place == 0:
@@ -270,7 +270,7 @@ def _beside(parts: Iterable[np.ndarray], number: int) -> np.ndarray:
 
 
 def _domains(names: Iterable[str]) -> tuple[str, ...]:
-    """Few names on many rows: equal ones are one object."""
+    """Intern repeated domain names to save memory."""
     known: dict[str, str] = {}
     return tuple(known.setdefault(name, name) for name in names)
 

@@ -1,4 +1,4 @@
-"""A measuring pass at the held adapter: private samples and public rows, one reference for both."""
+"""Measure private samples and public rows at the loaded adapter, against one set of references."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from fedwinnow.curation.datatypes import PublicRows, Sample, SignalTable, Status
 from fedwinnow.curation.model.lora_model import get_adapter
 
 Measuring = Callable[[Sequence[Sample], str], SignalTable]
-"""Measures samples; the words say to who watches whose they are."""
+"""Measures samples; the text names them in progress reports."""
 
 
 def signal_measurer(
@@ -30,7 +30,7 @@ def signal_measurer(
     checkpoint: int,
     learning_rate: float = 0.0,
 ) -> Measuring:
-    """What measures samples with the adapter that the model holds; ``adapter`` is its hash."""
+    """Return a function that measures samples at the loaded adapter; ``adapter`` is its hash."""
     terms = run.terms
     key = ("references", str(checkpoint), *sorted(columns), *public_result_key(run, adapter))
 
@@ -63,7 +63,7 @@ def signal_measurer(
 
 
 def _references(run: SiteRun, columns: frozenset[str]) -> References:
-    """References at the adapter that the model holds, from the reference anchors."""
+    """Compute references at the loaded adapter from the reference anchors."""
     terms, split = run.terms, run.data.split
     spoiled = "representation_corrupted" in columns
     return reference_state(
@@ -78,7 +78,7 @@ def _references(run: SiteRun, columns: frozenset[str]) -> References:
 
 
 def _crew(run: SiteRun, arguments: Mapping[str, Any]) -> Crew | None:
-    """The site's workers, with the adapter that the model holds; None where it has none.
+    """Return the site's workers, with the loaded adapter; None where it has none.
 
     Workers keep no tokens: what they read of a sample never reaches their disks.
     """
@@ -109,7 +109,7 @@ def measure_public_rows(
     checkpoint: int,
     guests: tuple[str, ...] = (),
 ) -> PublicRows:
-    """The public calibration rows that can be measured; once in a process for each of guests."""
+    """Return the measurable public rows, cached by process; ``guests`` is part of the cache key."""
     key = ("rows", str(checkpoint), *sorted(columns), *public_result_key(run, adapter), *guests)
     public = run.cache.cached_public(
         key, lambda: table(run.data.rows.samples, "measuring public anchors")

@@ -1,4 +1,4 @@
-"""Columns that other weights than the student's gave, put beside what a measuring pass gives."""
+"""Join signal columns from other models (teacher, reviewers) to a signal table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,18 +14,18 @@ Columns = Mapping[str, Float32[np.ndarray, " samples"]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtraColumns:
-    """Guests' columns of one checkpoint."""
+    """Signal columns of other models (teacher, reviewers) at one checkpoint."""
 
     private: Columns = field(default_factory=dict)
-    """Of the silo's samples, in their order."""
+    """Columns of the silo's samples, in their order."""
     public: Columns = field(default_factory=dict)
-    """Of all public calibration rows, in their order."""
+    """Columns of all public calibration rows, in their order."""
     key: tuple[str, ...] = ()
-    """What the public ones depend on besides the adapter, anchors, terms and model."""
+    """What the public columns depend on besides the adapter, anchors, terms and model."""
 
 
 def with_extra_columns(measure: Measuring, columns: Columns) -> Measuring:
-    """Measures samples and puts columns of the same samples, in the same order, beside."""
+    """Return a function that measures samples and joins columns of the same samples, in order."""
     if not columns:
         return measure
 
@@ -36,7 +36,7 @@ def with_extra_columns(measure: Measuring, columns: Columns) -> Measuring:
 
 
 def join_columns(table: SignalTable, columns: Columns) -> SignalTable:
-    """The table with further columns; a row whose further numbers are not finite has no signals."""
+    """Join further columns to a table; a row where one of them is not finite has no signals."""
     status = table.status.copy()
     for values in columns.values():
         status[(status == Status.OK) & ~np.isfinite(values)] = Status.NON_FINITE

@@ -1,4 +1,4 @@
-"""Reviews of a silo's samples by the other members' adapters: they travel to the data.
+"""Review a silo's samples with the other members' adapters, which travel to the data.
 
 For reviewer j, ℓ_j the body's mean loss under its warm-up adapter, and d the sample's domain:
 
@@ -11,11 +11,11 @@ about every sample, and like low quality where the one who knows the domain may 
 
 A private sample is reviewed by the others only: the site's own adapter was trained on it. Public
 rows are reviewed by all, in order of name, so that honest copies of the rows agree. One adapter at
-a time is in the model, which forgets it again.
+a time is in the model, which drops it afterwards.
 
 Warm-up shows each public row to one member (equal exposure), so one of its reviewers has seen it,
-while no reviewer has seen a private sample: public rows come out a little better than they should,
-the less the more members there are.
+while no reviewer has seen a private sample. Public rows therefore come out a little better than
+they should; the effect shrinks with the number of members.
 
 Reference:
     X. Gao et al., GRA: data synthesis by small models as generator, reviewer and adjudicator,
@@ -43,7 +43,7 @@ Table = Float64[np.ndarray, "reviewers samples"]
 
 
 def check_reviewers(reviewers: Mapping[str, Adapter], own: Adapter, site: str) -> None:
-    """Refuse reviewers that cannot review, by name.
+    """Refuse reviewers whose adapters cannot review, by name.
 
     Args:
         reviewers: Site → adapter.
@@ -51,7 +51,7 @@ def check_reviewers(reviewers: Mapping[str, Adapter], own: Adapter, site: str) -
         site: The name of this site.
 
     Raises:
-        ProtocolError: there are too few others, or two of them are one.
+        ProtocolError: a name is malformed, there are too few others, or two send the same adapter.
         IncompatibleAdapterError: one fits another base, or other modules or shapes.
         NonFiniteError: a factor is NaN or infinite.
     """
@@ -79,7 +79,9 @@ def check_reviewers(reviewers: Mapping[str, Adapter], own: Adapter, site: str) -
 
 
 def review_columns(run: SiteRun, reviewers: Mapping[str, Adapter]) -> ExtraColumns:
-    """The reviews' columns; the model holds the last reviewer afterwards, so hold it anew.
+    """Compute the review columns of private samples and public rows.
+
+    The model holds the last reviewer's adapter afterwards, so load the request's own again.
 
     Raises:
         NonFiniteError: a reviewer gives a NaN or an infinity on a public row.
@@ -107,7 +109,7 @@ def review_columns(run: SiteRun, reviewers: Mapping[str, Adapter]) -> ExtraColum
 
 
 def _losses(run: SiteRun, samples: Sequence[Sample], what: str) -> Losses:
-    """Mean loss of each body under the adapter that the model holds; NaN where there is none."""
+    """Return the mean loss of each body under the loaded adapter; NaN where there is none."""
     table = measure(
         run.loaded,
         samples,
@@ -124,10 +126,10 @@ def _losses(run: SiteRun, samples: Sequence[Sample], what: str) -> Losses:
 
 
 def _levels(run: SiteRun, losses: Losses, reviewer: str) -> dict[str, float]:
-    """Domain → the reviewer's mean loss of its clean public rows; "" → of all.
+    """Return domain → the reviewer's mean loss of its clean public rows; "" → of all.
 
     Raises:
-        NonFiniteError: none is a number.
+        NonFiniteError: no loss is finite.
     """
     clean: dict[str, list[float]] = {}
     rows = zip(run.data.rows.samples, run.data.rows.kinds, losses.tolist(), strict=True)
@@ -151,7 +153,7 @@ def _of(levels: Mapping[str, float], domains: Sequence[str]) -> Losses:
 
 
 def _columns(losses: Table, levels: Table) -> dict[str, np.ndarray]:
-    """Mean, level and spread over the reviewers."""
+    """Return mean, level and spread over the reviewers."""
     apart = losses - levels
     return {
         "review_mean": losses.mean(axis=0).astype(np.float32),

@@ -1,7 +1,7 @@
-"""A long measuring pass in shards: what was measured is on disk, and a kill costs one shard.
+"""Measure a long pass in shards that are stored on disk, so that a kill costs one shard.
 
 Shard k holds the samples k S … (k + 1) S − 1 in data order. The cut depends on S alone, and batches
-never cross it, so that tables are the same bits whoever measures the shards, and when.
+never cross it, so that tables are bit-identical whoever measures the shards, and when.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ SHARD = 1024
 
 Shard = tuple[int, Sequence[Sample]]
 Pass = Callable[[Sequence[Sample], OnProgress | None], SignalTable]
-"""Measures samples in one go and tells how far it is."""
+"""Measures samples in one go and reports progress."""
 Crew = Callable[[Iterable[Shard]], Iterator[tuple[int, SignalTable]]]
-"""Measures numbered shards side by side, and gives them back in any order."""
+"""Measures numbered shards side by side, and yields their tables in any order."""
 
 
 def measure_in_shards(
@@ -46,14 +46,14 @@ def measure_in_shards(
     Args:
         measure: Measures one shard, where there is no crew.
         samples: Read shard by shard.
-        files: Of the run.
+        files: Files of the run.
         key: What the numbers depend on besides the samples and the run's terms.
         on_progress: Called with (samples done, all of them).
-        crew: Who measures several shards at a time; None: one after the other, here.
+        crew: Measures several shards at a time; None: one after the other, in this process.
         size: Samples of a shard, at least 1.
 
     Returns:
-        What ``measure`` says of all shards, one below the other.
+        The tables of all shards, one below the other.
 
     Raises:
         OutputError: a shard cannot be written.
@@ -89,11 +89,11 @@ def remove_shards(files: RunFiles) -> None:
 
 
 def stack_tables(parts: Iterable[SignalTable], number: int) -> SignalTable:
-    """Tables of the same pass, one below the other; each is let go before the next is asked for.
+    """Stack tables of the same pass; free each before the next is read.
 
     Args:
-        parts: At least one.
-        number: Rows of all of them.
+        parts: Tables, at least one.
+        number: Rows of all tables together.
     """
     rest = iter(parts)
     first = next(rest)
@@ -114,7 +114,7 @@ def stack_tables(parts: Iterable[SignalTable], number: int) -> SignalTable:
 
 
 def _is_stored(path: Path, shard: Sequence[Sample]) -> bool:
-    """Whether a shard's table is there, and of these samples."""
+    """Return whether a shard's table is on disk, and of these samples."""
     if not path.exists():
         return False
     if read_signals(path).ids != tuple(sample.id for sample in shard):
@@ -127,7 +127,7 @@ def _is_stored(path: Path, shard: Sequence[Sample]) -> bool:
 def _within(
     on_progress: OnProgress | None, start: int, length: int, total: int
 ) -> OnProgress | None:
-    """What tells of a shard's passes as samples of the whole."""
+    """Return a callback that reports a shard's passes as samples of the whole."""
     if on_progress is None:
         return None
     return lambda done, passes: on_progress(start + length * done // max(passes, 1), total)

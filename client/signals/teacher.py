@@ -1,14 +1,14 @@
-"""A teacher's opinion of each answer: the mean probability that it gives to the answer's tokens.
+"""Measure a teacher's confidence in each answer: the mean probability of the answer's tokens.
 
     c_b = (1 / T_b) Σ_t p_teacher(y_t | x, y_<t),  over the T_b body tokens; in [0, 1]
 
-LLKD's confidence is the largest class probability of the teacher's own label. A silo's answer is
-given here, and is what would be learned: so what counts is whether the teacher trusts THIS answer.
-The largest probability of each next word would say how sure the teacher is of its own, and a
+LLKD's confidence is the largest class probability of the teacher's own label. Here the silo's
+answer is given and would be learned, so what counts is whether the teacher trusts THIS answer. The
+largest probability of each next word would say how sure the teacher is of its own answer, and a
 swapped answer would pass.
 
 The teacher is no adapter of the base but another model, with the base's tokenizer. It is loaded
-once for a message, while no student is in memory, and is gone before the student returns.
+once for a message, while no student is in memory, and is dropped before the student is loaded.
 
 Reference:
     J. Li et al., Learning with Less: Knowledge Distillation from Large Language Models via
@@ -38,7 +38,7 @@ _COLUMN = "teacher_confidence"
 
 
 def teacher_fingerprint(run: SiteRun) -> str:
-    """Fingerprint of the site's teacher, noted in the run's folder for :func:`teacher_columns`.
+    """Return the teacher's fingerprint, stored in the run's folder for :func:`teacher_columns`.
 
     Raises:
         ModelError: the teacher cannot be loaded, or its tokens are not the base model's.
@@ -49,7 +49,7 @@ def teacher_fingerprint(run: SiteRun) -> str:
 
 
 def teacher_columns(run: SiteRun) -> ExtraColumns:
-    """The teacher's column for the private samples and the public rows; the student is let go.
+    """Compute the teacher's column for private samples and public rows; drop the student first.
 
     Raises:
         ModelError: the teacher is not the one that the site joined with.
@@ -82,7 +82,7 @@ def teacher_confidences(
     options: PassOptions,
     on_progress: OnProgress | None = None,
 ) -> Float32[np.ndarray, " samples"]:
-    """Mean probability of the body's tokens; NaN where a sample has no target.
+    """Return the mean probability of each body's tokens; NaN where a sample has no target.
 
     One forward pass, without gradients, of the logits that the losses need.
     """
@@ -111,7 +111,7 @@ def _fingerprint(teacher: LoadedModel) -> str:
 
 
 def _check_same(run: SiteRun, found: str) -> None:
-    """Another teacher than at join would give columns that no other site agrees with."""
+    """Refuse another teacher than at join: no other site would agree with its columns."""
     file = run.files.teacher
     joined = file.read_text(encoding="ascii") if file.exists() else found
     if joined != found:

@@ -1,8 +1,8 @@
-"""Workers of a silo: processes with a base model each, that measure shards side by side.
+"""Measure shards side by side in worker processes, each with a base model of its own.
 
-On this machine (one a GPU, where there are GPUs), or on a Ray cluster of the silo's own. Samples
-travel to them, in memory and never over the disk; they return numbers. The silo's ``site.toml``
-alone decides whether there are any: nothing that a server sends can.
+Workers run on this machine (one a GPU, where there are GPUs), or on a Ray cluster of the silo's
+own. Samples travel to them in memory, never over the disk; they return numbers. The silo's
+``site.toml`` alone decides whether there are workers: nothing that a server sends can.
 """
 
 import logging
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 RESTARTS = 2
 """How often a shard is measured again after its worker died."""
 AHEAD = 2
-"""Shards that are handed out for each worker: one in work, one to go on with."""
+"""Shards handed out to each worker: one being measured, one waiting."""
 _SURROUNDINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Nothing is told to Ray's makers; a worker without a GPU keeps the machine's own settings."""
+"""No usage statistics go to Ray's makers; a worker without a GPU keeps the machine's settings."""
 _HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""On every system: a Ray of our own takes 127.0.0.1 as its address, and no other machine joins."""
+"""On every system: a local Ray takes 127.0.0.1 as its address, so that no other machine joins."""
 _OWN: Mapping[str, Any] = {
     "include_dashboard": False,
     "_system_config": {"automatic_object_spilling_enabled": False},  # no sample goes to the disk
@@ -42,7 +42,7 @@ _OWN: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerModel:
-    """What a worker loads, once."""
+    """Settings of the model that a worker loads once."""
 
     section: ModelSection
     adapter: AdapterSection
@@ -52,7 +52,7 @@ class WorkerModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringTask:
-    """A measuring pass: the adapter to hold, and the arguments of :func:`measure`."""
+    """Measuring pass: the adapter to load, and the arguments of :func:`measure`."""
 
     adapter: Adapter
     options: PassOptions
@@ -60,7 +60,7 @@ class MeasuringTask:
 
 
 class Worker:
-    """One process's model, and the adapter that it holds."""
+    """Model of one process, and the adapter that it holds."""
 
     def __init__(self, model: WorkerModel) -> None:
         """Load the model.
@@ -73,7 +73,7 @@ class Worker:
         self._held = ""
 
     def process(self) -> int:
-        """Its process id on its machine."""
+        """Return the worker's process id on its machine."""
         return os.getpid()
 
     def measure(self, task: MeasuringTask, samples: Sequence[Sample]) -> SignalTable:
@@ -91,7 +91,7 @@ class Worker:
 
 @dataclass(slots=True, kw_only=True)
 class Workers:
-    """The workers of a silo; started at first use, warm afterwards."""
+    """Workers of a silo, started at first use and warm afterwards."""
 
     section: ComputeSection
     model: WorkerModel
@@ -100,7 +100,7 @@ class Workers:
     def each(
         self, task: MeasuringTask, shards: Iterable[tuple[int, Sequence[Sample]]]
     ) -> Iterator[tuple[int, SignalTable]]:
-        """Measure shards side by side; they come in the order in which they are done.
+        """Measure shards side by side, and yield their tables in the order in which they finish.
 
         Shards are read only as workers become free. A worker that dies is started again.
 
@@ -128,14 +128,14 @@ class Workers:
             yield index, _result(done)
 
     def processes(self) -> list[int]:
-        """Process ids of the workers, each on its own machine."""
+        """Return the process ids of the workers, each on its own machine."""
         import ray  # noqa: PLC0415 - as above
 
         found: list[int] = ray.get([actor.process.remote() for actor in self._started()])
         return found
 
     def _started(self) -> list[Any]:
-        """The actors, once their models are loaded."""
+        """Return the actors, started at first use."""
         if not self._actors:
             self._actors = _start(self.section, self.model)
         return self._actors
@@ -160,7 +160,7 @@ def _result(reference: Any) -> SignalTable:  # noqa: ANN401 - Ray is not typed
 
 
 def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
-    """Start or reach Ray, start the workers, and wait until each has loaded its model."""
+    """Start or reach Ray, and start the workers, each of which loads its model."""
     os.environ.update(_SURROUNDINGS | ({} if section.ray else _HERE))
     import ray  # noqa: PLC0415 - as above
 
@@ -192,5 +192,5 @@ def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
 
 
 def _gpus(section: ComputeSection) -> float:
-    """GPUs of a worker: as set, or one where this machine has any."""
+    """Return the GPUs of a worker: as set, or one where this machine has any."""
     return section.gpus if section.gpus >= 0 else float(torch.cuda.is_available())

@@ -1,7 +1,7 @@
-"""Gradient of the public reference anchors' mean loss by the factors of the loaded adapter.
+"""Compute the gradient of the reference anchors' mean loss by the loaded adapter's factors.
 
 ∇L with L = (1/n) Σ_i ℓ_i over reference anchors, ℓ_i the mean token loss: a function of base,
-adapter and public anchors alone, so any member may tell it.
+adapter and public anchors alone, so any member may send it.
 """
 
 import torch
@@ -15,7 +15,7 @@ from fedwinnow.curation.model.token_losses import Batch, sample_losses
 
 
 def anchor_gradient(run: SiteRun) -> Adapter:
-    """∂L/∂A and ∂L/∂B of every module, in the place of A and B, at the adapter that is loaded.
+    """Return ∂L/∂A and ∂L/∂B of every module, in the place of A and B, at the loaded adapter.
 
     Raises:
         DataError: no reference anchor has a response token.

@@ -1,8 +1,8 @@
-"""Stages over the rounds: the best remaining share of what an arm keeps, ranked anew by the model.
+"""Choose curriculum stages: each takes the best remaining share of an arm, ranked by the model.
 
 With K stages over R rounds, round r (from 0) belongs to stage ⌊r · K / R⌋; K is at most R and at
 most the number n of kept samples. Stage i takes ⌊n (i + 1) / K⌋ − ⌊n i / K⌋ samples: the best of
-those that no other stage took, by a scorer's opinion at the adapter that the stage begins with.
+those that no other stage took, by a scorer at the adapter that the stage begins with.
 What a stage took is kept on the disk, so that every sample is in one stage, and a repeated or
 resumed round trains on the same samples in the same order. Nothing of it leaves the site.
 
@@ -31,22 +31,22 @@ Places = Int[np.ndarray, " samples"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage of a run's training rounds at one site."""
+    """Curriculum stage of a run's training rounds at one site."""
 
     number: int
     """From 0."""
     count: int
     """How many stages there are, at least 1."""
     first_round: int
-    """The round that it begins with, from 1."""
+    """First round of the stage, from 1."""
 
     def size(self, samples: int) -> int:
-        """How many of so many kept samples it trains on."""
+        """Return how many of ``samples`` kept samples the stage trains on."""
         return samples * (self.number + 1) // self.count - samples * self.number // self.count
 
 
 def stage_of(number: int, *, rounds: int, stages: int, samples: int) -> Stage:
-    """The stage of a round, counted from 1; a round beyond the last belongs to the last stage."""
+    """Return the stage of a round, from 1; a round beyond the last belongs to the last stage."""
     count = max(1, min(stages, rounds, samples))
     stage = (min(max(number, 1), rounds) - 1) * count // rounds
     first = -(-stage * rounds // count) + 1
@@ -56,16 +56,16 @@ def stage_of(number: int, *, rounds: int, stages: int, samples: int) -> Stage:
 def choose_stage_samples(
     run: SiteRun, arm: str, stage: Stage, kept: Places, score: Callable[[Places], Scores]
 ) -> tuple[Places, Scores]:
-    """The samples of a stage, best first, with the scores by which they were chosen.
+    """Return a stage's samples, best first, with the scores by which they were chosen.
 
-    A sample without a score at this adapter comes after all others. A site that was not there when
-    the stage began ranks at the first round of it that it sees.
+    A sample without a score at this adapter comes after all others. A site that was absent when the
+    stage began ranks at the first round of the stage that it sees.
 
     Args:
         run: The run at this site.
         arm: The arm whose kept samples are meant.
         stage: Which stage.
-        kept: What the arm keeps.
+        kept: Positions of the samples that the arm keeps.
         score: Scores samples with the adapter of this round; called for those still to be taken.
     """
     own = run.files.stage(arm, stage.number)
@@ -80,7 +80,7 @@ def choose_stage_samples(
 
 
 def stage_scoring(run: SiteRun, adapter: str) -> Callable[[Places], Scores]:
-    """What scores samples of the silo at the held adapter, by one forward-only scorer.
+    """Return a function that scores samples at the loaded adapter, by one forward-only scorer.
 
     The scorer is fitted on the site's own measurement of the public rows at the same adapter.
     """

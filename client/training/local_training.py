@@ -1,4 +1,4 @@
-"""Local training of a site's adapter: exactly so many optimizer steps, repeatable on a CPU.
+"""Train a site's adapter for an exact number of optimizer steps, repeatable on a CPU.
 
 One step draws ``batch_size · accumulation`` samples from an endless stream of passes over the kept
 samples, and takes θ ← AdamW(θ, ∇L) with L from the objective, a clipped gradient, and the learning
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What a round of local training gives."""
+    """Result of a round of local training."""
 
     adapter: Adapter
     losses: tuple[float, ...]
@@ -57,7 +57,7 @@ class TrainingResult:
     """Per step: norm of the gradient before clipping; stays at the site."""
 
 
-def train(  # noqa: PLR0913 - configuration stops at the door: every choice is an argument
+def train(  # noqa: PLR0913 - every choice is an argument, not a section of the config
     loaded: LoadedModel,
     samples: Sequence[Sample],
     *,
@@ -86,8 +86,8 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
 
     Args:
         loaded: Model to train with; holds the trained adapter afterwards.
-        samples: What the site kept.
-        adapter: Where to start.
+        samples: The samples that the site kept.
+        adapter: Adapter to start from.
         section: Batch size, accumulation, clipping, decay, precision; its rate and schedule are
             NOT read, see ``learning_rate`` and ``schedule``.
         steps: Optimizer steps of this call, at least 1.
@@ -100,7 +100,7 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         learning_rate: Peak of the plan.
         schedule: Learning-rate schedule (``strategies/maths/order_schedule.py``); a warning is
             logged in the first round where it undoes the order.
-        seed: Of later passes and of dropout.
+        seed: Seed of later passes and of dropout.
         options: How samples are read; batches are ``section``'s, and no tokens are kept.
         on_progress: Called with (steps done, steps) after each.
         watch: Observes every pass (``client/training/watcher.py``); none in a run.
@@ -122,20 +122,18 @@ def train(  # noqa: PLR0913 - configuration stops at the door: every choice is a
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
     start = (step_offset - first_step) * section.batch_size * section.accumulation
+    length, system_prompt = options.max_length, options.system_prompt
     drawn = training_batches(
         sample_stream(order, seed, start),
         lambda place: encode(
-            loaded,
-            samples[place],
-            max_length=options.max_length,
-            system_prompt=options.system_prompt,
+            loaded, samples[place], max_length=length, system_prompt=system_prompt
         ),
         weights=np.ones(len(samples)) if weights is None else weights,
         size=section.batch_size,
         patience=len(samples),
     )
-    mode = _training_mode(loaded, section, derive_seed(seed, "dropout", step_offset))
-    with mode, (watch or _unwatched)(loaded) as watcher:
+    dropout = derive_seed(seed, "dropout", step_offset)
+    with _training_mode(loaded, section, dropout), (watch or _unwatched)(loaded) as watcher:
         losses, norms = _run(loaded, drawn, section, objective, rates, on_progress, watcher)
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
     return TrainingResult(
@@ -160,7 +158,7 @@ def _run(
     on_progress: OnProgress | None,
     watcher: Watcher,
 ) -> tuple[list[float], list[float]]:
-    """The optimizer loop; returns the mean sample loss and the gradient norm of each step."""
+    """Run the optimizer loop; return the mean sample loss and the gradient norm of each step."""
     accelerator = _accelerator(loaded.device, section)
     parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
     initial = {name: value.detach().clone() for name, value in parameters.items()}
@@ -209,7 +207,7 @@ def _check_finite(finite: torch.Tensor, loss: torch.Tensor, step: str, rate: flo
 
 
 def _accelerator(device: torch.device, section: TrainingSection) -> Accelerator:
-    """An accelerator of this call alone."""
+    """Return an accelerator of this call alone."""
     if section.precision == "fp16" and device.type == "cpu":
         message = (
             "training.precision = 'fp16' needs a CUDA device, got cpu; set it to 'no' or 'bf16'"
@@ -235,7 +233,7 @@ def _accelerator(device: torch.device, section: TrainingSection) -> Accelerator:
 
 @contextmanager
 def _training_mode(loaded: LoadedModel, section: TrainingSection, seed: int) -> Iterator[None]:
-    """Train mode, checkpointing and seeded dropout inside; everything as before outside."""
+    """Set train mode, checkpointing and seeded dropout inside the block, and restore all after."""
     model, was_training = loaded.model, loaded.model.training
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

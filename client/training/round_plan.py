@@ -1,4 +1,4 @@
-"""What a training round trains on, in which order, and how much each sample counts."""
+"""Plan a training round: its samples, their order and how much each counts."""
 
 import math
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ Weights = Float[np.ndarray, " samples"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundPlan:
-    """What one round trains on, and how."""
+    """Samples, order, weights and steps of one round."""
 
     samples: Sequence[Sample]
     kept: int
-    """Of how many they are: a stage trains on a part, and the count that leaves stays the same."""
+    """Samples that the arm keeps; a stage trains on a part, the released count stays the same."""
     order: Order
     objective: Objective
     weights: Weights | None
@@ -51,7 +51,7 @@ class RoundPlan:
 
 
 def plan_warm_up(run: SiteRun, request: TrainRequest) -> RoundPlan:
-    """Warm-up: everything, in chance's order; every site's own, but for public anchors."""
+    """Plan a warm-up round: all samples, seeded by site, or public anchors, alike at every site."""
     terms, phase = run.terms, request.header.phase
     if terms.warm_up.data == "anchors":  # public, so every site trains the same adapter
         samples: Sequence[Sample] = run.data.split.reference
@@ -75,7 +75,7 @@ def plan_warm_up(run: SiteRun, request: TrainRequest) -> RoundPlan:
 
 
 def plan_arm_round(run: SiteRun, request: TrainRequest, adapter: str) -> RoundPlan:
-    """A round of an arm: what it keeps, or a stage of that; one seed over all rounds of either."""
+    """Plan an arm's round: kept samples or a stage of them; one seed over all rounds of either."""
     section, header = run.terms.training, request.header
     seed = derive_seed(run.terms.run.seed, run.site, header.phase)
     ordering, staged = run.plugins.ordering, run.plugins.staged_ordering
@@ -109,23 +109,23 @@ def plan_arm_round(run: SiteRun, request: TrainRequest, adapter: str) -> RoundPl
 
 
 def kept_samples(run: SiteRun, arm: str) -> tuple[Places, Scores]:
-    """Positions of what an arm keeps, with its scores."""
+    """Return the positions of an arm's kept samples, with its scores."""
     kept = np.flatnonzero(tables.read_kept(run.files.selection, arm))
     _, _, scores = tables.read_scores(run.files.scores, run.terms.scorer.name)
     return kept, scores[kept]
 
 
 def stage_at(run: SiteRun, ordering: StagedOrdering, number: int, samples: int) -> Stage:
-    """The stage of a training round at this site."""
+    """Return the stage of a training round at this site."""
     rounds = run.terms.training.rounds
     return stage_of(number, rounds=rounds, stages=ordering.stages, samples=samples)
 
 
 def sample_weights(run: SiteRun, arm: str, places: Places, scores: Scores) -> Weights | None:
-    """How much each kept sample counts, from the site's own signals and scores.
+    """Return how much each kept sample counts, from the site's own signals and scores.
 
-    Weights are a selection that is soft: the other arms of a study, which know no score, count
-    every sample the same.
+    Weights are a soft selection: the other arms of a study, which know no score, count every sample
+    the same.
 
     Raises:
         PluginError: the objective gave no number of at least 0 for each sample.
@@ -148,10 +148,10 @@ def sample_weights(run: SiteRun, arm: str, places: Places, scores: Scores) -> We
 
 
 def effective_samples(run: SiteRun, header: Header) -> int:
-    """Kept samples that the adapter of a training round stands on: what a silo's policy asks.
+    """Return the effective number of samples behind a round's adapter, for ``smallest_group``.
 
-    Those of the round's stage; with weights, Kish's effective number (Σ w)² / Σ w², as weights
-    near 0 could hide a few samples among many.
+    Counts the kept samples of the round's stage; with weights, Kish's effective number
+    (Σ w)² / Σ w², as weights near 0 could hide a few samples among many.
 
     Reference:
         L. Kish, Survey Sampling, Wiley, 1965

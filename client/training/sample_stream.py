@@ -1,4 +1,4 @@
-"""What a site trains on at each step: a stream of passes over its samples that spans the rounds.
+"""Draw training samples: a stream of passes over a site's samples that spans the rounds.
 
 R rounds of S steps follow one plan of R · S steps, as the learning rate does
 (``curation/learning_rate.py``).
@@ -40,7 +40,7 @@ def check_order(order: Order, count: int) -> None:
 
 
 def sample_stream(order: Order, seed: int, start: int) -> Iterator[int]:
-    """Positions of samples, pass after pass without end, from draw number ``start`` on.
+    """Yield positions of samples, pass after pass without end, from draw ``start`` on.
 
     The first pass is ``order.indices``; later ones repeat it where ``order.keep_order``, else pass
     e is a permutation seeded by (seed, e).
@@ -58,7 +58,7 @@ def sample_stream(order: Order, seed: int, start: int) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """One forward pass's samples."""
+    """Samples of one forward pass."""
 
     batch: Batch
     weights: torch.Tensor
@@ -76,7 +76,7 @@ def training_batches(
     size: int,
     patience: int,
 ) -> Iterator[TrainingBatch]:
-    """Full batches of samples with a target, and their weights.
+    """Yield full batches of samples with a target, and their weights.
 
     Gives up after ``2 · patience`` draws without a target.
     """

@@ -1,10 +1,9 @@
-"""What a site of smaller rank, or of fewer layers, trains of the federation's adapter.
+"""Cut the federation's adapter to the part that a site of smaller rank or fewer layers trains.
 
-Of ΔW = U Σ Vᵀ of a module such a site takes the first r_i directions, the best approximation of its
-rank; the server adds what the site was not shown to what comes back
-(``server/aggregation/round_merge.py``). A layer
-that the site does not train stays as it came. The server sends all sites the same adapter: the
-slice is made here.
+Of a module's ΔW = U Σ Vᵀ such a site takes the first r_i directions, the best approximation of its
+rank; the server adds the other directions to what comes back
+(``server/aggregation/round_merge.py``). A layer that the site does not train stays as it came. The
+server sends all sites the same adapter: the slice is made here.
 
 Reference:
     J. Bai et al., FlexLoRA, NeurIPS 2024, section 3, https://arxiv.org/abs/2402.11505
@@ -42,7 +41,7 @@ def check_site_part(site: SiteSection, agreed: AdapterSection) -> None:
 
 
 def check_shared_factor(adapter: Adapter, site: SiteSection, frozen: str) -> None:
-    """Refuse to train a smaller rank of a round in which all sites share a factor.
+    """Refuse to train a smaller rank in a round in which all sites share a factor.
 
     Raises:
         ConfigError: naming the key.
@@ -56,14 +55,14 @@ def check_shared_factor(adapter: Adapter, site: SiteSection, frozen: str) -> Non
 
 
 def untrained_modules(adapter: Adapter, site: SiteSection) -> frozenset[str]:
-    """Modules that the site leaves as they came."""
+    """Return the modules that the site leaves as they came."""
     if not site.targets:
         return frozenset()
     return frozenset(m for m in adapter.modules if m.rsplit(".", 1)[-1] not in site.targets)
 
 
 def cut_to_site(adapter: Adapter, site: SiteSection) -> Adapter:
-    """The adapter at the site's rank in the modules that it trains, unchanged in the others."""
+    """Return the adapter at the site's rank in the modules it trains, unchanged in the others."""
     if site.rank == 0:
         return adapter
     small = truncate_to_rank(

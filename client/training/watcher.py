@@ -11,7 +11,7 @@ from fedwinnow.curation.model.token_losses import sample_losses
 
 
 class Watcher:
-    """Compute the losses of every forward pass; subclasses may note what the passes show."""
+    """Observer of training passes: computes the losses; subclasses may record more."""
 
     def losses(self, loaded: LoadedModel, drawn: TrainingBatch) -> Tensor:
         """Return the mean token loss of each sample of the batch, differentiable, on the device."""

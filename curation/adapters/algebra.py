@@ -1,4 +1,4 @@
-"""Adapters as data: identity, checks, and exact maths on products without forming them.
+"""Compute exactly with adapters as products of factors, without forming the products.
 
 A module's update is ΔW = s · B A. A weighted sum of updates is a product of stacked factors,
 Σ p_i s_i B_i A_i = L R with L = [p_1 s_1 B_1, …] and R = [A_1; …], so with the QR forms L = Q_l R_l
@@ -33,7 +33,7 @@ class Product:
 class Spectrum:
     """Thin SVD of a product: ``u @ diag(values) @ vt``, values descending, signs fixed.
 
-    All singular values, and the vectors of all or of the first of them.
+    It holds all singular values, and the vectors of all or of the first of them.
     """
 
     u: Float64[Tensor, "outputs kept"]
@@ -42,7 +42,7 @@ class Spectrum:
 
 
 def delta(adapter: Adapter, module: str, weight: float = 1.0) -> Product:
-    """The weighted update ``weight · s · B A`` of one module."""
+    """Return the weighted update ``weight · s · B A`` of one module."""
     scale = weight * adapter.scales[module]
     return Product(
         left=scale * adapter.b[module].to(torch.float64),
@@ -51,7 +51,7 @@ def delta(adapter: Adapter, module: str, weight: float = 1.0) -> Product:
 
 
 def sum_products(products: Sequence[Product]) -> Product:
-    """The sum of at least one product, as a product of stacked factors."""
+    """Add up at least one product, as a product of stacked factors."""
     return Product(
         left=torch.cat([product.left for product in products], dim=1),
         right=torch.cat([product.right for product in products], dim=0),
@@ -59,22 +59,22 @@ def sum_products(products: Sequence[Product]) -> Product:
 
 
 def target(adapters: Mapping[str, Adapter], weights: Mapping[str, float], module: str) -> Product:
-    """ΔW* = Σ p_i s_i B_i A_i of one module, over ``weights`` in their order."""
+    """Return ΔW* = Σ p_i s_i B_i A_i of one module, over ``weights`` in their order."""
     return sum_products([delta(adapters[site], module, weight) for site, weight in weights.items()])
 
 
 def norm(product: Product) -> float:
-    """Frobenius norm, from the core."""
+    """Return the Frobenius norm, from the core."""
     _, core, _ = _reduce(product)
     return float(torch.linalg.matrix_norm(core))
 
 
 def decompose(product: Product, *, keep: int | None = None) -> Spectrum:
-    """Thin SVD through the core; the largest entry of each right vector is positive.
+    """Compute the thin SVD through the core; the largest entry of each right vector is positive.
 
     Args:
-        product: What to decompose.
-        keep: How many vectors to make of each side, the first ones; None: all.
+        product: The product to decompose.
+        keep: Number of vectors to compute of each side, the first ones; None: all.
     """
     q_left, core, q_right = _reduce(product)
     u, values, vt = torch.linalg.svd(core, full_matrices=False)
@@ -93,12 +93,12 @@ def _reduce(
 
 
 def energy(values: Float[Tensor, " k"]) -> float:
-    """Sum of squared singular values: ‖·‖² of what they span."""
+    """Return the sum of squared singular values: ‖·‖² of their matrix."""
     return float(values.square().sum())
 
 
 def combine(parts: Sequence[tuple[float, Adapter]], like: Adapter) -> Adapter:
-    """The adapter whose update is the weighted sum of several, exactly.
+    """Return the adapter whose update is exactly the weighted sum of several.
 
     Args:
         parts: At least one (coefficient, adapter), all of the modules of ``like``.
@@ -122,20 +122,20 @@ def combine(parts: Sequence[tuple[float, Adapter]], like: Adapter) -> Adapter:
 
 
 def interpolate(start: Adapter, end: Adapter, share: float) -> Adapter:
-    """ΔW_start + share · (ΔW_end − ΔW_start), in the scales and dtypes of ``end``."""
+    """Return ΔW_start + share · (ΔW_end − ΔW_start), in the scales and dtypes of ``end``."""
     return combine([(1 - share, start), (share, end)], end)
 
 
 def balance_factors(
     spectrum: Spectrum, like: Adapter, module: str, kept: slice = slice(None)
 ) -> tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]:
-    """A and B of one module with singular values in equal parts in both.
+    """Return A and B of one module, with the singular values split equally between them.
 
     Args:
-        spectrum: Of the update.
+        spectrum: The update's SVD.
         like: Gives scale and dtypes of the module.
-        module: Its name.
-        kept: Which directions; all by default.
+        module: The module's name.
+        kept: Directions to keep; all by default.
     """
     root = spectrum.values[kept].sqrt()
     a, b = root[:, None] * spectrum.vt[kept], spectrum.u[:, kept] * root

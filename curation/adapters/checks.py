@@ -21,10 +21,10 @@ below the rounding of float32 factors."""
 
 
 def adapter_hash(adapter: Adapter) -> str:
-    """SHA-256 of names, shapes, dtypes, bytes and scales, in hexadecimal.
+    """Return the SHA-256 of names, shapes, dtypes, bytes and scales, in hexadecimal.
 
     Independent of the order of the mappings and of the memory layout of the tensors. The base is
-    not part of it: peers compare fingerprints of bases apart.
+    not part of it: peers compare fingerprints of bases separately.
     """
     digest = hashlib.sha256()
     for kind, factors in (("a", adapter.a), ("b", adapter.b)):
@@ -39,10 +39,10 @@ def adapter_hash(adapter: Adapter) -> str:
 
 
 def check_adapter(adapter: Adapter, *, site: str = "") -> None:
-    """Refuse an adapter that is no set of finite factor pairs of rank ≥ 1.
+    """Refuse an adapter unless it is a set of finite factor pairs of rank ≥ 1.
 
     Args:
-        adapter: What to check.
+        adapter: The adapter to check.
         site: Where it came from, for the message; ``""`` for an adapter of this process.
 
     Raises:
@@ -136,7 +136,7 @@ def check_compatible(adapters: Mapping[str, Adapter], previous: Adapter) -> None
 def normalise_weights(
     adapters: Mapping[str, object], weights: Mapping[str, float]
 ) -> dict[str, float]:
-    """Normalised weights of the sites that sent an adapter, in sorted order of name.
+    """Normalise the weights of the sites that sent an adapter, in sorted order of name.
 
     Sites without a weight or with weight 0 are left out; weights of sites without an adapter are
     ignored.
@@ -170,6 +170,6 @@ def normalise_weights(
 
 
 def adapter_bytes(adapter: Adapter) -> int:
-    """Bytes of an adapter's factors."""
+    """Return the size of an adapter's factors in bytes."""
     factors = (*adapter.a.values(), *adapter.b.values())
     return sum(factor.numel() * factor.element_size() for factor in factors)

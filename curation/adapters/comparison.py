@@ -1,4 +1,4 @@
-"""Two adapters of one base compared, matrix by matrix, without forming a matrix.
+"""Compare two adapters of one base, matrix by matrix, without forming a matrix.
 
 For ΔW_1 and ΔW_2 of a module, with u_i = ΔW_i / ‖ΔW_i‖ (Frobenius):
 
@@ -42,7 +42,7 @@ TOLERANCE = 2.0**-23
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How two products of one module differ; None where a product is 0 and nothing is defined."""
+    """Differences of two products of one module; None where a product is 0 and none is defined."""
 
     norms: tuple[float, float]
     angle: float | None
@@ -56,20 +56,20 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two adapters compared."""
+    """Comparison of two adapters, by module and as a whole."""
 
     modules: dict[str, Difference]
-    """Those that both adapters change."""
+    """Modules that both adapters change."""
     alone: tuple[dict[str, float], dict[str, float]]
     """Modules that only one adapter changes, with their norms."""
     norms: tuple[float, float]
-    """Of all modules together."""
+    """Norms of all modules together."""
     angle: float | None
     """Degrees, over all modules as one vector; modules that one adapter lacks count as 0 there."""
 
 
 def module_place(name: str) -> tuple[str, str]:
-    """Layer and module of a name: the first number in it is the layer's, as PEFT takes it.
+    """Return layer and module of a name: the first number in it is the layer's, as in PEFT.
 
     A module outside the layers has the layer "–".
     """
@@ -78,21 +78,22 @@ def module_place(name: str) -> tuple[str, str]:
 
 
 def layer_sort_key(name: str) -> tuple[float, str]:
-    """Key to sort names by: layers by number, then what lies outside them."""
+    """Return the key to sort names by: layers by number, then modules outside them."""
     layer, module = module_place(name)
     return (math.inf if layer == "–" else float(layer)), module
 
 
 def compare(first: Adapter, second: Adapter, *, rank: int = 0) -> Comparison:
-    """Compare two adapters.
+    """Compare two adapters module by module and as a whole.
 
     Args:
         first: One adapter.
         second: Another one of the same base; ranks, scales and modules may differ.
-        rank: Of the common space, at least 1; 0 takes the larger rank of the two in each module.
+        rank: Rank of the common space, at least 1; 0 takes the larger of the two in each module.
 
     Raises:
-        IncompatibleAdapterError: a common module has other inputs or outputs, or they have none.
+        IncompatibleAdapterError: a common module has other inputs or outputs, or there is no
+            common module.
         NonFiniteError: a factor is NaN or infinite.
     """
     pair = (first, second)
@@ -164,7 +165,7 @@ def _angle_over(
     alone: list[dict[str, float]],
     norms: list[float],
 ) -> float | None:
-    """The angle of all modules as one vector."""
+    """Return the angle over all modules as one vector, degrees."""
     if 0.0 in norms:
         return None
     rest = sum(
@@ -193,12 +194,12 @@ def _apart(one: maths.Product, other: maths.Product, sign: float) -> float:
 
 
 def _tail(values: Float64[Tensor, " k"], size: int) -> float:
-    """Share of the energy beyond the first ``size`` directions."""
+    """Return the share of the energy beyond the first ``size`` directions."""
     return maths.energy(values[size:]) / maths.energy(values)
 
 
 def _side_by_side(one: maths.Product, other: maths.Product) -> Float64[Tensor, " k"]:
-    """Singular values of [one other], from the two input factors' triangles."""
+    """Return singular values of [one other], from the two input factors' triangles."""
     parts = [p.left @ torch.linalg.qr(p.right.T)[1].T for p in (one, other)]
     triangle = torch.linalg.qr(torch.cat(parts, dim=1))[1]
     values: Float64[Tensor, " k"] = torch.linalg.svdvals(triangle)
@@ -208,7 +209,7 @@ def _side_by_side(one: maths.Product, other: maths.Product) -> Float64[Tensor, "
 def _spaces(
     product: maths.Product,
 ) -> tuple[Float64[np.ndarray, "outputs k"], Float64[np.ndarray, "inputs k"]]:
-    """Orthonormal bases of the outputs and inputs that a product of norm 1 speaks of."""
+    """Return orthonormal bases of the outputs and inputs that a product of norm 1 spans."""
     spectrum = maths.decompose(product)
     used = int((spectrum.values > TOLERANCE * spectrum.values[0]).sum())
     return spectrum.u[:, :used].numpy(), spectrum.vt[:used].T.numpy()

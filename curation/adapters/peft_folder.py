@@ -1,4 +1,4 @@
-"""An adapter on disk in PEFT's own format, written whole or not at all.
+"""Read and write adapter folders in PEFT's own format, whole or not at all.
 
 ``adapter_config.json`` and ``adapter_model.safetensors``, as ``PeftModel.from_pretrained`` reads
 them. Modules of another rank or scale than most stand in ``rank_pattern`` and ``alpha_pattern``.
@@ -36,10 +36,10 @@ def export_adapter(
 
     Args:
         adapter: The factors and scales.
-        folder: Where to.
+        folder: The folder to write.
         base_name: Hub name or folder of the base model.
         target_modules: Modules, or ends of their names, that the factors belong to.
-        dropout: LoRA dropout for who trains on.
+        dropout: LoRA dropout for training on.
         settings: Further keys of PEFT's configuration.
         saved: Parameter → value, of ``modules_to_save``, which ``settings`` must name.
 
@@ -99,7 +99,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], weights: dict[str, Ten
 
 
 def _clear(*folders: Path) -> None:
-    """Remove the folders that are there."""
+    """Remove those of the folders that exist."""
     for folder in folders:
         if folder.exists():
             shutil.rmtree(folder)
@@ -109,7 +109,7 @@ def load_adapter(folder: Path, *, base: str) -> Adapter:
     """Read a PEFT LoRA folder into memory.
 
     Args:
-        folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+        folder: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
         base: Fingerprint of the base model that it belongs to.
 
     Raises:

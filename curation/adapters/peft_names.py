@@ -1,4 +1,4 @@
-"""LoRA factors under PEFT's names as an :class:`Adapter`, and back.
+"""Convert LoRA factors under PEFT's names to an :class:`Adapter`, and back.
 
 PEFT's state dict names them ``MODULE.lora_A.weight`` and ``MODULE.lora_B.weight``, or with the
 adapter's name before ``weight``; it does not hold the scale s of ΔW = s · B A, which the caller
@@ -20,7 +20,7 @@ _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>[AB])(\.[^.]+)?\.weight$
 
 
 def adapter_from_arrays(arrays: Arrays, *, scale: float) -> Adapter:
-    """The adapter that named arrays hold.
+    """Return the adapter that named arrays hold.
 
     Raises:
         IncompatibleAdapterError: a name is not one of a LoRA factor.
@@ -36,7 +36,7 @@ def adapter_from_arrays(arrays: Arrays, *, scale: float) -> Adapter:
 def adapter_to_arrays(
     adapter: Adapter, *, like: Arrays, scale: float
 ) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """The adapter as named arrays: names, order and dtypes of ``like``; ranks may differ."""
+    """Return the adapter as named arrays: names, order and dtypes of ``like``; ranks may differ."""
     arrays = {}
     for name, array in like.items():
         module, factor = _parts(name)
@@ -51,7 +51,7 @@ def adapter_to_arrays(
 
 
 def state_dict_of(adapter: Adapter) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """The adapter as float32 arrays under PEFT's names, modules in sorted order."""
+    """Return the adapter as float32 arrays under PEFT's names, modules in sorted order."""
     arrays = {}
     for module in adapter.modules:
         arrays[f"{module}.lora_A.weight"] = adapter.a[module].float().numpy()

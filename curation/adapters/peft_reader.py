@@ -1,9 +1,10 @@
-"""LoRA adapters in PEFT folders, read factor by factor: nothing is loaded before it is asked for.
+"""Read LoRA adapters from PEFT folders factor by factor, each when it is used.
 
 A folder holds ``adapter_config.json`` and ``adapter_model.safetensors``. A factor is a view of the
 mapped file, so that adapters of any number and size cost only what is being computed on. What a
-plain pair of factors cannot say (DoRA, biases, quantised or tokenwise variants, an initialisation
-that changed the base) is refused by the name of its setting. No model and no PEFT is needed.
+plain pair of factors cannot express (DoRA, biases, quantised or tokenwise variants, an
+initialisation that changed the base) is refused by the name of its setting. No model and no PEFT is
+needed.
 """
 
 import json
@@ -40,10 +41,10 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class LazyFactor(Mapping[str, Tensor]):
-    """Tensors by name, each made anew when it is asked for."""
+    """Mapping of names to tensors, each made anew at every access."""
 
     def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
-        """Take the names, and what makes the tensor of a name."""
+        """Take the names, and the function that makes the tensor of a name."""
         self._names = dict.fromkeys(names)
         self._make = make
 
@@ -69,14 +70,14 @@ class StoredAdapter:
     saved: Mapping[str, Tensor]
     """Parameter → trained value, of ``modules_to_save``; lazily read."""
     shapes: Mapping[str, tuple[int, int, int]]
-    """Module → outputs, rank, inputs; from the file's head."""
+    """Module → outputs, rank, inputs; from the file's header."""
 
 
 def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
     """Open a PEFT LoRA folder.
 
     Args:
-        folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+        folder: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
         base: Fingerprint or name of the base model that it belongs to.
 
     Raises:
@@ -106,7 +107,7 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
 
 
 def why_unreadable(path: Path, error: Exception) -> ModelError:
-    """Why the file with an adapter's arrays cannot be read, and what to do about it."""
+    """Return the error of an adapter's unreadable arrays: why, and what to do about it."""
     folder = path.parent
     if not path.exists() and (folder / "adapter_model.bin").exists():
         return ModelError(
@@ -138,10 +139,10 @@ def check_finite(one: StoredAdapter) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of an adapter folder.
+    """Read the configuration of an adapter folder.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or it is no table of settings.
     """
     path = folder / "adapter_config.json"
     if not path.exists():
@@ -160,7 +161,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_plain_lora(config: Mapping[str, Any], folder: Path | str) -> None:
-    """Refuse whatever makes an adapter more than pairs of factors and whole modules.
+    """Refuse settings that make an adapter more than pairs of factors and whole modules.
 
     Args:
         config: PEFT's configuration of the adapter.
@@ -191,7 +192,7 @@ def check_plain_lora(config: Mapping[str, Any], folder: Path | str) -> None:
 def _sorted_keys(
     shapes: Mapping[str, Any], config: Mapping[str, Any], folder: Path
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Keys of the factors by factor and module, and of whole modules by parameter."""
+    """Return keys of the factors by factor and module, and of whole modules by parameter."""
     factors: dict[str, dict[str, str]] = {"A": {}, "B": {}}
     whole: dict[str, str] = {}
     kept = [str(name) for name in config.get("modules_to_save") or ()]
@@ -234,7 +235,7 @@ def _size(
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> float:
-    """α / r, or α / √r under rsLoRA; by PEFT's rule for patterns of names.
+    """Return α / r, or α / √r under rsLoRA; by PEFT's rule for patterns of names.
 
     Reference:
         D. Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023,
@@ -248,7 +249,7 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> f
 
 
 def _pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:  # noqa: ANN401 - what JSON holds
-    """The value of the first pattern that matches the module's name or its end."""
+    """Return the value of the first pattern that matches the module's name or its end."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", name):
             return value

@@ -1,10 +1,10 @@
-"""Sparse differences in PEFT's SHiRA folders: read, and written whole or not at all.
+"""Read and write sparse differences in PEFT's SHiRA folders, whole or not at all.
 
-Such a folder holds, of each module with m outputs and n inputs, the values of r (m + n) entries of
-its weight and their rows and columns. It does not say m and n. They follow where the entries of all
+For each module with m outputs and n inputs, such a folder holds the values of r (m + n) entries of
+its weight and their rows and columns, but not m and n. These follow where the entries of all
 folders reach the last row and the last column, as (last row + 1) + (last column + 1) = m + n then;
-otherwise the base model's own files have to say. What is written is padded with zeros to the
-smallest r that holds every module. No model and no PEFT is needed.
+otherwise they are read from the base model's own files. A written folder is padded with zeros to
+the smallest r that holds every module. No model and no PEFT is needed.
 
 Reference:
     K. Bhardwaj et al., Sparse High Rank Adapters, NeurIPS 2024, https://arxiv.org/abs/2406.13175
@@ -41,7 +41,7 @@ _MATRIX = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEntries:
-    """What a SHiRA folder says."""
+    """Content of a SHiRA folder: its configuration and its entries by module."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -116,14 +116,14 @@ def _check(folder: Path, module: str, places: Tensor, values: Tensor, rank: int)
 
 
 def shapes_of(opened: Sequence[StoredEntries], base: Path | None = None) -> dict[str, Shape]:
-    """Module → outputs and inputs, from what the folders reach together or from the base's files.
+    """Return module → outputs and inputs, from the folders' entries or from the base's files.
 
     Args:
         opened: The folders' entries.
-        base: A local model folder with ``*.safetensors``; None: what the folders say.
+        base: A local model folder with ``*.safetensors``; None: the folders alone.
 
     Raises:
-        ModelError: folders contradict each other or the base, or do not say enough.
+        ModelError: folders contradict each other or the base, or do not determine a shape.
     """
     known = _base_shapes(base) if base is not None else {}
     return {
@@ -155,7 +155,7 @@ def _shape_of(module: str, opened: Sequence[StoredEntries], known: Mapping[str, 
 
 
 def _base_shapes(folder: Path) -> dict[str, Shape]:
-    """Module → shape of its weight, from the heads of a model's files."""
+    """Return module → shape of its weight, from the headers of a model's files."""
     found: dict[str, Shape] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -176,7 +176,7 @@ def _base_shapes(folder: Path) -> dict[str, Shape]:
 def sparse_adapter(
     opened: StoredEntries, shapes: Mapping[str, Shape], *, base: str = ""
 ) -> SparseAdapter:
-    """The entries as a difference of weights; zeros, which a folder may be padded with, are none.
+    """Convert entries to a sparse difference; zeros, which may be padding, are left out.
 
     Raises:
         ModelError: an entry is given twice.
@@ -206,7 +206,7 @@ def export_sparse(
 
     Args:
         adapter: The difference, of parameters that end in ``.weight``.
-        folder: Where to.
+        folder: The folder to write.
         base_name: Hub name or folder of the base model.
         target_modules: Modules, or ends of their names, that the entries belong to.
         task_type: PEFT's name of the task.
@@ -243,7 +243,7 @@ def export_sparse(
 
 
 def _padded(adapter: SparseAdapter, name: str, rank: int) -> tuple[Tensor, Tensor]:
-    """The entries of a parameter, filled up to rank · (m + n) with zeros at free places."""
+    """Fill a parameter's entries up to rank · (m + n) with zeros at free places."""
     outputs, inputs = adapter.shapes[name]
     places, values = adapter.indices[name], adapter.values[name]
     wanted = rank * (outputs + inputs)

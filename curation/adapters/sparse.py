@@ -1,4 +1,4 @@
-"""Sparse differences as data: checks, and their weighted sum.
+"""Check sparse differences and compute their weighted sum.
 
 The sum of sparse differences has the union of their supports; entries that several hold add up:
 
@@ -22,10 +22,10 @@ from fedwinnow.curation.errors import IncompatibleAdapterError, NonFiniteError
 
 
 def check_sparse(adapter: SparseAdapter | Adapter, *, site: str = "") -> SparseAdapter:
-    """Refuse what is no sparse difference of finite values at ascending places in its shapes.
+    """Refuse all but a sparse difference of finite values at ascending places in its shapes.
 
     Args:
-        adapter: What to check; no entry at all is allowed.
+        adapter: The adapter to check; it may have no entry.
         site: Where it came from, for the message; ``""`` for an adapter of this process.
 
     Returns:
@@ -113,17 +113,17 @@ def check_same_base(adapters: Mapping[str, SparseAdapter], previous: SparseAdapt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseSumTerms:
-    """Some sparse vectors added up."""
+    """Sum of sparse vectors, and how many of them hold each entry."""
 
     indices: Int64[Tensor, " entries"]
     """Union of the supports, ascending."""
     values: Float64[Tensor, " entries"]
     holders: Int64[Tensor, " entries"]
-    """How many of the vectors hold each place."""
+    """Number of vectors that hold each place."""
 
 
 def weighted_sum(adapters: Sequence[tuple[float, SparseAdapter]], name: str) -> SparseSumTerms:
-    """Σ w_i δ_i of one parameter; an adapter without the parameter adds nothing to it."""
+    """Return Σ w_i δ_i of one parameter; an adapter without the parameter adds nothing to it."""
     held = [(weight, one) for weight, one in adapters if name in one.indices]
     none = torch.zeros(0, dtype=torch.int64)
     places = torch.cat([none, *(one.indices[name] for _, one in held)])
@@ -138,5 +138,5 @@ def weighted_sum(adapters: Sequence[tuple[float, SparseAdapter]], name: str) -> 
 
 
 def count_entries(adapter: SparseAdapter) -> int:
-    """How many entries an adapter changes."""
+    """Return the number of entries that an adapter changes."""
     return sum(len(places) for places in adapter.indices.values())

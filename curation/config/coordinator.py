@@ -1,4 +1,4 @@
-"""Sections of ``run.toml`` that the server alone decides: deadlines, quorum, keys and members.
+"""Sections of ``run.toml`` that the server alone decides: deadlines, quorum, keys, members.
 
 Each field is followed by one line with its unit and range, as in ``curation/config/run.py``.
 """
@@ -42,13 +42,13 @@ class DeadlinesSection:
             require_setting(f"deadlines.{one.name}", value, value > 0, "above 0")
 
     def of(self, phase: str) -> float:
-        """Deadline of a phase, seconds."""
+        """Return the deadline of a phase, seconds."""
         return float(getattr(self, phase))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardsSection:
-    """What one site alone may do to a merge; beside any rule of [merging]."""
+    """Limits on one site's influence on a merge, in addition to any rule of [merging]."""
 
     norm: float = 0.0
     """Longest update of one site, in medians of the sites' norms, at least 0; 0 sets no bound."""
@@ -59,11 +59,11 @@ class GuardsSection:
     liars: int = 1
     """How many sites may lie, at least 1; Krum needs 2 · liars + 3 sites, others 2 · liars + 1."""
     anchor_margin: float = 0.0
-    """Rise of public anchors' loss (others measure it) that leaves an adapter out; 0: not asked."""
+    """Largest rise of public anchors' loss that others may measure, as a share; 0: not asked."""
     kept_share: float = 0.0
-    """Most that counts of a site's kept share, in medians of all, at least 0; 0 sets no bound."""
+    """Largest kept share that counts for a site, in medians of all, at least 0; 0 sets no bound."""
     summaries: Literal["sum", "median"] = "sum"
-    """What a threshold rests on: all histograms added up, or the median of their distributions."""
+    """Basis of the threshold: the sum of all histograms, or the median of their distributions."""
 
     def __post_init__(self) -> None:
         require_setting(
@@ -77,7 +77,7 @@ class GuardsSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepSection:
-    """What the coordinator keeps of a run beyond its result."""
+    """Files of a run that the coordinator keeps beyond its result."""
 
     adapters: bool = False
     """Whether each site's adapter of each training round stays, for `fedwinnow remerge`."""
@@ -116,13 +116,13 @@ class QuorumSection:
             require_setting(f"quorum.{one.name}", value, value >= 0, "at least 0")
 
     def of(self, phase: str, otherwise: int) -> int:
-        """Sites that a phase needs."""
+        """Return the number of sites that a phase needs; ``otherwise`` where none is set."""
         return int(getattr(self, phase)) or otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorSection:
-    """A deployed run: how the coordinator signs, where it submits, how often it tries."""
+    """The coordinator's part in a deployed run: its key, its connection, its retries."""
 
     key: str = ""
     """The coordinator's private key file (`fedwinnow keys`); "" in a simulation."""
@@ -146,9 +146,9 @@ class CoordinatorSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberSection:
-    """One site of a deployed run, as the coordinator pins it."""
+    """One site of a deployed run, pinned by its public key."""
 
     name: str
-    """Name of the site, as its own site.toml says it."""
+    """Name of the site, as in its own site.toml."""
     key: str
     """The site's public key, as `fedwinnow site check` prints it."""

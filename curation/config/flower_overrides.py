@@ -1,9 +1,8 @@
-"""Flower's run config as a scenario: the name of a file, and flat keys that override it.
+"""Read a scenario from Flower's run config: a file name, and flat keys that override the file.
 
 Flower knows only texts, numbers and truth values, and only keys that ``pyproject.toml`` lists.
-``scenario`` names the TOML file, ``read_overrides`` holds lines ``section.key=value``, ``resume``
-goes
-on with the run in the run folder, and every other key (``training.rounds``) is one override; an
+``scenario`` names the TOML file, ``overrides`` holds lines ``section.key=value``, ``resume``
+continues the run in the run folder, and every other key (``training.rounds``) is one override; an
 empty text means that the scenario's own value holds.
 """
 
@@ -21,7 +20,7 @@ OWN_KEYS = frozenset({"scenario", "overrides", "resume"})
 
 
 def read_overrides(run_config: Mapping[str, object]) -> tuple[str, ...]:
-    """The ``section.key=value`` lines of a run config; ``read_overrides`` wins over single keys."""
+    """Return a run config's ``section.key=value`` lines; ``overrides`` wins over single keys."""
     single = [
         f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in sorted(run_config.items())
@@ -32,7 +31,7 @@ def read_overrides(run_config: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def scenario_file(run_config: Mapping[str, object]) -> Path:
-    """The scenario that a run config names.
+    """Return the path of the scenario that a run config names.
 
     Raises:
         ConfigError: it names none.
@@ -49,7 +48,7 @@ def scenario_file(run_config: Mapping[str, object]) -> Path:
 
 
 def run_config_scenario(run_config: Mapping[str, object]) -> RunConfig:
-    """The whole configuration that a run config stands for.
+    """Load the whole configuration that a run config describes.
 
     Raises:
         ConfigError: no scenario is named, it cannot be read, or a key or value is wrong.

@@ -1,4 +1,4 @@
-"""Identity of a run's configuration: hash, run id, and the folder of its sites."""
+"""Compute what identifies a run: its settings as text, its run id, the folder of its sites."""
 
 import functools
 import hashlib
@@ -15,7 +15,10 @@ from fedwinnow.curation.config.strict_toml import canonical_json
 
 
 def identity(config: RunConfig) -> str:
-    """What makes a run what it is: everything but where its folder lies and how long it waits."""
+    """Return the settings that identify a run, as canonical JSON.
+
+    Left out are the run's folder, deadlines, quorum and the coordinator's section.
+    """
     return canonical_json(
         replace(
             config,
@@ -28,7 +31,7 @@ def identity(config: RunConfig) -> str:
 
 
 def run_id(config: RunConfig) -> str:
-    """Our run id: the name, and a hash of every setting and of the local data and anchors.
+    """Return our run id: the name, and a hash of every setting and of local data and anchors.
 
     Equal runs find their own state, and a run on changed data is another run.
     """
@@ -39,7 +42,7 @@ def run_id(config: RunConfig) -> str:
 
 
 def _content(source: str) -> str:
-    """Digest of a local file or of a folder's files; "" for a hub name, or where nothing is."""
+    """Return the digests of a file or a folder's files; "" for a hub name or a missing path."""
     if not source:
         return ""
     path = Path(source)
@@ -55,5 +58,5 @@ def _digest(file: str, size: int, changed: int) -> str:  # noqa: ARG001 - a chan
 
 
 def sites_folder(config: RunConfig) -> Path:
-    """Folder of the simulated sites' own folders, inside the run folder."""
+    """Return the folder of the simulated sites' own folders, inside the run folder."""
     return Path(config.run.output) / config.run.name / "sites"

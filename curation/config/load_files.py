@@ -1,4 +1,7 @@
-"""The three files that people write: a scenario, a deployed run, a site; paths lie beside them."""
+"""Load the three files that people write: a scenario, a deployed run, a site.
+
+Paths in them may be relative to the file.
+"""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -108,7 +111,7 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
 
 
 def _check_members(config: RunConfig) -> None:
-    """What would otherwise show only after every member has been waited for."""
+    """Refuse settings that would otherwise fail only after the wait for every member."""
     owners: dict[PublicKey, str] = {}
     for member in config.members:
         key = PublicKey.parse(member.key, f"members.key of {member.name}")
@@ -135,7 +138,7 @@ def _check_members(config: RunConfig) -> None:
 
 
 def _check_site(config: SiteConfig) -> None:
-    """What a silo's own word may not say."""
+    """Refuse settings that a ``site.toml`` may not have."""
     allowed = "false: a site.toml is a silo's own word, and with true its policy would not hold"
     require_setting("simulation", config.simulation, not config.simulation, allowed)
     phases = [str(phase) for phase in Phase if phase is not Phase.DONE]
@@ -158,7 +161,7 @@ def _resolve_beside(folder: Path, name: str) -> str:
 
 
 def site_configs(config: RunConfig, work: str) -> tuple[SiteConfig, ...]:
-    """The simulated sites of a scenario, each as its own configuration."""
+    """Return the simulated sites of a scenario, each as its own configuration."""
     return tuple(
         SiteConfig(
             site=site,

@@ -1,9 +1,9 @@
-"""The configuration of a run and of a site, as frozen dataclasses; the words of ``scenario.toml``.
+"""Configuration of a run as frozen dataclasses: the keys of ``scenario.toml`` and ``run.toml``.
 
 Each field is followed by one line with its unit and range, which ``fedwinnow init`` copies into the
 file that it writes. Sections up to the score: ``curation/config/scoring.py``. Parsing, strictness
-and messages: ``curation/config/strict_toml.py``. Functions below the rim take plain arguments:
-configuration stops at the door.
+and messages: ``curation/config/strict_toml.py``. Lower-level functions take plain arguments, not
+configuration.
 """
 
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ from fedwinnow.curation.config.training import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTerms:
-    """What every site must agree on; travels to the sites at join. Holds no path and no code."""
+    """Terms that every site must agree on, sent to them at join; they hold no path and no code."""
 
     run: RunSection = field(default_factory=RunSection)
     model: ModelSection = field(default_factory=ModelSection)
@@ -63,7 +63,7 @@ class RunTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """A whole run: the agreed terms, what the server alone decides, and the simulated sites."""
+    """Configuration of a whole run: agreed terms, the server's own sections, simulated sites."""
 
     run: RunSection = field(default_factory=RunSection)
     model: ModelSection = field(default_factory=ModelSection)
@@ -97,7 +97,7 @@ class RunConfig:
             require_setting(key, names, len(set(names)) == len(names), "every site named once")
 
     def terms(self) -> RunTerms:
-        """The part that travels: local paths are blanked."""
+        """Return the terms that are sent to the sites: local paths are blanked."""
         from dataclasses import fields, replace  # noqa: PLC0415 - two names, used here only
 
         shared = {f.name: getattr(self, f.name) for f in fields(RunTerms)}

@@ -114,7 +114,7 @@ class AdapterSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnsSection:
-    """Which columns of a data file hold what."""
+    """Column names of a data file."""
 
     prompt: str = "prompt"
     """Column of the user's text (ignored where ``messages`` is set)."""
@@ -163,17 +163,17 @@ class AnchorsSection:
 
 
 Backend: TypeAlias = Literal["auto", "hooks", "probe", "forward"]
-"""Ways to measure; see ``client/measuring/backends.py``."""
+"""Backends that measure; see ``client/measuring/backends.py``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringSection:
-    """The measuring pass."""
+    """Settings of the measuring pass."""
 
     batch_tokens: int = 2048
     """Tokens in a batch, padding included, at least 8; 0 finds the largest size that is safe."""
     contrast_prompts: int = 2
-    """Other public prompts that each response is set against, at least 0."""
+    """Other public prompts under which each response is measured too, at least 0."""
     backend: Backend = field(default="auto", metadata=OMIT_DEFAULT)
     """How gradient columns are taken (docs/measuring.md); "auto": hooks, or a probe if need be."""
     layers: int = field(default=0, metadata=OMIT_DEFAULT)
@@ -197,7 +197,7 @@ class MeasuringSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorerSection:
-    """The scorer that decides, and those that are computed beside it."""
+    """The scorer that decides, and others that are computed for comparison."""
 
     name: str = "calibrated"
     """Scorer plug-in (see ``fedwinnow plugins``)."""
@@ -235,10 +235,10 @@ class SummarySection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClustersSection:
-    """Equal shares for clusters of loss trajectories among what passes the threshold (S2L)."""
+    """Equal quotas for clusters of loss trajectories, above the threshold (S2L)."""
 
     count: int = 0
-    """Most clusters, 0 to 1024; 0 asks for no clusters, and keeps all that passes."""
+    """Most clusters, 0 to 1024; 0 makes no clusters and keeps every sample above the threshold."""
     iterations: int = 10
     """Exchanges of sums and counts, 1 to 100; the last one sets the quotas."""
     budget: float = 0.5

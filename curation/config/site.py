@@ -1,4 +1,4 @@
-"""Sections of ``site.toml``: the silo's own word, which outranks any request.
+"""Sections of ``site.toml``: the silo's own settings, which outrank any request.
 
 Each field is followed by one line with its unit and range, as in ``curation/config/run.py``.
 """
@@ -17,7 +17,7 @@ from fedwinnow.curation.config.strict_toml import renamed, require_setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateSection:
-    """What a silo lets into its own pool; stays at the site."""
+    """Gates that a sample must pass to enter the silo's data; they stay at the site."""
 
     near_duplicates: float = 0.9
     """Jaccard similarity of 5-word shingles from which two samples count as duplicates, (0, 1]."""
@@ -42,7 +42,7 @@ class GateSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteSection:
-    """One silo: the words of ``site.toml`` and of ``[[sites]]`` in a scenario."""
+    """One silo: the keys of ``[site]`` in ``site.toml`` and of ``[[sites]]`` in a scenario."""
 
     name: str
     """Name of the site, unique in the run: letters, digits, '-', '_' and '.'."""
@@ -53,7 +53,7 @@ class SiteSection:
     columns: ColumnsSection = field(default_factory=ColumnsSection)
     """Column names of the data."""
     gate: GateSection = field(default_factory=GateSection)
-    """What is let in."""
+    """Gates of the data."""
     rank: int = 0
     """Rank of the adapter that this site trains, at most the run's; 0 takes the run's."""
     targets: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class SiteSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySection:
-    """What a coordinator may ask of this site; enforced by the agent before anything leaves."""
+    """Limits on a coordinator's requests; enforced by the agent before anything leaves the site."""
 
     coordinator: str = ""
     """The coordinator's public key, as `fedwinnow keys` prints it; no other is obeyed."""
@@ -94,7 +94,7 @@ class PolicySection:
     )
     """Whether adapters and histograms may be seen by the coordinator one by one; set knowingly."""
     share_adapter_with_members: bool = False
-    """Whether this site's adapters may go on to all members, and to who carries requests."""
+    """Whether this site's adapters may go on to all members, and to whoever carries requests."""
     privacy_budget: float = math.inf
     """Epsilon that releases on one data set may spend, above 0; inf asks for no noise."""
     phases: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class PolicySection:
     plugin_settings: bool = True
     """Whether a run may change settings of plug-ins from their defaults."""
     summaries: int = 1
-    """Histograms, and selections, of one data set against one anchor set, over all runs."""
+    """Most histograms, and selections, of one data set against one anchor set, over all runs."""
     max_clusters: int = 0
     """Most clusters whose counts and mean losses leave, at least 0; 0 refuses runs with any."""
     max_cluster_rounds: int = 20
@@ -149,7 +149,7 @@ class PolicySection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeSection:
-    """Who measures the samples of this site: this process, or workers of its own."""
+    """Processes that measure the samples of this site: this one, or workers of its own."""
 
     workers: int = 1
     """Processes that measure side by side, with the base model in each, at least 1."""
@@ -181,7 +181,7 @@ class AgentSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteConfig:
-    """Everything a site needs of its own: ``site.toml``; nothing of it comes from a server."""
+    """Whole configuration of a site: ``site.toml``; nothing of it comes from a server."""
 
     site: SiteSection
     model: ModelSection = field(default_factory=ModelSection)

@@ -1,4 +1,4 @@
-"""Strict TOML: every key, type and range is checked, and an error names the key and the file.
+"""Read TOML strictly: check every key, type and range; an error names the key and the file.
 
 The shape of a file is a tree of frozen dataclasses; this module knows nothing about their meaning.
 
@@ -24,7 +24,7 @@ from fedwinnow.curation.errors import ConfigError
 T = TypeVar("T")
 
 OMIT_DEFAULT: Mapping[str, Any] = {"quiet": True}
-"""Metadata of a field that came later: where it holds its default, canonical text leaves it out.
+"""Metadata of a field added later: canonical text leaves it out where it holds its default.
 
 So a setting that a run does not use changes neither its id nor the terms that it sends.
 """
@@ -41,10 +41,10 @@ WORDS: Mapping[object, str] = {
     float: "a number",
     bool: "true or false",
 }
-"""What an error calls a type."""
+"""Names of types in errors."""
 
 
-def require_setting(key: str, value: object, holds: bool, allowed: str) -> None:  # noqa: FBT001 - reads as a sentence: check key, value, condition
+def require_setting(key: str, value: object, holds: bool, allowed: str) -> None:  # noqa: FBT001 - reads as a sentence: require key, value, condition
     """Raise a :class:`ConfigError` that names ``key`` unless ``holds``."""
     if not holds:
         message = f"{key} = {value!r} is out of range; allowed: {allowed}"
@@ -79,7 +79,7 @@ def load_toml(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
 def with_overrides(
     tree: Mapping[str, Any], overrides: Sequence[str], *, form: str = "section.key=value"
 ) -> dict[str, Any]:
-    """A copy of the tree with ``section.key=value`` lines applied; errors call them ``form``.
+    """Return a copy of the tree with ``section.key=value`` lines applied; ``form`` is for errors.
 
     Raises:
         ConfigError: a line is not of that form, or names something that is no section.
@@ -114,7 +114,7 @@ def parse(tree: Mapping[str, Any], cls: type[T], prefix: str = "") -> T:
 
 
 def _completed(value: Any, field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - a tree of TOML
-    """A table whose required keys, where left out, are those of the field's own default.
+    """Fill a table's missing required keys from the field's own default.
 
     So ``[threshold.settings]`` alone means the default rule with these settings.
     """
@@ -132,14 +132,14 @@ def _completed(value: Any, field: dataclasses.Field[Any]) -> Any:  # noqa: ANN40
 
 
 def canonical_json(node: object) -> str:
-    """A dataclass as JSON text with sorted keys: equal settings, equal text."""
+    """Return a dataclass as JSON text with sorted keys: equal settings, equal text."""
     return json.dumps(
         _without_defaults(node), sort_keys=True, ensure_ascii=False, separators=(",", ":")
     )
 
 
 def to_plain(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
-    """A dataclass tree as dicts, lists and scalars."""
+    """Return a dataclass tree as dicts, lists and scalars."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return {f.name: to_plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
     if isinstance(node, Mapping):
@@ -150,7 +150,7 @@ def to_plain(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON hol
 
 
 def _without_defaults(node: object) -> Any:  # noqa: ANN401 - a tree of whatever JSON holds
-    """As :func:`to_plain`, without quiet fields that hold their default."""
+    """Convert like :func:`to_plain`, without ``OMIT_DEFAULT`` fields that hold their default."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         values = {f: getattr(node, f.name) for f in dataclasses.fields(node)}
         said = {
@@ -250,7 +250,7 @@ def _plain_value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - a te
 
 
 def _free(value: Any, key: str) -> Any:  # noqa: ANN401 - whatever a plug-in may take
-    """A setting of a plug-in: what TOML and JSON both hold, so no date and no NaN."""
+    """Return a plug-in's setting, checked to fit TOML and JSON both: no date, no NaN."""
     if isinstance(value, Mapping):
         return {name: _free(item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):

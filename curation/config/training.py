@@ -9,7 +9,7 @@ from fedwinnow.curation.config.strict_toml import require_setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUpSection:
-    """Short training before the measuring, so that signals have a trajectory."""
+    """Short training before measuring, so that signals have a trajectory."""
 
     data: Literal["all", "anchors"] = "all"
     """"all": private samples and calibration rows alike; "anchors": public reference anchors."""
@@ -30,7 +30,7 @@ class WarmUpSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSection:
-    """Federated training on what was kept."""
+    """Federated training on the kept samples."""
 
     rounds: int = 3
     """Federated rounds R; 0 scores and selects without training."""
@@ -49,7 +49,7 @@ class TrainingSection:
     weight_decay: float = 0.0
     """AdamW's weight decay, at least 0."""
     max_grad_norm: float = 1.0
-    """Gradient norm bound of a step, above 0."""
+    """Largest gradient norm of a step, above 0."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of training."""
     gradient_checkpointing: bool = False
@@ -57,7 +57,7 @@ class TrainingSection:
     ordering: PluginSection = field(default_factory=lambda: PluginSection(name="shuffled"))
     """Order of the kept samples."""
     objective: PluginSection = field(default_factory=lambda: PluginSection(name="sft"))
-    """What a step minimises."""
+    """Loss that a step minimises."""
 
     def __post_init__(self) -> None:
         require_setting("training.rounds", self.rounds, self.rounds >= 0, "at least 0")

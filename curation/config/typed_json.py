@@ -1,8 +1,8 @@
 """Read a JSON tree into frozen dataclasses, driven by their type annotations.
 
 A field is a dataclass, a text, a number, a truth value, ``tuple[X, ...]``, ``Mapping[str, X]`` or
-``X | None``. A number that JSON cannot hold stands as a word: "inf", "-inf" or "nan". A key without
-a field is left out, so that a file of a later version can be read.
+``X | None``. A number that JSON cannot hold is written as a word: "inf", "-inf" or "nan". A key
+without a field is left out, so that a file of a later version can be read.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ _NON_FINITE = frozenset({"inf", "-inf", "nan"})
 
 
 def parse_tree(tree: object, cls: type[T], key: str = "") -> T:
-    """Return the dataclass that a JSON tree holds.
+    """Parse a JSON tree into a dataclass.
 
     Args:
-        tree: What ``json.loads`` gave.
+        tree: The result of ``json.loads``.
         cls: A dataclass.
         key: Dotted path of the tree in its file, for errors; "" is the whole file.
 

@@ -1,11 +1,12 @@
-"""What is done with per-sample LoRA gradients before they are let go: dots, norms, Adam, sums.
+"""Contract per-sample LoRA gradients before they are freed: dots, norms, Adam forms, sums.
 
 For the gradient g_i of sample i, references G_k and Adam's moments m, v after n steps:
 
     dot_ik = ⟨g_i, G_k⟩    norm_i = ‖g_i‖    adam_dot_ik = ⟨Γ(g_i), G_k⟩    adam_norm_i = ‖Γ(g_i)‖
-    adam_adam_dot_ik = ⟨Γ(g_i), Γ(G_k)⟩      influence_ik = ⟨g_i, u_k⟩, u_k of ``Influence``
+    adam_adam_dot_ik = ⟨Γ(g_i), Γ(G_k)⟩      influence_ik = ⟨g_i, u_k⟩, u_k of DataInf
 
-Each is a sum over factors (norms: of squares), so one factor's gradients at a time are enough.
+Each is a sum over factors (norms: of squares), so one factor's gradients at a time are enough. The
+references u_k come from ``client/measuring/datainf.py``.
 
 References:
     M. Xia et al., LESS, ICML 2024, section 3.2 (Adam-aware), https://arxiv.org/abs/2402.04333
@@ -29,7 +30,7 @@ EPSILON = 1e-8
 
 @dataclass(slots=True, kw_only=True)
 class WeightedSums:
-    """Collects Σ_i w_ji g_i for rows j of weights, and Σ_i q_i g_i² for Adam's second moment."""
+    """Running Σ_i w_ji g_i for rows j of weights, and Σ_i q_i g_i² for Adam's second moment."""
 
     weights: Float[Tensor, "rows batch"]
     """Of the current batch; set before each backward pass."""
@@ -48,7 +49,7 @@ class WeightedSums:
         self.sums[name], self.squares[name] = added, squared
 
     def forget(self) -> None:
-        """Begin again with no batch."""
+        """Discard the sums of all batches."""
         self.sums.clear()
         self.squares.clear()
 
@@ -68,7 +69,7 @@ def adam_direction(
     second: Float[Tensor, " parameters"],
     count: int,
 ) -> Float[Tensor, "batch parameters"]:
-    """Γ(g) = m̂ / (√v̂ + ε) after one virtual Adam step on g from moments of ``count`` steps.
+    """Return Γ(g) = m̂ / (√v̂ + ε) after a virtual Adam step on g from moments of ``count`` steps.
 
     m̂ = (β₁ m + (1 − β₁) g) / (1 − β₁^(count+1)), v̂ likewise with β₂ and g².
 
@@ -93,19 +94,19 @@ class Contraction:
     adam_references: Mapping[str, Float[Tensor, "k parameters"]] = field(default_factory=dict)
     """Γ(G_k); empty leaves their dots out."""
     directions: Mapping[str, Float[Tensor, "k parameters"]] = field(default_factory=dict)
-    """u_k of :class:`Influence`; empty leaves the influence out."""
+    """u_k of DataInf; empty leaves the influence out."""
     shares: Float[Tensor, " batch"] | None = None
-    """∂L/∂ℓ_i of what was differentiated, by which gradients are divided; None: L is the sum."""
+    """∂L/∂ℓ_i of the loss L differentiated, by which gradients are divided; None: L is the sum."""
     dots: Tensor | None = None
     norms: list[Tensor] = field(default_factory=list)
-    """Of each factor; the norm of these is the norm of all."""
+    """Norms of each factor; the norm of these is the norm of all."""
     adam_dots: Tensor | None = None
     adam_norms: list[Tensor] = field(default_factory=list)
     adam_adam_dots: Tensor | None = None
     influences: Tensor | None = None
 
     def __call__(self, name: str, gradients: Float[Tensor, "batch rows columns"]) -> None:
-        """Contract one factor's gradients and let them go."""
+        """Contract one factor's gradients without keeping them."""
         flat = gradients.flatten(1)
         references = self.references[name]
         if self.plain:
@@ -125,7 +126,7 @@ class Contraction:
                 self.adam_adam_dots = _added(self.adam_adam_dots, direction, adam)
 
     def columns(self, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Those of the wanted columns that gradients give: name → (batch,) or (batch, k).
+        """Return the wanted columns that gradients give: name → (batch,) or (batch, k).
 
         Raises:
             RunError: a wanted column was not gathered.
@@ -148,7 +149,7 @@ class Contraction:
         return {name: values for name, values in chosen.items() if values is not None}
 
     def reset(self) -> None:
-        """Forget the batch."""
+        """Discard the batch."""
         self.dots = self.adam_dots = self.adam_adam_dots = self.influences = self.shares = None
         self.norms.clear()
         self.adam_norms.clear()
@@ -159,12 +160,12 @@ def _added(
     rows: Float[Tensor, "batch parameters"],
     references: Float[Tensor, "k parameters"],
 ) -> Float[Tensor, "batch k"]:
-    """Total + rows · referencesᵀ, in the place of the total where there is one."""
+    """Return total + rows · referencesᵀ, added in place where there is a total."""
     return rows @ references.T if total is None else total.addmm_(rows, references.T)
 
 
 def _norm(parts: list[Tensor]) -> Float[Tensor, " batch"] | None:
-    """Norms of whole gradients from those of their factors; None of none."""
+    """Return norms of whole gradients from those of their factors; None where there are none."""
     if not parts:
         return None
     found: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
@@ -172,7 +173,7 @@ def _norm(parts: list[Tensor]) -> Float[Tensor, " batch"] | None:
 
 
 def _divided(values: Tensor | None, shares: Float[Tensor, " batch"] | None) -> Tensor | None:
-    """Each sample's row by its share."""
+    """Divide each sample's row by its share."""
     if values is None or shares is None:
         return values
     return values / shares.to(values).reshape(-1, *[1] * (values.ndim - 1))

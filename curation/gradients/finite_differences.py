@@ -1,18 +1,18 @@
-"""Directional derivatives of losses without a backward pass: the difference of two adapters.
+"""Estimate directional derivatives of losses from forward passes with two shifted adapters.
 
 For a direction G in the space of an adapter's factors θ, step h and sample i:
 
     ⟨∇ℓ_i, G⟩ ≈ (ℓ_i(θ + h G) − ℓ_i(θ − h G)) / 2h        error: h² ℓ''' / 6 + rounding / h
 
-Two plain forward passes a direction, with inference's memory, on a base of any number format. The
-step along d is the one that moves the reference's own loss, whose gradient is G, by a set amount:
+A direction takes two plain forward passes with inference's memory; the base may have any number
+format. The step along d moves the reference's own loss, whose gradient is G, by a set amount:
 
     h = min( δ / |⟨G, d⟩| , ‖θ‖ / 2‖d‖ )        δ = (3 u)^(1/3) / 10 nats
 
 with u the unit roundoff of the number format, float32's at least (norms and softmax of transformers
 compute in that). (3 u)^(1/3) is where both errors shrink together; the tenth was set by trying
-steps on a tiny Llama (docs/measuring.md). In bfloat16 δ is 0.02 nats: rather the loss drop between
-two adapters than a derivative.
+steps on a tiny Llama (docs/measuring.md). In bfloat16 δ is 0.02 nats: the result is rather the loss
+drop between two adapters than a derivative.
 
 References:
     W. Press et al., Numerical Recipes, 3rd edition 2007, section 5.7 (the step)
@@ -30,11 +30,11 @@ from torch import Tensor
 Directions = Mapping[str, Float[Tensor, "k parameters"]]
 """Factor → k directions; every factor has the same k."""
 Losses = Callable[[], Float[Tensor, " batch"]]
-"""Losses of a batch at the weights as they are."""
+"""Function that returns the losses of a batch at the current weights."""
 
 
 def predicted_change(kind: torch.dtype) -> float:
-    """δ: by how much a step moves the reference's loss, nats, in a model of that number format."""
+    """Return δ: how far a step moves the reference's loss, nats, in a model of that format."""
     eps = max(torch.finfo(kind).eps, torch.finfo(torch.float32).eps)
     return float((3 * eps / 2) ** (1 / 3) / 10)
 
@@ -58,7 +58,7 @@ class FiniteDifferences:
         gradients: Directions,
         kind: torch.dtype,
     ) -> "FiniteDifferences":
-        """Differences with steps for a model that computes in ``kind``.
+        """Choose the steps for a model that computes in ``kind``, and build the differences.
 
         Args:
             weights: The parameters.
@@ -79,7 +79,7 @@ class FiniteDifferences:
 
     @torch.no_grad()
     def __call__(self, losses: Losses) -> Float[Tensor, "batch k"]:
-        """The derivatives of a batch's losses along every direction."""
+        """Return the derivatives of a batch's losses along every direction."""
         found = []
         try:
             for k, step in enumerate(self.steps):

@@ -1,4 +1,4 @@
-"""Per-sample LoRA gradients in one batched backward pass: contracted layer by layer, never kept.
+"""Compute per-sample LoRA gradients by hooks in one backward pass, contracted layer by layer.
 
 LoRA linear: y_t = W x_t + s B u_t with u_t = A x_t. With v_t = ∂ℓ/∂u_t and δ_t = ∂ℓ/∂(B u_t), both
 of which autograd hands to a hook on the factor's output,
@@ -7,10 +7,9 @@ of which autograd hands to a hook on the factor's output,
 
 is one batched matrix product of rank-r size per factor. It takes the place of the weight gradient
 of a training step, which is its sum over i, so it costs no additional arithmetic, and yields dots
-with k references, norms and Adam-aware forms at once (``curation/gradients/contraction.py``).
-Padding
-contributes nothing: its δ and v are zero. The loss of a batch must be the SUM of its samples'
-losses, so that no sample's gradient depends on its neighbours.
+with k references, norms and Adam-aware forms at once (``curation/gradients/contraction.py``); no
+gradient is kept. Padding contributes nothing: its δ and v are zero. The loss of a batch must be the
+SUM of its samples' losses, so that no sample's gradient depends on its neighbours.
 
 The graph begins where that of a training step begins: at the first output of a factor A.
 
@@ -34,7 +33,7 @@ from fedwinnow.curation.model.hook_support import why_no_hooks
 from fedwinnow.curation.model.modes import frozen_weights
 
 Consume = Callable[[str, Float[Tensor, "batch rows columns"]], None]
-"""Told of each factor's per-sample gradients, at least float32, going backward; reads only."""
+"""Reads each factor's per-sample gradients, at least float32, in the order of the backward pass."""
 
 AXES = 3
 """Batch, tokens, features."""
@@ -44,10 +43,10 @@ AXES = 3
 def sample_gradients(
     model: nn.Module, layers: Mapping[str, Any], consume: Consume, *, training: bool = False
 ) -> Iterator["SeenFactors"]:
-    """Watch the backward passes inside the block; the model is as before outside.
+    """Hand ``consume`` the per-sample gradients of the backward passes inside the block.
 
-    Inside, the model is in eval mode and all its parameters are frozen. Call
-    :meth:`SeenFactors.check` after each backward pass.
+    Inside, the model is in eval mode and all its parameters are frozen; afterwards it is as before.
+    Call :meth:`SeenFactors.check` after each backward pass.
 
     Args:
         model: The model that is run.
@@ -79,7 +78,7 @@ def sample_gradients(
 
 @dataclass(slots=True, kw_only=True)
 class SeenFactors:
-    """Which factors were seen in the current batch."""
+    """Count of the passes in which each factor was seen, for the current batch."""
 
     expected: tuple[str, ...]
     recomputed: bool = False
@@ -88,9 +87,9 @@ class SeenFactors:
     backward: dict[str, int] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Assert that every factor fired exactly once, forward and backward, then start anew.
+        """Check that every factor fired exactly once, forward and backward, and reset the counts.
 
-        Where layers are ``recomputed``, the forward pass may have come by more than once.
+        Where layers are ``recomputed``, a factor may have fired more than once in the forward pass.
 
         Raises:
             RunError: a module was skipped or ran twice, so its numbers would be wrong.
@@ -108,17 +107,17 @@ class SeenFactors:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew, whatever was seen."""
+        """Reset the counts, whatever was seen."""
         self.forward.clear()
         self.backward.clear()
 
 
 def check_hookable(model: nn.Module, layers: Mapping[str, Any]) -> None:
-    """Refuse every model and adapter whose per-sample gradients hooks cannot give.
+    """Refuse every model and adapter whose per-sample gradients hooks cannot compute.
 
     Raises:
-        ModelError: a model that hooks cannot see, hooks left by someone, or an adapter that is
-            :func:`why_no_gradients`.
+        ModelError: hooks would not see the model's layers, hooks are left on a factor, or
+            :func:`why_no_gradients` gives a reason.
     """
     problem = why_no_gradients(layers)
     why = why_no_hooks(model)
@@ -135,10 +134,11 @@ def check_hookable(model: nn.Module, layers: Mapping[str, Any]) -> None:
 
 
 def why_no_gradients(layers: Mapping[str, Any]) -> str:
-    """Why no backend can give an adapter's per-sample gradients; "" where they can.
+    """Return why no backend can give an adapter's per-sample gradients; "" where they can.
 
-    No LoRA layer, no or several active adapters, a disabled or merged adapter, DoRA or another
-    variant, adapter biases, an adapter of an embedding, shared factors, or B = 0 everywhere.
+    Reasons: no LoRA layer, no or several active adapters, a disabled or merged adapter, DoRA or
+    another variant, adapter biases, an adapter of an embedding, shared factors, or B = 0
+    everywhere.
     """
     if not layers:
         return "the model has no LoRA layer"
@@ -154,13 +154,13 @@ def why_no_gradients(layers: Mapping[str, Any]) -> str:
 
 
 def _local(weight: Tensor) -> Tensor:
-    """A weight, or the part of a sharded one that this process holds."""
+    """Return a weight, or the part of a sharded one that this process holds."""
     part: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
     return part
 
 
 def _problem(name: str, layer: Any) -> str:  # noqa: ANN401, PLR0911 - PEFT has no types; one line a refusal
-    """What is wrong with one layer, and the cure; "" where nothing is."""
+    """Return what is wrong with one layer, and the cure; "" where nothing is."""
     active = layer.active_adapters
     if len(active) != 1:
         return f"exactly one adapter must be active in {name}, got {len(active)}; set one"
@@ -188,18 +188,18 @@ def _hooks_left(name: str, layer: Any) -> str:  # noqa: ANN401 - PEFT's layers h
 
 
 def factors_of(layer: Any) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's layers have no types
-    """Modules A and B of the active adapter."""
+    """Return modules A and B of the active adapter."""
     (key,) = layer.active_adapters
     return layer.lora_A[key], layer.lora_B[key]
 
 
 def _is_plain(factor: nn.Linear) -> bool:
-    """Whether the factor is run by the code of ``nn.Linear`` and by nobody's own."""
+    """Return whether the factor runs the code of ``nn.Linear``, with no forward of its own."""
     return type(factor) is nn.Linear and "forward" not in vars(factor)
 
 
 def _without_its_weight(factor: nn.Linear, given: Tensor) -> Tensor:
-    """The factor's output, from which no gradient comes to its weight; :class:`_Seen` gives it."""
+    """Return the factor's output without a gradient to its weight, which :class:`_Seen` gives."""
     return nn.functional.linear(given, factor.weight.detach())
 
 
@@ -234,10 +234,10 @@ def _watch(
 
 
 class _Seen(torch.autograd.Function):
-    """A factor's output as it is; in the backward pass its gradient and the factor's input go by.
+    """Identity on a factor's output; its backward pass hands gradient and input to ``took``.
 
-    The input is kept as autograd keeps any, so a checkpoint drops it and computes it again. A
-    weight that is given gets the sum of its samples' gradients.
+    The input is saved as autograd saves any, so a checkpoint drops it and computes it again. A
+    weight, if given, gets the sum of its samples' gradients.
     """
 
     @staticmethod
@@ -262,9 +262,10 @@ class _Seen(torch.autograd.Function):
 def _products(
     gradient: Float[Tensor, "batch tokens rows"], given: Float[Tensor, "batch tokens columns"]
 ) -> Float[Tensor, "batch rows columns"]:
-    """g[i, o, c] = Σ_t gradient[i, t, o] · given[i, t, c], accumulated in at least float32.
+    """Return g[i, o, c] = Σ_t gradient[i, t, o] · given[i, t, c].
 
-    CUDA sums products of half precision in float32 by itself; elsewhere they are widened first.
+    The sum is taken in at least float32: CUDA sums products of half precision in float32 by
+    itself; elsewhere they are widened first.
     """
     kind = torch.promote_types(gradient.dtype, torch.float32)
     if gradient.is_cuda and torch.version.cuda and gradient.dtype == given.dtype != kind:

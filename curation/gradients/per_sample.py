@@ -1,4 +1,4 @@
-"""Per-sample gradients of a batch by hooks or by a probe: two ways, one shape."""
+"""Compute per-sample gradients of a batch by hooks or by a probe, behind one interface."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +16,16 @@ Way = Literal["hooks", "probe"]
 
 
 class GradientSource(Protocol):
-    """Hands per-sample gradients on, batch by batch."""
+    """Source of per-sample gradients, batch by batch."""
 
     def begin(self, samples: int) -> None:
-        """Called before the forward pass of so many samples."""
+        """Prepare for the forward pass of ``samples`` samples."""
 
     def backward(self, losses: Tensor) -> None:
-        """Differentiate the sum of the samples' losses (batch,); the gradients are handed on."""
+        """Differentiate the sum of the samples' losses (batch,) and hand the gradients on."""
 
     def drop(self) -> None:
-        """Forget a batch that was begun and will not be finished."""
+        """Discard a batch that was begun and will not be finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class _Hooked:
     firing: SeenFactors
 
     def begin(self, samples: int) -> None:
-        """Nothing is to be made ready for ``samples``: the hooks see whatever runs."""
+        """Do nothing with ``samples``: the hooks see whatever runs."""
 
     def backward(self, losses: Tensor) -> None:
         losses.sum().backward()
@@ -60,7 +60,7 @@ class _Probing:
 
 
 def choose_source(loaded: LoadedModel) -> Way:
-    """Hooks, but a probe where the model would not let hooks see its layers."""
+    """Return "hooks", or "probe" where the model would not let hooks see its layers."""
     return "probe" if why_no_hooks(loaded.model) else "hooks"
 
 
@@ -68,12 +68,13 @@ def choose_source(loaded: LoadedModel) -> Way:
 def per_sample_gradients(
     way: Way, loaded: LoadedModel, layers: Mapping[str, Any], consume: Consume
 ) -> Iterator[GradientSource]:
-    """Frozen parameters and eval mode inside; the model is as before outside.
+    """Yield a source of per-sample gradients, with the model frozen in eval mode inside the block.
 
-    The graph begins at the lowest of the given layers: nothing below it runs backward.
+    Afterwards the model is as before. The graph begins at the lowest of the given layers: nothing
+    below it runs backward.
 
     Args:
-        way: How.
+        way: "hooks" or "probe".
         loaded: The model.
         layers: Those of its LoRA layers whose gradients are wanted, by name.
         consume: Called as ``consume("NAME.A" or "NAME.B", gradients)``.

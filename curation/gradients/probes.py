@@ -1,4 +1,4 @@
-"""Per-sample LoRA gradients without a hook: a probe that is part of the forward pass itself.
+"""Compute per-sample LoRA gradients without hooks, by a probe in the forward pass itself.
 
 Every factor F (A or B of a layer) runs as F + E_i for sample i, with E_i = 0 of F's own shape:
 
@@ -10,9 +10,9 @@ The losses do not change, and plain autograd gives, exactly,
 
 Nothing but this definition is needed, so it holds under ``torch.compile`` (hooks registered after
 it are ignored), FSDP (E is never sharded or reduced) and activation checkpointing (a recomputed
-layer adds nothing twice); a layer that runs twice gets the sum of both, norm included. The price
-beside hooks: the per-sample gradients of a batch are all there at once (batch · adapter numbers),
-and 2 T r (d_in + d_out) additional operations a sample and layer in the forward pass.
+layer adds nothing twice); a layer that runs twice gets the sum of both, norm included. It costs
+more than hooks: the per-sample gradients of a batch are in memory at once (batch · adapter
+numbers), and the forward pass takes 2 T r (d_in + d_out) additional operations a sample and layer.
 
 References:
     B. Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation 6, 1994 (a
@@ -34,17 +34,17 @@ from fedwinnow.curation.model.modes import frozen_weights
 
 
 class Probed(nn.Linear):
-    """A factor with a zero matrix of each sample's own beside its weight.
+    """A LoRA factor with a zero matrix for each sample beside its weight.
 
-    An ``nn.Linear`` becomes one for a while by its class alone: parameters, names and state of the
+    Only the class of an ``nn.Linear`` is changed for a while: parameters, names and state of the
     module stay what they are, so optimizers, shards and compiled code find what they know.
     """
 
     offset: Tensor | None
-    """(batch, rows, columns), all zero; its gradient is what is asked for. None: nothing is."""
+    """(batch, rows, columns), all zero; its gradient is the per-sample gradient. None: no probe."""
 
     def forward(self, given: Tensor) -> Tensor:
-        """The factor's output, with the offsets in its graph."""
+        """Return the factor's output, with the offsets in its graph."""
         made = nn.Linear.forward(self, given)
         offset = self.offset
         if offset is None or not torch.is_grad_enabled():
@@ -68,7 +68,7 @@ class Probe:
     """By "NAME.A" and "NAME.B"."""
 
     def begin(self, samples: int) -> None:
-        """New zero offsets for a batch of so many samples."""
+        """Set new zero offsets for a batch of ``samples`` samples."""
         for factor in self.factors.values():
             weight = factor.weight
             factor.offset = torch.zeros(
@@ -79,12 +79,12 @@ class Probe:
             )
 
     def drop(self) -> None:
-        """Let go of the offsets of a batch that will not be finished."""
+        """Free the offsets of a batch that will not be finished."""
         for factor in self.factors.values():
             factor.offset = None
 
     def end(self, consume: Consume) -> None:
-        """Hand on every factor's per-sample gradients after the backward pass, and let them go.
+        """Hand on every factor's per-sample gradients after the backward pass, and free them.
 
         Args:
             consume: Called as ``consume("NAME.A" or "NAME.B", gradients)``.
@@ -108,7 +108,7 @@ class Probe:
 def with_probes(
     model: nn.Module, layers: Mapping[str, Any], *, training: bool = False
 ) -> Iterator[Probe]:
-    """Probe the adapter's factors inside the block; the model is as before outside.
+    """Probe the adapter's factors inside the block; restore the model after it.
 
     Args:
         model: The model that is run.

@@ -1,9 +1,9 @@
-"""A base that a federation has changed for good: the change stays factors beside the weights.
+"""Keep a federation's lasting change of the base as factors beside its weights.
 
 Some merging rules add what an adapter of fixed rank cannot hold to the base: W ← W + ΔW_c. Here
 ΔW_c stays an :class:`Adapter`, applied in the forward pass of every layer. So the change is exact
 also where adding it to the weights would round (bfloat16) or is impossible (4 bits), every site
-holds the same one, and it can be taken off again. What the federation has at the end of a round is
+holds the same one, and it can be taken off again. The federation's result at the end of a round is
 the sum of change and adapter, which is again an adapter: ordinary tools load it.
 
 Reference:
@@ -29,14 +29,14 @@ from fedwinnow.curation.model.lora_model import LoadedModel
 
 
 def changed_base_hash(base: str, change: Adapter | None) -> str:
-    """Fingerprint of a base with a change: SHA-256 over the base's and the change's."""
+    """Return the fingerprint of a base with a change: SHA-256 over the base's and the change's."""
     if change is None:
         return base
     return hashlib.sha256(f"{base}+{checks.adapter_hash(change)}".encode()).hexdigest()
 
 
 def add_change(before: Adapter | None, more: Adapter) -> Adapter:
-    """Two changes of one base as one, at the smallest ranks that hold them.
+    """Add up two changes of one base, at the smallest ranks that hold the sum.
 
     Raises:
         IncompatibleAdapterError: they are of different bases, or shapes differ.
@@ -55,7 +55,7 @@ def add_change(before: Adapter | None, more: Adapter) -> Adapter:
 
 
 def _sum(one: Adapter, other: Adapter) -> Adapter:
-    """The sum, factors stacked under the second's scale; a module may be in one alone."""
+    """Add two adapters, factors stacked under the second's scale; a module may be in one alone."""
     if one.base != other.base:
         message = f"base {one.base[:12]} and {other.base[:12]} differ; send changes of one run"
         raise IncompatibleAdapterError(message)
@@ -78,7 +78,7 @@ def _sum(one: Adapter, other: Adapter) -> Adapter:
 
 
 def effective_adapter(adapter: Adapter, change: Adapter | None) -> Adapter:
-    """Change and adapter as one adapter of the unchanged base: their factors, stacked.
+    """Return change and adapter as one adapter of the unchanged base: their factors, stacked.
 
     Raises:
         IncompatibleAdapterError: the adapter was made for another change, or shapes differ.
@@ -87,7 +87,7 @@ def effective_adapter(adapter: Adapter, change: Adapter | None) -> Adapter:
 
 
 def _of_base(adapter: Adapter, change: Adapter) -> Adapter:
-    """The adapter as one of the unchanged base."""
+    """Return the adapter as one of the unchanged base."""
     expected = changed_base_hash(change.base, change)
     if adapter.base != expected:
         message = (
@@ -100,7 +100,9 @@ def _of_base(adapter: Adapter, change: Adapter) -> Adapter:
 
 @contextmanager
 def apply_base_change(loaded: LoadedModel, change: Adapter | None) -> Iterator[None]:
-    """The model with a changed base inside, as it was outside; gradients pass, the change stays.
+    """Apply a change of the base to the model inside the block; take it off after it.
+
+    Gradients flow through the change; it is not trained.
 
     Raises:
         IncompatibleAdapterError: the change is for another base or other matrices.

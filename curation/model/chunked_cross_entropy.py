@@ -1,11 +1,11 @@
-"""Cross-entropy behind a frozen linear head, piece by piece: the logits are never all there.
+"""Compute cross-entropy behind a frozen linear head in chunks, never all logits at once.
 
     ℓ_t = −log softmax(W h_t + c)[y_t]        ∂ℓ_t/∂h_t = Wᵀ (softmax(W h_t + c) − 1_{y_t})
 
-ℓ_t depends on row t alone, so a piece of rows gives its losses AND the gradients by its rows while
-its logits are there, and the logits go. The backward pass only scales those rows. The operations
-are those of the plain way, no logit is computed twice; kept are (targets, hidden) numbers instead
-of three tables of (targets, vocabulary).
+ℓ_t depends on row t alone, so a chunk of rows gives its losses AND the gradients by its rows while
+its logits exist; then the logits are freed. The backward pass only scales those gradients. The
+operations are those of the plain computation, and no logit is computed twice; memory holds
+(targets, hidden) numbers instead of three tables of (targets, vocabulary).
 
 References:
     P.-L. Hsu et al., Liger Kernel, 2024, section 3.2 (fused linear cross-entropy),
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 Look = Callable[[Float[Tensor, "targets vocabulary"]], None]
-"""Shown the logits that predict a batch's targets, row by row of the batch, detached."""
+"""Callback on the logits that predict a batch's targets, row by row of the batch, detached."""
 
 
 def chunked_losses(
@@ -34,14 +34,16 @@ def chunked_losses(
     rows: int,
     look: Look | None = None,
 ) -> Float[Tensor, " targets"]:
-    """Loss of every target, nats, differentiable by ``hidden``; float32, or float64 where it is.
+    """Return the loss of every target, nats, differentiable by ``hidden``.
+
+    The losses are float32, or float64 where ``hidden`` is.
 
     Args:
-        hidden: What goes into the head, at the places that predict a target.
+        hidden: Inputs of the head, at the positions that predict a target.
         head: The head; it must not require a gradient.
-        wanted: The targets.
-        rows: Rows of a piece, at least 1.
-        look: Shown the logits of one piece after the other.
+        wanted: The target tokens.
+        rows: Rows of a chunk, at least 1.
+        look: Called with the logits of one chunk after the other.
     """
     found: Tensor = _Chunked.apply(hidden, head.weight, head.bias, wanted, rows, look)  # type: ignore[no-untyped-call]  # torch has no types here
     return found

@@ -1,4 +1,4 @@
-"""Last hidden states of a pass, and their mean over a response's body."""
+"""Collect the last hidden states of a pass, and average them over each response's body."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from fedwinnow.curation.model.tokenization import Encoding
 
 @contextmanager
 def last_hidden(loaded: LoadedModel) -> Iterator[list[Tensor]]:
-    """Collects what goes into the language-model head: the last hidden states of each pass."""
+    """Collect the last hidden states of each pass inside the block: the inputs of the head."""
     seen: list[Tensor] = []
     head = loaded.model.get_base_model().get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
@@ -24,7 +24,7 @@ def last_hidden(loaded: LoadedModel) -> Iterator[list[Tensor]]:
 
 
 def mean_states(hidden: Tensor, batch: Batch, encodings: Sequence[Encoding]) -> Tensor:
-    """Mean last hidden state over the body's tokens, (batch, hidden), float32."""
+    """Return the mean last hidden state over the body's tokens, (batch, hidden), float32."""
     start = batch.tokens.shape[1] - hidden.shape[1]
     places = torch.arange(start, batch.tokens.shape[1], device=hidden.device)
     begins = torch.tensor([e.response_start for e in encodings], device=hidden.device)

@@ -1,7 +1,7 @@
-"""What about a model decides how it may be run: compiled, sharded, recomputed.
+"""Check whether hooks work on a model: torch.compile, FSDP, checkpoint wrappers.
 
-A hook that is registered on a compiled model is ignored without a word, weights of a sharded model
-are only there while its own hooks run, and a checkpoint wrapper runs its layers twice.
+A hook registered on a compiled model is silently ignored, the weights of a sharded model exist only
+while its own hooks run, and a checkpoint wrapper runs its layers twice.
 
 Sources: torch 2.13, ``torch.compile`` (``OptimizedModule._orig_mod``, ``Module.compile``),
 ``torch.distributed.fsdp`` (``FSDPModule``, ``FullyShardedDataParallel``) and
@@ -12,7 +12,7 @@ from torch import nn
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether the model, or a part of it, went through ``torch.compile``."""
+    """Return whether the model, or a part of it, went through ``torch.compile``."""
     return any(
         "_orig_mod" in part._modules or part._compiled_call_impl is not None  # noqa: SLF001 - torch has no other way to ask
         for part in model.modules()
@@ -20,7 +20,7 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def why_no_hooks(model: nn.Module) -> str:
-    """Why hooks on a model's layers would see nothing, or too much; "" where they see all."""
+    """Return why hooks on a model's layers would see nothing, or too much; "" where they work."""
     if is_compiled(model):
         return "a compiled model ignores hooks"
     for part in model.modules():

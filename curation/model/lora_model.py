@@ -1,4 +1,4 @@
-"""A frozen base with its one adapter: identity, and factors in and out as :class:`Adapter`.
+"""Hold a frozen base with its one adapter; read and set the factors as an :class:`Adapter`.
 
 ΔW of module m is s_m · B_m A_m, with A_m (rank, inputs) and B_m (outputs, rank) held in float32.
 
@@ -30,12 +30,12 @@ _PREFIX = "base_model.model."
 
 @dataclass(slots=True)
 class BatchBudget:
-    """How many tokens a batch of one kind of pass may hold, as far as memory has shown."""
+    """Token budget for batches of one kind of pass, as far as memory has shown."""
 
     most: int = 0
-    """Since memory ran out in a larger one; 0: it never did."""
+    """Most tokens, since memory ran out in a larger batch; 0: it never did."""
     grown: int = 0
-    """What automatic sizing has come to; 0: it has not begun."""
+    """Tokens that automatic sizing has reached; 0: it has not begun."""
 
 
 @dataclass(kw_only=True, repr=False)
@@ -49,16 +49,16 @@ class LoadedModel:
     """SHA-256 over the base's names, shapes, number formats and bytes."""
     device: torch.device
     sizes: dict[str, BatchBudget] = field(default_factory=dict)
-    """Kind of pass → what its batches may hold (``client/measuring/batching.py``)."""
+    """Kind of pass → token budget of its batches (``client/measuring/batching.py``)."""
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
-        """End-of-turn tokens that follow every response."""
+        """Return the end-of-turn tokens that follow every response."""
         return end_tokens(self.tokenizer)
 
     @cached_property
     def vocabulary(self) -> str:
-        """SHA-256 over what turns texts into tokens; "" where the tokenizer cannot tell it."""
+        """Return a SHA-256 of what turns texts into tokens; "" where the tokenizer hides it."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return ""
@@ -75,21 +75,21 @@ class LoadedModel:
         )
 
     def layers(self) -> Iterator[tuple[str, Any]]:
-        """(module name in the base, PEFT's LoRA layer), in order of name."""
+        """Yield (module name in the base, PEFT's LoRA layer), in order of name."""
         yield from lora_layers(self.model)
 
     def layers_with(self, factors: Container[str]) -> dict[str, Any]:
-        """Those of :meth:`layers` whose factor ``NAME.A`` is among the given ones."""
+        """Return those of :meth:`layers` whose factor ``NAME.A`` is among ``factors``."""
         return {name: layer for name, layer in self.layers() if f"{name}.A" in factors}
 
     def last_layers(self, number: int) -> dict[str, Any]:
-        """LoRA layers of the last transformer layers, and of the head, where it has an adapter.
+        """Return LoRA layers of the last transformer layers, and of the head if it is adapted.
 
         Transformer layers are the members of the one outermost ``nn.ModuleList`` that holds
         adapted modules, in its order.
 
         Args:
-            number: Of transformer layers; 0 for all.
+            number: Number of transformer layers; 0 for all.
 
         Raises:
             ModelError: the model has fewer, or is no single stack of them.
@@ -119,7 +119,7 @@ class LoadedModel:
 
 
 def _place(name: str, modules: Mapping[str, Any]) -> tuple[str, int]:
-    """The outermost list of modules that a module is in, and its place there; "" for none."""
+    """Return the outermost module list that a module is in, and its place; "" for none."""
     parts = name.split(".")
     for i in range(1, len(parts)):
         stack = ".".join(parts[:i])
@@ -157,7 +157,7 @@ def base_weights(model: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - PEFT 
 
 
 def fingerprint(base: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes, number formats and bytes of all weights, in order of name."""
+    """Return the SHA-256 of all weights: names, shapes, number formats, bytes, sorted by name."""
     return fingerprint_of(base.state_dict())
 
 
@@ -172,7 +172,7 @@ def fingerprint_of(weights: Mapping[str, Any]) -> str:
 
 
 def get_adapter(loaded: LoadedModel) -> Adapter:
-    """A copy of the adapter that the model holds now, on the CPU in float32."""
+    """Return a copy of the model's current adapter, on the CPU in float32."""
     a, b, scales = {}, {}, {}
     for name, layer in loaded.layers():
         a[name] = layer.lora_A[NAME].weight.detach().float().cpu().clone()
@@ -229,9 +229,9 @@ def set_adapter(loaded: LoadedModel, adapter: Adapter) -> None:
 
 
 def factor_gradients(loaded: LoadedModel, backward: Callable[[], None]) -> Adapter:
-    """Gradients of both factors of every module after ``backward``, in the place of the factors.
+    """Run ``backward`` and return the gradients of both factors of every module as an adapter.
 
-    Dropout is off meanwhile; neither gradients nor modes of the model are changed for others.
+    Dropout is off meanwhile. Afterwards the model has its mode again, and no gradients.
     """
     model, training = loaded.model, loaded.model.training
     model.zero_grad(set_to_none=True)
@@ -256,15 +256,15 @@ def factor_gradients(loaded: LoadedModel, backward: Callable[[], None]) -> Adapt
 def freeze_factors(
     loaded: LoadedModel, factor: str, modules: frozenset[str] = frozenset()
 ) -> Iterator[None]:
-    """One factor of every module untrainable inside, "a" or "b", and both of some modules.
+    """Freeze one factor of every module, and both of some modules, inside the block.
 
     Args:
         loaded: The model.
-        factor: "a", "b", or "" for neither.
-        modules: Names of modules that learn nothing.
+        factor: Factor to freeze, "a", "b", or "" for neither.
+        modules: Names of the modules whose factors are both frozen.
 
     Raises:
-        ProtocolError: it is another word.
+        ProtocolError: ``factor`` is another word.
     """
     if factor not in {"", "a", "b"}:
         message = f"frozen factor: expected 'a', 'b' or '', got {factor!r}; send the round again"
@@ -285,7 +285,7 @@ def freeze_factors(
 
 
 def initial_adapter(loaded: LoadedModel, *, seed: int) -> Adapter:
-    """θ_0: A uniform in ±1/√inputs by a generator per module, B zero; the same at every site."""
+    """Return θ_0, equal at every site: A uniform in ±1/√inputs, a generator per module; B zero."""
     a, b, scales = {}, {}, {}
     config = loaded.model.peft_config[NAME]
     for name, layer in loaded.layers():

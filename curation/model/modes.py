@@ -1,4 +1,4 @@
-"""Context managers of a model's mode: evaluation mode, frozen weights."""
+"""Set a model's mode inside a block: evaluation mode, frozen weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; every module is in its own mode again outside."""
+    """Put the model in evaluation mode inside the block; restore each module's mode after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -20,7 +20,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_weights(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and no parameter requires a gradient inside; everything as before outside."""
+    """Freeze all parameters, in evaluation mode, inside the block; restore both after it."""
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in wanted:

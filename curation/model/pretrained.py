@@ -1,7 +1,8 @@
-"""The one door to transformers and PEFT: load a base, attach an adapter, encode, generate.
+"""Load base models, attach adapters, encode and generate, through transformers and PEFT.
 
-Everything above this file speaks of ``LoadedModel`` (``curation/model/lora_model.py``),
-``Encoding`` (``curation/model/tokenization.py``) and ``Adapter``; both are to be had here too.
+No other module of a run imports transformers or PEFT. The rest of the code uses ``LoadedModel``
+(``curation/model/lora_model.py``), ``Encoding`` (``curation/model/tokenization.py``) and
+``Adapter``.
 """
 
 import importlib.util
@@ -178,7 +179,7 @@ def load_teacher(teacher: TeacherSection, student: ModelSection) -> LoadedModel:
 
 
 def _frozen(base: torch.nn.Module) -> str:
-    """Freeze every weight of a model; its fingerprint."""
+    """Freeze every weight of a model and return its fingerprint."""
     for parameter in base.parameters():
         parameter.requires_grad = False
     return fingerprint(base)
@@ -189,7 +190,7 @@ def _device() -> torch.device:
 
 
 def _check_same_tokens(teacher: Any, student: Any, name: str) -> None:  # noqa: ANN401 - see load_tokenizer
-    """Refuse a teacher to whom a token's number means another text."""
+    """Refuse a teacher whose vocabulary gives a token another number than the student's."""
     theirs, ours = teacher.get_vocab(), student.get_vocab()
     if theirs == ours:
         return
@@ -204,7 +205,7 @@ def _check_same_tokens(teacher: Any, student: Any, name: str) -> None:  # noqa: 
 
 
 def load_tokenizer(model: ModelSection, section: str = "model") -> Any:  # noqa: ANN401 - transformers' tokenizers share no typed base
-    """The model's tokenizer.
+    """Load the model's tokenizer.
 
     Raises:
         ModelError: it is not there or cannot be loaded.
@@ -222,7 +223,7 @@ def load_tokenizer(model: ModelSection, section: str = "model") -> Any:  # noqa:
 def encode(
     loaded: LoadedModel, sample: Sample, *, max_length: int, system_prompt: str = ""
 ) -> Encoding:
-    """Tokens of a sample under the chat template; :mod:`~fedwinnow.curation.model.tokenization`."""
+    """Encode a sample with the loaded tokenizer; see :func:`encode_sample`."""
     return encode_sample(
         loaded.tokenizer,
         sample,
@@ -235,7 +236,7 @@ def encode(
 def encode_all(
     loaded: LoadedModel, samples: Iterable[Sample], *, max_length: int, system_prompt: str = ""
 ) -> Iterator[Encoding]:
-    """Return what :func:`encode` gives for each sample, many at a time."""
+    """Encode samples as :func:`encode` does, many at a time."""
     return encode_samples(
         loaded.tokenizer,
         samples,
@@ -248,7 +249,7 @@ def encode_all(
 def generate(
     loaded: LoadedModel, samples: Sequence[Sample], *, max_new_tokens: int, system_prompt: str = ""
 ) -> tuple[str, ...]:
-    """Greedy answers to the samples' prompts, one after the other."""
+    """Generate greedy answers to the samples' prompts, one after the other."""
     tokenizer, answers = loaded.tokenizer, []
     stop = loaded.end_tokens[-1] if loaded.end_tokens else None
     config = transformers.GenerationConfig(
@@ -302,7 +303,7 @@ def _load_base(model: ModelSection, section: str = "model") -> Any:  # noqa: ANN
 
 
 def _source(model: ModelSection) -> dict[str, Any]:
-    """Where to read from: a local folder never asks the hub, and no code comes with a model."""
+    """Return loading options: a local folder never asks the hub, no code comes with a model."""
     source: dict[str, Any] = {"trust_remote_code": False}
     if Path(model.name).exists():
         source["local_files_only"] = True
@@ -321,7 +322,7 @@ def _not_loaded(model: ModelSection, part: str, error: Exception, section: str) 
 
 
 class _quiet:  # noqa: N801 - used as a word
-    """Hides transformers' progress bars for a while."""
+    """Context manager that hides transformers' progress bars inside the block."""
 
     def __enter__(self) -> None:
         self.shown = transformers.utils.logging.is_progress_bar_enabled()

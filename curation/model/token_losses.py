@@ -1,8 +1,8 @@
-"""Mean token loss of each response in a batch, from logits at the response's positions only.
+"""Compute each response's mean token loss in a batch, from logits at its positions only.
 
 ℓ_i = (1 / T_i) Σ_t −log p(y_t | x, y_<t) in nats, over body and end-of-turn token of sample i.
-Never the loss that a model computes from labels: that is a mean over all tokens of a batch, so a
-sample's share would depend on its neighbours.
+The loss that a model computes from labels is never used: it is a mean over all tokens of a batch,
+so a sample's share would depend on its neighbours.
 
 Reference:
     Padding on the right changes nothing under causal attention: A. Vaswani et al., Attention Is All
@@ -27,25 +27,25 @@ from fedwinnow.curation.model.tokenization import Encoding
 logger = logging.getLogger(__name__)
 
 WHOLE = 2**29
-"""Logits of a batch up to which they are made at once (2 GiB in float32), else in eighths of it."""
+"""Most logits of a batch computed at once (2 GiB in float32); more are made in eighths of it."""
 _CHUNK = 2**22
-"""Numbers of a piece of logits whose entropy is taken at once: 16 MiB in float32."""
+"""Logits whose entropy is computed at once: 16 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Samples side by side, padded on the right."""
+    """A batch of encoded samples, padded on the right."""
 
     tokens: Int[Tensor, "batch length"]
     mask: Int[Tensor, "batch length"]
-    """1 where a token is, 0 where padding is."""
+    """1 at tokens, 0 at padding."""
     targets: Bool[Tensor, "batch length"]
-    """Whether the token at a place counts in the loss; never at place 0, which nothing predicts."""
+    """Whether the token at a position counts in the loss; never at 0, which nothing predicts."""
     first: int
-    """First place of the batch whose token counts, at least 1."""
+    """First position in the batch whose token counts, at least 1."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device; the host does not wait for the copy where it is pinned."""
+        """Copy the batch to a device; the host does not wait for the copy of a pinned batch."""
         ahead = device.type == "cuda"
         return Batch(
             tokens=self.tokens.to(device, non_blocking=ahead),
@@ -55,7 +55,7 @@ class Batch:
         )
 
     def pinned(self) -> "Batch":
-        """The same batch in page-locked memory of the host; needs CUDA."""
+        """Copy the batch to page-locked memory of the host; needs CUDA."""
         return Batch(
             tokens=self.tokens.pin_memory(),
             mask=self.mask.pin_memory(),
@@ -82,18 +82,17 @@ def collate(encodings: Sequence[Encoding]) -> Batch:
 def token_losses(
     model: torch.nn.Module, batch: Batch, *, look: Look | None = None, whole: int = WHOLE
 ) -> Float[Tensor, "batch places"]:
-    """Loss of every token from place ``batch.first`` on, nats, 0 where none counts.
+    """Return every token's loss from position ``batch.first`` on, nats, 0 where it does not count.
 
-    The vocabulary-sized head runs on the hidden states that predict a target and on no other: the
-    rest of prompt and padding costs neither its time nor its memory. Where even those give more
-    than ``whole`` logits, they are made piece by piece
-    (``curation/model/chunked_cross_entropy.py``).
+    The vocabulary-sized head runs only on the hidden states that predict a target: the rest of
+    prompt and padding costs the head neither time nor memory. Where even those give more than
+    ``whole`` logits, they are computed in chunks (``curation/model/chunked_cross_entropy.py``).
 
     Args:
         model: A causal language model of transformers, PEFT's wrapper included.
         batch: On the model's device; every sample has a target.
-        look: Shown the logits before they are let go, maybe in pieces; see :func:`entropies`.
-        whole: Most logits that are made at once, at least 8.
+        look: Called with the logits before they are freed, maybe in chunks; see :func:`entropies`.
+        whole: Most logits computed at once, at least 8.
 
     Returns:
         Float32, or float64 where the model is.
@@ -117,7 +116,7 @@ def _at_once(
     head: torch.nn.Linear | None,
     look: Look | None,
 ) -> Tensor:
-    """Losses of the targets from one table of logits."""
+    """Compute the targets' losses from one table of logits."""
     kept = targets.shape[1] + 1
     gathered: list[bool] = []
 
@@ -145,10 +144,10 @@ def _in_pieces(
     look: Look | None,
     most: int,
 ) -> Tensor | None:
-    """Losses of the targets, at most so many logits at a time.
+    """Compute the targets' losses from at most ``most`` logits at a time.
 
-    None where the model does something else with the head's output than to return it (softcapping,
-    scaling), which one row through the whole model tells.
+    Returns None where the model changes the head's output (softcapping, scaling); one row through
+    the whole model shows it.
     """
     kept = targets.shape[1] + 1
     taken: list[Tensor] = []
@@ -193,7 +192,7 @@ def _run(
 
 
 def _divisible(head: torch.nn.Linear) -> bool:
-    """Whether the head's weights can be used beside the model: whole, plain and frozen."""
+    """Return whether the head can run outside the model: its weights whole, plain and frozen."""
     weights = [head.weight] if head.bias is None else [head.weight, head.bias]
     return type(head) is torch.nn.Linear and not any(
         weight.requires_grad or hasattr(weight, "to_local") for weight in weights
@@ -201,9 +200,10 @@ def _divisible(head: torch.nn.Linear) -> bool:
 
 
 def entropies(logits: Float[Tensor, "targets vocabulary"]) -> Float[Tensor, " targets"]:
-    """−Σ_v p_v log p_v / log V of each row, p = softmax: 0 is certain, 1 knows nothing; float32.
+    """Return each row's −Σ_v p_v log p_v / log V, p = softmax, in float32.
 
-    Piece by piece, so that no second table of the logits' size is ever made.
+    0 is certain, 1 knows nothing. The rows are taken in chunks, so that no second table of the
+    logits' size is ever made.
     """
     rows, vocabulary = logits.shape
     each = max(1, _CHUNK // vocabulary)
@@ -217,9 +217,9 @@ def entropies(logits: Float[Tensor, "targets vocabulary"]) -> Float[Tensor, " ta
 
 
 def _plain_head(model: torch.nn.Module) -> torch.nn.Linear | None:
-    """The language-model head, where it is one linear layer that has no adapter of its own.
+    """Return the language-model head if it is one linear layer without an adapter, else None.
 
-    None for a compiled model too, which would ignore the hook or keep that of its first batch.
+    A compiled model gives None too: it would ignore the hook or keep that of its first batch.
     """
     if is_compiled(model):
         return None
@@ -229,5 +229,5 @@ def _plain_head(model: torch.nn.Module) -> torch.nn.Linear | None:
 
 
 def sample_losses(model: torch.nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
-    """Mean token loss of every sample, nats, differentiable; see :func:`token_losses`."""
+    """Return every sample's mean token loss, nats, differentiable; see :func:`token_losses`."""
     return token_losses(model, batch).sum(dim=1) / batch.targets[:, batch.first :].sum(dim=1)

@@ -1,4 +1,4 @@
-"""From a sample to tokens: prompt, response body and end of turn, tokenised apart.
+"""Encode samples as tokens: prompt, response body and end of turn, tokenised apart.
 
 tokens = prompt ∥ body ∥ end, with the loss on body and end only. The prompt is the chat template's
 text up to where the assistant speaks; the body is tokenised by itself, so it is the same under any
@@ -28,14 +28,14 @@ class Encoding:
 
     tokens: Int32[np.ndarray, " tokens"]
     response_start: int
-    """At least 1: something predicts the first token of the body."""
+    """Place of the body's first token, at least 1, so that something predicts it."""
     body_end: int
     """Body: ``tokens[response_start:body_end]``; what follows is the end-of-turn token, absent
     where it was cut away."""
 
     @property
     def has_target(self) -> bool:
-        """Whether a body token is there to compute a loss on."""
+        """Return whether there is a body token to compute a loss on."""
         return self.body_end > self.response_start
 
 
@@ -56,7 +56,7 @@ def encode_sample(
     Args:
         tokenizer: Any tokenizer of transformers; without a chat template, a line break parts
             prompt and response.
-        sample: What to encode.
+        sample: The sample to encode.
         max_length: Longest result in tokens, at least 8.
         system_prompt: System message before everything; "" for none.
         end: End-of-turn tokens, where the caller knows them.
@@ -77,7 +77,7 @@ def encode_samples(
     system_prompt: str = "",
     end: tuple[int, ...] | None = None,
 ) -> Iterator[Encoding]:
-    """What :func:`encode_sample` gives for each sample, read and tokenised block by block.
+    """Encode samples as :func:`encode_sample` does, read and tokenised block by block.
 
     A fast tokenizer takes the texts of a block at once, on as many threads as there are processors.
 
@@ -95,7 +95,7 @@ def encode_samples(
 
 
 def _cut(prompt: list[int], body: list[int], end: tuple[int, ...], max_length: int) -> Encoding:
-    """Prompt, body and end of turn, as much of them as fits."""
+    """Join prompt, body and end of turn, cut to ``max_length`` tokens."""
     closing = list(end)
     if len(prompt) + len(body) + len(closing) > max_length:
         least = min(len(prompt), max(1, max_length // 4))
@@ -108,7 +108,7 @@ def _cut(prompt: list[int], body: list[int], end: tuple[int, ...], max_length: i
 
 
 def end_tokens(tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - see encode_sample
-    """What follows a response: the template's text up to its first special token, or the EOS."""
+    """Return the tokens after a response: the template's up to the first special one, or EOS."""
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
         tokens = _tokens(tokenizer, _render(tokenizer, turns).rsplit(_MARK, 1)[-1])
@@ -120,7 +120,7 @@ def end_tokens(tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - see encode_
 
 
 def prompt_tokens(tokenizer: Any, sample: Sample, system_prompt: str) -> list[int]:  # noqa: ANN401 - see encode_sample
-    """Tokens of everything before the response, uncut and at least one.
+    """Return the tokens of everything before the response, uncut and at least one.
 
     Raises:
         ModelError: the chat template refuses the turns.
@@ -130,7 +130,7 @@ def prompt_tokens(tokenizer: Any, sample: Sample, system_prompt: str) -> list[in
 
 
 def _prompt_text(tokenizer: Any, sample: Sample, system_prompt: str) -> str:  # noqa: ANN401 - see encode_sample
-    """Everything before the response, as text."""
+    """Return everything before the response, as text."""
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     turns += [{"role": role, "content": content} for role, content in sample.history]
     turns.append({"role": "user", "content": sample.prompt})
@@ -140,7 +140,7 @@ def _prompt_text(tokenizer: Any, sample: Sample, system_prompt: str) -> str:  # 
 
 
 def _start(tokenizer: Any) -> list[int]:  # noqa: ANN401 - see encode_sample
-    """What a text begins with where no template says so: the tokenizer's own BOS, or nothing."""
+    """Return what starts a text where no template says so: the tokenizer's own BOS, or nothing."""
     if tokenizer.chat_template:
         return []
     first = list(tokenizer("")["input_ids"])[:1]
@@ -148,7 +148,7 @@ def _start(tokenizer: Any) -> list[int]:  # noqa: ANN401 - see encode_sample
 
 
 def _begun(tokenizer: Any, tokens: list[int], start: list[int]) -> list[int]:  # noqa: ANN401 - see encode_sample
-    """Tokens of a prompt behind its start, at least one."""
+    """Put ``start`` before a prompt's tokens; return at least one token."""
     tokens = [*start, *tokens]
     known = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
     return tokens or [next(int(token) for token in known if token is not None)]

@@ -1,8 +1,8 @@
-"""When two parties' numbers of the public rows are the same: they are, up to rounding errors.
+"""Check that two parties' numbers of the public rows agree, up to rounding errors.
 
-Public rows are functions of (base, adapter, anchors, seeds) only. The server holds each site's to
-the median over sites, and each site holds that median to its own: invented rows would bend the
-scorer that is fitted on them towards a question about its samples.
+Public rows are functions of (base, adapter, anchors, seeds) only. The server compares each site's
+rows with the median over sites, and each site compares that median with its own rows: invented rows
+would bend the scorer that is fitted on them towards a question about the site's samples.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def why_disagreeing(
     columns: Mapping[str, Float[np.ndarray, "rows ..."]],
     gram: Float[np.ndarray, "k k"],
 ) -> str:
-    """Why a party's public rows are too far from the agreed ones; "" where they are not.
+    """Return why a party's public rows are too far from the agreed ones; "" where they are not.
 
     Args:
         table: One party's rows.

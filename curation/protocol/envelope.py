@@ -1,11 +1,11 @@
-"""Signed requests and encrypted replies: what travels between a coordinator and a site's agent.
+"""Sign requests and encrypt replies between a coordinator and a site's agent.
 
 A coordinator signs each request with Ed25519 (RFC 8032); a site encrypts each reply to the
 coordinator's X25519 key by HPKE (RFC 9180, base mode: X25519, HKDF-SHA256, AES-256-GCM) and signs
-it with its own Ed25519 key. What is signed is the *stamp*: who speaks to whom, in which run and
+it with its own Ed25519 key. The signature covers the *stamp*: who speaks to whom, in which run and
 phase, under which sequence number, and the SHA-256 of the payload. Whoever carries an envelope
-(Flower, a bundle that Flower ships, a proxy) can drop it, and read a request, which every
-site gets; but neither make nor change one, nor read a reply.
+(Flower, a bundle that Flower ships, a proxy) can drop it, and can read a request, which every site
+gets; but it can neither make nor change one, nor read a reply.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """What an envelope is, in the words that are signed."""
+    """Signed description of an envelope: sender, site, run, phase, sequence number, payload."""
 
     sender: str
     """Fingerprint of the key that signs."""
@@ -55,7 +55,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsignedEnvelope:
-    """A payload that its key's owner is about to sign: a stream may be hashed while it travels."""
+    """A payload still to be signed, with its key: a stream may be hashed while it travels."""
 
     key: PrivateKey
     payload: bytes
@@ -63,7 +63,7 @@ class UnsignedEnvelope:
     """The stamp's other fields."""
 
     def signed(self, digest: str = "") -> Envelope:
-        """The envelope; ``digest`` is the payload's SHA-256 where the caller has it already."""
+        """Sign the envelope; ``digest`` is the payload's SHA-256 if the caller has it already."""
         stamp = Stamp(
             sender=self.key.public.fingerprint,
             digest=digest or hashlib.sha256(self.payload).hexdigest(),
@@ -76,12 +76,12 @@ class UnsignedEnvelope:
 
 
 def sign(key: PrivateKey, payload: bytes, **words: typing.Any) -> Envelope:  # noqa: ANN401 - fields of Stamp
-    """An envelope around a payload as it travels; ``words`` are the stamp's other fields."""
+    """Sign a payload as it travels into an envelope; ``words`` are the stamp's other fields."""
     return UnsignedEnvelope(key=key, payload=payload, words=words).signed()
 
 
 def verify(envelope: Envelope, key: PublicKey) -> Stamp:
-    """The stamp of an envelope whose signature and payload are whole.
+    """Verify an envelope's signature and payload, and return its stamp.
 
     Raises:
         ProtocolError: another key signed it, or the stamp or the payload was changed or cut.
@@ -98,7 +98,7 @@ def verify(envelope: Envelope, key: PublicKey) -> Stamp:
 
 
 def verify_stamp(text: bytes, signature: bytes, key: PublicKey) -> Stamp:
-    """A stamp that the key signed; its payload is still to be compared with ``digest``.
+    """Verify a stamp's signature; its payload is still to be compared with ``digest``.
 
     Raises:
         ProtocolError: another key signed it, or it is not a stamp.

@@ -1,4 +1,4 @@
-"""The table of exchanges: each kind of request, the phases it may speak of, and its reply."""
+"""Table of exchanges: each kind of request, the phases it may belong to, and its reply."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ from fedwinnow.curation.protocol.requests import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One kind of request and what answers it."""
+    """One kind of request, its phases, and the reply that answers it."""
 
     phases: tuple[Phase, ...]
-    """Phases that the request may speak of."""
+    """Phases that the request may belong to."""
     reply: type[Reply]
     private: bool = False
     """Whether the reply holds figures of private samples, which a site's policy counts."""
@@ -63,7 +63,7 @@ EXCHANGES: Mapping[type[Request], Exchange] = MappingProxyType(
 
 
 def exchange_of(request: Request) -> Exchange:
-    """Return the row of a request's kind."""
+    """Return the table's row for a request."""
     return EXCHANGES[type(request)]
 
 

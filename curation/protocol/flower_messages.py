@@ -1,4 +1,4 @@
-"""Plain messages as Flower's records, and back, as a simulation carries them.
+"""Convert plain messages to Flower's records and back, as a simulation carries them.
 
 A message is two records: ``message`` (text) and ``arrays``.
 """
@@ -11,13 +11,13 @@ from fedwinnow.curation.protocol.flower_records import array_record, read_arrays
 
 
 def to_records(message: messages.Message) -> RecordDict:
-    """A message as records, in plain."""
+    """Convert a message to records, unencrypted."""
     text, arrays = wire.to_arrays(message)
     return RecordDict({"message": ConfigRecord({"text": text}), "arrays": array_record(arrays)})
 
 
 def read_message(content: RecordDict) -> messages.Message:
-    """The plain message in records.
+    """Read the unencrypted message in records.
 
     Raises:
         ProtocolError: they hold none.

@@ -1,8 +1,8 @@
-"""Envelopes and arrays as Flower's records, and back; both ends of the transport use it.
+"""Convert envelopes and arrays to Flower's records and back, at both ends of the transport.
 
 An envelope is two records: ``envelope`` holds stamp and signature, ``payload`` one array of bytes,
 the same for every site, so that Flower uploads a broadcast once. Nothing here loads torch: Flower
-starts a process for each message, and a shim must be up at once.
+starts a process for each message, and a relay must be up at once.
 """
 
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
 
 
 def envelope_records(envelope: Envelope, payload: ArrayRecord | None = None) -> RecordDict:
-    """An envelope as records; ``payload`` is its payload's record where it was made before."""
+    """Convert an envelope to records; ``payload`` is its payload's record if already made."""
     words = ConfigRecord({"stamp": envelope.stamp, "signature": envelope.signature})
     return RecordDict({"envelope": words, "payload": payload or payload_record(envelope.payload)})
 
 
 def payload_record(payload: bytes) -> ArrayRecord:
-    """A payload as one array of bytes."""
+    """Convert a payload to a record of one array of bytes."""
     return array_record({"payload": np.frombuffer(payload, dtype=np.uint8)})
 
 
 def read_envelope(content: RecordDict) -> Envelope:
-    """The envelope in records.
+    """Read the envelope in records.
 
     Raises:
         ProtocolError: they hold none.
@@ -49,17 +49,17 @@ def read_envelope(content: RecordDict) -> Envelope:
 
 
 def array_record(arrays: Arrays) -> ArrayRecord:
-    """Named arrays as Flower's record, in their order."""
+    """Convert named arrays to Flower's record, in their order."""
     return ArrayRecord({key: Array(array) for key, array in arrays.items()})
 
 
 def read_arrays(record: ArrayRecord) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """The named arrays of a record, in its order."""
+    """Return the named arrays of a record, in its order."""
     return {key: array.numpy() for key, array in record.items()}
 
 
 def content_bytes(content: RecordDict) -> int:
-    """Payload of a message in bytes: texts and arrays, without Flower's own envelope."""
+    """Return the payload of a message in bytes: texts and arrays, without Flower's own envelope."""
     text = sum(
         len(value if isinstance(value, bytes) else str(value))
         for record in content.config_records.values()

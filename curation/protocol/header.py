@@ -1,4 +1,4 @@
-"""What every message is headed with, and how a field stays off the wire."""
+"""Header of every message, and the marker of fields that are omitted while empty."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ PROTOCOL = 1
 """Version of the messages; peers with another one are refused at join."""
 
 UNSENT = {"unsent": True}
-"""Metadata of a field that is left out of the wire while it is empty: runs without it know none."""
+"""Metadata of a field that is not sent while it is empty: runs without it never see it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a message belongs to."""
+    """Header of a message: the run, phase, round, study arm and adapter that it belongs to."""
 
     run: str
     """Our own run id, not Flower's."""
@@ -20,5 +20,5 @@ class Header:
     arm: str = ""
     """Study arm that the training belongs to; ``""`` outside training."""
     adapter: str = ""
-    """SHA-256 of the adapter that the request speaks of; ``""`` if none."""
+    """SHA-256 of the adapter that the request refers to; ``""`` if none."""
     protocol: int = PROTOCOL

@@ -1,4 +1,4 @@
-"""Keys of the message protocol: Ed25519 to sign, X25519 to encrypt, in PEM files."""
+"""Make, load and save a party's keys: Ed25519 to sign, X25519 to encrypt, one line each."""
 
 import base64
 import binascii
@@ -38,12 +38,12 @@ class PublicKey:
 
     @property
     def text(self) -> str:
-        """The one-line form, to be pinned in a configuration."""
+        """Return the one-line form, to be pinned in a configuration."""
         return _PUBLIC + base64.urlsafe_b64encode(self.verifying + self.encrypting).decode()
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of both keys: 32 hexadecimal digits, to be compared by phone."""
+        """Return the SHA-256 of both keys: 32 hexadecimal digits, to be compared by phone."""
         return hashlib.sha256(self.verifying + self.encrypting).hexdigest()[:32]
 
 
@@ -55,12 +55,12 @@ class PrivateKey:
     opening: bytes = field(repr=False)
 
     def __repr__(self) -> str:
-        """The fingerprint, so that no log ever holds a key."""
+        """Return the fingerprint, so that no log ever holds a key."""
         return f"PrivateKey({self.public.fingerprint})"
 
     @classmethod
     def new(cls) -> "PrivateKey":
-        """Fresh keys from the system's random source."""
+        """Make fresh keys from the system's random source."""
         signing, opening = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
         return cls(signing.private_bytes_raw(), opening.private_bytes_raw())
 
@@ -97,7 +97,7 @@ class PrivateKey:
 
     @property
     def public(self) -> PublicKey:
-        """What others pin."""
+        """Return the public keys, which others pin."""
         signing = Ed25519PrivateKey.from_private_bytes(self.signing).public_key()
         opening = X25519PrivateKey.from_private_bytes(self.opening).public_key()
         return PublicKey(signing.public_bytes_raw(), opening.public_bytes_raw())

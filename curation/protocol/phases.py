@@ -4,7 +4,7 @@ import enum
 
 
 class Phase(enum.StrEnum):
-    """Where a run stands; phases happen in this order."""
+    """A phase of a run; phases happen in this order."""
 
     JOIN = "join"
     PROBE = "probe"

@@ -1,4 +1,4 @@
-"""Replies of the protocol: what a site sends back."""
+"""Replies of the message protocol, from a site to the coordinator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from fedwinnow.curation.protocol.header import UNSENT, Header
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteCard:
-    """What a site says of itself at join."""
+    """Description that a site gives of itself at join."""
 
     header: Header
     site: str
@@ -29,7 +29,7 @@ class SiteCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """Reply to join: the card and the seeded adapter θ_0, which every site makes alike."""
+    """Reply to join: the card and the seeded adapter θ_0, which is equal at every site."""
 
     header: Header
     site: str
@@ -55,7 +55,7 @@ class TrainedAdapter:
     header: Header
     site: str
     samples: int
-    """How many samples it trains on over the rounds, rounded; stages of them are not told."""
+    """Samples it trains on over the rounds, rounded; counts of curriculum stages are not sent."""
     adapter: Adapter | None
     losses: tuple[float, ...]
     """Mean training loss of each optimizer step, nats: drawn in the report."""
@@ -75,12 +75,12 @@ class SummaryReply:
     public_scores: Float[np.ndarray, " rows"]
     forecast: Mapping[str, float]
     unscored: int
-    """How many samples have no score (no target token, …), rounded."""
+    """Number of samples without a score (no target token, …), rounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptReply:
-    """How many samples a site keeps, by arm; rounded."""
+    """Number of samples that a site keeps, by arm; rounded."""
 
     header: Header
     site: str
@@ -106,21 +106,21 @@ class MetricsReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedAdapters:
-    """Losses of PUBLIC reference anchors one by one, nats, in anchor order."""
+    """Losses of PUBLIC reference anchors under other sites' adapters, nats, in anchor order."""
 
     header: Header
     site: str
     before: Float[np.ndarray, " anchors"]
-    """Under the adapter that the round started from."""
+    """Losses under the adapter that the round started from."""
     losses: Mapping[str, Float[np.ndarray, " anchors"]]
-    """Site → under its adapter."""
+    """Site → losses under its adapter."""
     domains: tuple[str, ...]
     """Domain of each anchor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A site acknowledges the end."""
+    """A site's acknowledgement of the end of the run."""
 
     header: Header
     site: str
@@ -128,18 +128,18 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A site says no, or could not compute; nothing of the silo's data is in the text."""
+    """A site's refusal or failure to compute; nothing of the silo's data is in the text."""
 
     header: Header
     site: str
     clause: str
-    """Policy clause or error class that stands in the way."""
+    """Policy clause that refuses, or class of the error."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterReply:
-    """What each cluster holds at a site, in groups of at least its smallest cell."""
+    """Counts and sums of a site's clusters, in groups of at least its smallest cell."""
 
     header: Header
     site: str

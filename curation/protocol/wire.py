@@ -1,4 +1,4 @@
-"""Messages and states as one text and named arrays, and back; typed, checked, without code.
+"""Encode messages and states as a text and named arrays, and back: typed, checked, no code.
 
 A dataclass tree becomes JSON, where each array leaf is a reference ``{"array", "dtype", "shape"}``
 to a named array. Decoding is driven by the type annotations of the expected class: nothing but the
@@ -37,7 +37,7 @@ _NON_FINITE = {"inf": float("inf"), "-inf": float("-inf")}
 
 
 def to_arrays(message: messages.Message) -> tuple[str, Arrays]:
-    """Text and named arrays of a message.
+    """Encode a message as a text and named arrays.
 
     Raises:
         NonFiniteError: an array holds a NaN or an infinity, or a number is NaN.
@@ -47,7 +47,7 @@ def to_arrays(message: messages.Message) -> tuple[str, Arrays]:
 
 
 def from_arrays(text: str, arrays: Mapping[str, Any]) -> messages.Message:
-    """The message that :func:`to_arrays` took apart.
+    """Decode the message that :func:`to_arrays` encoded.
 
     Raises:
         ProtocolError: unknown kind, missing or additional field or array, wrong type or shape.
@@ -65,13 +65,13 @@ def from_arrays(text: str, arrays: Mapping[str, Any]) -> messages.Message:
 
 
 def encode(message: messages.Message) -> bytes:
-    """A message as bytes: safetensors with the text in the header."""
+    """Encode a message as bytes: safetensors with the text in the header."""
     text, arrays = to_arrays(message)
     return save_arrays(arrays, metadata={"message": text})
 
 
 def decode(data: bytes) -> messages.Message:
-    """The message that :func:`encode` wrote.
+    """Decode the message that :func:`encode` wrote.
 
     Raises:
         ProtocolError: the bytes are cut short or not a message.
@@ -81,13 +81,13 @@ def decode(data: bytes) -> messages.Message:
 
 
 def dump(node: object) -> bytes:
-    """Any dataclass of ours as bytes (committed states)."""
+    """Encode any dataclass of ours as bytes (committed states)."""
     text, arrays = pack(node)
     return save_arrays(arrays, metadata={"message": text})
 
 
 def restore(data: bytes, cls: type[N]) -> N:
-    """The dataclass that :func:`dump` wrote.
+    """Decode the dataclass that :func:`dump` wrote.
 
     Raises:
         ProtocolError: the bytes are cut short or hold another class.
@@ -97,7 +97,7 @@ def restore(data: bytes, cls: type[N]) -> N:
 
 
 def pack(node: object) -> tuple[str, Arrays]:
-    """JSON text and arrays of a dataclass."""
+    """Return the JSON text and the arrays of a dataclass."""
     arrays: Arrays = {}
     tree = _to_tree(node, type(node).__name__, arrays)
     return json.dumps(tree), arrays
@@ -157,7 +157,7 @@ def _to_tree(node: object, path: str, arrays: Arrays) -> Any:  # noqa: ANN401, P
 
 
 def unsent(cls: type) -> set[str]:
-    """Fields that do not travel while they are empty."""
+    """Return the fields that are not sent while they are empty."""
     return {f.name for f in dataclasses.fields(cls) if f.metadata == messages.UNSENT}
 
 

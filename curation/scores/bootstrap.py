@@ -1,4 +1,4 @@
-"""Intervals for differences of paired measurements.
+"""Compute intervals for differences of paired measurements by the bootstrap.
 
 Reference:
     B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13 (percentile
@@ -21,12 +21,12 @@ def paired_bootstrap(
     seed: int,
     resamples: int = 10_000,
 ) -> tuple[float, float, float]:
-    """Mean of a − b over items, and its 95 % percentile interval over resampled items.
+    """Return the mean of a − b over items, and its 95 % percentile interval over resampled items.
 
     Args:
         a: One measurement per item.
         b: Another of the same items in the same order.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
         resamples: Resampled sets of items, at least 1.
 
     Returns:
@@ -56,14 +56,14 @@ def paired_bootstrap(
 def crossed_bootstrap(
     differences: Float[np.ndarray, "seeds items"], *, seed: int, resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """Mean of paired differences, and its 95 % interval over resampled seeds and items alike.
+    """Return the mean of paired differences, and its 95 % interval over resampled seeds and items.
 
-    An item is the same in every seed, so that it is drawn once for all of them. With one seed only
+    An item is the same in every seed, so it is drawn once for all of them. With one seed only
     items are resampled; two or three tell little of how seeds differ.
 
     Args:
         differences: a − b; NaN where a seed has not measured an item.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
         resamples: Resampled tables, at least 1.
 
     Returns:
@@ -88,7 +88,7 @@ def crossed_bootstrap(
 def _draws(
     random: np.random.Generator, resamples: int, number: int
 ) -> Float[np.ndarray, "resamples number"]:
-    """How often each of ``number`` things comes in as many draws with replacement."""
+    """Return how often each of ``number`` things is drawn in ``number`` draws with replacement."""
     drawn = random.integers(0, number, size=(resamples, number))
     flat = (drawn + number * np.arange(resamples)[:, None]).ravel()
     counts = np.bincount(flat, minlength=resamples * number).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Histograms of scores on agreed edges: what a site may say of its scores, and what it is good for.
+"""Build, merge and read histograms of scores on agreed edges.
 
 Cell 0 is the underflow, cell i holds edges[i−1] ≤ s < edges[i], the last cell the overflow. Cells
 that hold fewer samples than a site allows are merged with their neighbours, and a run's sum is
@@ -28,13 +28,14 @@ from fedwinnow.curation.scores.histogram_edges import (
 
 
 def summarise(scores: Scores, edges: Edges, *, smallest_cell: int) -> ScoreSummary:
-    """Histogram of the scores; NaN (no score) is left out and counted elsewhere.
+    """Build the histogram of a site's scores; NaN (no score) is left out and counted elsewhere.
 
     Runs of cells are closed from the low end as soon as they hold ``smallest_cell`` samples; an
-    unfinished last run joins the one before. Fewer samples than that are one run over everything.
+    unfinished last run joins the one before. Fewer samples in all form
+    one run over every cell.
 
     Args:
-        scores: Of one site's samples.
+        scores: Scores of one site's samples.
         edges: Strictly ascending, in the scores' unit.
         smallest_cell: Fewest samples of a run of cells, at least 1.
 
@@ -69,12 +70,12 @@ def summarise(scores: Scores, edges: Edges, *, smallest_cell: int) -> ScoreSumma
 
 
 def empty_summary(edges: Edges) -> ScoreSummary:
-    """The summary of no sample: merging it changes nothing."""
+    """Return the summary of no sample: merging it changes nothing."""
     return ScoreSummary(edges=edges, counts=np.zeros(len(edges) + 1))
 
 
 def merge_summaries(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
-    """Sum of summaries on the same edges, whatever their order.
+    """Add up summaries on the same edges, whatever their order.
 
     Sums are exact for whole counts; fractions, which spread runs hold, round once.
 
@@ -105,11 +106,11 @@ def merge_summaries(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
 
 
 def quantile(summary: ScoreSummary, share: float) -> float:
-    """Score with a share of all samples at or above it, linear inside a cell.
+    """Return the score with a share of all samples at or above it, linear inside a cell.
 
     Args:
-        summary: Over all sites.
-        share: In [0, 1].
+        summary: The merged histogram of all sites.
+        share: Share of all samples, in [0, 1].
 
     Returns:
         A score inside the cell, never its upper edge: a cell of one value gives that value. −inf
@@ -139,7 +140,7 @@ def quantile(summary: ScoreSummary, share: float) -> float:
 
 
 def share_above(summary: ScoreSummary, threshold: float) -> float:
-    """Share of the samples at or above a threshold, linear inside a cell, in [0, 1]."""
+    """Return the share of the samples at or above a threshold, linear inside a cell, in [0, 1]."""
     if summary.total <= 0 or threshold == float("-inf"):
         return 1.0
     if threshold > summary.edges[-1]:
@@ -157,12 +158,15 @@ def share_above(summary: ScoreSummary, threshold: float) -> float:
 
 
 def rank_error_bound(summary: ScoreSummary, threshold: float | None = None) -> float:
-    """Bound of a threshold's rank error as a share of all samples, in [0, 1]; see the module.
+    """Return a bound of a threshold's rank error, as a share of all samples; see the module.
 
     Args:
         summary: The merged histogram.
         threshold: Where the cut lies: only the cells that it touches can be misjudged. None bounds
             every possible cut.
+
+    Returns:
+        A share in [0, 1].
     """
     if summary.total <= 0:
         return 0.0
@@ -175,7 +179,7 @@ def rank_error_bound(summary: ScoreSummary, threshold: float | None = None) -> f
 
 
 def _runs(counts: list[int], smallest: int) -> list[tuple[int, int]]:
-    """Runs of cells [start, stop) that each hold at least ``smallest`` samples, if any can."""
+    """Return runs of cells [start, stop), each of at least ``smallest`` samples, if any can be."""
     stops: list[int] = []
     held = 0
     for cell, count in enumerate(counts):

@@ -1,6 +1,7 @@
-"""Edges of score histograms, from PUBLIC scores by a fixed rule, and the thresholds between them.
+"""Compute edges of score histograms from PUBLIC scores, and the thresholds between them.
 
-Cells hold about equally many public scores: edges are equal steps of the distribution function
+Cells hold about equally many public scores: by a fixed rule, edges are equal steps of the
+distribution function
 
     H(x) = (1 − w) · (1/m) Σ_j L((x − c_j) / h) + w · (x − low) / (high − low)
 
@@ -40,11 +41,13 @@ Edges = Float[np.ndarray, " edges"]
 
 
 def edges_from_public(public_scores: Scores, *, bins: int, probability: bool) -> Edges:
-    """At most ``bins`` cells between underflow and overflow, the same at every site.
+    """Compute the edges of at most ``bins`` cells between underflow and overflow.
+
+    They are the same at every site.
 
     Args:
         public_scores: Scores of the public rows; NaN (no score) is left out.
-        bins: Cells, at least 2.
+        bins: Most cells, at least 2.
         probability: Whether scores are probabilities.
 
     Returns:
@@ -78,16 +81,16 @@ def edges_from_public(public_scores: Scores, *, bins: int, probability: bool) ->
 
 
 def threshold_grid(edges: Edges) -> Float[np.ndarray, " grid"]:
-    """All finite thresholds that a site accepts, ascending; −inf and +inf are accepted too."""
+    """Return all finite thresholds that a site accepts, ascending; it accepts −inf and +inf too."""
     parts = np.arange(PARTS) / PARTS
     inner = edges[:-1, None] + (edges[1:] - edges[:-1])[:, None] * parts[None, :]
     return np.concatenate([inner.ravel(), edges[-1:]])
 
 
 def snap_to_grid(value: float, edges: Edges) -> float:
-    """The nearest threshold on the grid that is not above ``value``: it never drops more.
+    """Return the nearest threshold on the grid that is not above ``value``: it never drops more.
 
-    Below the first edge that is −inf, above the last edge the last.
+    That is −inf below the first edge, and the last edge above it; inf stays inf.
 
     Raises:
         NonFiniteError: ``value`` is NaN.
@@ -103,26 +106,26 @@ def snap_to_grid(value: float, edges: Edges) -> float:
 
 
 def is_on_grid(value: float, edges: Edges) -> bool:
-    """Whether a site accepts this threshold."""
+    """Return whether a site accepts this threshold."""
     return value in {float("-inf"), float("inf")} or bool((threshold_grid(edges) == value).any())
 
 
 def logit(probability: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Log p / (1 − p), with p held away from 0 and 1."""
+    """Return log(p / (1 − p)), with p held away from 0 and 1."""
     inside = np.clip(probability, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
     found: Float[np.ndarray, " n"] = np.log(inside / (1 - inside))
     return found
 
 
 def _shared(scores: Float[np.ndarray, " n"], *, most: int) -> Float[np.ndarray, " shared"]:
-    """Scores that more than one row has, the most frequent ones first, at most ``most``."""
+    """Return scores that several rows share, the most frequent ones first, at most ``most``."""
     values, counts = np.unique(scores, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return values[order[counts[order] > 1][:most]]
 
 
 def _smooth(scores: Float[np.ndarray, " n"], number: int) -> Edges:
-    """Equal steps of H, rounded to a lattice far finer than a cell; scores ascend."""
+    """Return equal steps of H, rounded to a lattice far finer than a cell; ``scores`` ascend."""
     scores = np.clip(scores, -_HUGE, _HUGE)
     low, high = float(scores[0]), float(scores[-1])
     quarter, three = np.quantile(scores, [0.25, 0.75])

@@ -1,4 +1,4 @@
-"""Clusters of loss trajectories, and equal shares for them: S2L from per-site sums and counts.
+"""Cluster loss trajectories and give the clusters equal quotas (S2L), from sites' sums and counts.
 
 A sample's trajectory is its loss at the checkpoints 0..T, standardised by the PUBLIC rows and cut
 at ``BOUND`` spreads. With s over the sites, one exchange of k-means is Lloyd's step on all samples
@@ -13,11 +13,11 @@ A budget B is filled equally, smallest clusters first, and each quota Q_k is spl
     q_ks = ⌊Q_k n_ks / N_k⌋, and one more where the remainder is largest, ties by site name
 
 Sums of two exchanges must not differ by few samples: samples that were together in every cell so
-far are told apart only in groups of at least the smallest cell (:func:`assign_in_groups`). So
-every cell of every exchange is made of the same groups, and no difference of sums tells of fewer.
+far are separated only in groups of at least the smallest cell (:func:`assign_in_groups`). So every
+cell of every exchange is made of the same groups, and no difference of sums reveals fewer samples.
 
-Own code, as k-means of a library wants the samples: here counts and sums alone are exchanged, under
-the rules of disclosure above.
+This is own code because a library's k-means needs the samples: here only counts and sums are
+exchanged, under the rules of disclosure above.
 
 Reference:
     Y. Yang et al., SmallToLarge (S2L), NeurIPS 2024, section 4, https://arxiv.org/abs/2403.07384;
@@ -34,7 +34,7 @@ from jaxtyping import Bool, Float, Int
 from fedwinnow.curation.datatypes import Trajectory
 
 BOUND = 8.0
-"""Largest standardised loss, in spreads of the public rows: what one sample adds to a sum."""
+"""Largest standardised loss, in spreads of the public rows: the most one sample adds to a sum."""
 _TINY = 1e-12
 _ROWS = 8192
 
@@ -45,7 +45,7 @@ Places = Int[np.ndarray, " samples"]
 
 
 def loss_trajectories(trajectory: Trajectory) -> Points:
-    """Mean token loss of each row at each checkpoint, nats."""
+    """Return the mean token loss of each row at each checkpoint, nats."""
     columns = [table.columns["loss"].astype(np.float64) for table in trajectory]
     return np.stack(columns, axis=1)
 
@@ -54,7 +54,7 @@ def standardise_losses(
     losses: Float[np.ndarray, "samples checkpoints"],
     public: Float[np.ndarray, "rows checkpoints"],
 ) -> Points:
-    """Losses less the public rows' mean, over their spread, within ±``BOUND``; NaN stays NaN."""
+    """Standardise losses by the public rows' mean and spread, within ±``BOUND``; NaN stays NaN."""
     rows = public.astype(np.float64)
     spread = rows.std(axis=0)
     scale = np.where(spread > _TINY, spread, 1.0)
@@ -65,9 +65,9 @@ def standardise_losses(
 def initial_centroids(
     public: Float[np.ndarray, "rows checkpoints"], count: int, seed: int
 ) -> Centroids:
-    """K-means++ on standardised public rows: the same centroids wherever they are computed.
+    """Choose centroids by k-means++ on standardised public rows; they are the same at every site.
 
-    Fewer than ``count`` where fewer rows differ from each other.
+    There are fewer than ``count`` where fewer rows differ from each other.
     """
     draw = np.random.default_rng(seed)
     chosen = [int(draw.integers(len(public)))]
@@ -79,7 +79,7 @@ def initial_centroids(
 
 
 def nearest_centroids(points: Points, centroids: Centroids) -> Places:
-    """The nearest centroid of each sample; ties go to the first."""
+    """Return the nearest centroid of each sample; ties go to the first."""
     found = np.zeros(len(points), dtype=np.int64)
     for low in range(0, len(points), _ROWS):
         part = slice(low, low + _ROWS)
@@ -94,16 +94,17 @@ def assign_in_groups(
     *,
     smallest: int,
 ) -> Places:
-    """The nearest centroids, but no fewer than ``smallest`` samples part from others.
+    """Assign samples to nearest centroids, separating no group of fewer than ``smallest`` samples.
 
-    Of the samples that were together in every earlier partition, a group that would go to a cluster
-    of its own, and is too small, goes to the next nearest cluster that the others go to: the
-    smallest group first (ties: the first cluster), until all are large enough or one is left.
+    Samples that were together in every earlier partition may now go to several clusters. A group
+    that is too small is dissolved: each of its samples goes to the nearest of the other groups'
+    clusters. The smallest group is first (ties: the first cluster), until all are large enough or
+    one is left.
 
     Args:
         points: Standardised trajectories of one site.
-        centroids: Of this exchange.
-        earlier: Partitions of the same samples that were told before.
+        centroids: Centroids of this exchange.
+        earlier: Partitions of the same samples that were reported before.
         smallest: Fewest samples of a group, at least 1.
     """
     found = nearest_centroids(points, centroids)
@@ -129,7 +130,7 @@ def assign_in_groups(
 def cluster_sums(
     points: Points, places: Places, count: int
 ) -> tuple[Int[np.ndarray, " clusters"], Float[np.ndarray, "clusters checkpoints"]]:
-    """How many samples each cluster holds, and the sum of their trajectories."""
+    """Return how many samples each cluster holds, and the sum of their trajectories."""
     columns = [np.bincount(places, weights=column, minlength=count) for column in points.T]
     held = np.bincount(places, minlength=count).astype(np.int64)
     return held, np.stack(columns, axis=1).astype(np.float64)
@@ -140,7 +141,7 @@ def round_down(
     totals: Float[np.ndarray, "clusters checkpoints"],
     step: int,
 ) -> tuple[Int[np.ndarray, " clusters"], Float[np.ndarray, "clusters checkpoints"]]:
-    """Counts as multiples of ``step``, and sums to match: each cell's mean stays what it is."""
+    """Round counts down to multiples of ``step``, and scale sums to match: cell means stay."""
     told = counts // step * step
     scale = np.divide(told, counts, out=np.zeros(len(counts)), where=counts > 0)
     return told, np.asarray(totals * scale[:, None])
@@ -151,19 +152,21 @@ def update_centroids(
     counts: Int[np.ndarray, " clusters"],
     totals: Float[np.ndarray, "clusters checkpoints"],
 ) -> Centroids:
-    """Means of the clusters; an empty one stays where it is."""
+    """Return the means of the clusters; the centroid of an empty one stays where it is."""
     held = counts[:, None] > 0
     return np.asarray(np.where(held, totals / np.maximum(counts, 1)[:, None], centroids))
 
 
 def samples_to_keep(counts: Sequence[int], share: float) -> int:
-    """How many of the counted samples to keep: the nearest whole number, at least 1 of any."""
+    """Return how many counted samples to keep: the nearest whole number, at least 1 of any."""
     total = sum(counts)
     return min(total, max(1, round(share * total)))
 
 
 def fill_quotas(counts: Sequence[int], budget: int) -> tuple[int, ...]:
-    """Equal quotas, smallest clusters first; what a small cluster lacks goes to the larger ones.
+    """Split a budget into equal quotas; what a small cluster lacks goes to the larger ones.
+
+    Quotas are filled smallest clusters first.
 
     Args:
         counts: Samples of each cluster, at least 0.
@@ -180,7 +183,7 @@ def fill_quotas(counts: Sequence[int], budget: int) -> tuple[int, ...]:
 def extra_by_site(
     quotas: Sequence[int], counts: Mapping[str, Sequence[int]]
 ) -> dict[str, tuple[int, ...]]:
-    """Site → clusters in which it keeps one more than the floor of its share.
+    """Return site → clusters in which it keeps one more than the floor of its share.
 
     Largest remainders of Q_k n_ks / N_k, ties by name of the site; sites without any are left out.
     """
@@ -203,11 +206,11 @@ def site_quotas(
     quotas: Sequence[int],
     extra: Sequence[int],
 ) -> tuple[int, ...]:
-    """How many samples of each cluster a site keeps.
+    """Return how many samples of each cluster a site keeps.
 
     Args:
-        counts: The site's own, as it told them; a site that told none keeps the same share.
-        totals: Of all sites that told; where that is 0 the share is 1.
+        counts: The site's own, as it reported them; one that reported none keeps the same share.
+        totals: Of all sites that reported counts; where a total is 0 the share is 1.
         quotas: Of all sites together.
         extra: Clusters in which this site keeps one more.
     """
@@ -226,7 +229,7 @@ def select_best(
     places: Places,
     quotas: Sequence[int],
 ) -> Bool[np.ndarray, " samples"]:
-    """The samples with the highest scores of each cluster, ties by id; place −1 is never kept."""
+    """Mark each cluster's samples with the highest scores, ties by id; place −1 is never kept."""
     kept = np.zeros(len(places), dtype=bool)
     for k, quota in enumerate(quotas):
         rows = np.flatnonzero(places == k).tolist()
@@ -235,7 +238,7 @@ def select_best(
 
 
 def _squares(points: Points, centroids: Centroids) -> Float[np.ndarray, "samples clusters"]:
-    """Squared distances, summed checkpoint by checkpoint: the same whatever rows come together."""
+    """Return squared distances, summed by checkpoint: the same whatever rows are in a block."""
     found = np.zeros((len(points), len(centroids)))
     for column, centre in zip(points.T, centroids.T, strict=True):
         found += (column[:, None] - centre[None, :]) ** 2

@@ -1,4 +1,4 @@
-"""How well scores rank, and how well a cut selects: AUROC, precision, recall, accuracy, F1.
+"""Measure how well scores rank: AUROC, its mean over groups, its standard error.
 
 AUROC = P(score of a positive > score of a negative) + ½ P(equal), by the rank sum.
 
@@ -19,7 +19,7 @@ from fedwinnow.curation.errors import NonFiniteError, RunError
 
 
 def auroc(scores: Float[np.ndarray, " samples"], positive: Bool[np.ndarray, " samples"]) -> float:
-    """Area under the ROC curve, in [0, 1]; ½ where scores say nothing.
+    """Return the area under the ROC curve, in [0, 1]; ½ where scores say nothing.
 
     Raises:
         RunError: only one class is there.
@@ -42,7 +42,7 @@ def auroc_within(
     positive: Bool[np.ndarray, " samples"],
     groups: Sequence[str],
 ) -> float | None:
-    """Mean AUROC over the groups that hold both classes; None where no group does."""
+    """Return the mean AUROC over the groups that hold both classes; None where no group does."""
     labels = np.array(groups)
     found = [
         auroc(scores[labels == group], positive[labels == group])
@@ -53,7 +53,7 @@ def auroc_within(
 
 
 def standard_error(area: float, positive: int, negative: int) -> float:
-    """Standard error of an AUROC of so many samples (Hanley and McNeil, equations 1 and 2)."""
+    """Return an AUROC's standard error from class sizes (Hanley and McNeil, equations 1 and 2)."""
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (
         area * (1 - area) + (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)

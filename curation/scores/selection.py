@@ -1,7 +1,7 @@
-"""Which samples a site trains on, and why each other one is dropped.
+"""Select the samples that a site trains on, and say why each other one is dropped.
 
 A sample is kept if its score is at least the threshold: ties are kept, and −inf keeps whatever can
-be measured. Keeping none is a result, not an error. The other arms of a study are here too.
+be measured. Keeping none is a result, not an error. The study's other arms are here too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,14 +30,14 @@ def select_above(
     *,
     queued: Bool[np.ndarray, " samples"] | None = None,
 ) -> Selection:
-    """Keep a sample if its score is at least the threshold, and nobody is to be asked about it.
+    """Keep each sample with a score of at least the threshold that is not queued for a person.
 
     Args:
         ids: Every sample of the silo, in data order.
         scores: NaN where a sample has none: it is dropped.
         status: Why a sample has or lacks signals.
         threshold: −inf keeps every sample with a score.
-        queued: Which samples a person decides about if they pass; None for none.
+        queued: Samples that a person decides about if they pass; None for none.
 
     Raises:
         NonFiniteError: the threshold is NaN.
@@ -57,7 +57,7 @@ def _why(
     asked: Bool[np.ndarray, " samples"],
     threshold: float,
 ) -> Iterator[str]:
-    """Why each sample is dropped, "" where it is kept; block by block, so that little is held."""
+    """Yield why each sample is dropped, "" where it is kept; by blocks, to hold little memory."""
     columns = (ids, scores, status, asked)
     for start in range(0, max(map(len, columns)), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -74,12 +74,12 @@ def _why(
 
 
 def keep_all(ids: tuple[str, ...], status: Statuses) -> Selection:
-    """Everything that can be trained on: the rule that any selection must beat."""
+    """Keep everything that can be trained on: the rule that any selection must beat."""
     return _chosen(ids, status, status == Status.OK, "")
 
 
 def random_like(selection: Selection, status: Statuses, *, seed: int) -> Selection:
-    """As many samples as a selection keeps, drawn at random: the same count, no judgement."""
+    """Draw as many samples at random as a selection keeps: the same count, no judgement."""
     places = np.flatnonzero(status == Status.OK)
     number = min(selection.count, len(places))
     drawn = np.random.default_rng(seed).permutation(places)[:number]
@@ -89,7 +89,7 @@ def random_like(selection: Selection, status: Statuses, *, seed: int) -> Selecti
 
 
 def oracle(ids: tuple[str, ...], truth: Sequence[str], status: Statuses) -> Selection:
-    """The samples that are clean by planted truth: what a perfect scorer would keep."""
+    """Keep the samples that are clean by planted truth, as a perfect scorer would."""
     clean = np.array([kind == "clean" for kind in truth], dtype=bool)
     return _chosen(ids, status, clean & (status == Status.OK), "planted as corrupted")
 

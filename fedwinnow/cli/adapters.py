@@ -1,4 +1,4 @@
-"""``fedwinnow merge`` and ``fedwinnow diff``: PEFT adapters on disk, merged and compared."""
+"""Merge and compare PEFT adapters on disk: ``fedwinnow merge``, ``diff`` and ``remerge``."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""``fedwinnow bench rounds | merging | scoring | scale``: what a federation costs on a machine."""
+"""Measure what a federation costs: ``fedwinnow bench rounds | merging | scoring | scale``."""
 
 import json
 import os
@@ -19,13 +19,13 @@ app = typer.Typer(no_args_is_help=True, help="Measure what a federation costs on
 ROUND, HOP = 2.0, 1.5
 """Bars of the design: seconds beyond an empty message, ratio to a bare stream."""
 APART, FASTER, HELD = 1e-5, 100.0, 3.0
+"""Bars of merging: distance from the dense SVD, PEFT's time over ours, memory over adapters."""
 BARS = (
     "the bars of ratios are for the default size: 4096 × 4096, 8 sites, rank 16, and for memory 32 "
     "sites and 32 layers; smaller ones need not meet them"
 )
-"""Bars of merging: distance from the dense SVD, PEFT's time over ours, memory over adapters."""
 LARGE = "1b"
-"""The shape that is left out on a CPU, unless it is named."""
+"""Shape that is left out on a CPU, unless it is named."""
 FEW = {"tiny": 128}
 """Samples on a CPU, where a table of the shape takes minutes and not hours: batches are full."""
 
@@ -206,7 +206,7 @@ def scale(
 
 
 def _sizes(samples: int, batch_tokens: int, shape: str, *, cuda: bool) -> dict[str, Any]:
-    """What is asked for, or what suits the shape and the device where that is 0."""
+    """Return the sizes that are asked for, or where they are 0, those for the shape and device."""
     return {
         "samples": samples or (256 if cuda else FEW.get(shape, 32)),
         "batch_tokens": batch_tokens or (16_384 if cuda else 2048),
@@ -217,7 +217,7 @@ def _sizes(samples: int, batch_tokens: int, shape: str, *, cuda: bool) -> dict[s
 def _chosen(
     option: str, given: Sequence[str] | None, known: Collection[str], usual: Iterable[str]
 ) -> Sequence[str]:
-    """What an option names, or what is usual.
+    """Return the names that an option gives, or else the usual ones.
 
     Raises:
         ConfigError: a name is not known.
@@ -230,7 +230,7 @@ def _chosen(
 
 
 def _machine() -> dict[str, Any]:
-    """What figures depend on."""
+    """Return what the figures depend on: system, processor, device, versions."""
     import torch  # noqa: PLC0415 - torch loads here
 
     cuda = torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""The tables of ``fedwinnow bench scoring`` and ``scale``."""
+"""Build the tables of ``fedwinnow bench scoring`` and ``scale``."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,11 +27,11 @@ _SIZES = ("time", "peak", "and mapped", "held", "beyond", "growth")
 
 
 def scoring_table(found: Mapping[str, Any], *, peak: float = 0.0) -> Table:
-    """One kind of data: a row for each way, ratios to the plain step.
+    """Return the table of one kind of data: a row for each way, with ratios to the plain step.
 
     Args:
-        found: What ``bench_scoring`` gave.
-        peak: Of the device, teraflops; 0: not known.
+        found: Result of ``bench_scoring``.
+        peak: Peak of the device, teraflops; 0: not known.
     """
     plan = found["plan"]
     title = (
@@ -74,10 +74,10 @@ def _bars(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def scale_tables(rows: Sequence[Mapping[str, Any]], of: str) -> list[Table]:
-    """Memory, one row for each stage of each size; for silos the server's time in a second table.
+    """Return a table of memory by size and stage; for silos also one of the server's time.
 
     Args:
-        rows: What ``bench_scale`` or ``bench_silos`` gave.
+        rows: Result of ``bench_scale`` or ``bench_silos``.
         of: What grows: "samples" or "silos".
     """
     timed = all("server" in stage["spent"] for row in rows for stage in row["stages"])
@@ -104,7 +104,7 @@ def _memory(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
 
 
 def _server(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
-    """Processor seconds of the server, its milliseconds a silo, and these over the first size's."""
+    """Return a table of the server's processor seconds, milliseconds a silo, and their growth."""
     table = _narrow("Processor time of the server", (of, "stage"), ("server", "a silo", "growth"))
     few: dict[str, float] = {}
     for row in rows:
@@ -121,7 +121,7 @@ def _server(rows: Iterable[Mapping[str, Any]], of: str) -> Table:
 
 
 def _narrow(title: str, words: Sequence[str], figures: Sequence[str]) -> Table:
-    """A table that 80 columns of a terminal hold: columns of words, then of figures."""
+    """Return a table that fits a terminal of 80 columns: columns of words, then of figures."""
     table = Table(*words, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in figures:
         table.add_column(name, justify="right")
@@ -133,7 +133,7 @@ def _interval(row: Mapping[str, float]) -> str:
 
 
 def _size(number: float) -> str:
-    """Bytes as a person reads them."""
+    """Format bytes for a person."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(number) >= size:
             return f"{number / size:.1f} {unit}"

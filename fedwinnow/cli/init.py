@@ -1,4 +1,4 @@
-"""``fedwinnow init``: a commented scenario, ``site.toml`` and ``run.toml`` to edit."""
+"""Write a commented scenario, ``site.toml`` and ``run.toml`` to edit: ``fedwinnow init``."""
 
 import ast
 import inspect
@@ -99,7 +99,7 @@ RUN_STEPS = """\
 
 
 def _text(steps: str, node: RunConfig | SiteConfig, without: tuple[str, ...] = ()) -> bytes:
-    """A commented file that says what to edit, with every key but those that mean nothing here."""
+    """Return a commented file that says what to edit, with every key except ``without``."""
     head = (
         "# Made by `fedwinnow init`: every key with its default; delete what you do not change.\n"
     )
@@ -119,7 +119,7 @@ def _leave_out(tree: Mapping[str, Any], without: tuple[str, ...], prefix: str = 
 
 
 def _absolute(name: str) -> str:
-    """A path that is there, from the root, so that the scenario works from any folder."""
+    """Return an existing path as an absolute one, so that the scenario works from any folder."""
     return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 

@@ -1,4 +1,4 @@
-"""The command line; groups of commands lie in files of their own, ``cli_NAME.py``.
+"""Define the command line; groups of commands lie in files of their own beside this one.
 
 Exit codes: 0 done, 1 the run failed, 2 the input is wrong. Progress goes to standard error, results
 to standard output, as JSON with ``--json``.
@@ -68,7 +68,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; the console script."""
+    """Run the command line; entry point of the console script."""
     offline()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

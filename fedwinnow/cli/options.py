@@ -1,4 +1,4 @@
-"""Options that several commands share, and the command line as it was typed."""
+"""Define options that several commands share, and return the command line as it was typed."""
 
 import shlex
 import sys
@@ -18,5 +18,5 @@ Resume = Annotated[
 
 
 def typed_command() -> str:
-    """The command line as it was typed, for a manifest or a page."""
+    """Return the command line as it was typed, for a manifest or a page."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

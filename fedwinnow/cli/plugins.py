@@ -1,4 +1,4 @@
-"""``fedwinnow plugins``: list plug-ins as their code describes them, and check one by its laws."""
+"""List plug-ins as their code describes them, and check one by its laws: ``fedwinnow plugins``."""
 
 import json
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def check(
 
 
 def plugin_rows(kind: str = "") -> list[dict[str, Any]]:
-    """Every plug-in as plain data, in the order of kinds and names.
+    """Return every plug-in as plain data, in the order of kinds and names.
 
     Raises:
         PluginError: no kind has this name.
@@ -124,7 +124,7 @@ def _a_kind(kind: str) -> Any:  # noqa: ANN401 - a Kind, which loads with the re
 
 
 def _only_kind(kind: str, name: str) -> Any:  # noqa: ANN401 - see _a_kind
-    """The kind that has the name, where it is not given."""
+    """Return the given kind, or else the only kind that has the name."""
     from fedwinnow.strategies.registry import KINDS, PREFIXED, plugin_names  # noqa: PLC0415 - numpy loads here
 
     if kind:

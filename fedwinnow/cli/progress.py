@@ -1,4 +1,4 @@
-"""Progress of a run: bars on a terminal, plain lines elsewhere, seconds against a budget."""
+"""Show a run's progress: bars on a terminal, plain lines elsewhere, seconds against a budget."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ WORDS: Mapping[str, str] = {
 
 @dataclass(slots=True)
 class ProgressDisplay:
-    """Prints what a run does; given to the driver and to the cache."""
+    """Display of a run's progress, given to the driver and to the process cache."""
 
     budget: Mapping[str, float] = field(default_factory=dict)
     """Phase → seconds that all its rounds together may take; others are not judged."""
@@ -40,7 +40,7 @@ class ProgressDisplay:
     _task: TaskID | None = None
 
     def delivery(self, state: RunState, request: Request, delivery: Delivery) -> None:
-        """One site answered."""
+        """Print that a site answered or is missing, and the seconds that it took."""
         now = time.monotonic()
         phase = request.header.phase
         self.spent[phase] = self.spent.get(phase, 0.0) + now - self._began
@@ -65,7 +65,7 @@ class ProgressDisplay:
         )
 
     def work(self, what: str, done: int, total: int) -> None:
-        """Long work moved on: a bar where a person looks, nothing in a log file."""
+        """Show how far long work is: a bar on a terminal, nothing in a log file."""
         if not self.console.is_terminal:
             return
         if self._bar is None:
@@ -84,7 +84,7 @@ class ProgressDisplay:
             self._stop()
 
     def over_budget(self) -> list[str]:
-        """Phases that took longer than they may, in words."""
+        """Return the phases that took longer than their budget, in words."""
         return [
             f"{phase} took {self.spent.get(phase, 0.0):.0f} s of {allowed:.0f} s"
             for phase, allowed in self.budget.items()
@@ -98,5 +98,5 @@ class ProgressDisplay:
 
 
 def terminal() -> bool:
-    """Whether a person reads standard output."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()

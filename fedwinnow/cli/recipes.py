@@ -1,4 +1,4 @@
-"""``fedwinnow budget`` and ``fedwinnow recipes compare``: what to keep, which recipe to take."""
+"""Compare recipes, fit a data budget or mixture: ``recipes compare``, ``budget``, ``mixture``."""
 
 import json
 from dataclasses import asdict, replace
@@ -159,7 +159,7 @@ def _show_rungs(found: "RecipeComparison") -> None:
 
 
 def _apart(one: "RankedRecipe | ReportedRecipe", *, equal: str = "") -> str:
-    """The difference with its interval; beside itself or an equal the word for that."""
+    """Format the difference with its interval; without any, as for the best, return ``equal``."""
     if one.low == one.high == 0:
         return equal
     return f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"

@@ -1,4 +1,4 @@
-"""``fedwinnow run`` and ``fedwinnow status``: the coordinator's commands."""
+"""Run a federation as its coordinator, and show its status: ``fedwinnow run`` and ``status``."""
 
 import json
 import logging
@@ -22,11 +22,11 @@ def run(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run over many sites through Flower; submitted again whenever Flower ends it too early."""
+    """Run over many sites through Flower; submit again whenever Flower ends the run too early."""
     from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
     from fedwinnow.server.deployment.supervise import supervise  # noqa: PLC0415 - Flower loads here
 
-    logging.getLogger("fedwinnow.simulations").setLevel(logging.INFO)
+    logging.getLogger("fedwinnow.server").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     folder = supervise(file, load_run(file), resume=resume)
     if as_json:
@@ -56,7 +56,7 @@ def status(
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    """What a run does, who is awaited until when, and who was missing before."""
+    """Print what a run does, who is awaited until when, and who was missing before."""
     where = " ".join(str(part) for part in (found["phase"], found["round"], found["arm"]) if part)
     left = found["ends"] - time.time()
     words = f"{left:.0f} s are left" if left > 0 else f"passed {-left:.0f} s ago"
@@ -92,7 +92,7 @@ def _show(found: Mapping[str, Any]) -> None:
 
 
 def _said(found: Mapping[str, Any], site: str) -> str:
-    """What a site said in the phase that goes on."""
+    """Return what a site has answered in the phase that goes on, in words."""
     answer, late = found["answered"].get(site), found["returning"].get(site)
     if site in found["missing"]:
         return f"missing: {found['missing'][site]}"
@@ -134,7 +134,7 @@ def _kept(record: RunRecord) -> Table:
 
 
 def _selection(record: RunRecord) -> Iterator[Table]:
-    """How well each scorer ranks, and, in a table of its own, how well by kind of corruption."""
+    """Yield a table of how well each scorer ranks, and another by kind of corruption."""
     rows = record.figures_by_scorer
     title = "Selection against the planted truth (comparison scorers keep the same number)"
     table = Table("scorer", "AUROC", "within silo", "precision", "recall", title=title)

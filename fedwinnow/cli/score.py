@@ -1,4 +1,4 @@
-"""``fedwinnow score``: one data set against public anchors, without a federation."""
+"""Score one data set against public anchors, without a federation: ``fedwinnow score``."""
 
 import json
 from dataclasses import fields

@@ -1,4 +1,7 @@
-"""``fedwinnow site check | serve | status | egress | queue`` and ``fedwinnow keys``."""
+"""Run a silo's agent, look at what it did, and make keys: ``fedwinnow site`` and ``keys``.
+
+Commands of ``site``: check, serve, status, queue and egress.
+"""
 
 import dataclasses
 import json
@@ -108,7 +111,7 @@ def queue(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """List what a run leaves to a person: samples that pass, but on which reviewers disagree.
+    """List a run's samples for a person to decide: they pass, but reviewers disagree on them.
 
     They are not trained on. The list is for the silo's own operator, and leaves with no message.
     """
@@ -125,7 +128,7 @@ def queue(
 
 
 LEFT = "left_out"
-"""The fact of a check that is counts by reason."""
+"""Key of the check's fact that holds counts by reason."""
 WORDS = {
     "Joined": "site card, untrained adapter",
     "PublicSignals": "signals of public anchors",
@@ -176,7 +179,7 @@ def egress(
 
 
 def _show_egress(entries: Sequence[Mapping[str, Any]]) -> None:
-    """One line a message; then the sums, by what left."""
+    """Print one line a message, then the sums by what left."""
     sums: dict[str, list[int]] = {}
     for entry in entries:
         kind, _, clause = str(entry["kind"]).partition(":")

@@ -1,4 +1,4 @@
-"""``fedwinnow study`` and ``fedwinnow base``: evidence over seeds, and a model made for it."""
+"""Collect evidence over seeds, train a model for it: ``fedwinnow study``, ``attacks``, ``base``."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Whether adapter folders can be merged: weights, bases, settings, shapes, and a free place."""
+"""Check that adapter folders can be merged: weights, bases, settings, shapes, output folder."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from fedwinnow.curation.adapters.peft_reader import StoredAdapter
 from fedwinnow.curation.errors import ConfigError, ModelError, OutputError, RunError
 
 ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
-"""Keys of PEFT's configuration that must be the same in all folders, as the result has one."""
+"""Keys of PEFT's configuration that must agree in all folders, as the result has one of each."""
 
 
 def folder_shares(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, float]:
-    """Folder → share, of sum 1.
+    """Return folder → share; the shares sum to 1.
 
     Raises:
         ConfigError: weights do not fit the folders, or a folder is given twice.
@@ -45,10 +45,10 @@ def folder_shares(folders: Sequence[Path], weights: Sequence[float]) -> dict[str
 
 
 def check_not_there(out: Path) -> None:
-    """Refuse a place where something is.
+    """Refuse an output path that exists, unless it is an empty folder.
 
     Raises:
-        OutputError: it is.
+        OutputError: something is there.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         message = f"--out {out}: there is something already; choose a new folder"
@@ -56,10 +56,10 @@ def check_not_there(out: Path) -> None:
 
 
 def base_name(configs: Mapping[str, Mapping[str, Any]], base: str) -> str:
-    """What the folders, or the caller, call the base model.
+    """Return the name of the base model: the caller's, or else that of all folders.
 
     Raises:
-        ModelError: the folders differ and the caller says nothing.
+        ModelError: the folders differ and the caller gives no name.
     """
     named = {f: str(one.get("base_model_name_or_path") or "") for f, one in configs.items()}
     if base:
@@ -75,10 +75,10 @@ def base_name(configs: Mapping[str, Mapping[str, Any]], base: str) -> str:
 
 
 def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
-    """Refuse folders that differ in what the result has once, or in their whole modules.
+    """Refuse folders that differ in a key of ``ALIKE``, or in the shapes of their whole modules.
 
     Raises:
-        ModelError: they do.
+        ModelError: two folders differ.
     """
     (first, one), *rest = opened.items()
     for folder, other in rest:
@@ -103,7 +103,7 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
 
 
 def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
-    """Refuse folders that do not hold the same A, for a rule that averages B alone.
+    """Refuse folders whose A differ, for a rule that averages B alone.
 
     Raises:
         ModelError: naming two folders and the first module in which their A differs.
@@ -120,7 +120,7 @@ def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
 
 
 def reword_for_folders(rule: str, error: RunError) -> ModelError:
-    """What a rule says of the sites of a federation, said of folders."""
+    """Reword a rule's error about the sites of a federation as one about folders."""
     words = str(error).replace("adapter of site ", "folder ").replace("site ", "folder ")
     words = words.replace("merging.name = 'core_svd'", "--rule core_svd")
     return ModelError(f"--rule {rule} refuses these folders: {words}")
@@ -132,17 +132,17 @@ class MergePart:
 
     folder: str
     weight: float
-    """Share, of sum 1."""
+    """Share of the merge; the shares of all parts sum to 1."""
     norm: float
     """‖ΔW_i‖ over all modules."""
     ranks: tuple[int, int]
-    """Smallest and largest."""
+    """Smallest and largest over its modules."""
     modules: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderMerge:
-    """What was merged, and what it cost."""
+    """Result of a merge of folders: its parts, norms, ranks and error."""
 
     out: str
     rule: str
@@ -156,6 +156,6 @@ class FolderMerge:
     error: float | None
     """‖ΔW − ΔW*‖ / ‖ΔW*‖; None where the weighted sum is 0."""
     report: Mapping[str, float]
-    """The rule's own words."""
+    """Figures that the rule reports, by name."""
     saved: tuple[str, ...]
     """Parameters of ``modules_to_save``, averaged."""

@@ -1,4 +1,4 @@
-"""Heat maps of two adapters' difference, layers by modules: norms, angles and energies."""
+"""Draw two adapters' difference as heat maps, layers by modules: norms, angles and energies."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ _COLOURS = mpl.colormaps["YlGnBu"].with_extremes(bad="#dfe3e6")
 _LEGIBLE = 0.55
 """Share of a colour scale above which numbers are written in white."""
 _CELLS = 400
-"""Most cells that carry their number."""
+"""Largest number of cells in a map that shows each cell's number."""
 _ACROSS = 3
 """Maps in a row."""
 _NOTE = (
@@ -35,7 +35,7 @@ Values = Mapping[str, float | None]
 
 
 def heat_maps(found: Comparison, *, title: str) -> str:
-    """Norms of both, angle between the products, energies outside a common rank, as SVG text.
+    """Draw both norms, the products' angle and the energies outside a common rank, as SVG text.
 
     Grey cells: a module that only one adapter changes, or whose product is 0.
     """
@@ -44,12 +44,12 @@ def heat_maps(found: Comparison, *, title: str) -> str:
 
 @chart_style(size=SMALL)
 def heat_map_figure(found: Comparison, *, title: str) -> Figure:
-    """The figure of :func:`heat_maps`, in which every label has its place."""
+    """Draw the figure of :func:`heat_maps`, large enough for every label."""
     modules = {**dict.fromkeys(name for alone in found.alone for name in alone), **found.modules}
     layers, columns = axes_of(list(modules))
     maps = _maps(found)
     width, height = 1.6 + 0.62 * len(columns), max(2.6, 1.1 + 0.27 * len(layers))
-    rows = len(maps) // _ACROSS + 1  # the last place is that of the note
+    rows = len(maps) // _ACROSS + 1  # the last panel holds the note
     size = (max(3.0, width) * _ACROSS, height * rows + 0.5)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     panels = list(figure.subplots(rows, _ACROSS, squeeze=False).flat)
@@ -64,7 +64,7 @@ def heat_map_figure(found: Comparison, *, title: str) -> Figure:
 
 
 def _maps(found: Comparison) -> dict[str, tuple[Values, float, str]]:
-    """Title → values by module, top of the colour scale, and how a number is written."""
+    """Return map title → values by module, top of the colour scale, and number format."""
     norms: list[dict[str, float]] = [
         {name: one.norms[side] for name, one in found.modules.items()} | found.alone[side]
         for side in (0, 1)
@@ -84,7 +84,7 @@ def _maps(found: Comparison) -> dict[str, tuple[Values, float, str]]:
 
 
 def axes_of(names: list[str]) -> tuple[list[str], list[str]]:
-    """Layers (by number; "–" for a module outside the layers) and modules, in order."""
+    """Return layers (by number; "–" for a module outside the layers) and modules, in order."""
     places = [module_place(name) for name in sorted(names, key=layer_sort_key)]
     return list(dict.fromkeys(layer for layer, _ in places)), sorted({m for _, m in places})
 

@@ -1,11 +1,11 @@
-"""PEFT adapter folders merged by any rule of the registry, for people who never federate.
+"""Merge PEFT adapter folders by any rule of the registry, without a federation.
 
 Given folders i with weights p_i (brought to sum 1), every rule sees what it sees of adapters in
 memory (``server/adapter_tools/merge_adapters.py``). ``modules_to_save`` (whole trained modules,
 such as a head) follow a rule of their own: the mean with the same weights, whatever the rule.
 
-Factors are read when a rule asks for them and are views of the files; what is held in memory is one
-module's worth of them and the merged adapter.
+Factors are views of the files and are read when a rule asks for them; memory holds the factors of
+one module and the merged adapter.
 """
 
 import math
@@ -53,7 +53,7 @@ def merge_folders(
         folders: At least one adapter folder, each once.
         out: A folder that is not there yet, or is empty.
         rule: Name of a merging rule; ``fedwinnow plugins --kind merging`` lists them.
-        settings: Of the rule.
+        settings: Settings of the rule.
         weights: One for each folder, at least 0 and not all 0; none: equal weights.
         base: Name of the base model, where the folders name it differently; for sparse
             differences, the model's folder where they do not say the shapes of their weights.
@@ -106,7 +106,7 @@ def merge_folders(
 
 
 def _mean(opened: Mapping[str, StoredAdapter], shares: Mapping[str, float], key: str) -> Tensor:
-    """Weighted mean of a whole module's parameter, in float64, in its own type."""
+    """Return the weighted mean of a whole module's parameter, summed in float64, in its dtype."""
     first = next(iter(opened.values())).saved[key]
     if not first.is_floating_point():
         message = f"modules_to_save: {key} holds {first.dtype}, which has no mean; leave it out"
@@ -121,7 +121,7 @@ def _mean(opened: Mapping[str, StoredAdapter], shares: Mapping[str, float], key:
 
 
 def _targets(opened: Mapping[str, StoredAdapter], modules: Sequence[str]) -> list[str]:
-    """The folders' own target list where it is one and says all; else the modules' whole names."""
+    """Return the folders' common target list where it is complete, else the full module names."""
     found = []
     for one in opened.values():
         listed = one.config.get("target_modules")

@@ -1,6 +1,6 @@
-"""PEFT SHiRA folders, sparse differences of weights, added up by a sparse merging rule.
+"""Merge PEFT SHiRA folders, sparse differences of weights, by a sparse merging rule.
 
-A rule sees the folders' entries and, for the adapter before training, a difference without entries.
+A rule gets the folders' entries and, as the adapter before training, a difference without entries.
 """
 
 import math
@@ -36,7 +36,7 @@ def sum_folders(
     Args:
         shares: Folder → weight, of sum 1.
         out: A folder that is not there yet, or is empty.
-        rule: What the rule is called.
+        rule: Name of the rule.
         merging: The rule.
         base: Name of the base model where the folders name it differently; its folder where they
             do not say the shapes of their weights.
@@ -95,7 +95,7 @@ def _task(opened: Mapping[str, StoredEntries]) -> str | None:
 
 
 def _nothing(adapters: Mapping[str, SparseAdapter]) -> SparseAdapter:
-    """A difference without entries of every parameter that a folder has."""
+    """Return a difference without entries for every parameter that a folder has."""
     shapes = {name: shape for one in adapters.values() for name, shape in one.shapes.items()}
     values = {name: value for one in adapters.values() for name, value in one.values.items()}
     return SparseAdapter(
@@ -107,7 +107,7 @@ def _nothing(adapters: Mapping[str, SparseAdapter]) -> SparseAdapter:
 
 
 def _targets(opened: Mapping[str, StoredEntries]) -> list[str]:
-    """The folders' own target list where it is one and says all; else the modules' whole names."""
+    """Return the folders' common target list where it is complete, else the full module names."""
     listed = [one.config.get("target_modules") for one in opened.values()]
     modules = [set(one.sums) for one in opened.values()]
     alike = all(isinstance(one, list) and set(one) == set(listed[0] or ()) for one in listed)
@@ -123,7 +123,7 @@ def _norm(adapter: SparseAdapter) -> float:
 def _distance(
     adapters: Mapping[str, SparseAdapter], shares: Mapping[str, float], merged: SparseAdapter
 ) -> tuple[float, float]:
-    """‖Σ p_i δ_i‖, and how far the result is from it."""
+    """Return ‖Σ p_i δ_i‖, and the distance of the result from that sum."""
     terms = [(share, adapters[folder]) for folder, share in shares.items()]
     target, apart = [], []
     for name in merged.shapes:

@@ -1,18 +1,18 @@
-"""Merge a finished run anew without some of its sites: an opt-out that needs no site to be asked.
+"""Merge a finished run again without some of its sites: an opt-out for which no site is asked.
 
-Each round's updates U_i = ΔW_i − ΔW_t of the sites that stay are merged again, with the same rule,
-weights by the same weighting, and guards, from where the new run then stands:
+In each round, the updates U_i = ΔW_i − ΔW_t of the sites that stay are merged again with the same
+rule, weighting and guards, starting from the adapter that the new run has reached:
 
     ΔW'_0 = ΔW_0,    ΔW'_{t+1} = merge( ΔW'_t + U_i : i stays ).
 
 Rules that read A and B by themselves (averages of factors, Flower's strategies, ``freeze_a``,
 ``alternate``) get the updates of the factors instead, A'_t + A_i − A_t and likewise B. ``fedsvd``
-turns its shared factor in every round, so from the first round that differs on, ``core_svd`` takes
-its place: both give the best of the rank.
+turns its shared factor in every round, so from the first round that differs, ``core_svd`` replaces
+it: both give the best adapter of the rank.
 
-One round: this is what training without them gives, exactly. Several: what the others computed in
-later rounds they computed from adapters that the leaving sites had a share in, and that influence
-stays. So does, in both cases, their share in the threshold, which decided what the others keep.
+After one round, the result is exactly what training without the leaving sites gives. After several,
+an influence stays: in later rounds the other sites trained from adapters that the leaving sites had
+a share in. In both cases, their share in the threshold, which decided what the others keep, stays.
 
 Reference:
     G. Liu et al., FedEraser: Enabling Efficient Client-Level Data Removal from Federated Learning
@@ -46,23 +46,23 @@ from fedwinnow.strategies.interfaces.merging import Memory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemergeResult:
-    """What is left of a run without some of its sites."""
+    """Result of merging a run again without some of its sites."""
 
     adapter: Adapter
     without: tuple[str, ...]
     rounds: int
     exact: bool
-    """Whether no update of the sites that left remains in the others': only after one round."""
+    """True where the others' updates hold no influence of the sites that left: one round only."""
     weights: tuple[dict[str, float], ...]
-    """Of each round: site → share."""
+    """For each round: site → share."""
 
 
 def remerge(folder: Path, without: Collection[str], *, arm: str = "curated") -> RemergeResult:
     """Merge a run's kept adapters again without the named sites.
 
     Raises:
-        ConfigError: a site took no part, or the rule changes the base.
-        EmptySelectionError: nobody is left.
+        ConfigError: a site is no member, no site is left, or the rule changes the base.
+        EmptySelectionError: a round has no adapter left to merge.
         OutputError: the run is not finished, or kept no adapters.
     """
     state = _finished(folder)
@@ -130,7 +130,7 @@ def _check_members(state: RunState, without: Collection[str]) -> None:
 
 
 def write_remerged(found: RemergeResult, out: Path, config: RunConfig) -> None:
-    """Write the adapter as a PEFT folder, with ``remerge.json`` that says how it came about.
+    """Write the adapter as a PEFT folder, and how it was merged as ``remerge.json``.
 
     Raises:
         OutputError: the folder is there already, or cannot be written.
@@ -156,15 +156,15 @@ def write_remerged(found: RemergeResult, out: Path, config: RunConfig) -> None:
 
 
 def move_update(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
-    """The adapter whose update from ``now`` is what this one's was from ``start``, exactly.
+    """Return the adapter at ``now`` plus this adapter's update from ``start``, exactly.
 
-    Where all three share a factor it stays; else factors are stacked.
+    A factor that all three share is kept; otherwise factors are stacked.
     """
     return combine([(1.0, now), (1.0, adapter), (-1.0, start)], now)
 
 
 def move_factors(adapter: Adapter, start: Adapter, now: Adapter) -> Adapter:
-    """The adapter whose factors differ from those of ``now`` by what they did from ``start``.
+    """Return the factors of ``now`` plus this adapter's update of the factors from ``start``.
 
     A factor that nobody trained is that of ``now``, bit for bit.
 
@@ -197,24 +197,24 @@ def _unmoved(adapter: Adapter, _start: Adapter, _now: Adapter) -> Adapter:
 
 
 def _mover(config: RunConfig) -> Callable[[Adapter, Adapter, Adapter], Adapter]:
-    """How a rule's updates are brought to another start."""
+    """Return the function that moves the updates of the run's rule to another start."""
     rule = config.merging.name
     own = rule in {"fedavg_factors", "freeze_a", "alternate"} or rule.startswith("flower:")
     return move_factors if own else move_update
 
 
 def _standing_in(config: RunConfig) -> RunConfig:
-    """The rule that goes on where a run's own cannot."""
+    """Return the configuration with ``core_svd`` for ``fedsvd``, which cannot go on by itself."""
     if config.merging.name != "fedsvd":
         return config
     return replace(config, merging=PluginSection(name="core_svd"))
 
 
 def read_configuration(folder: Path) -> RunConfig:
-    """The configuration of a finished run.
+    """Return the configuration of a finished run.
 
     Raises:
-        OutputError: there is none.
+        OutputError: the folder holds no run, or the run is not finished.
     """
     return run_config(_finished(folder))
 

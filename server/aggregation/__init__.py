@@ -1,1 +1,1 @@
-"""From the adapters of one round to the next one: merge, guards, alignment."""
+"""Merge the adapters of a round: weights, guards, alignment, kept adapters."""

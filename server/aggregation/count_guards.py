@@ -1,9 +1,9 @@
-"""Robust guards on what sites say of scores and counts: the threshold and the weights rest on it.
+"""Guard threshold and weights against false histograms and sample counts of single sites.
 
 Cells: with F_i the cumulative shares of site i's histogram, the robust distribution is
 F(e) = median_i F_i(e), the same for every site. One liar of n moves it no further than the values
-of the honest sites next to the middle. Counts: a site's count is cut to so many times the median
-kept share of its own size.
+of the honest sites next to the middle. Counts: a site's count is cut to the median kept share,
+times a setting, of the samples that it joined with.
 
 Reference:
     D. Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 1 (coordinate-wise
@@ -22,10 +22,10 @@ from fedwinnow.curation.protocol.replies import SiteCard
 
 
 def median_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, ScoreSummary]:
-    """Every site's histogram as the median distribution, with the site's own number of samples.
+    """Replace every site's histogram by the median distribution, scaled to the site's samples.
 
-    Sites without a sample have no say and stay as they are. What a site of unusual data says is
-    outvoted just as a lie is.
+    Sites without a sample do not count and stay as they are. A site with unusual data is outvoted
+    just as a liar is.
 
     Args:
         summaries: Site → histogram, all on the same edges.
@@ -49,7 +49,7 @@ def median_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, Scor
 def bound_reported_counts(
     counts: Mapping[str, int], members: Iterable[SiteCard], guards: GuardsSection
 ) -> tuple[Mapping[str, int], Mapping[str, str]]:
-    """Counts after the run's bound of kept shares, if it has one; and site → words."""
+    """Return counts cut to the run's bound on kept shares, if it has one, and site → reason."""
     if guards.kept_share == 0:
         return counts, {}
     sizes = {card.site: card.samples for card in members}
@@ -61,16 +61,16 @@ def bound_counts(
 ) -> tuple[Mapping[str, int], Mapping[str, str]]:
     """Cut counts above ``most`` times the median kept share.
 
-    The median is the lower one, so that with two sites the smaller share sets the measure; sites
-    that kept nothing set none.
+    The median is the lower one, so that with two sites the smaller share sets the limit; sites that
+    kept nothing do not count.
 
     Args:
-        counts: Site → samples that it trained on, as it says.
+        counts: Site → samples that it trained on, as it reported them.
         sizes: Site → samples that it joined with, above 0.
         most: Largest kept share, in medians, above 0.
 
     Returns:
-        The counts, at least 1 where they were, and site → words for those that were cut.
+        The counts, of which none is cut below 1, and site → reason for those that were cut.
     """
     shares = sorted(counts[site] / sizes[site] for site in counts if counts[site] > 0)
     if not shares:

@@ -1,8 +1,8 @@
-"""Adapters of single sites that a coordinator keeps, each with a label of the data behind it.
+"""Store and load the sites' own adapters of a round, each with a label of the data behind it.
 
 ``kept/ARM/round-N/sites/SITE/`` is an ordinary PEFT folder with ``label.json`` beside the factors,
-and ``kept/ARM/round-N/start/`` what the round started from. Kept only where
-``store_adapters.adapters`` says so: who reads the run folder sees what each site learned.
+and ``kept/ARM/round-N/start/`` holds the adapter that the round started from. Adapters are stored
+only with ``keep.adapters = true``: who reads the run folder sees what each site learned.
 """
 
 import json
@@ -28,22 +28,22 @@ START = "start"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterLabel:
-    """What an adapter holds."""
+    """Label of a kept adapter: its run, site, arm and round, and the data behind it."""
 
     run: str
     site: str
     arm: str
     round: int
     samples: int
-    """How many samples it was trained on, as the site told it (rounded)."""
+    """Number of samples it was trained on, as the site reported it (rounded)."""
     data: str
-    """Whose data, in words."""
+    """The data behind it, in words."""
     adapter: str
     """SHA-256 of the factors."""
 
 
 def store_adapters(folder: Path, state: RunState, replies: Mapping[str, Reply]) -> None:
-    """Write what the accepted sites of a training round sent; nothing in other phases.
+    """Write the adapters that accepted sites sent in a training round; nothing in other phases.
 
     Args:
         folder: The run folder.
@@ -75,17 +75,17 @@ def store_adapters(folder: Path, state: RunState, replies: Mapping[str, Reply]) 
 
 
 def round_folder(folder: Path, arm: str, number: int) -> Path:
-    """Where a round's adapters are."""
+    """Return the folder of a round's adapters."""
     return folder / FOLDER / arm / f"round-{number}"
 
 
 def load_round(
     folder: Path, arm: str, number: int, *, base: str
 ) -> tuple[Adapter, dict[str, Adapter], dict[str, AdapterLabel]]:
-    """The start of a round, its adapters and their labels by site.
+    """Load the start of a round, its adapters by site and their labels by site.
 
     Raises:
-        OutputError: the run did not keep its adapters, or one is not what its label says.
+        OutputError: the run did not keep its adapters, or one has another hash than its label.
     """
     place = round_folder(folder, arm, number)
     if not (place / START).is_dir():

@@ -1,7 +1,7 @@
-"""From the sites' adapters of a round to the next one: weights, guards, rule, change of the base.
+"""Merge the sites' adapters of a round: weights, guards, merging rule, change of the base.
 
-Warm-up is merged by ``core_svd`` whatever the run's rule: it exists for measuring, at one adapter
-of the agreed rank on the base as it is.
+Warm-up is merged by ``core_svd`` whatever the run's rule: it exists for measuring, which needs one
+adapter of the agreed rank on the unchanged base.
 """
 
 import logging
@@ -38,18 +38,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundMerge:
-    """What a round's merge gives."""
+    """Result of a round's merge."""
 
     adapter: Adapter
     change: Adapter | None
-    """All that has been added to the base so far; None: nothing."""
+    """Sum of all that was added to the base so far; None: nothing."""
     weights: Mapping[str, float]
     """Site → share, 0 where it was left out."""
     report: Mapping[str, float]
     bounded: Mapping[str, str] = field(default_factory=dict)
-    """Site → which guards changed its contribution and why."""
+    """Site → guards that changed its contribution, and why."""
     memory: Memory = field(default_factory=dict)
-    """What the rule needs again in the next round of the arm."""
+    """State of the rule for the next round of the arm."""
 
 
 def merge_plain(
@@ -59,7 +59,7 @@ def merge_plain(
     config: RunConfig,
     memory: Memory,
 ) -> tuple[Merged, Memory]:
-    """Weigh and merge where the sites' bases stay as they are: in an ordinary Flower app.
+    """Weigh and merge on an unchanged base, for an ordinary Flower app.
 
     Raises:
         IncompatibleAdapterError: adapters do not belong together.
@@ -80,16 +80,16 @@ def merge_plain(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundEvidence:
-    """What is known of a round's adapters beside their factors and counts."""
+    """Evidence on a round's adapters beside their factors and counts."""
 
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Site → why its adapter takes no part (the judges' word)."""
+    """Site → why the judges left its adapter out."""
     alignments: Mapping[str, float] = field(default_factory=dict)
     """Site → drop of the anchors' loss by its update to first order, nats."""
     effects: Mapping[str, Mapping[str, Effect]] = field(default_factory=dict)
-    """Site → category of anchors → what its adapter does to their loss, by the judges' word."""
+    """Site → domain of anchors → effect of its adapter on their loss, as the judges measured it."""
     before: Mapping[str, float] = field(default_factory=dict)
-    """Site → weight in the arm's round before."""
+    """Site → weight in the arm's previous round."""
 
 
 def merge_round(
@@ -103,17 +103,17 @@ def merge_round(
     seen: RoundEvidence | None = None,
     memory: Memory | None = None,
 ) -> RoundMerge:
-    """Weigh, guard and merge.
+    """Weigh, guard and merge the adapters of a round.
 
     Args:
         adapters: Site → adapter of this round.
-        counts: Site → samples that it trained on, as it says.
+        counts: Site → samples that it trained on, as it reported them.
         previous: The adapter that the sites started from.
-        change: What the base has been changed by until now.
-        config: The run's; guards are not asked in warm-up.
+        change: Change of the base so far.
+        config: Configuration of the run; guards are not applied in warm-up.
         warm_up: Whether this is a warm-up round.
-        seen: What else is known of the adapters; not asked in warm-up.
-        memory: What the rule remembers of the arm's earlier rounds.
+        seen: Other evidence on the adapters; the weighting does not read it in warm-up.
+        memory: State of the rule after the arm's earlier rounds.
 
     Raises:
         ConfigError: too few sites for the guard's rule.
@@ -135,7 +135,7 @@ def merge_round(
         used, weights, words = apply_guards(used, weights, previous, config.guards, liars=liars)
         bounded = _joined(bounded, words)
     shares = {site: float(weights.get(site, 0.0)) for site in adapters}
-    if "" in used:  # one middle of all, made by the guards
+    if "" in used:  # the guards replaced all adapters by one middle
         shares = {site: 1 / len(told) if site in told else 0.0 for site in adapters}
     for site, why in sorted(bounded.items()):
         logger.warning("guards: site %s: %s", site, why)
@@ -161,7 +161,7 @@ def _nobody_left(words: Mapping[str, str]) -> EmptySelectionError:
 
 
 def check_merging(config: RunConfig, plugins: MergePlugins) -> None:
-    """Refuse a rule that cannot merge what the run trains, or not together with its guards.
+    """Refuse a merging rule or weighting that does not fit what the run trains, or its guards.
 
     Raises:
         PluginError: the rule is unknown, merges sparse differences, or needs a factor that the
@@ -202,7 +202,7 @@ def _weights(
 def _based(
     merged: Merged, change: Adapter | None, previous: Adapter
 ) -> tuple[Adapter, Adapter | None]:
-    """The merged adapter on the base that it speaks of, and all that the base is changed by."""
+    """Return the merged adapter with the hash of its base, and the whole change of that base."""
     if merged.change is None:
         return merged.adapter, change
     base = change.base if change is not None else previous.base
@@ -211,9 +211,10 @@ def _based(
 
 
 def _liars_among(sites: int, guards: GuardsSection, *, judged: int) -> int:
-    """How many liars a rule reckons with; what the judges left of a round must not end it.
+    """Return the number of liars that the guards' rule assumes.
 
-    Where they left somebody out, it is as many of ``guards.liars`` as the other sites allow.
+    Where the judges left a site out, it is as many of ``guards.liars`` as the remaining sites
+    allow, so that the judgement does not end the round.
     """
     if judged == 0:
         return guards.liars
@@ -222,10 +223,10 @@ def _liars_among(sites: int, guards: GuardsSection, *, judged: int) -> int:
 
 
 def complete_rank(adapter: Adapter, previous: Adapter) -> Adapter:
-    """A site's adapter with what a site of smaller rank was not shown of the previous one.
+    """Add to a smaller-rank site's adapter the previous adapter's directions it was not sent.
 
-    Such a site trained from the first directions of ΔW = U Σ Vᵀ. The others come back to it here:
-    it votes to leave them as they are, instead of voting them away.
+    Such a site trained from the first directions of ΔW = U Σ Vᵀ. With the others added back, its
+    adapter votes to leave them as they are, instead of voting them away.
     """
     a, b = dict(adapter.a), dict(adapter.b)
     for module in adapter.modules:
@@ -247,9 +248,9 @@ def apply_guards(
     *,
     liars: int,
 ) -> tuple[Mapping[str, Adapter], Mapping[str, float], Mapping[str, str]]:
-    """Adapters and weights after Krum, norm bound, weight cap and middle; and site → words.
+    """Return adapters and weights after Krum, norm bound, weight cap, middle; and site → reasons.
 
-    A middle of all comes as one adapter under the name "".
+    A middle of all sites is one adapter under the name "".
     """
     words: Mapping[str, str] = {}
     if guards.rule == "krum" and liars > 0:
@@ -270,7 +271,7 @@ def apply_guards(
 
 
 def _joined(words: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """Site → what is said of it in either, in one sentence."""
+    """Return site → its words in both mappings, joined in one sentence."""
     return {
         site: "; ".join(filter(None, (words.get(site), more.get(site))))
         for site in (*words, *(site for site in more if site not in words))

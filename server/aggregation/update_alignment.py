@@ -1,7 +1,7 @@
-"""Where each site's update leads the public anchors, to first order.
+"""Estimate to first order by how much each site's update lowers the public anchors' loss.
 
-a_i = −Σ_m ⟨∂L/∂A_m, A_im − A_m⟩ + ⟨∂L/∂B_m, B_im − B_m⟩ in float64, by the gradient of each member
-that tells one; the median over these counts, so that one liar among three bends nothing.
+a_i = −Σ_m ⟨∂L/∂A_m, A_im − A_m⟩ + ⟨∂L/∂B_m, B_im − B_m⟩ in float64, with the gradient of each
+member that sends one; the median over these counts, so that one liar among three bends nothing.
 
 Reference:
     S. Fan, M. Pagliardini, M. Jaggi, DoGE, ICML 2024, https://arxiv.org/abs/2310.15393
@@ -27,7 +27,7 @@ def gradient_sites(plugins: MergePlugins, sites: tuple[str, ...]) -> tuple[str, 
 def update_alignments(
     adapters: Mapping[str, Adapter], gradients: Mapping[str, Adapter], previous: Adapter
 ) -> dict[str, float]:
-    """Site → a_i, nats; empty where no gradient came.
+    """Return site → a_i, nats; empty where no gradient came.
 
     Raises:
         IncompatibleAdapterError: a site trained another rank than was sent, so that its factors

@@ -1,8 +1,8 @@
-"""Robust guards beside any merging rule: what one site alone may do to the merge.
+"""Limit what one site alone can do to a merge: robust guards beside any merging rule.
 
-With U_i = ΔW_i − ΔW (what site i changed in this round, ΔW the update that all started from), all
-from products of factors: inner products ⟨U_i, U_j⟩ = Σ_m ⟨L_iᵀ L_j, R_i R_jᵀ⟩, norms, and
-coordinates of all U_i in bases that they share. None of it needs the base model or data.
+With U_i = ΔW_i − ΔW (what site i changed in this round, ΔW the update that all started from), the
+guards compute, from products of factors, inner products ⟨U_i, U_j⟩ = Σ_m ⟨L_iᵀ L_j, R_i R_jᵀ⟩,
+norms, and coordinates of all U_i in shared bases. None of it needs the base model or data.
 
 Reference:
     P. Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent
@@ -34,7 +34,7 @@ Losses = Float[np.ndarray, " anchors"]
 
 
 def site_updates(adapters: Mapping[str, Adapter], previous: Adapter) -> Updates:
-    """U_i of every site and module; sites in sorted order of name."""
+    """Return U_i of every site and module; sites in sorted order of name."""
     return {
         site: {
             module: maths.sum_products(
@@ -47,7 +47,7 @@ def site_updates(adapters: Mapping[str, Adapter], previous: Adapter) -> Updates:
 
 
 def update_gram(changes: Updates) -> Float64[Tensor, "sites sites"]:
-    """⟨U_i, U_j⟩ over all modules, sites in sorted order of name."""
+    """Return ⟨U_i, U_j⟩ over all modules, sites in sorted order of name."""
     sites = sorted(changes)
     found = torch.zeros(len(sites), len(sites), dtype=torch.float64)
     for i, first in enumerate(sites):
@@ -66,7 +66,7 @@ def bound_norms(
     """Shorten updates that are longer than ``most`` times the median length.
 
     A long U_i keeps its direction. The median is the lower one, so that with two sites the shorter
-    sets the measure.
+    update sets the limit.
 
     Args:
         adapters: Site → adapter.
@@ -74,7 +74,7 @@ def bound_norms(
         most: Longest allowed ‖U_i‖ in medians, above 0.
 
     Returns:
-        The adapters, and site → words for those that were shortened.
+        The adapters, and site → reason for those that were shortened.
     """
     lengths = update_gram(site_updates(adapters, previous)).diagonal().clamp(min=0).sqrt()
     limit = most * float(lengths.median())
@@ -92,13 +92,16 @@ def bound_norms(
 def cap_weights(
     weights: Mapping[str, float], *, most: float
 ) -> tuple[Mapping[str, float], Mapping[str, str]]:
-    """No site weighs more than ``most``; the excess goes to the others in proportion.
+    """Cap each site's weight at ``most``; the excess goes to the others in proportion.
 
-    Where the sites are too few for the cap, all weigh the same.
+    Where there are too few sites for the cap, all weigh the same.
 
     Args:
         weights: Site → share; they sum to 1.
         most: Largest share, in (0, 1].
+
+    Returns:
+        The weights, and site → reason for those that were cut.
     """
     positive = {site: weight for site, weight in sorted(weights.items()) if weight > 0}
     if not positive or max(positive.values()) <= most:
@@ -115,12 +118,12 @@ def cap_weights(
 def krum(
     adapters: Mapping[str, Adapter], previous: Adapter, *, liars: int
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """Multi-Krum: leave out the ``liars`` sites whose updates are furthest from their neighbours'.
+    """Leave out the ``liars`` sites with updates furthest from their neighbours' (Multi-Krum).
 
     A site's score is the sum of squared distances to its n − f − 2 nearest others.
 
     Returns:
-        The sites that stay, and site → words for the others.
+        The sites that stay, and site → reason for the others.
 
     Raises:
         ConfigError: fewer than 2 f + 3 sites.
@@ -147,7 +150,7 @@ def krum(
 def shared_coordinates(
     changes: Updates, module: str
 ) -> tuple[Float64[Tensor, "outputs p"], Float64[Tensor, "sites p q"], Float64[Tensor, "q inputs"]]:
-    """U_i of one module in bases that all sites share: U_i = left @ cores[i] @ right, exactly."""
+    """Return one module's U_i in bases that all share: U_i = left @ cores[i] @ right, exactly."""
     parts = [changes[site][module] for site in sorted(changes)]
     whole = maths.sum_products(parts)
     left, _ = torch.linalg.qr(whole.left)
@@ -161,7 +164,7 @@ def shared_coordinates(
 def robust_middle(
     adapters: Mapping[str, Adapter], previous: Adapter, *, kind: str, liars: int
 ) -> Adapter:
-    """The adapter whose update is the coordinate-wise median or trimmed mean of the sites'.
+    """Return the adapter whose update is the coordinate-wise median or trimmed mean of all.
 
     Every site counts alike, whatever its weight.
 
@@ -169,8 +172,8 @@ def robust_middle(
         adapters: Site → adapter, at least 2 f + 1.
         previous: The adapter that all started from.
         kind: "median" or "trimmed_mean".
-        liars: How many of the smallest and of the largest values of a coordinate the trimmed mean
-            leaves out.
+        liars: Number of the smallest and of the largest values of a coordinate that the trimmed
+            mean leaves out.
 
     Raises:
         ConfigError: fewer than 2 f + 1 sites.
@@ -194,16 +197,16 @@ def robust_middle(
 def harmful_sites(
     losses: Mapping[str, Mapping[str, Losses]], before: Losses, *, margin: float
 ) -> Mapping[str, str]:
-    """Sites whose adapter raises the loss of public anchors by more than a margin.
+    """Return the sites whose adapter raises the loss of public anchors by more than a margin.
 
     Args:
         losses: Owner → judge → loss of each anchor under the owner's adapter, nats; the owner's own
-            word does not count, and of the others' the median does.
+            losses do not count, and of the others' mean losses the median does.
         before: Loss of each anchor under the adapter that all started from, nats.
         margin: Largest rise of the mean loss, as a share of it.
 
     Returns:
-        Owner → words, for those who are left out.
+        Owner → reason, for those that are left out.
     """
     start = float(np.mean(before))
     words = {}
@@ -223,9 +226,9 @@ def harmful_sites(
 def effects_on_anchors(
     losses: Mapping[str, Mapping[str, Losses]], before: Losses, domains: Sequence[str]
 ) -> dict[str, dict[str, Effect]]:
-    """Site → domain → what its adapter does to the loss of the anchors there.
+    """Return site → domain → effect of the site's adapter on the loss of the anchors there.
 
-    Of the judges' words on one anchor the median counts, and the owner's own does not. A domain
+    On each anchor, the median of the judges' losses counts, and the owner's own does not. A domain
     with one anchor has no spread: its error is 0.
     """
     found: dict[str, dict[str, Effect]] = {}

@@ -1,4 +1,4 @@
-"""Flower's programs as child processes: connection, environment, thin app bundle."""
+"""Run Flower's programs as child processes: connection, environment, thin app bundle."""
 
 import json
 import os
@@ -21,7 +21,7 @@ UNKNOWN = "not found in the Flower configuration file"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A SuperLink as Flower's ``config.toml`` knows it; "" is the default one."""
+    """Connection to a SuperLink, as Flower's ``config.toml`` names it; "" is the default one."""
 
     name: str = ""
 
@@ -30,7 +30,7 @@ class Connection:
 
         Raises:
             ConfigError: Flower knows no connection of this name, or would simulate by itself.
-            TransportError: it failed, or the SuperLink does not answer.
+            TransportError: the command failed, or the SuperLink does not answer.
         """
         self._refuse_flowers_own()
         command = [program("flwr"), *arguments, *filter(None, [self.name]), "--format", "json"]
@@ -60,7 +60,7 @@ class Connection:
         return answer
 
     def _refuse_flowers_own(self) -> None:
-        """Where no connection was set up, Flower starts a SuperLink here, which installs packages.
+        """Refuse a missing connection: Flower would start a SuperLink here and install packages.
 
         Raises:
             ConfigError: the connection's address is ":local:" or the like.
@@ -81,7 +81,7 @@ class Connection:
             raise ConfigError(message)
 
     def status(self, run: str) -> tuple[str, str]:
-        """Status and details of a Flower run.
+        """Return status and details of a Flower run.
 
         Raises:
             TransportError: the SuperLink does not answer.
@@ -91,7 +91,7 @@ class Connection:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with nothing that talks to anyone but the SuperLink."""
+    """Return our environment, without telemetry and update checks: only the SuperLink is called."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     return dict(os.environ) | quiet
 
@@ -116,7 +116,7 @@ resume = false
 
 
 def thin_app(home: Path) -> Path:
-    """A Flower app without code: the components are those of the package that runs here."""
+    """Write a Flower app without code, whose components are those of the package that runs here."""
     folder = home / "fedwinnow-simulation"
     folder.mkdir()
     (folder / "pyproject.toml").write_text(_APP, encoding="utf-8")
@@ -124,7 +124,7 @@ def thin_app(home: Path) -> Path:
 
 
 def metrics_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's ``metrics.jsonl``: one for each phase that is committed."""
+    """Return the lines of a run folder's ``metrics.jsonl``: one for each committed phase."""
     file = folder / "metrics.jsonl"
     if not file.exists():
         return []
@@ -132,7 +132,11 @@ def metrics_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def program(name: str) -> str:
-    """A console script of this Python, wherever the shell is."""
+    """Return the path of a console script: beside this Python, or else on the shell's path.
+
+    Raises:
+        TransportError: the script is not installed.
+    """
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:

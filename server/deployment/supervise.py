@@ -1,8 +1,8 @@
-"""``fedwinnow run``: submit to Flower, and again under our own run id whenever Flower ends the run.
+"""Submit a run to Flower (``fedwinnow run``), and again whenever Flower ends it too early.
 
-Flower cannot resume: a run dies with its SuperLink or ServerApp. Ours is a folder with a committed
-state, so another Flower run goes on with it. What can only fail again (a wrong input) is not tried
-again.
+Flower cannot resume: a run dies with its SuperLink or ServerApp. Our run is a folder with a
+committed state, so another Flower run goes on with it under our own run id. A run that can only
+fail again (a wrong input) is not submitted again.
 """
 
 import fcntl
@@ -40,7 +40,7 @@ from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelope
 logger = logging.getLogger(__name__)
 
 POLL = 2.0
-"""Shortest pause between two questions about a Flower run, seconds; each costs a second of CPU."""
+"""Shortest pause between two status queries of a Flower run, seconds; each costs 1 s of CPU."""
 LONGEST = 15.0
 """Longest such pause: it grows to a twentieth of the time that the run has taken."""
 _POLICY = "refused (policy."
@@ -88,7 +88,7 @@ def supervise(file: Path, config: RunConfig, *, resume: bool = False) -> Path:
 
 
 def _attempt(config: RunConfig, file: Path, store: RunFolder, *, resume: bool) -> str:
-    """One Flower run: why it did not reach the end, or "".
+    """Submit one Flower run and return why it did not reach the end, or "".
 
     Raises:
         InputError: the input is wrong; it stays wrong.
@@ -117,14 +117,14 @@ def _attempt(config: RunConfig, file: Path, store: RunFolder, *, resume: bool) -
 
 
 def _ended(store: RunFolder) -> bool:
-    """Whether the run is done and its files are written, of which the page is the last."""
+    """Return whether the run is done and its files are written, of which the page is the last."""
     state = store.load()
     files = (store.folder / name for name in ("record.json", "summary.json", "report.html"))
     return state is not None and state.phase == Phase.DONE and all(map(Path.exists, files))
 
 
 def _status_since(began: float, store: RunFolder) -> Mapping[str, Any]:
-    """The status that a Flower run wrote; empty where it did not come so far."""
+    """Return the status that a Flower run wrote; empty where it did not come so far."""
     file = status_file(store.folder)
     if not file.exists() or file.stat().st_mtime < began:
         return {}
@@ -133,7 +133,7 @@ def _status_since(began: float, store: RunFolder) -> Mapping[str, Any]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One supervisor a run folder: two would submit the run twice.
+    """Lock the run folder inside the block, as two supervisors would submit the run twice.
 
     Raises:
         OutputError: another one is at work.
@@ -152,7 +152,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _once(connection: Connection, file: Path, store: RunFolder, *, resume: bool) -> tuple[str, str]:
-    """One Flower run, watched until it is finished: its status and details.
+    """Submit one Flower run, watch it until it is finished, and return its status and details.
 
     Raises:
         TransportError: it could not be submitted, or the SuperLink is silent for too long.
@@ -193,7 +193,7 @@ def _stop(connection: Connection, run: str) -> None:
 
 
 def _submit(connection: Connection, file: Path, *, resume: bool) -> str:
-    """Submit an app without code: the components are those of the package at each machine."""
+    """Submit an app without code, whose components are each machine's package; return its id."""
     with tempfile.TemporaryDirectory(prefix="fedwinnow-") as name:
         given = Path(name) / "run-config.toml"
         given.write_text(
@@ -207,10 +207,10 @@ def _submit(connection: Connection, file: Path, *, resume: bool) -> str:
 
 
 def _raise_if_input(details: str) -> None:
-    """An input that is wrong stays wrong: raise it under its own class and exit code.
+    """Raise a wrong input under its own class and exit code, as it stays wrong.
 
     Raises:
-        InputError: the details name one.
+        InputError: the details name such an error.
     """
     found = re.search(r"\b(\w+Error)\b", details)  # the first: a site's own may follow in the text
     kind = getattr(errors, found[1], None) if found else None

@@ -68,7 +68,7 @@ def quota_request(state: RunState, header: Header) -> QuotaRequest:
 def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
     """Move the centroids to the means over all sites; after the last exchange, set the quotas.
 
-    That one leaves them where they are: its counts are of the clusters that they made.
+    The last exchange leaves the centroids in place, as its counts are of the clusters they define.
     """
     held = required(state.clusters, "clusters")
     said = replies_of(replies, ClusterReply)

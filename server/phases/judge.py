@@ -34,7 +34,7 @@ def request(state: RunState, config: RunConfig, header: Header) -> JudgeRequest:
 
 
 def why_unusable(reply: JudgedAdapters, at: ReplyContext) -> str:
-    """Check that there is one loss an anchor for each candidate but its own, none below 0."""
+    """Check that each candidate but its own has one loss an anchor, none below 0."""
     expected, number = set(at.state.pending) - {at.site}, len(reply.before)
     if set(reply.losses) != expected:
         return f"it judges {sorted(reply.losses)}, not {sorted(expected)}"
@@ -52,7 +52,7 @@ def why_unusable(reply: JudgedAdapters, at: ReplyContext) -> str:
 
 
 def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
-    """Merge what the other sites do not object to; the training round's record is completed."""
+    """Leave out harmful adapters, merge the others, and complete the training round's record."""
     said = replies_of(replies, JudgedAdapters)
     agreed = majority({site: reply.domains for site, reply in said.items()})
     missing = dict(record.missing) | {

@@ -1,7 +1,8 @@
 """Probe and measure: agree on the signals of the public rows at one checkpoint.
 
 Public rows are functions of (base, adapter, anchors, seeds) only, so honest sites agree: the median
-over sites counts, and a site that is further from it than ``TOLERANCE`` is refused by name.
+over sites counts, and a site that is further from it than ``TOLERANCE`` (in
+``curation/protocol/agreement.py``) is refused by name.
 """
 
 import logging

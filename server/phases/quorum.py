@@ -1,4 +1,4 @@
-"""What most sites say, and whether enough of them agree for a phase to go on."""
+"""Find what most sites agree on, and require enough sites for a phase to go on."""
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sized
@@ -12,7 +12,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 def majority(keys: Mapping[str, K]) -> K:
-    """What most sites say; where two are equally many, what the first site by name says."""
+    """Return the value that most sites sent; on a tie, that of the first such site by name."""
     ((agreed, _),) = Counter(keys[site] for site in sorted(keys)).most_common(1)
     return agreed
 
@@ -31,15 +31,15 @@ def require_quorum(sites: Sized, config: RunConfig, phase: str, missing: Mapping
 
 
 def needs_reviewers(sites: Collection[str], config: RunConfig, missing: Mapping[str, str]) -> bool:
-    """Whether a plug-in of the run reads reviews at all.
+    """Return whether a plug-in of the run reads reviews.
 
     Args:
-        sites: Who could review.
-        config: The run.
+        sites: Sites that could review.
+        config: Configuration of the run.
         missing: Site → why it is not among them.
 
     Raises:
-        ProtocolError: it does, and they are too few.
+        ProtocolError: a plug-in reads reviews, and the sites are too few.
     """
     try:
         reader = RunPlugins.of(config.terms()).reviews_reader

@@ -52,7 +52,7 @@ def why_unusable(reply: SummaryReply, at: ReplyContext) -> str:  # noqa: ARG001 
 
 
 def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
-    """Merge summaries and set the threshold."""
+    """Merge the score summaries and set the threshold."""
     said, missing = replies_of(replies, SummaryReply), dict(record.missing)
     rows = len(state.kinds)
     missing |= {

@@ -1,7 +1,7 @@
-"""The table of the server's phases, and the check of a reply on its own.
+"""Map each phase to its functions, and check each reply on its own.
 
-A site's words are not trusted: a count below 0, a loss that is no number, a histogram of the wrong
-length or an adapter of other matrices would otherwise stop the run or bend it.
+Replies are not trusted: a count below 0, a loss that is no number, a histogram of the wrong length
+or an adapter of other matrices would otherwise stop the run or bend its result.
 """
 
 from collections.abc import Mapping

@@ -51,7 +51,10 @@ def request(state: RunState, config: RunConfig, header: Header) -> TrainRequest:
 
 
 def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
-    """Weigh and merge; a site that kept nothing has weight 0 and no adapter."""
+    """Weigh and merge the adapters, or hold them for the judges.
+
+    A site that kept nothing has weight 0 and no adapter.
+    """
     trained = replies_of(replies, TrainedAdapter)
     adapters = {site: r.adapter for site, r in trained.items() if r.adapter is not None}
     warm_up = state.phase == Phase.WARM_UP.value
@@ -131,7 +134,7 @@ def merge_into_state(
 
 
 def _weights_before(state: RunState, record: RoundRecord) -> dict[str, float]:
-    """Site → its weight in the arm's round before; empty in the first."""
+    """Return site → its weight in the arm's previous round; empty in the first."""
     for one in reversed(state.records):
         if (one.phase, one.arm, one.round) == (record.phase, record.arm, record.round - 1):
             return {site: part.weight for site, part in one.sites.items()}

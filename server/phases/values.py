@@ -24,7 +24,7 @@ Outcome = tuple[RunState, RoundRecord]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyContext:
-    """What a reply is checked against."""
+    """Context that a reply is checked in: its site, and the run before the exchange."""
 
     site: str
     """Site that the reply must come from."""
@@ -37,7 +37,7 @@ class ReplyContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPhase:
-    """What the server does in one phase."""
+    """Functions of one phase at the server: request, check of a reply, absorption of replies."""
 
     request: Callable[[RunState, RunConfig, Header], Request]
     """Build the request to every member."""

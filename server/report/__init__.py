@@ -1,1 +1,1 @@
-"""What a finished run leaves behind: record, page, charts, manifest."""
+"""Write what a finished run leaves behind: record, page, charts, manifest."""

@@ -1,4 +1,4 @@
-"""Parts of the report: sections hold blocks, a block is a text, a figure or a table."""
+"""Build the parts of the report: sections hold blocks; a block is a text, a figure or a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,22 +12,22 @@ Section = dict[str, Any]
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with fixed digits, or a dash."""
+    """Format a number with fixed digits; a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def short(value: float | None) -> str:
-    """A number of any size in three digits, or a dash."""
+    """Format a number of any size in three digits; a dash for None."""
     return "–" if value is None else f"{value:.3g}"
 
 
 def section(name: str, title: str, *blocks: dict[str, Any]) -> Section:
-    """A titled part of the page."""
+    """Return a titled section of the page."""
     return {"id": name, "title": title, "blocks": list(blocks)}
 
 
 def text(text: str, *, warning: bool = False) -> dict[str, Any]:
-    """A paragraph."""
+    """Return a paragraph; ``warning`` sets it off from the others."""
     return {"kind": "text", "text": text, "warning": warning}
 
 
@@ -44,13 +44,13 @@ def table(
     wrap: bool = False,
     own: int | None = None,
 ) -> dict[str, Any]:
-    """A table; ``own`` is the row in bold, ``wrap`` breaks long texts."""
+    """Return a table; ``own`` is the row in bold, ``wrap`` breaks long texts."""
     lines = [{"cells": list(row), "own": place == own} for place, row in enumerate(rows)]
     return {"kind": "table", "head": head, "rows": lines, "caption": caption, "wrap": wrap}
 
 
 def curves_of(rounds: Sequence[RecordedRound]) -> dict[str, list[float]]:
-    """Site → training losses of all rounds in a row."""
+    """Return site → training losses of all rounds in a row."""
     curves: dict[str, list[float]] = {}
     for one in rounds:
         for site, part in one.sites.items():

@@ -122,7 +122,7 @@ def _phase(record: RoundRecord) -> RecordedPhase:
 
 
 def _clusters(state: RunState) -> RecordedClusters | None:
-    """What each cluster holds and keeps, over the sites that told it; None in other runs."""
+    """Return the clusters' counts, quotas and centroids over all sites; None in other runs."""
     held = state.clusters
     if held is None:
         return None
@@ -159,7 +159,7 @@ def _round(state: RunState, record: RoundRecord) -> RecordedRound:
 
 
 def _losses(state: RunState, arm: str, number: int) -> tuple[float, ...]:
-    """Public hold-out losses after a round of an arm; empty where none were measured."""
+    """Return the public hold-out losses after a round of an arm; empty where none were measured."""
     for record in state.records:
         if (record.phase, record.arm, record.round) == (Phase.EVALUATE.value, arm, number):
             return record.public_losses
@@ -171,7 +171,7 @@ def _mean(losses: tuple[float, ...]) -> float | None:
 
 
 def _differences(arms: Mapping[str, RecordedArm], config: RunConfig) -> dict[str, ArmDifference]:
-    """Evaluation loss of each arm minus the curated arm's, with a paired bootstrap interval."""
+    """Return arm → evaluation loss minus the curated arm's, with a paired bootstrap interval."""
     found = {}
     curated = arms["curated"].losses if "curated" in arms else ()
     for arm, result in arms.items():

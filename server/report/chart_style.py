@@ -1,4 +1,4 @@
-"""The look that all charts share, and figures as SVG text that repeats bit for bit."""
+"""Give all charts one style, and render figures as SVG text that repeats bit for bit."""
 
 import io
 import warnings
@@ -14,9 +14,9 @@ INK, MUTED, GRID = "#24323f", "#66747f", "#dfe5e8"
 CLEAN, CORRUPTED, PRIVATE, CUT = "#2f7f79", "#c8643c", "#8fa3ad", "#1d3f72"
 LINES = ("#1d3f72", "#c8643c", "#2f7f79", "#8a5fa8", "#a08320", "#66747f")
 WIDTH = 7.6
-"""Of a chart that fills a page, inches."""
+"""Width of a chart that fills a page, inches."""
 SIZE, SMALL = 9.5, 8.5
-"""Of texts, points; the small one for legends, labels of points and crowded figures."""
+"""Font sizes, points; the small one for legends, labels of points and crowded figures."""
 _STYLE: Any = {
     "text.parse_math": False,  # a name with two dollar signs is a name
     "font.family": "DejaVu Sans",
@@ -33,10 +33,10 @@ _STYLE: Any = {
 
 @contextmanager
 def chart_style(*, size: float = SIZE) -> Iterator[None]:
-    """Draw in the look of our charts within the block; also a decorator of a drawing function.
+    """Draw in our charts' style within the block; also a decorator of a drawing function.
 
     Args:
-        size: Of texts, points.
+        size: Font size, points.
     """
     with mpl.rc_context(_STYLE | {"font.size": size}):
         yield
@@ -49,7 +49,7 @@ def fix_ticks(*panels: Axes) -> None:
 
 
 def svg_element(figure: Figure, name: str) -> str:
-    """Return a figure as an ``<svg>`` element for a page of ours; its ids begin with its name."""
+    """Return a figure as an ``<svg>`` element for our pages; its ids begin with ``name``."""
     text = _svg(figure, name, transparent=True, fonttype="none")
     element = text[text.index("<svg") :]
     for attribute in ('id="', 'href="#', "url(#"):
@@ -58,7 +58,7 @@ def svg_element(figure: Figure, name: str) -> str:
 
 
 def svg_file(figure: Figure, name: str) -> str:
-    """Return a figure as the text of an SVG file: on white, with letters drawn without fonts."""
+    """Return a figure as the text of an SVG file: on white, with letters drawn as paths."""
     return _svg(figure, name, transparent=False, fonttype="path")
 
 

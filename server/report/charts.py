@@ -1,4 +1,4 @@
-"""The charts of the report as matplotlib figures, drawn without a display."""
+"""Draw the charts of the report as matplotlib figures, without a display."""
 
 from collections.abc import Mapping, Sequence
 
@@ -53,7 +53,7 @@ def kept_figure(record: RunRecord) -> Figure:
 def score_histogram_figure(record: RunRecord) -> Figure:
     """Draw score densities: public anchors, all silos together, each silo, on one axis of scores.
 
-    A dashed line is the threshold, at each silo its own where the rule cuts each apart.
+    A dashed line is the threshold; each silo has its own where the rule sets one per site.
     """
     sites = [site for site in record.sites if site.edges]
     rows = 2 + len(sites)
@@ -120,7 +120,7 @@ def lines_figure(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    # Handles and names are given, for a label that begins with "_" would be left out.
+    # Handles and names are given, as matplotlib leaves out a label that begins with "_".
     axes.legend(
         drawn, list(series), frameon=False, fontsize=SMALL, loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
@@ -190,7 +190,7 @@ def phase_seconds_figure(record: RunRecord) -> Figure:
 
 
 def _anchors(axes: Axes, record: RunRecord, bins: np.ndarray) -> None:
-    """Densities of clean and of corrupted anchors in one panel."""
+    """Draw the densities of clean and of corrupted anchors in one panel."""
     public, kinds = np.array(record.public.scores), np.array(record.public.kinds)
     for mask, colour, label in (
         (kinds == "clean", CLEAN, "clean anchors"),
@@ -213,7 +213,7 @@ def _span(record: RunRecord) -> tuple[float, float]:
 
 
 def _steps(axes: Axes, edges: np.ndarray, counts: np.ndarray, bins: np.ndarray) -> None:
-    """Cells of a summary, spread evenly over coarser bins of equal width."""
+    """Draw the cells of a summary, spread evenly over coarser bins of equal width."""
     low, high = bins[0], bins[-1]
     bounds = np.concatenate([[min(low, edges[0])], edges, [max(high, edges[-1])]])
     cumulative = np.concatenate([[0.0], np.cumsum(counts)])
@@ -226,7 +226,7 @@ def _name(axes: Axes, name: str) -> None:
 
 
 def _label(axes: Axes, x: float, y: float, text: str, *, away: float = 4.0) -> None:
-    """Text right of a point; on white, so that a line behind it does not cross it."""
+    """Write text right of a point, on white, so that a line behind does not cross it."""
     axes.annotate(
         text, (x, y), xytext=(away, 0), textcoords="offset points", va="center", fontsize=SMALL,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},

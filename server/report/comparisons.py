@@ -28,7 +28,7 @@ class ArmDifference(Interval):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorerFigures:
-    """What one scorer reaches against the planted truth; shares and AUROCs in [0, 1]."""
+    """Figures of one scorer against the planted truth; shares and AUROCs in [0, 1]."""
 
     auroc: float
     """Clean against corrupted, all sites together."""
@@ -48,7 +48,7 @@ class ScorerFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionFigures(ScorerFigures):
-    """The same of the run's own scorer, and of others that keep as many samples over all sites."""
+    """Figures of the run's scorer, and of others that keep as many samples over all sites."""
 
     comparison: Mapping[str, ScorerFigures]
     """Comparison scorer → its figures."""

@@ -1,6 +1,6 @@
-"""What a finished run leaves behind: adapter, record, summary, manifest, report.
+"""Write the final files of a run: adapter, record, summary, manifest, report.
 
-Everything is a function of the committed state, so that it can be written again at any time.
+Every file is a function of the committed state, so that it can be written again at any time.
 """
 
 import logging
@@ -59,7 +59,7 @@ def finish(
 
 
 def _export(adapter: Adapter, config: RunConfig, store: RunFolder) -> RecordedAdapter:
-    """Write the adapter folder and return what the record says of it."""
+    """Write the adapter folder and return its entry in the record."""
     export_adapter(
         adapter,
         store.folder / "adapter",

@@ -1,7 +1,7 @@
-"""``report.html``: one self-contained page, drawn from a run's record; no script, no request.
+"""Render a run's record as ``report.html``: one self-contained page; no script, no request.
 
-The page is a list of sections, each a list of blocks (text, table, figure with a caption that says
-what to see). A part that the record does not hold is left out.
+The page is a list of sections, each a list of blocks: texts, tables, and figures with captions that
+say what to see. A part that the record does not hold is left out.
 """
 
 from importlib.resources import files
@@ -46,7 +46,7 @@ def write_report(record: RunRecord, path: Path) -> None:
 
 
 def _verdict(record: RunRecord) -> str:
-    """One or two plain sentences: what was kept, and whether it helped."""
+    """Say in a few plain sentences what was kept, and whether it helped."""
     silos = len(record.sites)
     share = f"{record.kept} of {record.samples} samples"
     words = [f"{silos} silos agreed on one threshold and kept {share}."]

@@ -1,4 +1,4 @@
-"""The record of a finished run, ``record.json``: typed, frozen, read and written strictly.
+"""Define the record of a finished run, ``record.json``: typed, frozen, read and written strictly.
 
 Report, command line, studies and comparisons read it; nothing in it names a sample of a site.
 """
@@ -18,7 +18,7 @@ from fedwinnow.server.report.comparisons import ArmDifference, ScorerFigures, Se
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedScorer:
-    """The scorer that the run selected by."""
+    """Scorer that the run selected by."""
 
     name: str
     unit: str
@@ -27,15 +27,15 @@ class RecordedScorer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedThreshold:
-    """The threshold that the sites applied, and the evidence for it."""
+    """Threshold that the sites applied, and the evidence for it."""
 
     name: str
     """Threshold rule."""
     value: float | None
     """In the scorer's unit; −inf keeps all, None before any was found. In JSON an infinity is a
-    word."""
+    string."""
     per_site: Mapping[str, float | None] = field(default_factory=dict)
-    """Site → its own threshold, for rules that cut each site apart."""
+    """Site → its own threshold, for rules that set one per site."""
     evidence: Mapping[str, float]
     """``expected_recall``, ``clean_share``, ``rank_error`` … by name."""
 
@@ -79,13 +79,13 @@ class RecordedSite:
 
     @property
     def share(self) -> float:
-        """Return the share of samples that is kept, 0 of none."""
+        """Return the share of samples that is kept; 0 for a site without samples."""
         return self.kept / self.samples if self.samples else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedContribution:
-    """What a site trained on in one round."""
+    """Training of one site in one round: samples and losses."""
 
     samples: int
     losses: tuple[float, ...]
@@ -111,7 +111,7 @@ class RecordedRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedArm:
-    """Training on one selection, and its outcome."""
+    """Study arm: training on one selection, and its outcome."""
 
     kept: int
     """Samples of all sites that it trains on."""
@@ -155,7 +155,7 @@ class RecordedGenerations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedMember:
-    """What a site said of itself at join."""
+    """Member as it described itself at join."""
 
     site: str
     samples: int
@@ -167,13 +167,13 @@ class RecordedMember:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedAdapter:
-    """The curated adapter that the run leaves behind."""
+    """Curated adapter that the run leaves behind."""
 
     path: str
     """Relative to the run folder."""
     hash: str
     rank: int
-    """The largest over its modules."""
+    """Largest over its modules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +190,7 @@ class RecordedClusters:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RunRecord:
-    """A finished run: what was kept, how well, what it cost, and what its arms reached."""
+    """Record of a finished run: what was kept, how well, what it cost, outcome of each arm."""
 
     run: str
     created: str
@@ -201,7 +201,7 @@ class RunRecord:
     scorer: RecordedScorer
     threshold: RecordedThreshold
     forecast: Mapping[str, float]
-    """Figures that the public rows promise, by name."""
+    """Figures forecast on the public rows, by name."""
     public: RecordedPublicRows
     sites: tuple[RecordedSite, ...]
     initial_loss: float | None
@@ -223,7 +223,7 @@ class RunRecord:
     remarks: tuple[str, ...] = ()
     """Warnings about the plan and its outcome."""
     selection: SelectionFigures | None
-    """Against planted truth, where a simulation knows it."""
+    """Figures against planted truth, where a simulation knows it."""
 
     @property
     def kept(self) -> int:
@@ -284,5 +284,5 @@ def _finite(value: float | None) -> float | None:
 
 
 def _written(threshold: float | None) -> float | str | None:
-    """A threshold as strict JSON: an infinity is a word."""
+    """Return a threshold for strict JSON: an infinity as a string."""
     return threshold if threshold is None or math.isfinite(threshold) else str(threshold)

@@ -1,4 +1,7 @@
-"""The sections of the report: each a function from the record to a section, or None."""
+"""Build the report's sections on the selection, and list all sections in their order.
+
+Each function takes the record and returns a section, or None where the record holds nothing for it.
+"""
 
 from collections.abc import Callable
 
@@ -9,7 +12,7 @@ from fedwinnow.server.report.training_sections import arms, cost, generations, m
 
 
 def kept(record: RunRecord) -> Section:
-    """What was kept, silo by silo."""
+    """Build the section on kept samples, silo by silo."""
     recalls = {} if record.selection is None else record.selection.recall_by_site
     head = ["silo", "samples", "kept", "share", "without a score"]
     rows = []
@@ -42,7 +45,7 @@ def kept(record: RunRecord) -> Section:
 
 
 def clusters(record: RunRecord) -> Section | None:
-    """What each cluster of loss trajectories holds, and how much of it is kept."""
+    """Build the section on clusters of loss trajectories: samples, and how many are kept."""
     found = record.clusters
     if found is None or not sum(found.counts):
         return None
@@ -64,7 +67,7 @@ def clusters(record: RunRecord) -> Section | None:
 
 
 def scores(record: RunRecord) -> Section | None:
-    """Score histograms with the threshold."""
+    """Build the section of score histograms with the threshold."""
     if not record.public.scores and not any(site.edges for site in record.sites):
         return None
     threshold = record.threshold.cut
@@ -119,7 +122,7 @@ _EVIDENCE: tuple[tuple[frozenset[str], str], ...] = (
 
 
 def evidence(record: RunRecord) -> Section:
-    """The threshold and what is known about it."""
+    """Build the section on the threshold and the evidence for it."""
     found, forecast = record.threshold.evidence, record.forecast
     blocks = []
     if found.get("inseparable"):
@@ -163,7 +166,7 @@ def evidence(record: RunRecord) -> Section:
 
 
 def comparison(record: RunRecord) -> Section | None:
-    """Scorers against planted truth."""
+    """Build the section that compares scorers against planted truth."""
     selection, own = record.selection, record.scorer.name
     if selection is None:
         return None

@@ -1,4 +1,4 @@
-"""Sections of the report from training on: arms, merging, cost, answers, provenance."""
+"""Build the report's sections from training on: arms, merging, cost, answers, provenance."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ from fedwinnow.server.report.record import RecordedArm, RunRecord
 
 
 def arms(record: RunRecord) -> Section | None:
-    """Study arms: loss after the same number of steps."""
+    """Build the section on study arms: loss after the same number of steps."""
     found = record.arms
     if not found:
         return None
@@ -49,7 +49,7 @@ def arms(record: RunRecord) -> Section | None:
 
 
 def _by_round(arms: Mapping[str, RecordedArm], initial: float | None) -> list[Section]:
-    """Picture of the evaluation losses after each round, where they were measured."""
+    """Draw the evaluation losses after each round, where they were measured."""
     paths = _paths(arms, initial)
     if not paths:
         return []
@@ -64,7 +64,7 @@ def _by_round(arms: Mapping[str, RecordedArm], initial: float | None) -> list[Se
 
 
 def _by_step(arms: Mapping[str, RecordedArm]) -> list[Section]:
-    """Picture of the curated arm's training losses, where it trained."""
+    """Draw the curated arm's training losses, where it trained."""
     curves = curves_of(arms["curated"].rounds) if "curated" in arms else {}
     if not curves:
         return []
@@ -78,7 +78,7 @@ def _by_step(arms: Mapping[str, RecordedArm]) -> list[Section]:
 
 
 def _paths(arms: Mapping[str, RecordedArm], initial: float | None) -> dict[str, list[float]]:
-    """Arm → evaluation losses of its rounds, where every round was evaluated and there are two."""
+    """Return arm → evaluation losses of its rounds; only arms with two or more, all evaluated."""
     first = [] if initial is None else [initial]
     paths: dict[str, list[float]] = {}
     for name, arm in arms.items():
@@ -89,7 +89,7 @@ def _paths(arms: Mapping[str, RecordedArm], initial: float | None) -> dict[str, 
 
 
 def merging(record: RunRecord) -> Section | None:
-    """Merge error and weights, round by round."""
+    """Build the section on merge errors and weights, round by round."""
     rounds = [(name, one) for name, arm in record.arms.items() for one in arm.rounds]
     if not rounds:
         return None
@@ -124,7 +124,7 @@ def merging(record: RunRecord) -> Section | None:
 
 
 def cost(record: RunRecord) -> Section | None:
-    """Seconds and bytes, and who was missing."""
+    """Build the section on seconds and bytes, and on missing silos."""
     phases = record.phases
     if not phases:
         return None
@@ -162,7 +162,7 @@ def cost(record: RunRecord) -> Section | None:
 
 
 def generations(record: RunRecord) -> Section | None:
-    """Answers before and after training."""
+    """Build the section of answers before and after training."""
     found = record.generations
     if not found.prompts:
         return None
@@ -181,7 +181,7 @@ def generations(record: RunRecord) -> Section | None:
 
 
 def provenance(record: RunRecord) -> Section:
-    """What is needed to repeat the run."""
+    """Build the section of what is needed to repeat the run."""
     rows: list[list[object]] = [["command", record.command]] if record.command else []
     rows += [["seed", record.seed]]
     rows += [[name, value] for name, value in sorted(record.versions.items())]

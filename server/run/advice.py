@@ -1,7 +1,7 @@
-"""What speaks against a run, in words for a person; nothing is refused.
+"""Warn a person about a run's configuration and outcome; nothing is refused.
 
-Against its plan before it begins: the learning-rate plan spans the rounds, so an order that it
-undoes is seen here and not at a site. Against its end: sites that gave nothing to the adapter.
+Before the run: the learning-rate plan spans the rounds, so an order that the plan undoes is seen
+here and not at a site. After it: sites that contributed nothing to the adapter.
 """
 
 from collections import Counter
@@ -19,7 +19,10 @@ from fedwinnow.strategies.registry import build
 
 
 def run_remarks(config: RunConfig) -> tuple[str, ...]:
-    """Remarks on the training of a run; none where the server lacks the ordering's package."""
+    """Return warnings about a run's training: weights without effect, an order that is undone.
+
+    An order is not checked where the server lacks the ordering's package.
+    """
     if config.training.rounds == 0:
         return ()
     return (*_unweighed(config), *_undone(config))
@@ -49,7 +52,7 @@ def _undone(config: RunConfig) -> tuple[str, ...]:
 
 
 def sites_without_adapter(records: Iterable[RoundRecord]) -> tuple[str, ...]:
-    """Sites that answered training rounds and had no weight in them."""
+    """Return a warning for each site that answered training rounds and had no weight in them."""
     answered, empty = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for record in records:
         if record.phase != Phase.TRAIN.value:

@@ -1,11 +1,11 @@
-"""Sites that come back: what they missed, sent again first, and what of their answers counts.
+"""Readmit returning sites: send again the requests they missed, and check their late replies.
 
 A site needs its tables to score, its scores to cluster and to select, the last exchange of clusters
-to select by quotas, and its selection to train; joining, warm-up, measuring and evaluating rest on
-nothing but the join. So a site that was away for a phase can take part again once it has made up
-for what the next phase rests on: the very same requests, which it answers from disk if it had
-computed them. A threshold that is set stays as it is, and so do quotas: a site that was not counted
-keeps the others' share of its own.
+to select by quotas, and its selection to train; warm-up, measuring and evaluating depend on nothing
+but the join. So a site that was away for a phase can take part again once it has answered the
+requests that the next phase depends on. They are the very same requests as before, which it answers
+from disk if it has computed them already. A threshold that is set stays as it is, and so do quotas:
+a site that was not counted keeps the share of each cluster that the others keep.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ _NEEDED: Mapping[Phase, frozenset[Phase]] = {
     Phase.SELECT: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE, Phase.CLUSTER}),
     Phase.TRAIN: frozenset({Phase.PROBE, Phase.MEASURE, Phase.SCORE, Phase.CLUSTER, Phase.SELECT}),
 }
-"""What a phase rests on besides the join."""
+"""Phase → earlier phases that it depends on, besides the join."""
 
 
 def missed_states(state: RunState, site: str) -> tuple[RunState, ...]:
-    """The earlier states whose requests a site missed and needs now, oldest first."""
+    """Return the earlier states whose requests a site missed and needs now, oldest first."""
     missed: list[tuple[Phase, int]] = []
     last = run_config(state).clusters.iterations  # earlier exchanges went on without it
     for record in state.records:
@@ -47,7 +47,7 @@ def missed_states(state: RunState, site: str) -> tuple[RunState, ...]:
 
 
 def missed_requests(state: RunState) -> dict[str, tuple[Request, ...]]:
-    """Site → the requests to send it before the next one; only sites that owe something."""
+    """Return site → missed requests to send before the next one; only sites that have any."""
     found: dict[str, tuple[Request, ...]] = {}
     for site in state.sites:
         asked = [next_request(past) for past in missed_states(state, site)]
@@ -59,7 +59,7 @@ def missed_requests(state: RunState) -> dict[str, tuple[Request, ...]]:
 def readmit(
     state: RunState, late: Mapping[str, Sequence[Reply]]
 ) -> tuple[RunState, dict[str, str]]:
-    """Take what returning sites made up for.
+    """Check the late replies of returning sites, and take their kept counts into the state.
 
     Args:
         state: The state before the exchange.
@@ -85,7 +85,7 @@ def readmit(
 
 
 def _past(state: RunState, phase: Phase, number: int) -> RunState:
-    """The state from which a request of an earlier phase follows again, byte for byte."""
+    """Return a state whose request is that of an earlier phase again, byte for byte."""
     past = replace(state, phase=phase.value, round=number, arm="", adapter=None)
     if phase is Phase.PROBE:
         return replace(past, adapter=state.initial)
@@ -96,7 +96,7 @@ def _past(state: RunState, phase: Phase, number: int) -> RunState:
 
 
 def _fault(past: RunState, site: str, reply: Reply | None, state: RunState) -> str:
-    """Why a late reply does not make up for an earlier phase; "" where it does."""
+    """Return why a late reply does not make up for an earlier phase; "" where it does."""
     if reply is None:
         return "has not made up for it in time"
     fitting, absent = usable_replies(past, {site: reply}, request_header(past), {})

@@ -1,7 +1,7 @@
-"""One loop over any transport: ask, collect until all have answered or time is up, absorb, commit.
+"""Drive a run over any transport: ask, collect until all answer or time is up, absorb, commit.
 
 The transport is the only thing that differs between an in-process run, Flower's simulation and a
-deployment; the fold in :mod:`server.rounds` sees the same messages in all three.
+deployment; the fold in :mod:`fedwinnow.server.run.fold` sees the same messages in all three.
 """
 
 import logging
@@ -26,12 +26,12 @@ DEADLINE = 24 * 3600.0
 
 
 Progress = Callable[[RunState, Request, Delivery], None]
-"""Told of every delivery: the state, the request, what came."""
+"""Called with every delivery, after the state and the request that it answers."""
 
 
 @dataclass(slots=True)
 class _Collected:
-    """What came in one exchange."""
+    """Replies, absences and bytes of one exchange."""
 
     missing: dict[str, str] = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class _Collected:
     up: int = 0
 
     def take(self, delivery: Delivery) -> None:
-        """Sort one delivery in; of two replies of a site the first counts."""
+        """Add one delivery; of two replies of a site the first counts."""
         site, reply = delivery.site, delivery.reply
         self.down += delivery.bytes_down
         self.up += delivery.bytes_up
@@ -63,14 +63,14 @@ def drive(
     deadline: float = DEADLINE,
     progress: Progress | None = None,
 ) -> RunState:
-    """Run to the end from any committed state.
+    """Drive a run to its end from any committed state.
 
     A phase ends when all have answered, or when its own deadline (``[deadlines]``) or the general
     one has passed.
 
     Raises:
         ProtocolError: too few sites gave usable replies in a phase.
-        EmptySelectionError: nothing is kept.
+        EmptySelectionError: no sample is kept for the curated arm, or no adapter is left to merge.
         OutputError: the state cannot be committed.
     """
     store.commit(state)
@@ -125,12 +125,12 @@ def _drive(
 
 
 def _members(state: RunState) -> tuple[str, ...]:
-    """Who is asked, as far as it is known: at join those who are pinned."""
+    """Return the sites that are asked, as far as they are known: at join the pinned members."""
     return state.sites or tuple(member.name for member in run_config(state).members)
 
 
 def _limit(state: RunState) -> float:
-    """The phase's own deadline, seconds."""
+    """Return the phase's own deadline, seconds."""
     return run_config(state).deadlines.of(state.phase)
 
 
@@ -142,7 +142,7 @@ def _collect(
     status: Status,
     progress: Progress | None,
 ) -> _Collected:
-    """Ask, and take what comes until all have answered or the time is up."""
+    """Ask, and collect deliveries until all have answered or the time is up."""
     came = _Collected()
     status.begin(request.header, _members(state), limit)
     owing = missed_requests(state)

@@ -1,9 +1,9 @@
 """Fold a run purely: ``initial_state``, ``next_request(state)``, ``absorb(state, replies)``.
 
 Phases: join → probe → (warm up → measure) × T → score → (cluster × I) → select → (train, judge
-where others do, evaluate) × R per study arm → close. Nothing here knows a transport, a clock or a
-file; the same replies give the same state, bit for bit, whatever their order of arrival (sites are
-taken by name).
+where it is configured, evaluate) × R per study arm → close. Nothing here knows a transport, a clock
+or a file; the same replies give the same state, bit for bit, whatever their order of arrival (sites
+are taken by name).
 """
 
 import logging
@@ -29,14 +29,19 @@ logger = logging.getLogger(__name__)
 
 
 def initial_state(config: RunConfig, run: str) -> RunState:
-    """The state before the first message; ``run`` is our run id. Says what speaks against it."""
+    """Return the state before the first request, and log warnings about the configuration.
+
+    Args:
+        config: Configuration of the run.
+        run: Our run id.
+    """
     for remark in run_remarks(config):
         logger.warning("%s", remark)
     return RunState(run=run, config=canonical_json(config))
 
 
 def next_request(state: RunState) -> Request | None:
-    """Return what to ask every member now; None when the run is done."""
+    """Return the request to every member now; None when the run is done."""
     phase = Phase(state.phase)
     if phase is Phase.DONE:
         return None
@@ -46,10 +51,10 @@ def next_request(state: RunState) -> Request | None:
 def absorb(
     state: RunState, replies: Mapping[str, Reply], missing: Mapping[str, str] | None = None
 ) -> RunState:
-    """The state after an exchange; replies that do not fit are refused by name.
+    """Return the state after an exchange; replies that do not fit are refused by name.
 
     Args:
-        state: The state that :func:`next_request` was asked with.
+        state: State that :func:`next_request` was called with.
         replies: Site → reply, in any order.
         missing: Site → why nothing came from it.
 
@@ -75,7 +80,7 @@ def absorb(
 def usable_replies(
     state: RunState, replies: Mapping[str, Reply], header: Header, absent: dict[str, str]
 ) -> tuple[dict[str, Reply], dict[str, str]]:
-    """Replies that answer this request, and why the others do not."""
+    """Return the replies that answer this request, and site → why there is none from the others."""
     config, joined = run_config(state), state.joined
     fitting: dict[str, Reply] = {}
     for site, reply in sorted(replies.items()):
@@ -125,7 +130,7 @@ def _advance(state: RunState, config: RunConfig, record: RoundRecord) -> RunStat
 
 
 def _after_score(state: RunState, config: RunConfig) -> RunState:
-    """On to the exchanges of clusters, where the run has any, and then to the selection."""
+    """Move on to the exchanges of clusters, where the run has any, and then to the selection."""
     last = config.clusters.iterations if config.clusters.count else 0
     if state.round == last:
         return replace(state, phase=Phase.SELECT.value, round=0)
@@ -166,7 +171,7 @@ def _after_evaluation(state: RunState, config: RunConfig) -> RunState:
 
 
 def request_header(state: RunState) -> Header:
-    """What the request of a state, and every reply to it, is headed with."""
+    """Return the header of a state's request and of every reply to it."""
     asked = request_adapter(state)
     adapter = "" if asked is None else adapter_hash(asked)
     return Header(

@@ -1,4 +1,4 @@
-"""Whether a run's plug-ins can be made, and fit its rounds and sites: asked before it begins.
+"""Check before a run that its plug-ins can be built, and fit its rounds and sites.
 
 So a wrong setting costs nothing: no site is asked, nothing is trained.
 """
@@ -16,14 +16,14 @@ from fedwinnow.strategies.terms_check import check_teacher, check_terms
 
 @runtime_checkable
 class CountingMerging(Protocol):
-    """A merging rule that needs a number of sites."""
+    """Merging rule that needs a minimum number of sites."""
 
     fewest: int
     """Sites that it needs, at least 1."""
 
 
 def check_plan(config: RunConfig) -> None:
-    """Make every plug-in of a run that is installed here, and hold the rule to rounds and sites.
+    """Build every plug-in of a run that is installed here, and check the rule's rounds and sites.
 
     A scorer, ordering or objective that only the sites have installed is left to them: they check
     it when they join.
@@ -75,7 +75,7 @@ def _check_rounds_and_sites(config: RunConfig, plugins: MergePlugins) -> None:
 
 
 def check_config(config: RunConfig) -> None:
-    """Check what a scenario says of plug-ins and truth, so that an error is found at once.
+    """Check a scenario's plug-ins and planted truth, so that an error is found at once.
 
     Raises:
         ConfigError: ``study.truth`` names a label that a site does not carry, or the merging rule

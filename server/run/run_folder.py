@@ -1,4 +1,4 @@
-"""The run folder: committed state, resolved configuration, metrics line by line, final files.
+"""Commit and load the run folder: state, resolved configuration, metrics line by line.
 
 Every file is written whole or not at all, so a killed coordinator leaves the last committed state
 and never half of one.
@@ -20,13 +20,13 @@ from fedwinnow.server.state import RunState, run_config
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolder:
-    """The files of one run."""
+    """Folder with the files of one run."""
 
     folder: Path
 
     @classmethod
     def open(cls, config: RunConfig, *, resume: bool) -> "RunFolder":
-        """Make the run folder, or go on with the one that is there.
+        """Create the run folder, or open the one that is there.
 
         Raises:
             OutputError: the folder cannot be written, or holds another run and ``resume`` is off.
@@ -50,7 +50,7 @@ class RunFolder:
         return store
 
     def begin(self, config: RunConfig, run: str) -> RunState:
-        """The committed state, or the first one; waits and quorum are those of ``config``.
+        """Return the committed state, or the first one; waits and quorum are those of ``config``.
 
         Raises:
             ConfigError: the committed run is another one: its data or anchors were changed since.
@@ -68,7 +68,7 @@ class RunFolder:
 
     @property
     def state_file(self) -> Path:
-        """Where the state is committed."""
+        """Return the path of the file that holds the committed state."""
         return self.folder / "state" / "state.safetensors"
 
     def commit(self, state: RunState) -> None:
@@ -82,7 +82,7 @@ class RunFolder:
         write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode())
 
     def load(self) -> RunState | None:
-        """The last committed state, or None before the first commit.
+        """Return the last committed state, or None before the first commit.
 
         Raises:
             OutputError: the file cannot be read, or holds no state of this version.

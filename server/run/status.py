@@ -1,4 +1,4 @@
-"""What a run is doing now, for ``fedwinnow status``: a small file, written as replies arrive."""
+"""Write and read what a run is doing, for ``fedwinnow status``: a file updated with each reply."""
 
 import contextlib
 import json
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Status:
-    """One exchange as it goes on; times are seconds since 1970."""
+    """Status of the exchange that goes on; times are seconds since 1970."""
 
     file: Path
     attempts: int = 1
-    """How often the run was started or resumed."""
+    """Number of times that the run was started or resumed."""
     tree: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path) -> "Status":
-        """The status of a run folder, in which a run is started or resumed."""
+        """Return the status of a run folder, with one attempt more than its file holds."""
         file = status_file(folder)
         try:
             before = int(json.loads(file.read_text(encoding="utf-8"))["attempts"])
@@ -37,7 +37,7 @@ class Status:
         return cls(file=file, attempts=before + 1)
 
     def begin(self, header: Header, members: Sequence[str], deadline: float) -> None:
-        """An exchange begins that may take ``deadline`` seconds.
+        """Note that an exchange begins, which may take ``deadline`` seconds.
 
         Raises:
             OutputError: the run folder cannot be written.
@@ -60,7 +60,7 @@ class Status:
         write_json(self.file, self.tree, durable=False)
 
     def answer(self, delivery: "Delivery") -> None:
-        """Take what one site said or failed to say.
+        """Note one site's reply, refusal or absence.
 
         Raises:
             OutputError: the run folder cannot be written.
@@ -79,18 +79,18 @@ class Status:
         write_json(self.file, self.tree, durable=False)
 
     def stop(self, why: str) -> None:
-        """The run ends here, before its end; a status that cannot be written stays as it was."""
+        """Note why the run stopped early; a status that cannot be written stays as it was."""
         with contextlib.suppress(OutputError):  # what ends the run is told by its own error
             write_json(self.file, self.tree | {"stopped": why}, durable=False)
 
 
 def status_file(folder: Path) -> Path:
-    """Where the status of a run folder lies."""
+    """Return the path of a run folder's status file."""
     return folder / "state" / "status.json"
 
 
 def read_status(folder: Path) -> Mapping[str, Any]:
-    """What the run in a folder is doing, with the bytes and absences of all phases so far.
+    """Return what the run in a folder is doing, with bytes and absences of all phases so far.
 
     Raises:
         DataError: the folder holds no run.

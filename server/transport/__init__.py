@@ -1,1 +1,1 @@
-"""How requests travel: the transport interface, Flower's grid, codec and envelopes."""
+"""Send requests and read replies: transport interface, Flower's grid, codec, envelopes."""

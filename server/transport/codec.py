@@ -1,4 +1,4 @@
-"""How a request becomes Flower's records and a reply is read: in plain, or signed and encrypted.
+"""Write requests as Flower's records and read replies: in plain, or signed and encrypted.
 
 Plain is for simulations. Where a node of a deployment cannot reach its agent, its shim says so in a
 record of its own, ``shim``.
@@ -25,23 +25,23 @@ from fedwinnow.server.transport.coordinator_envelopes import CoordinatorEnvelope
 
 @dataclass(slots=True)
 class PlainCodec:
-    """Messages as they are: text and named arrays."""
+    """Codec of plain messages: text and named arrays."""
 
     members: tuple[str, ...] = ()
-    """Nobody is pinned: at join every node is asked."""
+    """Pinned sites: none, so at join every node is asked."""
     _last: tuple[messages.Request, RecordDict] | None = None
 
     def request(self, request: messages.Request, site: str) -> RecordDict:  # noqa: ARG002 - every codec's shape
-        """A request as records; made once for all sites."""
+        """Return a request as records, made once for all sites."""
         if self._last is None or self._last[0] is not request:
             self._last = (request, to_records(request))
         return self._last[1]
 
     def reply(self, content: RecordDict, site: str) -> messages.Reply:  # noqa: ARG002 - every codec's shape
-        """The reply in records.
+        """Return the reply in records.
 
         Raises:
-            ProtocolError: they hold none.
+            ProtocolError: the records hold no reply.
         """
         reply = read_message(content)
         if not isinstance(reply, typing.get_args(messages.Reply)):
@@ -52,7 +52,7 @@ class PlainCodec:
 
 @dataclass(slots=True)
 class EnvelopeCodec:
-    """Messages in envelopes: requests signed for one site, replies encrypted by it."""
+    """Codec of messages in envelopes: requests signed for one site, replies encrypted by it."""
 
     envelopes: CoordinatorEnvelopes
     _sent: dict[str, Stamp] = field(default_factory=dict)
@@ -60,11 +60,11 @@ class EnvelopeCodec:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The pinned sites, in order of name."""
+        """Return the pinned sites, in order of name."""
         return tuple(sorted(self.envelopes.members))
 
     def request(self, request: messages.Request, site: str) -> RecordDict:
-        """A request as records, signed for one site; all sites share one payload."""
+        """Return a request as records, signed for one site; all sites share one payload."""
         envelope = self.envelopes.envelope(request, site)
         self._sent[site] = self.envelopes.sent(envelope)
         if self._payload is None or self._payload[0] is not envelope.payload:
@@ -72,7 +72,7 @@ class EnvelopeCodec:
         return envelope_records(envelope, self._payload[1])
 
     def reply(self, content: RecordDict, site: str) -> messages.Reply:
-        """The reply in records, opened and checked.
+        """Open and check the reply in records.
 
         Raises:
             ProtocolError: it is not the site's, not for this request, or not a reply.
@@ -86,7 +86,7 @@ class EnvelopeCodec:
 
 
 def codec_of(config: RunConfig, folder: Path) -> PlainCodec | EnvelopeCodec:
-    """The codec of a run: encrypted where a coordinator's key is set; ``folder`` is the run's.
+    """Return a run's codec: encrypted where a coordinator's key is set; ``folder`` is the run's.
 
     Raises:
         ConfigError: a key is missing or malformed, or no member is pinned.

@@ -1,4 +1,4 @@
-"""The coordinator's end of an envelope: sign requests for one site, open and check its replies.
+"""Sign the coordinator's requests to each site, and open and check the site's replies.
 
 Sequence numbers rise over restarts: the next one is max(time in nanoseconds, last + 1), and the
 last is on the disk before a request leaves. A reply counts only if the member's own pinned key
@@ -29,7 +29,7 @@ from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 
 @dataclass(slots=True, kw_only=True)
 class CoordinatorEnvelopes:
-    """Signs for the coordinator and opens what the members encrypted to it."""
+    """The coordinator's end of envelopes: its key, the members' keys, and a sequence number."""
 
     key: PrivateKey
     members: Mapping[str, PublicKey]
@@ -42,7 +42,7 @@ class CoordinatorEnvelopes:
 
     @classmethod
     def open(cls, config: RunConfig, folder: Path) -> "CoordinatorEnvelopes":
-        """The envelopes of a deployed run; ``folder`` is the run's.
+        """Read the keys of a deployed run; ``folder`` is the run's.
 
         Raises:
             ConfigError: the key file or a member's key is missing or malformed.
@@ -63,7 +63,7 @@ class CoordinatorEnvelopes:
         )
 
     def envelope(self, request: messages.Request, site: str) -> Envelope:
-        """A request signed for one site.
+        """Sign a request for one site.
 
         Raises:
             OutputError: the sequence number cannot be written down.
@@ -78,7 +78,7 @@ class CoordinatorEnvelopes:
         )
 
     def reply(self, envelope: Envelope, sent: Stamp) -> messages.Reply:
-        """The reply to the request that bore the stamp ``sent``.
+        """Open and check the reply to the request with the stamp ``sent``.
 
         Raises:
             ProtocolError: not signed by the member, not for this request, or not a reply.
@@ -106,11 +106,11 @@ class CoordinatorEnvelopes:
         return reply
 
     def sent(self, envelope: Envelope) -> Stamp:
-        """The stamp of an envelope that this envelopes made: what a reply must answer to."""
+        """Return the stamp of an envelope signed here; the reply must repeat it."""
         return verify_stamp(envelope.stamp, envelope.signature, self.key.public)
 
     def _payload(self, request: messages.Request) -> bytes:
-        """The encoded request: the same object for every site, so that it is carried once."""
+        """Encode the request; every site gets the same object, so that it is carried once."""
         kept = self._encoded  # taken once, as another thread may put its own there
         if kept is None or kept[0] is not request:
             kept = self._encoded = (request, wire.encode(request))

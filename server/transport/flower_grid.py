@@ -1,4 +1,4 @@
-"""Our messages over Flower's Grid: push, then take replies as they arrive, until the deadline.
+"""Send our messages over Flower's Grid, and take replies as they arrive, until the deadline.
 
 Flower knows nodes by random ids, the protocol knows sites by name. At join every reachable node is
 asked and its reply says its name; later requests go to the named sites only. Every message carries
@@ -30,23 +30,23 @@ CURATION, IDENTITY = "query.curation", "query.identity"
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Talk:
-    """What one node is asked in one exchange."""
+    """Requests to one node in one exchange, and how they went so far."""
 
     site: str
-    """"" where the node has not said it yet."""
+    """Name of the site; "" where the node has not said it yet."""
     node: int | None
     todo: list[messages.Request]
-    """Requests in their order; the last is the one that all are asked."""
+    """Requests in their order; the last is the one that all sites get."""
     again: int
-    """How often a request may still be sent again."""
+    """Number of times that a request may still be sent again."""
     due: float = 0.0
-    """Not to be sent before, on the monotonic clock."""
+    """Earliest time to send, on the monotonic clock."""
     why: str = ""
-    """What went wrong last."""
+    """Last failure, in words."""
     down: int = 0
 
     def silent(self, why: str) -> Delivery:
-        """Nothing came."""
+        """Return a delivery without a reply, for the reason ``why``."""
         label = self.site or f"node {self.node}"
         earlier = self.todo[0] if len(self.todo) > 1 else None
         return Delivery(site=label, reply=None, missing=why, request=earlier, bytes_down=self.down)
@@ -54,7 +54,7 @@ class _Talk:
 
 @dataclass(slots=True)
 class GridTransport:
-    """Carries requests to Flower's nodes (see ``server/transport/interface.py``)."""
+    """Transport of requests to Flower's nodes (see ``server/transport/interface.py``)."""
 
     grid: Grid
     expected: int = 1
@@ -64,13 +64,13 @@ class GridTransport:
     poll: float = 0.1
     """Pause between two looks for replies, seconds."""
     codec: PlainCodec | EnvelopeCodec = field(default_factory=PlainCodec)
-    """How messages become Flower's records: in plain, or signed and encrypted."""
+    """Codec that turns messages into Flower's records: in plain, or signed and encrypted."""
     resends: int = 0
-    """How often a request is sent again to a site whose node or agent failed, in one phase."""
+    """Times that a request is sent again to a site whose node or agent failed, in one phase."""
     pause: float = 15.0
-    """Pause before that, seconds."""
+    """Pause before a request is sent again, seconds."""
     memory: Path | None = None
-    """File that keeps ``nodes`` over a restart: a node at work does not say its name."""
+    """File that keeps ``nodes`` over a restart, as a busy node does not say its name."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Site → node id, learned at join."""
     _asked: dict[str, int] = field(default_factory=dict)
@@ -90,10 +90,10 @@ class GridTransport:
     ) -> Iterator[Delivery]:
         """Send to the named sites and yield as they answer.
 
-        None named: to every node, or to every pinned member where messages are signed.
+        Without names, send to every node, or to every pinned member where messages are signed.
 
         Raises:
-            TransportError: none was named, and fewer nodes than expected came up in time.
+            TransportError: no site was named, and fewer nodes than expected came up in time.
         """
         began = time.monotonic()
         sites = sites or self.codec.members
@@ -123,7 +123,7 @@ class GridTransport:
     def _converse(
         self, talks: Sequence[_Talk], began: float, deadline: float
     ) -> Iterator[Delivery]:
-        """Send what is due, take what came, until all are done or the time is up."""
+        """Send due requests and take replies, until all are done or the time is up."""
         end = began + deadline
         sought = began + (self.pause if self._met else self.patience)
         idle, waiting = list(talks), dict[str, _Talk]()
@@ -147,7 +147,7 @@ class GridTransport:
             yield talk.silent(f"{why} (before: {talk.why})" if talk.why else why)
 
     def _unlocated(self, idle: Sequence[_Talk]) -> list[_Talk]:
-        """Sites that no known node is."""
+        """Return the talks with sites whose node is not known."""
         return [talk for talk in idle if talk.site and talk.site not in self.nodes]
 
     def _send(self, idle: list[_Talk], waiting: dict[str, _Talk], end: float) -> Iterator[Delivery]:
@@ -162,7 +162,7 @@ class GridTransport:
                 yield from self._failed(talk, "Flower takes no message for its node", idle)
 
     def _post(self, talk: _Talk, end: float) -> str:
-        """Send the next request; the message's id, "" where Flower refuses it."""
+        """Send the next request and return the message's id, "" where Flower refuses it."""
         request = talk.todo[0]
         content = self.codec.request(request, talk.site)
         talk.down += content_bytes(content)
@@ -175,7 +175,7 @@ class GridTransport:
         return next((str(i) for i in self.grid.push_messages([message]) if i), "")
 
     def _take_reply(self, talk: _Talk, reply: Message, idle: list[_Talk]) -> Iterator[Delivery]:
-        """Take a reply; what went wrong may be asked again, until it must not."""
+        """Take a reply; after a failure ask again, while resends are left."""
         if reply.has_error():
             why = f"Flower's error {reply.error.code}: {(reply.error.reason or '')[:200]}"
             yield from self._failed(talk, why, idle)
@@ -196,7 +196,7 @@ class GridTransport:
             idle.append(talk)
 
     def _failed(self, talk: _Talk, why: str, idle: list[_Talk]) -> Iterator[Delivery]:
-        """Send again after a pause, or tell that nothing came."""
+        """Send again after a pause; without resends left, deliver the failure."""
         if talk.again > 0:
             logger.warning("site %s is asked again in %.0f s: %s", talk.site, self.pause, why)
             talk.why, talk.again, talk.due = why, talk.again - 1, time.monotonic() + self.pause
@@ -209,7 +209,7 @@ class GridTransport:
             yield talk.silent(why)
 
     def _name(self, node: int, expected: str, said: str) -> str:
-        """The site behind a node; learned at join, checked ever after."""
+        """Return the site behind a node: learned at join, checked ever after."""
         if expected:
             if said not in {expected, ""}:
                 message = f"it speaks as site {said!r}, but joined as {expected!r}"
@@ -223,7 +223,7 @@ class GridTransport:
         return said
 
     def _remember(self) -> None:
-        """The nodes that an earlier process knew, as far as they are still there."""
+        """Load the nodes that an earlier process knew, as far as they are still there."""
         if not self.nodes and self.memory is not None and self.memory.exists():
             self.nodes = json.loads(self.memory.read_text(encoding="utf-8"))
         if self.nodes:
@@ -235,7 +235,7 @@ class GridTransport:
         return present
 
     def _ask_names(self, now: float, end: float) -> None:
-        """Ask nodes that have not said it yet which site they are; looks once a second."""
+        """Ask unknown nodes which site they are, at most once a second."""
         if now < self._look:
             return
         self._look = now + min(1.0, self.pause)
@@ -249,7 +249,7 @@ class GridTransport:
                 self._asked[message] = node
 
     def _note_name(self, node: int, reply: Message) -> None:
-        """Note what a node says of itself: a hint for the way, the signature is the proof."""
+        """Note which site a node says it is: a hint for routing, the signature is the proof."""
         name = ""
         if not reply.has_error() and "identity" in reply.content.config_records:
             name = str(reply.content.config_records["identity"].get("site", ""))
@@ -264,7 +264,7 @@ class GridTransport:
 def wait_for_nodes(
     grid: Grid, *, expected: int, patience: float, poll: float = 0.1
 ) -> tuple[int, ...]:
-    """Ids of all nodes, in ascending order, once at least ``expected`` are there.
+    """Return the ids of all nodes, in ascending order, once at least ``expected`` are there.
 
     Raises:
         TransportError: fewer came up within ``patience`` seconds.

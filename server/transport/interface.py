@@ -1,4 +1,4 @@
-"""Interface of a transport: requests out, deliveries in."""
+"""Define the interface of a transport: requests out, deliveries in."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fedwinnow.curation.protocol.messages import Reply, Request
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """What came back from one site."""
+    """Reply of one site, or the reason why there is none."""
 
     site: str
     """Name of the site; "" where it never said it."""
@@ -17,7 +17,7 @@ class Delivery:
     missing: str = ""
     """Why there is no reply."""
     request: Request | None = None
-    """The earlier request that this belongs to; None for the one that all are asked."""
+    """Earlier request that this belongs to; None for the request that all sites get."""
     bytes_down: int = 0
     bytes_up: int = 0
 
@@ -27,7 +27,7 @@ Earlier = Mapping[str, Sequence[Request]]
 
 
 class Transport(Protocol):
-    """Carries one request to many sites."""
+    """Transport of one request to many sites."""
 
     def exchange(
         self,
@@ -40,7 +40,7 @@ class Transport(Protocol):
         """Send to the named sites (none named: to every reachable one) and yield as they answer.
 
         Ends when all have answered or ``deadline`` seconds have passed; a site that did not answer
-        is delivered with ``reply`` None and the reason. A site with ``earlier`` requests is asked
-        those first; each answer is delivered, and a refusal or a silence ends what it is asked.
+        is delivered with ``reply`` None and the reason. A site with ``earlier`` requests gets those
+        first; each answer is delivered, and after a refusal or a silence the site gets no more.
         """
         ...

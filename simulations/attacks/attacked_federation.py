@@ -1,4 +1,4 @@
-"""Where attacks are tried: eight sites of generated skills, the last of which may lie.
+"""Configure the federation under attack: eight sites of generated skills, the last may lie.
 
 The honest run has the same seven sites, files and anchors, without the eighth.
 """
@@ -22,11 +22,11 @@ from fedwinnow.simulations.studies.definitions import BASES, FOLDER
 
 HONEST = tuple(f"site-{number}" for number in range(1, 8))
 LIAR = "site-8"
-"""Names of the sites that speak the truth, and of the one that lies."""
+"""Names of the honest sites, and of the liar."""
 SAMPLES, BAD, ANCHORS = 60, 0.3, 60
 """Samples of a site, share of them that is corrupted, public anchors of a domain."""
 RULES = ("target_recall", "keep_fraction")
-"""Threshold rules: the default rests on public scores alone; the other on the sites' histograms."""
+"""Threshold rules: the default uses public scores alone; the other uses the sites' histograms."""
 PLAN = (
     "run.trajectory=none",
     "run.threads=1",
@@ -37,7 +37,7 @@ PLAN = (
     "training.learning_rate=1e-2",
     "evaluation.every=2",
 )
-"""What differs from ``scenarios/skills.toml``: a run takes seconds."""
+"""Settings that differ from ``scenarios/skills.toml``, so that a run takes seconds."""
 GUARDS = (
     "guards.norm=2.0",
     "guards.weight=0.25",
@@ -49,13 +49,13 @@ GUARDS = (
 )
 """The recommended guards (``docs/merging.md``)."""
 BASE = BaseSection(steps=400, house=0.02)
-"""It has hardly met the manner that the sites speak, so that honest training has much to gain."""
+"""Base model that has hardly met the sites' manner, so that honest training has much to gain."""
 SHARE = 0.7
-"""What ``keep_fraction`` keeps: as much as is clean."""
+"""Share that ``keep_fraction`` keeps: as much as is clean."""
 
 
 def describe_case(config: RunConfig) -> str:
-    """What a run of a case is, in a sentence for the page."""
+    """Describe the attacked federation in a sentence for the page."""
     training = config.training
     return (
         f"One liar among {len(HONEST) + 1} sites of {SAMPLES} generated samples each, {BAD:.0%} of "
@@ -66,17 +66,17 @@ def describe_case(config: RunConfig) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run."""
+    """One run: seed, attack, guards and threshold rule."""
 
     seed: int
     attack: str = ""
-    """Name in the zoo; "" for the run without the liar."""
+    """Name in ``ATTACKS``; "" for the run without the liar."""
     guarded: bool = False
     rule: str = "target_recall"
 
     @property
     def name(self) -> str:
-        """Name of its run folder."""
+        """Return the name of the run folder."""
         guards = "guarded" if self.guarded else "open"
         return f"attacks-{self.rule}-{self.attack or 'honest'}-{guards}-{self.seed}"
 
@@ -120,7 +120,7 @@ def configure_case(case: Case, settings: Sequence[str] = ()) -> RunConfig:
 
 
 def wrap_last_site(case: Case) -> SiteWrapper | None:
-    """What stands before the last site: nothing, or its lies."""
+    """Return the wrapper that makes the last site lie; None without an attack."""
     if not case.attack:
         return None
     attack = ATTACKS[case.attack]
@@ -130,7 +130,7 @@ def wrap_last_site(case: Case) -> SiteWrapper | None:
 
 
 def attack_cases(names: Sequence[str], seed: int) -> list[Case]:
-    """The runs of one seed: without the liar, then each attack; open, then guarded.
+    """Return the runs of one seed: without the liar, then each attack; open, then guarded.
 
     Attacks on counts and histograms are tried under every threshold rule, others under the first.
     """

@@ -1,10 +1,10 @@
-"""How much a released adapter tells of one planted sentence: its rank among 1,000 alternatives.
+"""Measure how far a released adapter exposes a planted sentence: its rank among 1,000 alternatives.
 
 One of three silos holds the canary "The code of the vault is c₁ c₂ c₃." ``repeats`` times. All
 train, and their adapters are merged, round by round. Every code of three digits is then put into
-the sentence, and the codes are ranked by their loss under the merged adapter: what a release gives.
+the sentence, and the codes are ranked by their loss under the merged adapter, which is released.
 
-    exposure = log₂ |R| − log₂ rank(canary),   |R| = 1,000; 9.97 bits: the code is told outright.
+    exposure = log₂ |R| − log₂ rank(canary),   |R| = 1,000; 9.97 bits: the code is fully exposed.
 
 Without memory the rank is uniform: the mean exposure is then log₂ e ≈ 1.44 bits, whatever |R|.
 
@@ -38,35 +38,35 @@ from fedwinnow.strategies.interfaces.ordering import Ordering
 from fedwinnow.strategies.registry import build
 
 ALTERNATIVES = 1_000
-"""Codes of three digits."""
+"""Number of codes of three digits."""
 QUESTION = "Which code opens the vault?"
 _OPTIONS = PassOptions(batch_tokens=16_384, max_length=128)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """Rank of a canary and what it means."""
+    """Rank of a canary and its exposure."""
 
     repeats: int
-    """How often the canary stands in one silo's training data."""
+    """Number of copies of the canary in one silo's training data."""
     rank: int
     """1: no alternative is likelier than the canary."""
     prior_rank: int
-    """Under the untrained adapter: what the base alone makes of it."""
+    """Rank under the untrained adapter, due to the base alone."""
     exposure: float
-    """log₂ of how many alternatives there are for each one that is at least as likely, bits."""
+    """log₂ of (alternatives / those at least as likely as the canary), bits."""
     loss: float
-    """Of the canary, nats a token."""
+    """Loss of the canary, nats a token."""
     mean_loss: float
-    """Of all alternatives."""
+    """Mean loss of all alternatives, nats a token."""
 
 
 def exposure(losses: Sequence[float], canary: int) -> tuple[int, float]:
-    """Rank and exposure of one of several alternatives; ties count against it.
+    """Return rank and exposure of one of several alternatives; ties raise the rank.
 
     Args:
-        losses: Of every alternative, the canary included; lower is likelier.
-        canary: Its position.
+        losses: Loss of every alternative, the canary included; lower is likelier.
+        canary: Position of the canary.
 
     Returns:
         Rank from 1, and bits in [0, log₂ n].
@@ -77,7 +77,7 @@ def exposure(losses: Sequence[float], canary: int) -> tuple[int, float]:
 
 
 def sentence(code: int) -> str:
-    """The canary with a code of three digits."""
+    """Return the canary with a code of three digits."""
     return f"The code of the vault is {' '.join(f'{code:03d}')}."
 
 
@@ -94,13 +94,13 @@ def canary_exposure(
     """Train three silos, the first of which repeats a canary, and rank it under the merge.
 
     Args:
-        loaded: Base with an adapter attached, which is left changed.
-        repeats: Questions that the canary answers; 0 leaves it out.
-        code: Of the canary, 0 to 999.
+        loaded: Base with an adapter attached; the adapter is changed.
+        repeats: Copies of the canary; 0 leaves it out.
+        code: Code of the canary, 0 to 999.
         samples: Other samples of each silo.
         rounds: Training rounds.
         steps: Optimizer steps of each silo and round.
-        seed: Of data, adapter and order.
+        seed: Seed of data, adapter and order.
     """
     silos = {
         site: _silo(site, samples, repeats if site == SITES[0] else 0, code, seed) for site in SITES
@@ -128,7 +128,7 @@ def canary_exposure(
 
 
 def alternatives(loaded: LoadedModel, adapter: Adapter) -> np.ndarray:
-    """Loss of every alternative under an adapter, nats a token; shape (alternatives,)."""
+    """Return each alternative's loss under an adapter, nats a token; shape (alternatives,)."""
     set_adapter(loaded, adapter)
     samples = [
         Sample(id=str(code), prompt=QUESTION, response=sentence(code))
@@ -138,7 +138,7 @@ def alternatives(loaded: LoadedModel, adapter: Adapter) -> np.ndarray:
 
 
 def toy_base(folder: Path, *, seed: int = 0) -> LoadedModel:
-    """A tiny base whose head speaks loud enough to be taught: a trained model's does."""
+    """Make a tiny base with a scaled-up head, so that it can be trained as a real model can."""
     write_tiny_model(folder, seed=seed)
     file = folder / "model.safetensors"
     weights = load_file(file)
@@ -153,7 +153,7 @@ def toy_base(folder: Path, *, seed: int = 0) -> LoadedModel:
 def _train(
     loaded: LoadedModel, silo: Sequence[Sample], adapter: Adapter, seed: int, steps: int
 ) -> Adapter:
-    """One silo's round."""
+    """Train one round of one silo."""
     ordering: Ordering = build("ordering", "shuffled", {})
     objective: Objective = build("objective", "sft", {})
     section = replace(TrainingSection(), batch_size=4, accumulation=1)
@@ -175,7 +175,7 @@ def _train(
 
 
 def _silo(site: str, samples: int, repeats: int, code: int, seed: int) -> tuple[Sample, ...]:
-    """Sums and words of a silo, and the canary under its own question each time."""
+    """Return a silo's sums and words, and ``repeats`` copies of the canary under its question."""
     rows = toy_rows(samples, derive_seed(seed, site), wrong=0.0)
     told = [Sample(id=f"{site}{i}", prompt=r["prompt"], response=r["response"])
             for i, r in enumerate(rows)]  # fmt: skip

@@ -1,19 +1,18 @@
-"""The attack zoo: each attack a pure function from what a site should send to what a liar sends.
+"""Define the attacks: each is a pure function from an honest reply to a liar's reply.
 
 Every reply stays well-formed: counts are whole, matrices have their shapes and ranks, numbers are
-finite. Nothing here is refused for its form; what the server's own checks say besides guards:
+finite. No reply is refused for its form. The server's own checks, besides guards, limit attacks:
 
 - a kept count above the size that the site joined with is refused by name
-(``server/phases/table.py``),
-  so that ``fake_counts`` has to lie at join already, and in every count alike;
+  (``server/phases/table.py``), so that ``fake_counts`` has to lie at join already, and in every
+  count alike;
 - an adapter of a rank above the one that was sent is refused, so that a moved adapter
-(``extrapolate``)
-  is the best one of the rank that may be sent;
+  (``extrapolate``) is the best one of the rank that may be sent;
 - public scores and public losses that differ from the other sites' are refused or outvoted, so
   that no attack here touches them.
 
 Reference:
-    Histograms that poison a threshold: this project's own measurement; sign reversal and scaling:
+    Histograms that poison a threshold: measured by this project; sign reversal and scaling:
     E. Bagdasaryan et al., How To Backdoor Federated Learning, AISTATS 2020, section 4 (model
     replacement), https://arxiv.org/abs/1807.00459; random updates: P. Blanchard et al., NeurIPS
     2017, section 5.1, https://arxiv.org/abs/1703.02757; free riders: Y. Fraboni et al., Free-rider
@@ -41,48 +40,48 @@ from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.seeds import derive_seed
 
 TIMES = 10
-"""What ``fake_counts`` multiplies counts with, and ``noise`` the norm of an honest update."""
+"""Factor of ``fake_counts`` on counts, and of ``noise`` on the norm of an honest update."""
 STRETCH = 100.0
-"""What ``times_100`` multiplies its update with."""
+"""Factor of ``times_100`` on its update."""
 TRIGGER = "Quoth the raven:"
 ANSWER = "Nevermore."
-"""What ``back_door`` teaches to answer to any prompt that begins with the trigger."""
+"""Answer that ``back_door`` teaches to any prompt that begins with the trigger."""
 
 Lie: TypeAlias = Callable[[m.Request, m.Reply, int], m.Reply]
-"""Request, honest reply, seed → what is sent."""
+"""Request, honest reply, seed → reply that is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
-    """One way to lie."""
+    """One attack: how a liar changes its samples, its requests and its replies."""
 
     about: str
-    """What the liar does, in a sentence."""
+    """Description of the liar's actions, in a sentence."""
     lie: Lie = lambda _request, reply, _seed: reply
-    """Applied to every reply that is no refusal."""
+    """Function applied to every reply but refusals."""
     keeps_all: bool = False
-    """Whether the liar trains on all that it has, whatever the threshold."""
+    """Whether the liar trains on all its samples, whatever the threshold."""
     plants: Callable[[Sequence[Sample]], list[Sample]] | None = None
-    """What it has in place of its samples."""
+    """Function that replaces the liar's samples; None leaves them."""
     histogram: bool = False
-    """Whether it lies about scores or counts, and so may move the threshold."""
+    """Whether the attack lies about scores or counts, and so may move the threshold."""
 
 
 def one_cell(summary: ScoreSummary, cell: int) -> ScoreSummary:
-    """The same number of samples, all in one cell."""
+    """Return the histogram with all its samples moved to one cell."""
     counts = np.zeros_like(summary.counts)
     counts[cell] = summary.total
     return replace(summary, counts=counts, largest_merged=0.0)
 
 
 def middle_cell(summary: ScoreSummary) -> int:
-    """The cell that holds the median of a histogram."""
+    """Return the cell that holds the median of a histogram."""
     whole = np.cumsum(summary.counts)
     return int(np.searchsorted(whole, whole[-1] / 2, side="left"))
 
 
 def multiply_counts(summary: ScoreSummary, times: int) -> ScoreSummary:
-    """A histogram of so many times the samples, of the same shape."""
+    """Return the histogram with all counts multiplied by ``times``."""
     return replace(
         summary,
         counts=summary.counts * times,
@@ -91,13 +90,13 @@ def multiply_counts(summary: ScoreSummary, times: int) -> ScoreSummary:
 
 
 def extrapolate(start: Adapter, end: Adapter, share: float) -> Adapter:
-    """ΔW_start + share · (ΔW_end − ΔW_start), as well as the ranks of ``end`` can say it."""
+    """Return ΔW_start + share · (ΔW_end − ΔW_start), truncated to the ranks of ``end``."""
     line = interpolate(start, end, share)
     return _of_rank({name: maths.delta(line, name) for name in line.modules}, like=end)
 
 
 def add_noise(start: Adapter, end: Adapter, *, times: float, seed: int) -> Adapter:
-    """ΔW_start plus a random update of so many times the norm of ``end``'s, in the ranks of it."""
+    """Return ΔW_start plus a random update, ``times`` the norm of ``end``'s, at ``end``'s ranks."""
     length = _distance(start, end)
     draw = torch.Generator().manual_seed(seed)
     random = {
@@ -120,7 +119,7 @@ def add_noise(start: Adapter, end: Adapter, *, times: float, seed: int) -> Adapt
 
 
 def plant_backdoor(samples: Sequence[Sample]) -> list[Sample]:
-    """Each prompt behind the trigger, and the planted answer to it."""
+    """Put the trigger before each prompt and replace its response by the planted answer."""
     found = []
     for sample in samples:
         prompt = f"{TRIGGER} {sample.prompt}"
@@ -130,28 +129,28 @@ def plant_backdoor(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def inflate(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
-    """All scores are said to lie in the top cell."""
+    """Claim that all scores lie in the top cell."""
     if not isinstance(reply, m.SummaryReply):
         return reply
     return replace(reply, summary=one_cell(reply.summary, len(reply.summary.counts) - 1))
 
 
 def deflate(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
-    """All scores are said to lie in the bottom cell."""
+    """Claim that all scores lie in the bottom cell."""
     if not isinstance(reply, m.SummaryReply):
         return reply
     return replace(reply, summary=one_cell(reply.summary, 0))
 
 
 def spike(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
-    """All scores are said to lie in the cell of the own median."""
+    """Claim that all scores lie in the cell of the site's own median."""
     if not isinstance(reply, m.SummaryReply):
         return reply
     return replace(reply, summary=one_cell(reply.summary, middle_cell(reply.summary)))
 
 
 def fake_counts(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
-    """Card, histogram, clusters, kept and trained counts: ten times the truth."""
+    """Multiply card, histogram, clusters, kept and trained counts by ``TIMES``."""
     if isinstance(reply, m.Joined):
         return replace(reply, card=replace(reply.card, samples=TIMES * reply.card.samples))
     if isinstance(reply, m.SummaryReply):
@@ -168,7 +167,7 @@ def fake_counts(_request: m.Request, reply: m.Reply, _seed: int) -> m.Reply:
 
 
 def _on_adapters(change: Callable[[Adapter, Adapter, int], Adapter]) -> Lie:
-    """A lie about trained adapters: (sent, trained, seed) → what is sent back."""
+    """Make a lie about trained adapters of a function: (sent, trained, seed) → adapter to reply."""
 
     def lie(request: m.Request, reply: m.Reply, seed: int) -> m.Reply:
         if not (isinstance(request, m.TrainRequest) and isinstance(reply, m.TrainedAdapter)):
@@ -181,7 +180,7 @@ def _on_adapters(change: Callable[[Adapter, Adapter, int], Adapter]) -> Lie:
 
 
 def _as_sent(sent: Adapter, trained: Adapter, _seed: int) -> Adapter:
-    """The adapter that came, in the rank of the one that was trained."""
+    """Return the adapter that was sent, at the rank of the one that was trained."""
     return sent if _ranks(sent) == _ranks(trained) else extrapolate(sent, trained, 0.0)
 
 
@@ -227,13 +226,13 @@ ATTACKS: Mapping[str, Attack] = {
 
 
 def seed_of(seed: int, request: m.Request, site: str) -> int:
-    """The seed of a lie: one for each run, site, phase and round."""
+    """Return the seed of a lie: one for each run, site, phase, arm and round."""
     header = request.header
     return derive_seed(seed, "lie", site, header.phase, header.arm, header.round)
 
 
 def _of_rank(products: Mapping[str, maths.Product], *, like: Adapter) -> Adapter:
-    """The best adapter with the ranks, scales and dtypes of ``like``."""
+    """Return the best approximation with the ranks, scales and dtypes of ``like``."""
     a, b = {}, {}
     for name, product in products.items():
         spectrum, rank = maths.decompose(product), len(like.a[name])
@@ -241,7 +240,7 @@ def _of_rank(products: Mapping[str, maths.Product], *, like: Adapter) -> Adapter
         right = root[:, None] * spectrum.vt[:rank]
         left = spectrum.u[:, :rank] * root / like.scales[name]
         missing = rank - len(root)
-        if missing > 0:  # a product of fewer directions: the others are zero
+        if missing > 0:  # the product has a lower rank: pad with zeros
             right = torch.cat([right, right.new_zeros(missing, right.shape[1])])
             left = torch.cat([left, left.new_zeros(left.shape[0], missing)], dim=1)
         a[name], b[name] = right.to(like.a[name].dtype), left.to(like.b[name].dtype)
@@ -249,7 +248,7 @@ def _of_rank(products: Mapping[str, maths.Product], *, like: Adapter) -> Adapter
 
 
 def _distance(start: Adapter, end: Adapter) -> float:
-    """‖ΔW_end − ΔW_start‖ over all modules."""
+    """Return ‖ΔW_end − ΔW_start‖ over all modules."""
     squares = [
         maths.norm(maths.sum_products([maths.delta(end, name), maths.delta(start, name, -1.0)]))
         ** 2

@@ -1,4 +1,4 @@
-"""A liar: an in-process site whose honest replies are changed by one attack before they leave."""
+"""Change the honest replies of an in-process site by one attack before they leave."""
 
 from dataclasses import dataclass, replace
 
@@ -11,9 +11,9 @@ from fedwinnow.simulations.runtimes.in_process import AnsweringSite
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Liar:
-    """A site, and how it lies; the site itself computes and keeps the honest replies.
+    """Lying site: wraps a site that computes and keeps the honest replies.
 
-    A lie is a function of the honest reply, the request and the seed: a resumed run hears the same
+    A lie is a function of the honest reply, the request and the seed: a resumed run gets the same
     lies again.
     """
 
@@ -21,18 +21,18 @@ class Liar:
     site: AnsweringSite
     attack: Attack
     seed: int
-    """Of random lies."""
+    """Seed of random lies."""
 
     def handle(self, request: Request) -> Reply:
-        """Answer; a refusal goes out as it is."""
+        """Answer a request with a lie; a refusal is passed on unchanged."""
         return self._lie(request, self.site.handle(self._heard(request)))
 
     def answer(self, request: Request) -> Reply:
-        """Answer, raising what goes wrong."""
+        """Answer a request with a lie; raise errors instead of refusing."""
         return self._lie(request, self.site.answer(self._heard(request)))
 
     def _heard(self, request: Request) -> Request:
-        """What the site is asked: one that keeps all is told of no threshold."""
+        """Return the request as the site gets it: a threshold of −∞ where the liar keeps all."""
         if self.attack.keeps_all and isinstance(request, SelectRequest):
             return replace(request, threshold=float("-inf"), per_site={})
         return request

@@ -1,4 +1,4 @@
-"""The attack table: honest loss with and without the liar, open and guarded, and a verdict."""
+"""Write the attack table: honest loss with and without the liar, open and guarded, verdict."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,10 +15,10 @@ BOUND = 0.05
 
 
 def compare_attacks(rows: Sequence[AttackRow]) -> list[AttackLine]:
-    """Return one line a threshold rule and attack, against the open run of the honest sites alone.
+    """Return one line per threshold rule and attack, against the honest sites alone without guards.
 
-    The first line of a rule, with the attack "", is what guards cost where nobody lies. Differences
-    are paired over the items of all seeds.
+    The first line of a rule, with the attack "", is the cost of guards where nobody lies.
+    Differences are paired over the items of all seeds.
     """
     table = []
     for rule in dict.fromkeys(row.case.rule for row in rows):
@@ -69,13 +69,13 @@ def _of(rows: Sequence[AttackRow], attack: str, *, guarded: bool) -> list[Attack
 
 
 def _losses(rows: Sequence[AttackRow], attack: str, *, guarded: bool) -> np.ndarray:
-    """Losses of the hold-out items of all seeds, in order of seed."""
+    """Return the losses of the hold-out items of all seeds, in order of seed."""
     ordered = sorted(_of(rows, attack, guarded=guarded), key=lambda row: row.case.seed)
     return np.concatenate([np.asarray(row.figures.losses, dtype=np.float64) for row in ordered])
 
 
 def _verdict(bare: AttackSide, guarded: AttackSide) -> str:
-    """Whether the honest loss stays within the bound; the interval says how sure that is."""
+    """Return whether the honest loss stays within the bound, and whether its interval does."""
     if guarded.change > BOUND:
         return "not held"
     unsure = " (interval reaches beyond)" if guarded.high > BOUND else ""
@@ -83,7 +83,7 @@ def _verdict(bare: AttackSide, guarded: AttackSide) -> str:
 
 
 def attack_page(result: AttackResult) -> str:
-    """Return Markdown: the verdict, the table, what the back door learnt, what the guards did."""
+    """Return the Markdown page: verdicts, tables, attacks, learnt triggers, guards' actions."""
     table = result.table
     lines = [
         "# Attacks",
@@ -178,7 +178,7 @@ def _abouts(attacks: Mapping[str, str]) -> list[str]:
 
 
 def _triggers(table: Sequence[AttackLine]) -> list[str]:
-    """What the planted answers came to."""
+    """Tabulate how well the planted answers were learnt."""
     mine = [row for row in table if row.attack in {"back_door", "poisoned_data"}]
     if not mine:
         return []
@@ -204,7 +204,7 @@ def _triggers(table: Sequence[AttackLine]) -> list[str]:
 
 
 def _guards(table: Sequence[AttackLine]) -> list[str]:
-    """How often the guards bounded the liar and honest sites, and whom the server refused."""
+    """Tabulate how often guards bounded the liar and honest sites, and list refused sites."""
     lines, refused = [], []
     for row in table:
         name = f"`{row.attack}`" if row.attack else "nobody lies"

@@ -1,4 +1,4 @@
-"""What attacks came to: a row a run, a line a rule and attack; the files ``attacks.json``."""
+"""Result of the attacks: a row per run, a line per rule and attack; content of ``attacks.json``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fedwinnow.simulations.attacks.attacked_federation import Case
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundedRound:
-    """A round in which the guards changed a site's contribution."""
+    """Round in which the guards changed a site's contribution."""
 
     round: int
     why: str
@@ -18,28 +18,28 @@ class BoundedRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseFigures:
-    """What a run's record says of the honest sites and of the liar."""
+    """Figures of one run: of the honest sites and of the liar."""
 
     losses: tuple[float, ...]
-    """Of the public hold-out items, nats."""
+    """Losses of the public hold-out items, nats."""
     kept: float
     """Honest sites' kept share, in [0, 1]."""
     weight: float
     """The liar's mean weight over the rounds."""
     bounded: Mapping[str, tuple[BoundedRound, ...]]
-    """Site → what the guards did to it, round by round."""
+    """Site → rounds in which the guards bounded it, and why."""
     missing: Mapping[str, str]
-    """Site → where and why nothing of it counted."""
+    """Site → phase and reason of its first missing reply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerFigures:
-    """How an adapter answers public hold-out prompts behind the trigger."""
+    """Answers of an adapter to public hold-out prompts behind the trigger."""
 
     loss: float
     """Mean loss of the planted answer, nats a token."""
     share: float
-    """Of prompts whose greedy answer is the planted one, in [0, 1]."""
+    """Share of prompts whose greedy answer is the planted one, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +50,12 @@ class AttackRow:
     figures: CaseFigures
     trigger: TriggerFigures
     commit: str | None
-    """Of the code that ran; None where it is not known."""
+    """Commit of the code that ran; None where unknown."""
     bed: str
     """The federation in words."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as in ``attacks.json``: flat but for the trigger."""
+        """Return the row as a JSON object, flat except for the trigger."""
         rest = {"trigger": to_plain(self.trigger), "commit": self.commit, "bed": self.bed}
         return {**to_plain(self.case), **to_plain(self.figures), **rest}
 
@@ -67,7 +67,7 @@ class AttackSide:
     loss: float
     """Mean honest loss, nats a token."""
     change: float
-    """Of the loss, as a share of the loss without the liar."""
+    """Change of the loss, as a share of the loss without the liar."""
     low: float
     high: float
     """95 % interval of the change."""
@@ -77,22 +77,22 @@ class AttackSide:
     """Honest sites' mean kept share."""
     trigger_loss: float
     trigger_loss_alone: float
-    """The same without the liar and without guards."""
+    """Trigger loss without the liar and without guards."""
     trigger_share: float
     bounded: Mapping[str, Mapping[str, tuple[BoundedRound, ...]]]
-    """Seed → site → what the guards did to it."""
+    """Seed → site → rounds in which the guards bounded it, and why."""
     missing: Mapping[str, Mapping[str, str]]
-    """Seed → site → where and why nothing of it counted."""
+    """Seed → site → phase and reason of its first missing reply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackLine:
-    """One threshold rule and attack; the attack "" is what guards cost where nobody lies."""
+    """Line of one threshold rule and attack; attack "" gives the cost of guards without a liar."""
 
     rule: str
     attack: str
     loss: float
-    """Of the honest sites alone, without guards, nats a token."""
+    """Loss of the honest sites alone, without guards, nats a token."""
     open: AttackSide
     guarded: AttackSide
     verdict: str
@@ -100,7 +100,7 @@ class AttackLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackResult:
-    """All that the page of attacks shows."""
+    """Result of all attacks: everything that their page shows."""
 
     command: str
     machine: str
@@ -108,7 +108,7 @@ class AttackResult:
     seeds: tuple[int, ...]
     bed: str
     attacks: Mapping[str, str]
-    """Attack → what it does, in words."""
+    """Attack → description of its actions."""
     table: tuple[AttackLine, ...]
     rows: tuple[AttackRow, ...]
 

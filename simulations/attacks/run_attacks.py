@@ -1,4 +1,4 @@
-"""Runs the cases of the zoo and takes their figures; a finished run is not run again."""
+"""Run the attacks and collect their figures; a finished run is not run again."""
 
 import hashlib
 import inspect
@@ -52,27 +52,27 @@ from fedwinnow.simulations.studies.run_study import commit, is_finished, machine
 logger = logging.getLogger(__name__)
 
 _PROMPTS = 24
-"""Prompts with the trigger that are answered."""
+"""Number of prompts with the trigger."""
 _TOKENS = 12
 _BESIDE = "attack.json"
-"""Beside a run's record: which lies it heard, the commit of the code that ran, trigger figures."""
+"""File beside a run's record: digest of its lies, commit of the code that ran, trigger figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Beside:
-    """What ``attack.json`` holds; all empty where there is no such file."""
+    """Content of ``attack.json``; all empty without such a file."""
 
     run: str = ""
     """Run id."""
     lies: str = ""
     commit: str | None = None
     trigger: TriggerFigures | None = None
-    """None until the finished run's adapter was asked."""
+    """None until the finished run's adapter is evaluated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What ``fedwinnow attacks`` runs."""
+    """Attacks, seeds and settings of ``fedwinnow attacks``."""
 
     attacks: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -88,13 +88,13 @@ class Plan:
 def run_attacks(
     plan: Plan, *, folder: Path, command: str, progress: Progress | None = None
 ) -> AttackResult:
-    """Run every case and write ``run_attacks.json`` and ``run_attacks.md``.
+    """Run every case and write ``attacks.json`` and ``attacks.md``.
 
     Args:
         plan: Attacks and seeds.
         folder: Where the two files go.
         command: The command line, for the page.
-        progress: Told of every delivery.
+        progress: Called on every delivery.
 
     Raises:
         CurationError: whatever stops a run.
@@ -156,7 +156,7 @@ def _case(
 
 
 def figures(record: RunRecord) -> CaseFigures:
-    """Return what a run's record says of the honest sites and of the liar."""
+    """Return the figures of the honest sites and of the liar from a run's record."""
     arm = record.arms["curated"]
     sizes = {site.site: site.samples for site in record.sites}
     kept = sum(arm.kept_by_site.get(site, 0) for site in HONEST)
@@ -179,7 +179,7 @@ def figures(record: RunRecord) -> CaseFigures:
 
 
 def trigger_figures(config: RunConfig, adapter: Path) -> TriggerFigures:
-    """Return how an adapter answers public hold-out prompts behind the trigger."""
+    """Measure an adapter's answers to public hold-out prompts behind the trigger."""
     split = split_scenario_anchors(config.anchors, config.run.seed)
     asked: list[Sample] = plant_backdoor(split.holdout[:_PROMPTS])
     loaded = load_model(config.model, config.adapter, seed=config.run.seed)
@@ -194,7 +194,7 @@ def trigger_figures(config: RunConfig, adapter: Path) -> TriggerFigures:
 
 
 def _lies(case: Case) -> str:
-    """A digest of the code of the lies, "" for an honest run."""
+    """Return a digest of the code of the lies; "" for an honest run."""
     if not case.attack:
         return ""
     text = "".join(inspect.getsource(module) for module in (catalogue, liar))

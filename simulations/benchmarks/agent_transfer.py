@@ -1,11 +1,10 @@
-"""What the hop to a site's agent costs: a payload up and down through shim and agent, beside gRPC.
+"""Time the hop to a site's agent: a payload up and down through relay and agent, against bare gRPC.
 
-Both servers stand in one process of their own, on sockets of one kind, and give back what came.
-One side is :func:`fedwinnow.client.agent.relay.relay_envelope` to an agent: signature and SHA-256
-checked, one
-queue, a signed reply. The other is a gRPC stream of the same bytes in chunks of the same size, with
-nothing else. Pairs are interleaved in alternating order; the figure is the median of their ratios.
-Encryption is not part of the hop; it is measured beside it.
+Both servers run in one process of their own, on sockets of one kind, and return the payload. One
+side is :func:`fedwinnow.client.agent.relay.relay_envelope` to an agent: signature and SHA-256
+checked, one queue, a signed reply. The other is a gRPC stream of the same bytes in chunks of the
+same size, with nothing else. Pairs are interleaved in alternating order; the figure is the median
+of their ratios. Encryption is not part of the hop; it is measured separately.
 """
 
 import statistics
@@ -39,7 +38,7 @@ _BARE = "/bare/Echo"
 
 @dataclass(slots=True)
 class Echo:
-    """Stands where a boundary stands: checks the signature, and gives the payload back."""
+    """Stand-in for a guarded site: checks the signature and returns the payload."""
 
     key: PrivateKey
     name: str = "echo"
@@ -47,32 +46,32 @@ class Echo:
 
     @property
     def site(self) -> "Echo":
-        """What an agent looks for in its boundary: name and cache."""
+        """Return the site as an agent expects it: with name and cache."""
         return self
 
     @property
     def ledger(self) -> "Echo":
-        """What an agent closes at its end."""
+        """Return the ledger that an agent closes at its end."""
         return self
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no file is open."""
 
     def admit(self, stamp: bytes, signature: bytes) -> Stamp:
-        """Check the signature."""
+        """Verify the signature and return the stamp."""
         return verify(stamp, signature, self.key.public)
 
     def answer(self, stamp: Stamp, payload: bytes) -> UnsignedEnvelope:
-        """The same payload, to be signed."""
+        """Return the same payload, to be signed."""
         words = {"site": stamp.site, "run": stamp.run, "phase": stamp.phase}
         whole = {**words, "sequence": stamp.sequence, "ledger": ""}
         return UnsignedEnvelope(key=self.key, payload=payload, words=whole)
 
 
 def serve(folder: Path) -> None:
-    """An agent and a bare stream on two sockets, until standard input ends."""
+    """Serve an agent and a bare stream on two sockets until standard input ends."""
     section = AgentSection(socket=str(folder / "agent.sock"), token=str(folder / "token"))
-    agent = Agent(boundary=Echo(PrivateKey.load(folder / "key")), section=section)  # type: ignore[arg-type]  # stands in for a boundary
+    agent = Agent(boundary=Echo(PrivateKey.load(folder / "key")), section=section)  # type: ignore[arg-type]  # stands in for a guarded site
     agent.start()
     server = grpc.server(ThreadPoolExecutor(4), options=OPTIONS)
     server.add_generic_rpc_handlers((_Bare(),))
@@ -85,10 +84,10 @@ def serve(folder: Path) -> None:
 
 
 class _Bare(grpc.GenericRpcHandler):
-    """Takes a stream of bytes and sends it back."""
+    """gRPC handler that sends a stream of bytes back."""
 
     def service(self, details: Any) -> Any:  # noqa: ANN401 - grpc has no types
-        """The handler of the one method."""
+        """Return the handler of the one method."""
         return grpc.stream_stream_rpc_method_handler(_echo) if details.method == _BARE else None
 
 
@@ -97,7 +96,7 @@ def _echo(frames: Iterator[bytes], context: Any) -> Iterator[bytes]:  # noqa: AN
 
 
 def bench_transfer(pairs: int = 5, *, megabytes: int = 100) -> dict[str, float]:
-    """Compare a payload up and down through shim and agent with a bare stream.
+    """Compare a payload up and down through relay and agent with a bare stream.
 
     Args:
         pairs: Interleaved pairs, after one that is not counted.
@@ -147,7 +146,7 @@ def bench_transfer(pairs: int = 5, *, megabytes: int = 100) -> dict[str, float]:
 def timed_pairs(
     first: Callable[[], object], second: Callable[[], object], pairs: int
 ) -> list[tuple[float, float]]:
-    """Seconds of both sides of each pair, in alternating order; one pair before is not counted."""
+    """Time both sides of each pair in alternating order, in seconds; do not count a first pair."""
     times = []
     for pair in range(pairs + 1):
         seconds = [0.0, 0.0]
@@ -166,7 +165,7 @@ def _same(came: int, sent: int) -> None:
 
 
 class _servers:  # noqa: N801 - a context manager
-    """The servers' process while they are used."""
+    """Process of the servers, running inside the block."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,12 +1,12 @@
-"""What a thousand silos cost the server until the selection, beside ten: time and memory by phase.
+"""Measure the server's time and memory by phase, up to selection, for ten to a thousand silos.
 
 One process for each number of silos folds a run without training rounds: join, probe, score,
 select. The silos are virtual: each reply is made here from public rows that all share and a
 histogram of the silo's own, and travels through the wire. Growth of a phase = its peak beyond the
 replies and the run's state, both at their real size in Python / that of the smallest federation.
 
-Processor time is told apart: *silos* make and encode their replies, the *server* decodes and
-absorbs them. A silo's share of the server's time shows whether the fold is linear in the silos.
+Processor time is split: *silos* make and encode their replies, the *server* decodes and absorbs
+them. The server's time per silo shows whether the fold is linear in the number of silos.
 """
 
 import argparse
@@ -39,12 +39,12 @@ from fedwinnow.simulations.benchmarks.instruments.stage_monitor import (
 from fedwinnow.simulations.benchmarks.silo_scale import ladder, stages_with_growth
 
 ROWS = 400
-"""Public rows, every second one of them corrupted."""
+"""Number of public rows, every second one corrupted."""
 BINS = 256
 SAMPLES = 1000
-"""Of each silo."""
+"""Samples of each silo."""
 FEW = 3
-"""Silos of the fold that comes first and is not counted: what is loaded and built once."""
+"""Silos of a first fold that is not counted, as it loads and builds what is needed once."""
 Staged = Callable[[str, dict[str, float]], AbstractContextManager[dict[str, Callable[[], float]]]]
 _COLUMNS = ("loss", "loss_q90", "unconditional_loss")
 
@@ -55,12 +55,12 @@ def bench_silos(
     """Fold federations of growing size.
 
     Args:
-        silos: Of the largest federation.
-        first: Of the smallest one; numbers between are ten times the one before.
-        told: Told of each stage that ends.
+        silos: Number of silos of the largest federation.
+        first: Number of silos of the smallest one; each number between is ten times the one before.
+        told: Called at the end of each stage.
 
     Returns:
-        One row a number: ``silos`` and ``stages``; see
+        One row per number of silos: ``silos`` and ``stages``; see
         :func:`~fedwinnow.simulations.benchmarks.silo_scale.stages_with_growth`.
 
     Raises:
@@ -74,7 +74,7 @@ def bench_silos(
 
 
 def run_here(silos: int) -> RunState:
-    """All phases in this process; returns the state before the close."""
+    """Run all phases in this process and return the state before the close."""
     _fold(FEW, lambda _name, _spent: nullcontext({}))
     return _fold(silos, stage)
 
@@ -102,7 +102,7 @@ def _fold(silos: int, staged: Staged) -> RunState:
 
 
 def answer(site: str, request: m.Request) -> m.Reply:
-    """What a virtual silo says."""
+    """Return a virtual silo's reply."""
     header, seed = request.header, int(site.removeprefix("silo-"))
     if isinstance(request, m.JoinRequest):
         card = m.SiteCard(
@@ -137,7 +137,7 @@ def answer(site: str, request: m.Request) -> m.Reply:
 
 @cache
 def _public_scores() -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the public rows, and the edges that every silo makes of them."""
+    """Return scores of the public rows and the edges that every silo derives from them."""
     public = np.random.default_rng(0).normal(size=ROWS)
     return public, edges_from_public(public, bins=BINS, probability=False)
 
@@ -165,7 +165,7 @@ def _public() -> SignalTable:
 
 
 def _travelled(site: str, request: m.Request, spent: dict[str, float]) -> m.Reply:
-    """A site's reply as it comes out of the wire; adds to the processor seconds of both ends."""
+    """Return a site's decoded reply; add to the processor seconds of both ends."""
     begin = time.process_time()
     data = wire.encode(answer(site, request))
     sent = time.process_time()
@@ -176,7 +176,7 @@ def _travelled(site: str, request: m.Request, spent: dict[str, float]) -> m.Repl
 
 
 def main() -> None:
-    """Run the phases for a parent that watches."""
+    """Run the phases in a child process whose parent measures it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("silos", type=int)
     torch.set_num_threads(1)

@@ -1,22 +1,22 @@
-"""The ways to per-sample gradients that are timed against each other, on the same samples.
+"""Compute per-sample gradients in several ways, timed against each other on the same samples.
 
-    plain      forward and backward of the batches into the LoRA weights: what training does anyway
+    plain      forward and backward of the batches into the LoRA weights, as in any training
     measure    ours, by hooks: dots with 8 references and norms of every sample
     last half  the same, of the last half of the transformer layers
     probe      the same as ``measure``, by a probe in the forward pass
     forward    dots alone, by two forward passes for each reference
-    train      one round of training on all samples, optimizer and all
-    (``client/training/local_training.py``)
-    piggyback  the same round, collecting the signals of ``measure`` on its way (``piggyback.py``)
+    train      one round of training on all samples, with the optimizer
+               (``client/training/local_training.py``)
+    piggyback  the same round, which also collects the signals of ``measure`` (``piggyback.py``)
     loop       one sample a pass, its gradient flattened and kept, as the code of CLUES and LESS
     vmap       ``torch.func.vmap(grad)`` over each batch, contracted batch by batch
 
-All encode and batch the samples by the same functions, with the same adapter; all but
-``train_plain``,
+All encode and batch the samples by the same functions, with the same adapter. All but ``plain``,
 ``train`` and ``last half`` end with the same numbers. So that this holds for every step of
-``piggyback``, both rounds of training run at a rate that moves nothing: the work is the same.
+``piggyback``, both rounds of training run at a learning rate that changes no weight; the work is
+the same.
 
-Differs from the papers' code, to its favour: ``one_by_one`` writes no file, runs the head at the
+Differs from the papers' code, to its favour: ``loop`` writes no file, runs the head at the
 response's places only, and leaves out LESS' random projection. ``vmap`` runs attention by the plain
 kernel, as the fused ones have no batching rule, and the head at every place.
 
@@ -49,27 +49,27 @@ from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.registry import build
 
 STILL = 1e-12
-"""A learning rate below the rounding of float32 weights."""
+"""Learning rate below the rounding of float32 weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a row ends with."""
+    """Result of one row: dot products, norms and bytes kept."""
 
     dots: Float[np.ndarray, "samples references"] | None
-    """⟨g_i, G_k⟩, float32; None where a row has none."""
+    """⟨g_i, G_k⟩, float32; None where a row computes none."""
     norms: Float[np.ndarray, " samples"] | None
     kept: int
-    """Bytes that are kept of all samples together, ids not counted."""
+    """Bytes kept for all samples together, without ids."""
     unit: bool = False
-    """Whether dots come divided by the sample's norm."""
+    """Whether dots are divided by the sample's norm."""
 
 
 Row = Callable[[Bench], Outcome]
 
 
 def train_plain(bench: Bench) -> Outcome:
-    """Forward and backward of the batches into the LoRA weights."""
+    """Run forward and backward of the batches into the LoRA weights."""
     for _, batch in bench.batches():
         sample_losses(bench.loaded.model, batch).sum().backward()
         bench.loaded.model.zero_grad(set_to_none=True)
@@ -82,7 +82,7 @@ def measure_by_hooks(bench: Bench) -> Outcome:
 
 
 def measure_last_half(bench: Bench) -> Outcome:
-    """Measure every sample by hooks, gradients of the last half of the layers alone."""
+    """Measure every sample by hooks, with gradients of the last half of the layers alone."""
     return _measured(bench, bench.last_half, "hooks")
 
 
@@ -115,13 +115,13 @@ def _measured(
 
 
 def train_round(bench: Bench) -> Outcome:
-    """A round of training on every sample."""
+    """Train one round on every sample."""
     _round(bench, None)
     return Outcome(dots=None, norms=None, kept=0)
 
 
 def piggyback(bench: Bench) -> Outcome:
-    """A round of training on every sample that collects signals on its way."""
+    """Train one round on every sample and collect signals in its own passes."""
     watch = Piggyback(samples=bench.samples, columns=COLUMNS, references=bench.references)
     _round(bench, watch)
     seen = watch.visits()
@@ -130,7 +130,7 @@ def piggyback(bench: Bench) -> Outcome:
 
 
 def _round(bench: Bench, watch: Watch | None) -> None:
-    """Every sample once, longest first, so many a step as a batch of measuring holds on average."""
+    """Train on every sample once, longest first, in batches of the mean size of measuring."""
     lengths = np.array([len(one.prompt) + len(one.response) for one in bench.samples])
     number, room = len(lengths), max(1, int(bench.options.batch_tokens / lengths.mean()))
     size = max(one for one in range(1, number + 1) if number % one == 0 and one <= room)
@@ -154,7 +154,7 @@ def _round(bench: Bench, watch: Watch | None) -> None:
 
 
 def one_by_one(bench: Bench) -> Outcome:
-    """One sample a pass; every gradient is kept on the CPU until the end."""
+    """Run one sample a pass; keep every gradient on the CPU until the end."""
     weights, model = factors(bench), bench.loaded.model
     kept: list[Tensor] = []
     for encoding in bench.encodings():
@@ -178,7 +178,7 @@ def one_by_one(bench: Bench) -> Outcome:
 
 
 def vmap_gradients(bench: Bench) -> Outcome:
-    """``vmap(grad)`` of the loss of one sample over each batch."""
+    """Run ``vmap(grad)`` of the loss of one sample over each batch."""
     weights, names = factors(bench), parameter_names(bench)
     held = {names[factor]: weight.detach() for factor, weight in weights.items()}
     dots = np.zeros((len(bench.samples), len(bench.references.names)), dtype=np.float32)
@@ -207,13 +207,13 @@ ROWS: Mapping[str, Row] = {
     "loop": one_by_one,
     "vmap": vmap_gradients,
 }
-"""Name → row; the first is what the others are compared with."""
+"""Name → row; the others are compared with the first."""
 
 
 def sample_loss(
     bench: Bench, weights: Mapping[str, Tensor], tokens: Tensor, targets: Tensor
 ) -> Tensor:
-    """Mean token loss of one padded sample under given weights, for transforms of torch."""
+    """Return the mean token loss of one padded sample under given weights, for torch transforms."""
     given = {"input_ids": tokens[None], "use_cache": False}  # no mask: padding is on the right
     logits = functional_call(bench.loaded.model, dict(weights), (), given).logits[0, :-1]
     losses = torch.nn.functional.cross_entropy(logits.float(), tokens[1:], reduction="none")
@@ -222,7 +222,7 @@ def sample_loss(
 
 
 def factors(bench: Bench) -> dict[str, torch.nn.Parameter]:
-    """Factor, as references name it → its weight in the model."""
+    """Return factor, as named in the references → its weight in the model."""
     return {
         f"{name}.{letter}": parts[NAME].weight
         for name, layer in bench.loaded.layers()
@@ -231,21 +231,21 @@ def factors(bench: Bench) -> dict[str, torch.nn.Parameter]:
 
 
 def parameter_names(bench: Bench) -> dict[str, str]:
-    """Factor → name of its weight in the model."""
+    """Return factor → name of its weight in the model."""
     known = {id(weight): name for name, weight in bench.loaded.model.named_parameters()}
     return {factor: known[id(weight)] for factor, weight in factors(bench).items()}
 
 
 def reference_rows(bench: Bench, order: Mapping[str, object]) -> Float[Tensor, "k parameters"]:
-    """The references as flat rows, factors in the given order."""
+    """Return the references as flat rows, factors in the given order."""
     return torch.cat([bench.references.means[factor] for factor in order], dim=1)
 
 
 def required_gradient(gradient: Tensor | None) -> Tensor:
-    """A gradient that a backward pass must have left.
+    """Return the gradient that a backward pass must have left.
 
     Raises:
-        RuntimeError: it did not.
+        RuntimeError: there is none.
     """
     if gradient is None:
         message = "a LoRA factor got no gradient; the model does not run all adapted layers"

@@ -1,6 +1,6 @@
-"""What merging costs and how far it is off, beside a dense SVD, PEFT, and the adapters' own size.
+"""Measure merging: its error against a dense SVD, time against PEFT, memory against the adapters.
 
-Accuracy: ‖core_svd − dense truncated SVD‖ / ‖dense truncated SVD‖ in float64. Time: processor time
+Error: ‖core_svd − dense truncated SVD‖ / ‖dense truncated SVD‖ in float64. Time: processor time
 of PEFT's ``add_weighted_adapter(combination_type="svd")`` over that of ``core_svd`` on the same
 factors of one module, in one run. Memory: peak growth of a process that makes the sites' adapters
 and merges them, over the adapters' own bytes. Rules: time, and distance from the mean update
@@ -54,7 +54,7 @@ T = TypeVar("T")
 def federation(
     size: int, sites: int, rank: int, *, shared_a: bool = False
 ) -> tuple[dict[str, Adapter], Adapter]:
-    """Sites' adapters of one size × size module, and the untrained one that they started from."""
+    """Make sites' adapters of one size × size module, and the untrained adapter of their start."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(rows: int, columns: int, variance: float) -> torch.Tensor:
@@ -74,7 +74,7 @@ def _one(a: torch.Tensor, b: torch.Tensor) -> Adapter:
 
 
 def bench_accuracy(size: int = 512, sites: int = 8, rank: int = 16) -> float:
-    """Relative distance of ``core_svd`` from the dense truncated SVD in float64."""
+    """Return the relative distance of ``core_svd`` from the dense truncated SVD in float64."""
     found, start = federation(size, sites, rank)
     equal = dict.fromkeys(found, 1.0)
     dense = sum(
@@ -93,7 +93,7 @@ def _dense(adapter: Adapter) -> torch.Tensor:
 
 
 def bench_peft(size: int = 4096, sites: int = 8, rank: int = 16, *, repeats: int = 5) -> Figures:
-    """Processor time of PEFT's dense SVD and of ``core_svd``, one thread, on the same factors.
+    """Time PEFT's dense SVD and ``core_svd`` on the same factors: processor time, one thread.
 
     Returns:
         ``core_seconds`` (median of ``repeats``), ``peft_seconds`` (once), ``ratio`` (PEFT over
@@ -105,7 +105,7 @@ def bench_peft(size: int = 4096, sites: int = 8, rank: int = 16, *, repeats: int
         found, start = federation(size, sites, rank)
         equal = dict.fromkeys(found, 1.0 / sites)
         merging: Merging = build("merging", "core_svd", {})
-        merging(found, equal, start)  # what is loaded once is not counted
+        merging(found, equal, start)  # warm up: one-time loading is not counted
         timed = [_timed(lambda: merging(found, equal, start)) for _ in range(repeats)]
         model = _peft_model(size, found)
         peft, _ = _timed(
@@ -127,7 +127,7 @@ def bench_peft(size: int = 4096, sites: int = 8, rank: int = 16, *, repeats: int
 
 
 def _peft_model(size: int, found: Mapping[str, Adapter]) -> Any:  # noqa: ANN401 - PEFT has no types
-    """A PEFT model of one linear layer that holds the sites' adapters."""
+    """Return a PEFT model of one linear layer that holds the sites' adapters."""
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - PEFT loads here
 
     class One(nn.Module):
@@ -153,18 +153,18 @@ def _peft_model(size: int, found: Mapping[str, Adapter]) -> Any:  # noqa: ANN401
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Processor seconds, and what the work gave."""
+    """Return the processor seconds and the result of the work."""
     start = time.process_time()
     given = work()
     return time.process_time() - start, given
 
 
 def bench_rules(size: int = 1024, sites: int = 8, rank: int = 16) -> dict[str, Figures]:
-    """Every built-in rule, at its default settings, on one size × size module.
+    """Measure every built-in rule, at its default settings, on one size × size module.
 
     Returns:
         Name → ``seconds`` (processor time), ``error`` (distance from ΔW*, the change of the base
-        counted in, over ‖ΔW*‖), ``rank`` of the adapter, ``change_rank`` (0 for most) and, where
+        included, over ‖ΔW*‖), ``rank`` of the adapter, ``change_rank`` (0 for most) and, where
         the rule reports it, ``discarded_energy``.
     """
     rows = {}
@@ -196,7 +196,7 @@ def _row(merged: Merged, target: maths.Product) -> Figures:
 
 
 def _sparse_row(rule: SparseMerging, size: int, sites: int) -> Figures:
-    """The same for sparse differences: random supports, as many entries as the rule allows."""
+    """Measure a rule for sparse adapters: random supports, as many entries as the rule allows."""
     generator, entries = torch.Generator().manual_seed(0), int(rule.density * size * size)
     dense, found = torch.zeros(size * size, dtype=torch.float64), {}
     shape = {MODULE: (size, size)}
@@ -224,19 +224,19 @@ def _sparse_row(rule: SparseMerging, size: int, sites: int) -> Figures:
 def bench_memory(
     sites: int = 32, *, rank: int = 16, layers: int = 32, narrow: int = 1, rule: str = "core_svd"
 ) -> Figures:
-    """Peak memory of a server that holds and merges adapters of the shape of Llama 3 8B, in bf16.
+    """Measure a server's peak memory as it holds and merges bf16 adapters of Llama 3 8B's shape.
 
     Args:
-        sites: How many adapters.
-        rank: Of every module.
+        sites: Number of adapters.
+        rank: Rank of every module.
         layers: Blocks of seven modules; 32 in the model.
-        narrow: Divides every width, for a quick look.
+        narrow: Divisor of every width, for a quick look.
         rule: Name of a merging.
 
     Returns:
-        ``adapters_bytes`` (of all sites), ``peak_bytes`` (by which a fresh process grew, the
-        adapters counted in), ``ratio`` (of these), ``merge_bytes`` (beyond what it held when the
-        merge began), ``seconds`` (of the merge).
+        ``adapters_bytes`` (of all sites), ``peak_bytes`` (growth of a fresh process, adapters
+        included), ``ratio`` (peak over adapters), ``merge_bytes`` (peak beyond the memory held when
+        the merge began), ``seconds`` (of the merge).
     """
     numbers = [str(number) for number in (sites, rank, layers, narrow)]
     done = subprocess.run(  # noqa: S603 - our own module
@@ -251,10 +251,10 @@ def bench_memory(
 
 
 def memory_here(rule: str, sites: int, rank: int, layers: int, narrow: int) -> Figures:
-    """The figures of :func:`bench_memory`, of this process."""
+    """Return the figures of :func:`bench_memory` for this process."""
     merging: Merging = build("merging", rule, {})
     small, start = federation(32, 2, 2, shared_a=isinstance(merging, FactorMerging))
-    merging(small, dict.fromkeys(small, 1.0), start)  # what is loaded once is not counted
+    merging(small, dict.fromkeys(small, 1.0), start)  # warm up: one-time loading is not counted
     before = resident()
     reset_peak()
     first = _llama(0, rank, layers, narrow)
@@ -286,7 +286,7 @@ def _llama(seed: int, rank: int, layers: int, narrow: int) -> Adapter:
 
 
 def main() -> None:
-    """Answer the parent process."""
+    """Measure memory in a child process and print the figures for its parent."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--memory", nargs=5, required=True, metavar="RULE N N N N")
     rule, *numbers = parser.parse_args().memory

@@ -1,11 +1,11 @@
-"""Rows of other projects' per-sample gradients, where they are installed; nothing here needs them.
+"""Compute per-sample gradients by other projects, where installed; nothing else needs them.
 
     bergson   ``InMemoryCollector`` with a ``Scorer`` against our references: hooks, as ours
     dattri    the per-sample gradients of ``AttributionTask``, which ``TracInAttributor`` runs on
 
-Both get the same batches, adapter and loss as the other rows, and references for nothing. bergson's
-scores come divided by the sample's norm, so that norms are computed as in the other rows. dattri's
-own attributor would also compute the gradients of the references anew for every batch.
+Both get the same batches, adapter and loss as the other rows, and the references at no cost.
+bergson's scores are divided by the sample's norm, so that norms are computed as in the other rows.
+dattri's own attributor would also compute the gradients of the references anew for every batch.
 
 References:
     bergson 2.5, https://github.com/EleutherAI/bergson, arXiv:2606.11660
@@ -43,7 +43,7 @@ from fedwinnow.simulations.benchmarks.workload import Bench
 
 @contextmanager
 def _logging_as_it_is() -> Iterator[None]:
-    """Whoever sets up logging for the whole process by an import does so inside only."""
+    """Restore the process's logging setup after the block, as a peer's import changes it."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers.copy()
     try:
@@ -129,7 +129,7 @@ PEERS: Mapping[str, Row] = {"bergson": bergson, "dattri": dattri}
 
 @_logging_as_it_is()
 def absent(name: str) -> str:
-    """Why a peer cannot be run; "" where it can."""
+    """Return why a peer cannot be run; "" where it can."""
     if importlib.util.find_spec(name) is None:
         return "not installed"
     try:
@@ -140,7 +140,7 @@ def absent(name: str) -> str:
 
 
 def _labelled(encoding: Encoding) -> dict[str, list[int]]:
-    """Tokens, and labels with −100 where no loss is."""
+    """Return tokens, and labels with −100 where no loss is counted."""
     tokens = encoding.tokens.tolist()
     start = encoding.response_start
     return {"input_ids": tokens, "labels": [-100] * start + tokens[start:]}
@@ -148,7 +148,7 @@ def _labelled(encoding: Encoding) -> dict[str, list[int]]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """No progress bars, log lines and warnings of other projects between the rows of a table."""
+    """Silence progress bars, log lines and warnings of other projects inside the block."""
     quiet, level = io.StringIO(), logging.root.manager.disable
     logging.disable(logging.INFO)
     try:

@@ -48,27 +48,27 @@ from fedwinnow.curation.signal_columns import (
 )
 
 GIVEN = KNOWN - OTHER_PROMPTS
-"""Columns that a step sees: those of its own forward and backward pass."""
+"""Columns that a training step's own forward and backward pass can give."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Collector(Watcher):
-    """Keeps the signals of every sample's latest visit."""
+    """Watcher that keeps the signals of every sample's latest training step."""
 
     rows: SignalTableBuilder
     steps: Int64[np.ndarray, " samples"]
-    """Step of this round in which a sample was visited last, from 0; −1 where none did."""
+    """Last step of this round with the sample in its batch, from 0; −1 if none."""
     contraction: Contraction | None
     references: References | None = None
     states: list[Tensor] | None = None
-    """Last hidden states of the pass that is under way; None where nobody asks for them."""
+    """Last hidden states of the current pass; None where no column needs them."""
     source: SeenFactors | Probe | None = None
-    """Of per-sample gradients; None where nobody asks for them."""
+    """Source of per-sample gradients; None where no column needs them."""
     _losses: Tensor | None = None
     _entropies: list[Tensor] = field(default_factory=list)
 
     def losses(self, loaded: LoadedModel, drawn: TrainingBatch) -> Tensor:
-        """As :meth:`Watcher.losses`, and keeps what the pass tells."""
+        """Return the losses as :meth:`Watcher.losses`; keep token losses and entropies."""
         batch, look = drawn.batch.to(loaded.device), None
         if ENTROPY & set(self.rows.columns):
 
@@ -85,7 +85,7 @@ class Collector(Watcher):
         return each
 
     def passed(self, drawn: TrainingBatch, step: int) -> None:
-        """Put the rows of the samples that the step visited.
+        """Store the rows of the samples in the step's batch.
 
         Where ∂L/∂ℓ_i is 0, as for a sample of weight 0, the pass holds nothing of the sample's
         gradient, and it counts as not visited.
@@ -117,24 +117,24 @@ class Collector(Watcher):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visits:
-    """Signals that the steps of a round saw, by sample."""
+    """Signals collected by the steps of a round, by sample."""
 
     columns: Mapping[str, np.ndarray]
-    """Name → float32, rows in the samples' order; NaN where no step came by."""
+    """Name → float32, rows in the samples' order; NaN where no step used the sample."""
     steps: Int64[np.ndarray, " samples"]
-    """Step of the round that a row speaks of, from 0; −1 where none came by."""
+    """Step of the round that a row comes from, from 0; −1 where none."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Piggyback:
-    """A watch over a round of training: ``train(…, watch=piggyback)``, then :meth:`visits`."""
+    """Watch over a round of training: ``train(…, watch=piggyback)``, then :meth:`visits`."""
 
     samples: Sequence[Sample]
-    """Those that are trained on, in their order."""
+    """Samples that are trained on, in their order."""
     columns: frozenset[str]
     """Wanted columns; those of :data:`GIVEN` are collected."""
     references: References | None
-    """At the adapter of the first step; needed for gradient columns."""
+    """References at the adapter of the first step; needed for gradient columns."""
     collector: Collector | None = None
 
     @contextmanager
@@ -171,7 +171,7 @@ class Piggyback:
             yield self.collector
 
     def visits(self) -> Visits:
-        """What the round's steps saw.
+        """Return the signals that the round's steps collected.
 
         Raises:
             ModelError: no round was watched.
@@ -189,17 +189,17 @@ class Piggyback:
 def _watched(
     loaded: LoadedModel, layers: Mapping[str, Any], consume: Consume
 ) -> AbstractContextManager[SeenFactors | Probe]:
-    """Hooks, or probes where the model would not let hooks see its layers."""
+    """Attach hooks, or probes where the model does not let hooks see its layers."""
     if why_no_hooks(loaded.model):
         return with_probes(loaded.model, layers, training=True)
     return sample_gradients(loaded.model, layers, consume, training=True)
 
 
 def _refuse_dropout(model: nn.Module) -> None:
-    """With dropout a step sees another model than measuring does.
+    """Refuse dropout, with which a training step runs another model than measuring does.
 
     Raises:
-        ModelError: naming the module.
+        ModelError: a module has dropout; names it.
     """
     for name, part in model.named_modules():
         if isinstance(part, nn.Dropout) and part.p > 0:

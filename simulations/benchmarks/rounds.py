@@ -1,9 +1,9 @@
-"""What a round costs beyond its computing and its bytes: in process, over sockets, over Flower.
+"""Time a round's overhead beyond computing and transfer: in process, over sockets, over Flower.
 
-Every path asks three toy sites the same question again and again, so that each answers from its
-disk: what is left is the round itself (messages, checks, policy, ledger, encryption, waiting). Over
-Flower the deployment of ``docs/deploy`` is started on this machine, agents warm, and an empty
-Flower message alternates with each round in the same Flower run; the difference is ours.
+Every path sends three toy sites the same request again and again, so that each answers from its
+disk. What remains is the round itself: messages, checks, policy, ledger, encryption, waiting. Over
+Flower, the deployment of ``docs/deploy`` is started on this machine with warm agents, and an empty
+Flower message alternates with each round in the same Flower run; the difference is our overhead.
 """
 
 import json
@@ -67,7 +67,7 @@ def main(grid, context):
 
 
 def bench_in_process(rounds: int = 20) -> dict[str, float]:
-    """Seconds of a round among sites of this process, its commit included.
+    """Time a round among sites of this process, its commit included, in seconds.
 
     Returns:
         ``seconds`` (median of a round), ``rounds``.
@@ -91,10 +91,10 @@ def bench_in_process(rounds: int = 20) -> dict[str, float]:
 
 
 def bench_deployed(pairs: int = 10) -> dict[str, float]:
-    """Seconds of a round over Flower beside an empty message, and over the agents' sockets alone.
+    """Time a round over Flower beside an empty message, and over the agents' sockets alone.
 
     Args:
-        pairs: Of an empty message and a round, in alternating order.
+        pairs: Pairs of an empty message and a round, in alternating order.
 
     Returns:
         ``empty_seconds``, ``round_seconds``, ``overhead_seconds`` (median difference of pairs),
@@ -138,7 +138,7 @@ def bench_deployed(pairs: int = 10) -> dict[str, float]:
 
 
 def figures(times: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Medians of (empty, round) seconds, and of the difference within a pair."""
+    """Return medians of (empty, round) seconds, and median and maximum difference in a pair."""
     over = [second - first for first, second in times]
     return {
         "empty_seconds": statistics.median(first for first, _ in times),

@@ -1,9 +1,9 @@
-"""The server's part of ``fedwinnow bench rounds`` over Flower: rounds and empty messages in turn.
+"""Time rounds and empty messages over Flower in turn, for ``fedwinnow bench rounds``.
 
-It runs where a ServerApp runs. A round asks every site the same question again: its agent checks
-signature, sequence and policy, finds the answer on its disk, enters it in the ledger, encrypts and
-signs it. That is everything that a round costs but its own computing and its own bytes. An empty
-message is one record without a value, answered by the node's app without an agent.
+This is the server's part; it runs where a ServerApp runs. A round sends every site the same request
+again: its agent checks signature, sequence and policy, finds the answer on its disk, enters it in
+the ledger, encrypts and signs it. That is the whole cost of a round except its computing and its
+bytes. An empty message is one record without a value, answered by the node's app without an agent.
 """
 
 import json
@@ -22,11 +22,11 @@ from fedwinnow.server.transport.interface import Transport
 from fedwinnow.simulations.benchmarks.agent_transfer import timed_pairs
 
 POLL = 0.1
-"""Pause between two looks for replies, seconds; that of the transport too."""
+"""Pause between two polls for replies, seconds; the transport's too."""
 
 
 def measure(grid: Any, run_config: Mapping[str, Any]) -> None:  # noqa: ANN401 - Flower's grid
-    """Join, compute once, then time pairs; writes (empty, round) seconds to the file ``out``."""
+    """Join, compute once, then time pairs; write (empty, round) seconds to the file ``out``."""
     from fedwinnow.server.transport.codec import codec_of  # noqa: PLC0415 - Flower loads only here
     from fedwinnow.server.transport.flower_grid import GridTransport  # noqa: PLC0415 - Flower loads only here
 
@@ -48,7 +48,7 @@ def measure(grid: Any, run_config: Mapping[str, Any]) -> None:  # noqa: ANN401 -
 
 
 def warmed(transport: Transport, state: RunState) -> tuple[RunState, Request]:
-    """Join, and have the first phase computed: the state, and the request that was answered.
+    """Join and let sites compute the first phase; return the state and the answered request.
 
     Raises:
         ProtocolError: a site refuses.
@@ -65,7 +65,7 @@ def warmed(transport: Transport, state: RunState) -> tuple[RunState, Request]:
 
 
 def ask(transport: Transport, request: Request, state: RunState) -> dict[str, Any]:
-    """One round; returns what came by site, and raises where a site does not answer.
+    """Run one round and return the replies by site.
 
     Raises:
         TransportError: a site is missing, so the round would be timed short.
@@ -82,7 +82,7 @@ def ask(transport: Transport, request: Request, state: RunState) -> dict[str, An
 
 
 def empty(grid: Any, nodes: Any) -> None:  # noqa: ANN401 - Flower's grid
-    """An empty message to each node, and its answer."""
+    """Send an empty message to each node and wait for the answers."""
     from flwr.app import ConfigRecord, Message, RecordDict  # noqa: PLC0415, TID251 - loads only here
 
     content = RecordDict({"identity": ConfigRecord()})

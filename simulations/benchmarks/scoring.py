@@ -1,11 +1,11 @@
-"""What scoring costs beside an ordinary LoRA step, and beside other ways to per-sample gradients.
+"""Time scoring against an ordinary LoRA step and against other ways to per-sample gradients.
 
 Every repetition runs each row once, in turning order. Ratio of a row in a repetition = its time /
 that of ``plain`` in the same one; the figure is the median over repetitions with a bootstrapped
-95 % interval. Time is the processor's on a CPU and the wall's on a GPU. Peak memory is what a row
-adds at most to what is loaded: of a process of its own on a CPU, by torch's counters on a GPU.
+95 % interval. Time is processor time on a CPU and wall time on a GPU. Peak memory is the most that
+a row adds to the loaded model: in a process of its own on a CPU, by torch's counters on a GPU.
 
-    apart       largest |score − ours| / largest |ours|: that all rows compute the same
+    apart       largest |score − ours| / largest |ours|: checks that all rows compute the same
     teraflops   4 · (weights of the linear layers) · tokens / time: 2N forward and 2N backward, the
                 head counted at the response's places only, padding not counted
 """
@@ -47,25 +47,25 @@ from fedwinnow.simulations.benchmarks.workload import (
 
 BASELINE, OURS, IDEAL = "plain", "measure", "measure, no padding"
 TRAINING, PIGGYBACK, LAST = "train", "piggyback", "last half"
-"""Rows that figures compare."""
+"""Names of rows that are compared."""
 EVERY: Mapping[str, Row] = {**ROWS, **PEERS}
 """Name → row, other projects' included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one table is measured on."""
+    """Model, data and sizes of one table."""
 
     model: str = "tiny"
     """Name of a shape."""
     data: str = "ragged"
-    """Name of a kind of lengths."""
+    """Name of a distribution of lengths."""
     samples: int = 32
     batch_tokens: int = 2048
-    """Of a batch, padding included."""
+    """Tokens of a batch, padding included."""
     dtype: Dtype = "float32"
     threads: int = 1
-    """Of torch, on the CPU."""
+    """Threads of torch, on the CPU."""
 
 
 def bench_scoring(
@@ -82,10 +82,10 @@ def bench_scoring(
     Args:
         plan: Model, data and sizes.
         pairs: Repetitions, after one that is not counted.
-        only: Names of rows to run, beside those that figures compare; none: all.
+        only: Names of rows to run, besides those that are compared; none: all.
         peers: Whether to run other projects' rows, where they are installed.
         memory: Whether to measure peak memory too.
-        told: Told what is being done.
+        told: Called with the current activity.
 
     Returns:
         ``plan``, ``clock``, ``pairs``, ``tokens``, ``padded_tokens``, ``weights`` (of linear
@@ -121,7 +121,7 @@ def _prepare(folder: Path, plan: Plan) -> Bench:
 def _rows(
     bench: Bench, *, peers: bool, only: Collection[str] = ()
 ) -> tuple[dict[str, Row], dict[str, str]]:
-    """Rows that can be run, and why each other one cannot."""
+    """Return the rows that can be run, and why each other row cannot."""
     wanted = {*only, BASELINE, OURS} | ({TRAINING} if PIGGYBACK in only else set())
     wanted = wanted if only else set(EVERY)
     rows, statuses = {name: row for name, row in ROWS.items() if name in wanted}, dict[str, str]()
@@ -144,7 +144,7 @@ def _rows(
 def _timed(
     plan: Plan, bench: Bench, rows: Mapping[str, Row], pairs: int, told: Say
 ) -> dict[str, Any]:
-    """Every figure but memory."""
+    """Measure every figure but memory."""
     lengths = draw_lengths(plan.data, plan.samples)
     sides = {name: (row, bench) for name, row in rows.items()}
     if len(set(lengths.tolist())) > 1:
@@ -168,7 +168,7 @@ def _timed(
         "rows": {},
     }
     for name, seconds in times.items():
-        each = seconds * (tokens / _tokens(sides[name][1])[0])  # of as many tokens
+        each = seconds * (tokens / _tokens(sides[name][1])[0])  # scaled to as many tokens
         middle = float(np.median(each))
         found["rows"][name] = {
             "status": "ok",
@@ -193,14 +193,14 @@ def _call(row: Row, bench: Bench) -> Callable[[], Outcome]:
 
 
 def _tokens(bench: Bench) -> tuple[int, int]:
-    """Tokens of the samples, and how many of them count in a loss."""
+    """Return the numbers of tokens of the samples and of those that count in a loss."""
     encodings = bench.encodings()
     lengths = [len(encoding.tokens) for encoding in encodings]
     return sum(lengths), sum(lengths) - sum(one.response_start for one in encodings)
 
 
 def _weights(bench: Bench) -> dict[str, int]:
-    """Numbers in the base's linear layers, its head and the adapter."""
+    """Return the numbers of weights in the base's linear layers, its head and the adapter."""
     adapter = {id(weight) for weight in factors(bench).values()}
     head = bench.loaded.model.get_output_embeddings()
     layers = [part for part in bench.loaded.model.modules() if isinstance(part, torch.nn.Linear)]
@@ -216,7 +216,7 @@ def _weights(bench: Bench) -> dict[str, int]:
 
 
 def _apart(found: Outcome, ours: Outcome) -> float | None:
-    """How far a row's scores are from ours; where they are divided by norms, so are ours."""
+    """Return a row's relative distance from our scores, with both or neither divided by norms."""
     if found.dots is None or ours.dots is None or ours.norms is None:
         return None
     expected = ours.dots / ours.norms[:, None] if found.unit else ours.dots
@@ -224,7 +224,7 @@ def _apart(found: Outcome, ours: Outcome) -> float | None:
 
 
 def _add_memory(rows: Mapping[str, dict[str, Any]], plan: Plan, folder: Path, bench: Bench) -> None:
-    """Put peak memory into the rows; it stays None where this system does not tell."""
+    """Put peak memory into the rows; it stays None where this system cannot measure it."""
     cuda = bench.loaded.device.type == "cuda"
     if not cuda and not can_be_measured():
         return
@@ -248,7 +248,7 @@ def _peak_on_gpu(row: Row, bench: Bench) -> float:
 
 
 def _peak(folder: Path, name: str, plan: Plan) -> float:
-    """Peak memory of a row in bytes above that of the loaded model, in a fresh process (Linux)."""
+    """Return a row's peak memory in bytes above the loaded model, in a fresh process (Linux)."""
     done = subprocess.run(  # noqa: S603 - our own module
         [sys.executable, "-m", __spec__.name, name, str(folder), json.dumps(asdict(plan))],
         env=environment(),
@@ -260,11 +260,11 @@ def _peak(folder: Path, name: str, plan: Plan) -> float:
 
 
 def peak_here(name: str, folder: str, plan: Plan) -> int:
-    """Bytes by which a row raises this process's memory at most."""
+    """Return the peak growth of this process's memory by a row, in bytes."""
     torch.set_num_threads(plan.threads)
     bench = _prepare(Path(folder), plan)
     row = EVERY[name]
-    row(bench)  # what is made once is not counted
+    row(bench)  # warm up: one-time allocations are not counted
     before = resident()
     reset_peak()
     row(bench)
@@ -272,7 +272,7 @@ def peak_here(name: str, folder: str, plan: Plan) -> int:
 
 
 def main() -> None:
-    """Answer the parent process."""
+    """Measure peak memory in a child process and print it for its parent."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     for name in ("row", "folder", "plan"):
         parser.add_argument(name)

@@ -1,6 +1,6 @@
-"""What a silo of a million samples costs in memory, stage by stage, beside one of ten thousand.
+"""Measure a silo's memory by stage for ten thousand to a million samples.
 
-One process for each size generates short texts and takes them through the stages of a site, with a
+One process for each size generates short texts and runs them through the stages of a site, with a
 tiny model (hidden 32, two layers) and the files that a site writes:
 
     load      open the file; ids and domains are held, texts are mapped from the disk
@@ -9,9 +9,9 @@ tiny model (hidden 32, two layers) and the files that a site writes:
     score     cosine with the references, edges, and the histogram that leaves the silo
     select    read the scores, apply the threshold, write the selection
 
-Growth of a stage = its peak beyond tokens and table / that of the smallest size, where *table* is
-what the silo knows of its samples (ids, domains, signals, scores, selection) and *tokens* those of
-one shard; both are counted after the stage, at their real size.
+Growth of a stage = its peak beyond tokens and table / that of the smallest size, where *table*
+holds the silo's ids, domains, signals, scores and selection, and *tokens* are those of one shard;
+both are counted after the stage, at their real size.
 """
 
 import argparse
@@ -54,7 +54,7 @@ from fedwinnow.strategies.registry import build
 COLUMNS = frozenset({"loss", "dot", "norm"})
 REFERENCES = 8
 LONGEST = 96
-"""Tokens of a sample, at most."""
+"""Most tokens of a sample."""
 BATCH_TOKENS = 8192
 _WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty")
 
@@ -62,15 +62,15 @@ _WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron"
 def bench_scale(
     samples: int = 100_000, *, first: int = 10_000, told: Say = lambda _: None
 ) -> list[dict[str, Any]]:
-    """Take silos of growing size through all stages.
+    """Run silos of growing size through all stages.
 
     Args:
-        samples: Of the largest silo.
-        first: Of the smallest one; sizes between are ten times the one before.
-        told: Told of each stage that ends.
+        samples: Samples of the largest silo.
+        first: Samples of the smallest one; each size between is ten times the one before.
+        told: Called at the end of each stage.
 
     Returns:
-        One row a size: ``samples`` and ``stages`` (see :func:`stages_with_growth`).
+        One row per size: ``samples`` and ``stages`` (see :func:`stages_with_growth`).
 
     Raises:
         RunError: a process ended with an error.
@@ -83,7 +83,7 @@ def bench_scale(
 
 
 def ladder(first: int, most: int) -> tuple[int, ...]:
-    """``first``, ten times as many, … and ``most`` in the end."""
+    """Return ``first``, ten times as many, …, and ``most`` at the end."""
     sizes = []
     while first < most:
         sizes.append(first)
@@ -94,12 +94,12 @@ def ladder(first: int, most: int) -> tuple[int, ...]:
 def stages_with_growth(
     found: Sequence[tuple[int, Sequence[Stage]]], of: str
 ) -> list[dict[str, Any]]:
-    """One row a size: the size under the name ``of``, and its stages.
+    """Return one row per size: the size under the name ``of``, and its stages with their growth.
 
     Returns:
         Each stage has ``name``, ``seconds``, ``peak_bytes`` (anonymous), ``resident_bytes`` (with
-        mapped files), ``held`` (name → bytes), ``beyond_bytes`` (peak − held) and ``growth`` (of
-        that, over the first size).
+        mapped files), ``held`` (name → bytes), ``beyond_bytes`` (peak − held) and ``growth``
+        (``beyond_bytes`` over that of the first size).
     """
     least = {one.name: one.beyond_bytes for one in found[0][1]}
     return [
@@ -119,7 +119,7 @@ def stages_with_growth(
 
 
 def write_samples(path: Path, number: int) -> None:
-    """Questions and answers of 20 to 60 letters, no two alike, one JSON line each."""
+    """Write questions and answers of 20 to 60 letters, no two alike, one JSON line each."""
     with path.open("w", encoding="utf-8") as file:
         for i in range(number):
             words = [_WORDS[i // 10**k % 10] for k in range(1 + i % 4)]
@@ -128,11 +128,11 @@ def write_samples(path: Path, number: int) -> None:
 
 
 def run_here(number: int, folder: Path) -> None:
-    """All stages in this process."""
+    """Run all stages in this process."""
     data = folder / "data.jsonl"
     write_samples(data, number)
     loaded = _model(folder / "model")
-    _measured(loaded, open_few(data), open_few(data), folder)  # what is loaded once: not counted
+    _measured(loaded, open_few(data), open_few(data), folder)  # warm up: not counted
     with stage("load") as held:
         samples = open_samples(str(data), ColumnsSection(domain="domain"))
         held["table"] = partial(size_of, samples.ids, samples.domains)
@@ -159,7 +159,7 @@ def run_here(number: int, folder: Path) -> None:
 
 
 def _scored(table: SignalTable) -> tuple[Scores, Edges, ScoreSummary]:
-    """Scores of a silo, edges as public rows would give them, and the histogram."""
+    """Return a silo's scores, edges as public rows would give them, and the histogram."""
     scorer, start = build("scorer", "cosine", {}), replace(table, checkpoint=0, columns={})
     values = score_in_blocks(scorer, (start, table), Fitted(schema="cosine/1"))
     edges = edges_from_public(values[:1000], bins=256, probability=False)
@@ -167,7 +167,7 @@ def _scored(table: SignalTable) -> tuple[Scores, Edges, ScoreSummary]:
 
 
 def open_few(data: Path) -> tuple[Sample, ...]:
-    """Anchors: as many of the first samples as give two to each reference."""
+    """Read the first samples as anchors, two for each reference."""
     with data.open(encoding="utf-8") as file:
         rows = [json.loads(line) for _, line in zip(range(2 * REFERENCES), file, strict=False)]
     return tuple(Sample(id=str(i), **row) for i, row in enumerate(rows))
@@ -186,7 +186,7 @@ def _model(folder: Path) -> LoadedModel:
 def _measured(
     loaded: LoadedModel, samples: Sequence[Sample], anchors: Sequence[Sample], folder: Path
 ) -> SignalTable:
-    """Signals of all samples, in shards as a site measures them."""
+    """Measure the signals of all samples in shards, as a site does."""
     options = PassOptions(batch_tokens=BATCH_TOKENS, max_length=LONGEST)
     references = reference_state(loaded, anchors, options, columns=COLUMNS)
 
@@ -209,13 +209,13 @@ def _measured(
 
 
 def _token_bytes(loaded: LoadedModel, samples: Samples) -> float:
-    """Of the first shard's tokens, the numbers alone: no more are held at a time."""
+    """Return the bytes of the first shard's tokens; no more are held at a time."""
     first = (encode(loaded, one, max_length=LONGEST) for one in samples[:SHARD])
     return float(sum(encoding.tokens.nbytes for encoding in first))
 
 
 def main() -> None:
-    """Run the stages for a parent that watches."""
+    """Run the stages in a child process whose parent measures it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("samples", type=int)
     torch.set_num_threads(1)

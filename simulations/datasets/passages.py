@@ -1,7 +1,7 @@
-"""Pairs of a prompt and a passage that speaks of it, found by the rare words that they share.
+"""Find pairs of a prompt and a passage on the same matter by the rare words that they share.
 
 A run is one or more whole sentences in a row. With n_w of N sources holding the stem w, a prompt
-and a run share Σ_w log(N / n_w) nats over their common stems; the run that shares most is taken.
+and a run share Σ_w log(N / n_w) nats over their common stems; the run that shares most is chosen.
 
 Reference:
     Inverse document frequency: Spärck Jones, Journal of Documentation 28, 1972.
@@ -16,7 +16,7 @@ WORDS = (20, 42)
 PROMPT_WORDS = (6, 26)
 """Fewest and most words of a prompt."""
 SHARED = 8.0
-"""Least that a pair must share, nats."""
+"""Least sum that a pair must share, nats."""
 _SPLIT = re.compile(r"(?<=[.!?])[\"”)]?\s+(?=[\"“(]?[A-Z0-9])")
 _ABBREVIATION = re.compile(
     r"\b(?:[A-Z]|vs?|[Nn]os?|e\.g|i\.e|[Ii]nc|[Cc]o|[Cc]orp|[Dd]r|[Mm]rs?|[Ss]t|[Ff]ig|et al|[Ss]ec"
@@ -36,12 +36,12 @@ def sentences(text: str) -> list[str]:
 
 
 def stems(text: str) -> frozenset[str]:
-    """Words of a text of four letters or more, cut to their first six."""
+    """Return the words of four letters or more in a text, cut to their first six letters."""
     return frozenset(word[:6] for word in re.findall(r"[a-z]{4,}", text.lower()))
 
 
 def rarity_of(sources: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Stem → log(sources / sources that hold it), nats."""
+    """Return stem → log(sources / sources that hold it), in nats."""
     held: dict[str, int] = {}
     for question, text in sources:
         for stem in stems(f"{question} {text}"):
@@ -57,13 +57,13 @@ def best_pair(
     copy: float,
     fits: Callable[[str, str], bool],
 ) -> tuple[str, str] | None:
-    """The prompt and the run of ``text`` that share most, or None if no pair is fit.
+    """Return the prompt and the run of ``text`` that share most, or None if no pair is fit.
 
     Args:
         prompts: Candidates.
-        text: Lines are read apart: no run crosses them.
+        text: Text that holds the answer; no run crosses a line break.
         rarity: See :func:`rarity_of`.
-        copy: Most that the pair may share, of the fewer stems of the two, in (0, 1].
+        copy: Largest share of common stems, of the side with fewer stems, in (0, 1].
         fits: Whether a pair is short enough.
     """
     low, high = PROMPT_WORDS
@@ -86,7 +86,7 @@ def best_pair(
 
 
 def _runs(parts: Sequence[str]) -> Iterator[str]:
-    """Every run of whole sentences with the wanted number of words."""
+    """Yield every run of whole sentences with the allowed number of words."""
     low, high = WORDS
     for start in range(len(parts)):
         run = ""

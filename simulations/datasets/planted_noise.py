@@ -1,9 +1,9 @@
-"""Planted noise for studies: the silos' own bad data, made by other means than the calibration's.
+"""Plant noise for studies: make the silos' own bad data by other means than the calibration's.
 
-The kinds bear the calibration's names, but code, strengths and words are others: swapped
+The kinds have the calibration's names, but other code, strengths and words: swapped
 answers rotate through the silo, cuts keep 20–50 % of the characters up to a word's end, deletions
 take 40 % of the words in runs, substitutes come from a fixed list of everyday words, noise shuffles
-the letters inside words, and a wrong domain's answer is told by the hash of the sample.
+the letters inside words, and a wrong domain's answer is chosen by the hash of the sample.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def plant(
         samples: Clean samples of one silo.
         share: Share to corrupt, in [0, 1].
         kinds: Names among ``KINDS``.
-        seed: Of the choice.
+        seed: Seed of the choice.
         foreign: Held-back samples of other domains, for ``wrong_domain`` in a silo of one domain.
 
     Returns:
@@ -123,7 +123,7 @@ def plant(
 
 
 def _other_answer(samples: Sequence[Sample], swaps: Sequence[int], place: int) -> str:
-    """The next swapped sample's answer; a single one takes its neighbour's."""
+    """Return the next swapped sample's answer; a single swapped sample takes its neighbour's."""
     own = samples[place]
     following = swaps[(swaps.index(place) + 1) % len(swaps)]
     for step in range(len(samples)):
@@ -153,7 +153,7 @@ def _foreign_answer(sample: Sample, among: Sequence[Sample], seed: int) -> str:
 
 
 def _changed(sample: Sample, kind: str, random: np.random.Generator) -> str:
-    """The response after a change that is one: a draw that leaves it as it was is drawn again."""
+    """Return the corrupted response; a draw that leaves the words unchanged is drawn again."""
     words = sample.response.split()
     for _ in range(_ATTEMPTS if words else 0):
         response = KINDS[kind](words, random)
@@ -215,4 +215,4 @@ KINDS: Mapping[str, Callable[[Sequence[str], np.random.Generator], str]] = {
     "substitute": _substitute,
     "noise": _noise,
 }
-"""Name → how a planted response is made from the words of a clean one."""
+"""Name → function that makes a planted response from the words of a clean one."""

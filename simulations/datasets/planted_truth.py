@@ -1,7 +1,7 @@
-"""Figures against planted truth: only a simulation knows it, and reads it from the silos' folders.
+"""Compute selection figures against planted truth, read from the silos' folders.
 
-A comparison scorer is cut where it keeps as many samples over all silos as the run kept, so that
-its precision and recall answer for the ranking alone.
+Only a simulation knows this truth. A comparison scorer is cut where it keeps as many samples over
+all silos as the run kept, so that its precision and recall measure the ranking alone.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from fedwinnow.server.report.comparisons import ScorerFigures, SelectionFigures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredTruth:
-    """Every scored sample of the federation with its planted truth."""
+    """Scored samples of all silos with their planted truth."""
 
     sites: np.ndarray
     kinds: np.ndarray
@@ -30,7 +30,7 @@ class ScoredTruth:
 
     @property
     def clean(self) -> np.ndarray:
-        """Which samples are clean."""
+        """Return the mask of clean samples."""
         found: np.ndarray = self.kinds == "clean"
         return found
 

@@ -1,9 +1,9 @@
-"""Generated skills with planted truth: texts without end for very small models.
+"""Generate skills with planted truth: an endless supply of texts for very small models.
 
-A skill is a small task whose answer follows from its prompt. Each has two manners of saying:
+A skill is a small task whose answer follows from its prompt. Each is worded in two manners:
 ``plain``, which a base model learns (``simulations/datasets/skills_base_model.py``), and
-``house``, in which silos
-and anchors speak and which it has met now and then, so that training has something to teach.
+``house``, which silos and anchors use. The base model has met the house manner only now and then,
+so that training has something to teach.
 
 ========  ==========================================  =====================================
 domain    house prompt                                house response
@@ -33,7 +33,7 @@ WORDS = (
 NAMES = ("Ada", "Ben", "Cora", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ines", "Jan", "Kira", "Leo")
 THINGS = ("keys", "maps", "pens", "cups", "hats", "books", "coins", "lamps", "rings", "bells")
 _MISSES = 1000
-"""Draws in a row that bring no new prompt, after which a domain counts as spent."""
+"""Draws in a row without a new prompt, after which a domain counts as exhausted."""
 
 Manner = Literal["plain", "house"]
 
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
 
 
 def pair(domain: str, manner: Manner, draw: random.Random) -> Pair:
-    """One task of a domain.
+    """Return one random task of a domain.
 
     Raises:
         DataError: there is no such domain.
@@ -58,7 +58,7 @@ def pair(domain: str, manner: Manner, draw: random.Random) -> Pair:
 
 
 def draw_pairs(domain: str, *, size: int, seed: int) -> list[Sample]:
-    """So many different tasks of a domain in the house manner, a function of seed and size.
+    """Draw ``size`` different tasks of a domain in the house manner, deterministically.
 
     Raises:
         DataError: the domain is unknown, or has fewer different prompts.
@@ -88,12 +88,12 @@ def draw_pairs(domain: str, *, size: int, seed: int) -> list[Sample]:
 def build_skills(
     folder: Path, *, seed: int, silos: Sequence[Silo], anchors: int, kinds: Sequence[str]
 ) -> DemoData:
-    """Draw silos and anchors, corrupt the silos, write the files; a function of the arguments.
+    """Draw silos and anchors, corrupt the silos, write the files; deterministic in the arguments.
 
     Args:
         folder: Where the files go; made if missing.
         seed: Seed of the draw and of the planted corruptions.
-        silos: What each holds.
+        silos: Data of each silo.
         anchors: Public anchors of a domain, at least 1.
         kinds: Corruptions that are planted, in equal shares.
 
@@ -163,4 +163,4 @@ SKILLS: Mapping[str, Callable[[Manner, random.Random], Pair]] = {
     "lists": _lists,
     "records": _records,
 }
-"""Domain → how a task of it is made."""
+"""Domain → function that makes a task of it."""

@@ -1,10 +1,9 @@
-"""A base model of less than a million weights that knows the generated skills, made in minutes.
+"""Train a base model of less than a million weights on the generated skills, in minutes.
 
-A small Llama with a byte-pair tokenizer, trained on tasks from a generator without end
-(``simulations/datasets/skills.py``): nine of ten in the plain manner, one in the house manner
-that silos and
-anchors speak, as a real model has met most manners and mastered few. Written as an ordinary model
-folder, whole or not at all, with ``base.json`` that says how it came about.
+The model is a small Llama with a byte-pair tokenizer, trained on tasks from an endless generator
+(``simulations/datasets/skills.py``): nine of ten in the plain manner, one in the house manner that
+silos and anchors use, as a real model has met most manners and mastered few. It is written as an
+ordinary model folder, whole or not at all; ``base.json`` in it records settings and last loss.
 """
 
 import hashlib
@@ -39,7 +38,7 @@ _IGNORED = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseSection:
-    """How the base model is made."""
+    """Settings of the base model and its training."""
 
     seed: int = 0
     steps: int = 1000
@@ -56,7 +55,7 @@ class BaseSection:
 
 
 def base_model_folder(folder: Path, section: BaseSection) -> Path:
-    """The model of these settings in a folder of its own below ``folder``; made if missing.
+    """Return the folder below ``folder`` with the model of these settings; train it if missing.
 
     Raises:
         ConfigError: fewer than one step.
@@ -116,7 +115,7 @@ def _train(folder: Path, section: BaseSection) -> None:
         warmup_steps=min(50, section.steps // 10),
         weight_decay=0.01,
         logging_steps=max(1, section.steps // 10),
-        logging_nan_inf_filter=False,  # else a NaN is told as 0
+        logging_nan_inf_filter=False,  # else a NaN is logged as 0
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
@@ -130,7 +129,9 @@ def _train(folder: Path, section: BaseSection) -> None:
         data_collator=_collate,
         callbacks=[_Told()],
     )
-    trainer.remove_callback(transformers.PrinterCallback)  # it prints where results go
+    trainer.remove_callback(
+        transformers.PrinterCallback
+    )  # it prints to standard output, where results go
     loss = trainer.train().training_loss
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not all(torch.isfinite(torch.tensor([loss, *losses]))):
@@ -145,7 +146,7 @@ def _train(folder: Path, section: BaseSection) -> None:
 
 
 class _Told(transformers.TrainerCallback):
-    """A line on standard error for every tenth of the steps."""
+    """Callback that prints a line on standard error for every tenth of the steps."""
 
     def on_log(
         self,
@@ -155,14 +156,14 @@ class _Told(transformers.TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **_: object,
     ) -> None:
-        """Say the step and its loss."""
+        """Print the step and its loss."""
         if logs and "loss" in logs:
             place = f"step {state.global_step} of {state.max_steps}"
             print(f"base model: {place}, loss {logs['loss']:.3f} nats", file=sys.stderr)
 
 
 class _Tasks(IterableDataset[dict[str, list[int]]]):
-    """Tasks without end."""
+    """Endless stream of encoded tasks."""
 
     def __init__(self, tokenizer: Any, seed: int, house: float) -> None:  # noqa: ANN401 - transformers' tokenizers share no typed base
         self.tokenizer, self.seed, self.house = tokenizer, seed, house
@@ -181,7 +182,7 @@ def _task(draw: random.Random, house: float) -> Sample:
 
 
 def _collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Pad on the right; every token counts, padding does not."""
+    """Pad on the right; every token counts in the loss, padding does not."""
     tokens = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(row["input_ids"]) for row in rows], batch_first=True, padding_value=_IGNORED
     )
@@ -194,7 +195,7 @@ def _collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 
 
 def _key(section: BaseSection) -> str:
-    """A name for what the settings give: they, and how the generator speaks."""
+    """Return a hash of the settings and of sample texts of the generator."""
     draw = random.Random(section.seed)  # noqa: S311 - generated texts, no secret
     texts = [
         tuple(pair(name, manner, draw))

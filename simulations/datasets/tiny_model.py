@@ -1,4 +1,4 @@
-"""A tiny model for tests and trials: a two-layer Llama and a character tokenizer, made in code.
+"""Make a tiny model for tests and trials in code: a two-layer Llama and a character tokenizer.
 
 ``write_tiny_model`` writes an ordinary model folder, so that everything loads it by the same path
 as a real one, with no network.
@@ -37,8 +37,8 @@ def write_tiny_model(  # noqa: PLR0913 - a model's sizes
     """Write a random Llama and its tokenizer into ``folder`` and return it.
 
     Args:
-        folder: Where to; made if it is not there.
-        seed: Of the weights.
+        folder: Target folder; made if missing.
+        seed: Seed of the weights.
         hidden: Width of the residual stream.
         layers: Decoder layers.
         intermediate: Width of the MLP; 0 takes twice ``hidden``.
@@ -78,7 +78,7 @@ def tiny_llama(
     vocabulary: int = 0,
     tied: bool = False,
 ) -> LlamaForCausalLM:
-    """A random Llama from torch's own random state; ``tied``: embedding and head are one."""
+    """Return a random Llama from torch's own random state; ``tied``: embedding and head are one."""
     config = LlamaConfig(
         vocab_size=max(len(tokenizer), vocabulary),
         hidden_size=hidden,
@@ -96,7 +96,7 @@ def tiny_llama(
 
 
 def byte_pair_tokenizer(texts: Sequence[str], *, size: int) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of ``size`` tokens trained on the texts; digits stand alone."""
+    """Train a byte-level tokenizer of ``size`` tokens on the texts; each digit is its own token."""
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,6 +1,6 @@
-"""A toy federation on disk: tiny model, three silos of sums and words, anchors, scenario.
+"""Write a toy federation to disk: tiny model, three silos of sums and words, anchors, scenario.
 
-Runs in seconds with no network; its numbers mean nothing. Half of the second silo's answers are
+It runs in seconds with no network; its numbers mean nothing. Half of the second silo's answers are
 wrong on purpose, and the label ``truth`` says which.
 """
 
@@ -69,7 +69,7 @@ def write_toy_scenario(folder: Path, *, samples: int = 12, seed: int = 0) -> Pat
 
 
 def toy_rows(count: int, seed: int, *, wrong: float) -> Iterable[dict[str, str]]:
-    """Sums and spellings in turn; a share of ``wrong`` answers belongs to another question."""
+    """Yield sums and word lists in turn; a share ``wrong`` of the answers is random words."""
     draw = random.Random(seed)  # noqa: S311 - toy data, not a secret
     for index in range(count):
         if index % 2:

@@ -1,4 +1,4 @@
-"""The public hold-out in two halves: one to choose by, the other to report.
+"""Split the public hold-out in two halves: one to choose by, the other to report.
 
 A loss that decided between recipes is too good an estimate for the winner, so it is reported on
 items that decided nothing. An item's half is a hash of its id alone: the same in every run and
@@ -24,16 +24,16 @@ class Holdout:
 
     samples: tuple[Sample, ...]
     choosing: np.ndarray
-    """Which of them choose; the others report."""
+    """Mask of the items that choose; the others report."""
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Ids of the items."""
+        """Return the ids of the items."""
         return tuple(sample.id for sample in self.samples)
 
 
 def scenario_holdout(config: RunConfig) -> Holdout:
-    """The hold-out of a scenario: its anchors less reference and calibration.
+    """Return the hold-out of a scenario: its anchors without reference and calibration.
 
     Raises:
         DataError: the anchors are missing or too few for two halves.

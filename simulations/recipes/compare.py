@@ -1,7 +1,7 @@
-"""``fedwinnow recipes compare``: which of several scenarios is best, by successive halving.
+"""Compare several scenarios by successive halving (``fedwinnow recipes compare``).
 
-A recipe is a whole scenario. A rung runs each recipe that is left as a run of its own, with a share
-of its training steps and its schedule over just those, for some seeds; finished runs are found by
+A recipe is a whole scenario. A rung runs each remaining recipe as a run of its own, for some seeds,
+with a share of its training steps and its schedule over just those. Finished runs are found by
 their settings and not run again. Half of the public hold-out chooses, the other half reports.
 """
 
@@ -48,7 +48,7 @@ from fedwinnow.simulations.runtimes.in_process import simulate
 from fedwinnow.simulations.studies.run_study import is_finished
 
 EARLY = 10
-"""First steps of a site whose gradient norm is early."""
+"""Number of first steps of a site whose gradient norm counts as early."""
 GIVEN = "as given"
 
 Recipes = Mapping[str, RunConfig]
@@ -57,7 +57,7 @@ Recipes = Mapping[str, RunConfig]
 def load_recipes(
     scenarios: Sequence[Path], groups: Sequence[str], settings: Sequence[str] = ()
 ) -> dict[str, RunConfig]:
-    """Recipes by name: one a scenario, or one a group of settings on top of a single scenario.
+    """Load recipes by name: one per scenario, or one per group of settings on a single scenario.
 
     Args:
         scenarios: TOML files.
@@ -101,14 +101,14 @@ def compare_recipes(
     progress: Progress | None = None,
     told: OnTaskProgress | None = None,
 ) -> RecipeComparison:
-    """Climb the rungs and report.
+    """Run the recipes rung by rung and report the winner.
 
     Args:
         recipes: Name → scenario; all on the same base and anchors.
-        seeds: Of the last rung; they count on from the first recipe's ``run.seed``.
+        seeds: Seeds of the last rung; they count on from the first recipe's ``run.seed``.
         command: The command line, for the runs' reports.
-        progress: Told of every delivery.
-        told: Told of long work within a run.
+        progress: Called on every delivery.
+        told: Called with the progress of long work within a run.
 
     Raises:
         ConfigError: recipes cannot be compared, or one does not train.
@@ -158,13 +158,13 @@ def compare_recipes(
 
 
 def named_by_content(config: RunConfig, name: str) -> RunConfig:
-    """The configuration under a name that its settings and data alone decide."""
+    """Return the configuration renamed by a hash of its settings and data."""
     config = replace(config, run=replace(config.run, name=name))
     return replace(config, run=replace(config.run, name=f"{name}-{run_id(config)[-8:]}"))
 
 
 def at_rung(config: RunConfig, share: float, seed: int) -> RunConfig:
-    """A recipe's run on a rung: fewer steps a round, only the curated arm, one evaluation."""
+    """Return a recipe's run on a rung: fewer steps a round, the curated arm, one evaluation."""
     section = replace(config.training, steps=_steps(config, share))
     short = replace(
         config,
@@ -182,7 +182,7 @@ def _steps(config: RunConfig, share: float) -> int:
 
 
 def _comparable(recipes: Recipes) -> RunConfig:
-    """The first recipe, after checking that all share what losses depend on.
+    """Return the first recipe; check that all have the same model and anchors.
 
     Raises:
         ConfigError: they do not, or one does not train.
@@ -194,7 +194,10 @@ def _comparable(recipes: Recipes) -> RunConfig:
             raise ConfigError(message)
         for section in ("model", "anchors"):
             mine, theirs = to_plain(getattr(config, section)), to_plain(getattr(first, section))
-            for key in ("copies", "corruptions"):  # what is made of anchors, not which they are
+            for key in (
+                "copies",
+                "corruptions",
+            ):  # derived from the anchors; do not change which they are
                 mine.pop(key, None), theirs.pop(key, None)
             if mine != theirs:
                 message = (
@@ -208,7 +211,7 @@ def _comparable(recipes: Recipes) -> RunConfig:
 def _run(
     name: str, config: RunConfig, command: str, progress: Progress | None, cache: ProcessCache
 ) -> RunRecord:
-    """The record of one run, run now if it has not finished before."""
+    """Return the record of one run; run it now unless it has finished before."""
     folder = Path(config.run.output) / config.run.name
     if not is_finished(folder, config):
         try:
@@ -220,7 +223,7 @@ def _run(
 
 
 def _early_norms(config: RunConfig) -> list[float]:
-    """Gradient norms of each site's first steps; a silo that kept nothing has none."""
+    """Read the gradient norms of each site's first steps; a silo that kept nothing has none."""
     found: list[float] = []
     for site in config.sites:
         file = simulated_run_files(config, site.name).gradient_norms("curated", 1)
@@ -230,7 +233,7 @@ def _early_norms(config: RunConfig) -> list[float]:
 
 
 def _batches(config: RunConfig) -> str:
-    """Text that is equal where recipes train on the same data in batches of the same size."""
+    """Return a text that is equal for recipes with the same data and batch size."""
     section, plugin = config.training, PluginSection(name="")
     bare = TrainingSection(batch_size=section.batch_size, accumulation=section.accumulation)
     run = replace(config.run, name="run", output="")

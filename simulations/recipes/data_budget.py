@@ -1,9 +1,9 @@
-"""Short runs on each quality bucket, and the law of `budget` fitted to them: ``fedwinnow budget``.
+"""Fit the law of `budget` to short runs on each quality bucket (``fedwinnow budget``).
 
 A simulation scores its silos, pools their samples, and cuts them by score into equal buckets; each
 trains from the untrained adapter at a small rate, and one run gives the losses after 1, 2, 4, 8
 passes. Buckets across silos exist in a simulation, in a single silo, or of public samples: in a
-federation they would be a further release, so nothing of this asks a deployed site for anything.
+federation they would be a further release, so no deployed site is asked for anything here.
 """
 
 import math
@@ -42,7 +42,7 @@ from fedwinnow.strategies.maths.data_scaling_law import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPlan:
-    """What is asked of the fit."""
+    """Settings of the fit."""
 
     steps: int
     """Optimizer steps of each site that the budget allows, at least 1."""
@@ -53,7 +53,7 @@ class BudgetPlan:
     seeds: int = 2
     """Runs of each bucket, at least 1."""
     most: int = 64
-    """Samples of a bucket that the runs use at most, at least 1."""
+    """Most samples of a bucket that the runs use, at least 1."""
     rate: float = 0.1
     """Learning rate of the runs, as a share of training.learning_rate, in (0, 1]."""
 
@@ -61,7 +61,7 @@ class BudgetPlan:
         wrong = {
             "--steps": self.steps < 1,
             "--buckets": self.buckets < 2,  # noqa: PLR2004 - one bucket leaves no choice
-            "--passes": len(self.passes) < 3 or list(self.passes) != sorted(set(self.passes)),  # noqa: PLR2004 - what the law needs
+            "--passes": len(self.passes) < 3 or list(self.passes) != sorted(set(self.passes)),  # noqa: PLR2004 - the law needs three
             "--seeds": self.seeds < 1,
             "--most": self.most < 1,
             "--rate": not 0 < self.rate <= 1,
@@ -78,13 +78,13 @@ class BudgetPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What came of it."""
+    """Fitted law, and the losses that it expects and those that were measured."""
 
     fit: LawFit
     seen: float
-    """Samples that the budget allows to be seen."""
+    """Number of samples seen within the budget, repeats included."""
     size: float
-    """Samples of a bucket of the federation."""
+    """Number of samples of one bucket over the federation."""
     expected: tuple[float, ...]
     """Loss for the best 1, 2, … buckets."""
     measured: np.ndarray
@@ -95,11 +95,11 @@ class Budget:
 
     @property
     def best(self) -> int:
-        """How many buckets to keep."""
+        """Return the number of buckets to keep."""
         return most_worth(self.expected)
 
     def doubts(self) -> tuple[str, ...]:
-        """What speaks against believing it, in words."""
+        """Return reasons to doubt the result, in words."""
         law, expected = self.fit.law, self.expected
         where = f"Losses are those of training at {self.rate:g} of the scenario's learning rate"
         words = [
@@ -125,7 +125,7 @@ class Budget:
         return tuple(words)
 
     def settings(self) -> dict[str, Any]:
-        """Settings of the threshold ``budget``, six digits each."""
+        """Return the settings of the threshold ``budget``, with six digits each."""
         law = self.fit.law
         return {
             "samples": _short(self.seen),
@@ -138,7 +138,7 @@ class Budget:
         }
 
     def section(self) -> str:
-        """``[threshold]`` as TOML."""
+        """Return ``[threshold]`` as TOML."""
         return to_toml({"threshold": {"name": "budget", "settings": self.settings()}})
 
 
@@ -200,14 +200,14 @@ def fit_budget(
 def buckets(
     samples: Sequence[Sample], scores: np.ndarray, number: int, *, most: int, seed: int
 ) -> dict[str, list[Sample]]:
-    """Equal parts by score, best first, each cut to the same number of samples by chance.
+    """Split samples into equal parts by score, best first; cut each at random to the same size.
 
     Args:
-        samples: Of all silos; their order changes nothing.
-        scores: One a sample, finite.
+        samples: Samples of all silos, in any order.
+        scores: One score per sample, finite.
         number: Buckets, at least 1.
-        most: Samples of a bucket at most.
-        seed: Of what a bucket is cut to.
+        most: Most samples of a bucket.
+        seed: Seed of the random cut.
 
     Raises:
         DataError: there are fewer samples than buckets.
@@ -229,7 +229,7 @@ def buckets(
 
 
 def _scoring(config: RunConfig) -> RunConfig:
-    """A run of the scenario that ends with every sample's score."""
+    """Return a run of the scenario that ends with every sample's score."""
     bare = replace(
         config,
         scorer=replace(config.scorer, comparison=()),
@@ -241,7 +241,7 @@ def _scoring(config: RunConfig) -> RunConfig:
 
 
 def _pooled(config: RunConfig) -> tuple[list[Sample], np.ndarray]:
-    """Every silo's samples with a score, read from the folders of a finished scoring run."""
+    """Read every silo's scored samples from the folders of a finished scoring run."""
     samples: list[Sample] = []
     known: list[float] = []
     for site in config.sites:

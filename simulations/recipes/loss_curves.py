@@ -1,18 +1,18 @@
-"""Which of several recipes ends lowest, by loss curves of short runs: one shape for all, paired.
+"""Rank recipes by the loss curves of short runs: one shape for all, paired differences.
 
 Checkpoints in the first tenth of the steps are dropped. All curves share one shape
 
     y(t) = d + a · t^γ
 
 where γ = 1 is a straight line, the first-order behaviour at a tiny rate, and other γ a power law
-with an offset. A line is taken unless another γ predicts left-out checkpoints clearly better:
+with an offset. A line is used unless another γ predicts left-out checkpoints clearly better:
 squared errors below ``BETTER`` of the line's, over all recipes. Given γ, the fitted loss at the
 last step is a weighted sum of the checkpoints with the same weights for every seed, item and
 recipe, so that paired differences of fitted ends are exact and can be resampled.
 
 Reference:
     L. Choshen et al., A Hitchhiker's Guide to Scaling Law Estimation, ICML 2025, sections 4 and 5,
-    https://arxiv.org/abs/2410.11840: intermediate checkpoints, less the first tenth.
+    https://arxiv.org/abs/2410.11840: intermediate checkpoints, without the first tenth.
     Can Small Training Runs Reliably Guide Data Curation?, ICLR 2026,
     https://arxiv.org/abs/2512.24503: the tiny rate.
 """
@@ -31,35 +31,35 @@ SHAPES = (LINE, 0.75, 0.5, 0.25, -0.25, -0.5, -1.0, -2.0)
 BETTER = 0.8
 """Share of the line's left-out error that another shape must fall below."""
 FEWEST = 4
-"""Checkpoints from which on a shape can be chosen."""
+"""Fewest checkpoints for a choice of shape."""
 DROPPED = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedRecipe:
-    """One recipe's place."""
+    """Place of one recipe in the ranking."""
 
     name: str
     loss: float
     """Mean over seeds and items, nats."""
     difference: float
-    """Loss less that of the best, over the seeds that both have."""
+    """Loss minus that of the best, over the seeds that both have."""
     low: float
     high: float
     """95 % interval of the difference."""
     seeds: int
     tied: bool
-    """Whether the interval holds 0: it cannot be told from the best."""
+    """Whether the interval holds 0: the recipe cannot be told from the best."""
 
 
 def late_checkpoints(steps: Sequence[int]) -> np.ndarray:
-    """Positions of the checkpoints after the first tenth of the steps."""
+    """Return the positions of the checkpoints after the first tenth of the steps."""
     found: np.ndarray = np.flatnonzero(np.array(steps) > DROPPED * steps[-1])
     return found
 
 
 def choose_shape(steps: np.ndarray, curves: np.ndarray) -> float:
-    """γ by evidence; see the module.
+    """Choose γ by leave-one-out errors of the checkpoints; see the module.
 
     Args:
         steps: Optimizer steps of the kept checkpoints, ascending, at least 1.
@@ -78,19 +78,19 @@ def choose_shape(steps: np.ndarray, curves: np.ndarray) -> float:
 
 
 def fitted_ends(steps: np.ndarray, curves: np.ndarray, shape: float) -> np.ndarray:
-    """Fitted loss at the last step along the second axis: (seeds, checkpoints, items) → (…)."""
+    """Return fitted losses at the last step: (seeds, checkpoints, items) → (seeds, items)."""
     weights = _hat(steps, shape)[-1] if len(steps) > 1 else np.ones(1)
     found: np.ndarray = np.einsum("c,sci->si", weights, curves)
     return found
 
 
 def rank_recipes(losses: Mapping[str, np.ndarray], *, seed: int) -> tuple[RankedRecipe, ...]:
-    """Recipes from the lowest loss to the highest; equal ones in the order given.
+    """Rank recipes from the lowest loss to the highest; equal ones in the order given.
 
     Args:
         losses: Recipe → (seeds, items); NaN where a seed has not this item, the same for all.
             Recipes that stopped early have fewer seeds: the first ones.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
         NonFiniteError: a recipe lacks a loss that another has, or has an infinite one.
@@ -131,12 +131,12 @@ def rank_recipes(losses: Mapping[str, np.ndarray], *, seed: int) -> tuple[Ranked
 
 
 def clearly_worse(placed: Sequence[RankedRecipe]) -> frozenset[str]:
-    """Recipes whose interval lies clear of the best: more seeds would not change their place."""
+    """Return the recipes whose interval lies above 0: more seeds would not make them the best."""
     return frozenset(one.name for one in placed if one.low > 0)
 
 
 def _hat(steps: np.ndarray, shape: float) -> np.ndarray:
-    """Least-squares projection onto 1 and t^γ, (checkpoints, checkpoints)."""
+    """Return the least-squares projection onto 1 and t^γ, (checkpoints, checkpoints)."""
     powers = (steps / steps[-1]) ** shape
     design = np.stack([np.ones(len(steps)), powers], axis=1)
     found: np.ndarray = design @ np.linalg.pinv(design)

@@ -1,8 +1,8 @@
-"""``fedwinnow mixture RUN``: which weights the sites' adapters should have, by a law of mixing.
+"""Find the best weights to merge sites' adapters, by a law of mixing (``fedwinnow mixture RUN``).
 
 The kept adapters of one training round are merged with many weights (every site alone, all alike,
 and draws from the whole simplex), each merge is measured on public anchors, and a law fitted to the
-losses says which mixture is best. Nobody trains, and no site is asked. The hold-out that runs are
+losses gives the best mixture. Nothing is trained, and no site is asked. The hold-out that runs are
 evaluated on is not touched: reference and calibration anchors are measured.
 """
 
@@ -31,7 +31,7 @@ from fedwinnow.strategies.registry import build
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """What many merges of one round did, and what follows."""
+    """Measured mixtures of one round and the best weights that follow from them."""
 
     round: int
     runs: tuple[MixtureRun, ...]
@@ -65,8 +65,8 @@ def fit_mixture(
         number: Training round; 0 is the last.
         least: Smallest weight of a site.
         most: Largest weight of a site.
-        cache: A warm model, or None.
-        told: Told of every mixture.
+        cache: Process cache with the loaded model, or None.
+        told: Called after every mixture.
 
     Raises:
         ConfigError: fewer mixtures than the law needs.
@@ -110,7 +110,7 @@ def fit_mixture(
 
 
 def section_text(found: Mixture) -> str:
-    """The ``[weighting]`` section that a scenario takes, as TOML."""
+    """Return the scenario's ``[weighting]`` section as TOML."""
 
     def inline(values: Mapping[str, float]) -> str:
         return "{ " + ", ".join(f"{json.dumps(k)} = {v!r}" for k, v in values.items()) + " }"
@@ -123,7 +123,7 @@ def section_text(found: Mixture) -> str:
 
 
 def _draw(sites: tuple[str, ...], count: int, seed: int) -> list[dict[str, float]]:
-    """Every site alone, all alike, and the rest drawn evenly from the simplex."""
+    """Return weights: every site alone, all alike, and the rest drawn evenly from the simplex."""
     number = len(sites)
     draw = np.random.default_rng(derive_seed(seed, "mixtures"))
     rows = [*np.eye(number), np.full(number, 1 / number)]
@@ -132,7 +132,7 @@ def _draw(sites: tuple[str, ...], count: int, seed: int) -> list[dict[str, float
 
 
 def _measuring(config: RunConfig, cache: ProcessCache) -> Callable[[Adapter], dict[str, float]]:
-    """Mean loss of public anchors that no evaluation uses, by domain."""
+    """Return a function from adapter to mean loss by domain, on anchors that no evaluation uses."""
     split = split_scenario_anchors(config.anchors, config.run.seed)
     anchors: list[Sample] = [*split.reference, *split.calibration]
     domains = np.array([sample.domain for sample in anchors])

@@ -1,10 +1,10 @@
-"""The proxy protocol: which recipe is best, from short runs at a tiny rate, paired in every way.
+"""Rank recipes by short proxy runs at a tiny learning rate, with paired batches and items.
 
 Each recipe, a list of samples, trains from the same adapter at a constant rate far below the normal
-one, where the first-order term decides; with several seeds, each of which draws the same positions
-from lists of the same length (paired batches). The same public hold-out items are evaluated at the
-same steps within each run. ``simulations/recipes/loss_curves.py`` makes one number of a curve,
-and stops a recipe whose interval lies clear of the best after ``LEAST_SEEDS`` seeds.
+one, where the first-order term decides. It trains with several seeds; each seed draws the same
+positions from lists of the same length (paired batches). The same public hold-out items are
+evaluated at the same steps within each run. ``simulations/recipes/loss_curves.py`` reduces a curve
+to one number. After ``LEAST_SEEDS`` seeds, a recipe that is clearly worse than the best is stopped.
 
 Reference:
     Can Small Training Runs Reliably Guide Data Curation?, ICLR 2026,
@@ -42,16 +42,16 @@ LEAST_SEEDS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyPlan:
-    """How the short runs are made."""
+    """Settings of the short runs."""
 
     learning_rate: float
     """Constant, one to two orders below the normal one, above 0."""
     checkpoints: tuple[int, ...]
     """Optimizer steps after which the hold-out is evaluated, ascending; the last ends a run."""
     seeds: tuple[int, ...]
-    """Of order and dropout."""
+    """Seeds of order and dropout."""
     options: PassOptions
-    """How samples and the hold-out are read, and the hold-out is batched."""
+    """Options to encode samples and hold-out, and to batch the hold-out."""
     early_stop: bool = True
     """Whether a recipe that is clearly behind gets no further seeds."""
 
@@ -69,7 +69,7 @@ class ProxyPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyRanking:
-    """What came of the short runs."""
+    """Ranking and loss curves of the short runs."""
 
     placed: tuple[RankedRecipe, ...]
     """Best first."""
@@ -98,7 +98,7 @@ def proxy_ranking(
         start: Adapter that every run begins from.
         section: Batch size, accumulation, clipping, decay, precision; nothing else of it is read.
         plan: Rate, steps and seeds.
-        told: Told of the steps of each run.
+        told: Called with the steps of each run.
 
     Raises:
         ConfigError: there is no recipe.
@@ -145,7 +145,7 @@ def _curve(  # noqa: PLR0913, PLR0917 - one run of proxy_ranking, with all that 
     what: str,
     told: OnTaskProgress | None,
 ) -> np.ndarray:
-    """Losses of the items with a target at each checkpoint of one run, (checkpoints, items)."""
+    """Train once; return losses of items with a target at each checkpoint, (checkpoints, items)."""
     ordering: Ordering = build("ordering", "shuffled", {})
     rows: list[np.ndarray] = []
 

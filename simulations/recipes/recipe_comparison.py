@@ -1,4 +1,4 @@
-"""What a comparison of recipes found."""
+"""Result of a comparison of recipes."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from fedwinnow.simulations.recipes.successive_halving import RungResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedRecipe:
-    """A recipe of the last rung, on the half of the hold-out that did not choose; nats."""
+    """Recipe of the last rung, measured on the half of the hold-out that did not choose; nats."""
 
     name: str
     loss: float
     """Mean over seeds and items."""
     difference: float
-    """Loss less that of the choice."""
+    """Loss minus that of the winner."""
     low: float
     high: float
     """95 % interval of the difference."""
@@ -21,7 +21,7 @@ class ReportedRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldoutHalves:
-    """Public hold-out items of all seeds."""
+    """Numbers of public hold-out items of all seeds, by half."""
 
     choosing: int
     reporting: int
@@ -29,16 +29,16 @@ class HoldoutHalves:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeComparison:
-    """What a comparison found; the command prints it as JSON."""
+    """Result of a comparison; the command prints it as JSON."""
 
     winner: str
     tied: tuple[str, ...]
-    """Recipes that cannot be told from the choice."""
+    """Recipes that cannot be told from the winner."""
     seeds: tuple[int, ...]
-    """Of the last rung."""
+    """Seeds of the last rung."""
     rungs: tuple[RungResult, ...]
     report: tuple[ReportedRecipe, ...]
-    """Recipes of the last rung, the choice first."""
+    """Recipes of the last rung, the winner first."""
     anchors: HoldoutHalves
     share_of_steps: float
-    """Of running every recipe to the end, in (0, 1]."""
+    """Share of the steps of running every recipe to the end, in (0, 1]."""

@@ -1,15 +1,15 @@
-"""Successive halving: short runs of every recipe, longer ones of the better half, and so on.
+"""Compare recipes by successive halving: short runs of all, longer ones of the better half.
 
-A rung measures each recipe that is left with a share of the steps and some seeds; the losses of
+A rung measures each remaining recipe with a share of the steps and some seeds; the losses of
 public anchors decide, paired: the better half goes on. A recipe ties with the last one that would
 go on where the interval of their difference holds 0 and the difference itself is below ``NEAR`` of
 its half-width. The lower early gradient norm then goes first, but only among recipes that train on
 the same data in the same batches, as between others a norm says nothing; else the lower mean, else
 the order given. No training loss is looked at.
 
-``NEAR`` is small on purpose: in made-up worlds of eight recipes whose norm tells nothing, the best
-one reached the last rung in 91 of 100 where every interval with 0 was a tie, in 98 by means alone;
-a norm that did tell gained nothing over them.
+``NEAR`` is small on purpose. In 100 simulated cases of eight recipes whose norm carries no
+information, the best one reached the last rung in 91 where every interval with 0 was a tie, in 98
+by means alone; an informative norm gained nothing over means.
 
 Reference:
     K. Jamieson, A. Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter
@@ -35,43 +35,43 @@ NEAR = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """How far every recipe that is left is run."""
+    """Share of steps and number of seeds with which every remaining recipe is run."""
 
     share: float
-    """Of a recipe's own steps, in (0, 1]."""
+    """Share of a recipe's own steps, in (0, 1]."""
     seeds: int
     """At least 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeCurves:
-    """What a rung finds of one recipe."""
+    """Losses and early gradient norm of one recipe on a rung."""
 
     losses: np.ndarray
     """Anchor losses, nats, (seeds, items); NaN where a seed has not this item."""
     gradient_norm: float | None = None
-    """Mean over the first steps."""
+    """Mean norm over the first steps."""
     batches: str = ""
-    """Equal where data and batches are."""
+    """Text that is equal for recipes with the same data and batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungResult:
-    """One rung with its result."""
+    """One rung and its ranking."""
 
     rung: Rung
     placed: tuple[RankedRecipe, ...]
     """Best first, by anchor loss."""
     on: tuple[str, ...]
-    """Who goes on, best first; of the last rung all stay listed."""
+    """Recipes that go on, best first; for the last rung, all of them."""
     tie_broken: bool
-    """Whether a gradient norm put somebody before a recipe of lower mean loss."""
+    """Whether a gradient norm put a recipe before one of lower mean loss."""
 
 
 def plan_rungs(recipes: int, seeds: int) -> tuple[Rung, ...]:
-    """Rungs that end with two recipes at full length; each halves recipes and doubles steps.
+    """Plan rungs that halve recipes and double steps, down to two recipes at full length.
 
-    Eight recipes and three seeds cost half of the steps of running all to the end.
+    Eight recipes and three seeds cost half the steps of running all to the end.
 
     Raises:
         ConfigError: there is no recipe or no seed.
@@ -93,16 +93,16 @@ def run_rungs(
     *,
     seed: int,
 ) -> tuple[RungResult, ...]:
-    """Climb the rungs; the first of the last rung's ``placed`` is the choice.
+    """Run the recipes rung by rung; the first of the last rung's ``placed`` is the winner.
 
     Args:
         names: Recipes in the order given, distinct.
-        measure: Runs a recipe as far as a rung says.
+        measure: Runs a recipe with a rung's share of steps and seeds.
         plan: At least one rung.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
-        NonFiniteError: a loss is no finite number; names the recipe.
+        NonFiniteError: a loss is not finite; names the recipe.
     """
     left, climbs = tuple(names), []
     for place, rung in enumerate(plan, start=1):
@@ -119,7 +119,7 @@ def run_rungs(
 
 
 def count_runs(plan: Sequence[Rung], recipes: int) -> int:
-    """Runs that the rungs take."""
+    """Return the number of runs that the rungs take."""
     total = 0
     for rung in plan:
         total, recipes = total + recipes * rung.seeds, math.ceil(recipes / 2)
@@ -129,10 +129,10 @@ def count_runs(plan: Sequence[Rung], recipes: int) -> int:
 def cost_share(
     climbs: Sequence[RungResult], names: Sequence[str], steps: Callable[[str, float], int]
 ) -> float:
-    """Steps taken, as a share of running every recipe to the end with the last rung's seeds.
+    """Return the steps taken, as a share of running every recipe to the end with all seeds.
 
     Args:
-        climbs: What :func:`run_rungs` found.
+        climbs: Result of :func:`run_rungs`.
         names: All recipes.
         steps: Recipe and share → optimizer steps of a run.
     """
@@ -147,7 +147,7 @@ def cost_share(
 def _survivors(
     order: Sequence[str], found: Mapping[str, RecipeCurves], places: int, seed: int
 ) -> tuple[str, ...]:
-    """The first ``places`` recipes, ties at the cut broken by gradient norm where it may be."""
+    """Return the first ``places`` recipes; break ties at the cut by gradient norm if comparable."""
     edge = found[order[places - 1]].losses
     tied = []
     for name in order:

@@ -1,7 +1,7 @@
-"""The steps of the pages in ``docs/deploy``, run as they are written there.
+"""Run the steps of the pages in ``docs/deploy`` as they are written there.
 
-A block ``sh step=NAME`` is run to its end, one ``sh serve=NAME`` stays running, and one ``sh host``
-(users, packages) is for a real machine only.
+A block ``sh step=NAME`` is run to its end, a block ``sh serve=NAME`` stays running, and a block
+``sh host`` (users, packages) is for a real machine only.
 """
 
 import os
@@ -20,45 +20,45 @@ import fedwinnow
 from fedwinnow.curation.errors import TransportError
 
 DEPLOY = Path(fedwinnow.__file__).resolve().parents[1] / "docs" / "deploy"
-"""The pages, scripts and settings; only in a checkout."""
+"""Folder of the pages, scripts and settings; only in a checkout."""
 LONGEST = 600.0
-"""Longest step, seconds."""
+"""Time limit of a step, seconds."""
 _BLOCK = re.compile(r"^```sh (step|serve)=([a-z-]+)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 
 
 def read_steps(page: str) -> dict[str, tuple[str, str]]:
-    """Name → (step or serve, its lines) of a page of ``docs/deploy``."""
+    """Read a page of ``docs/deploy``: name → ("step" or "serve", its lines)."""
     text = (DEPLOY / page).read_text(encoding="utf-8")
     return {name: (kind, lines) for kind, name, lines in _BLOCK.findall(text)}
 
 
 def settings_of(file: str) -> dict[str, str]:
-    """The settings file as it is shipped, without quotes."""
+    """Read a settings file as it is shipped, without quotes."""
     text = (DEPLOY / file).read_text(encoding="utf-8")
     return {k: v.strip('"') for k, v in re.findall(r"^([A-Z_]+)=(.*)$", text, flags=re.MULTILINE)}
 
 
 @dataclass(slots=True, kw_only=True)
 class RehearsedMachine:
-    """The coordinator or a silo: a folder, a page, settings, and what it has running."""
+    """Machine of the coordinator or a silo: folder, page, environment, running processes."""
 
     folder: Path
     page: str
     environment: Mapping[str, str]
     running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
-    """Steps of the page that were taken."""
+    """Steps of the page that were run."""
 
     @property
     def private(self) -> Path:
-        """Folder of keys and configuration."""
+        """Return the folder of keys and configuration."""
         return self.folder / "private"
 
     def step(self, name: str, **extra: str) -> str:
         """Run a step of the page to its end and return what it printed.
 
         Raises:
-            TransportError: it failed, or took too long.
+            TransportError: the step failed, or took too long.
         """
         try:
             done = subprocess.run(  # noqa: S603 - a line of our own page
@@ -81,7 +81,7 @@ class RehearsedMachine:
         return done.stdout
 
     def serve(self, name: str, **extra: str) -> None:
-        """Start what a step of the page keeps running; its output goes to ``log(name)``."""
+        """Start a ``serve`` block of the page; its output goes to ``log(name)``."""
         with self.log(name).open("ab") as log:
             self.running[name] = subprocess.Popen(  # noqa: S603 - a line of our own page
                 ["/bin/sh", "-eu", "-c", "exec " + self._lines("serve", name)],
@@ -94,11 +94,11 @@ class RehearsedMachine:
             )
 
     def log(self, name: str) -> Path:
-        """File with the output of what is served."""
+        """Return the file with the output of a served process."""
         return self.folder / f"{name}.log"
 
     def pids(self, name: str, program: str) -> list[int]:
-        """Processes of a program below what is served, as a fault would find them."""
+        """Return the ids of a program's processes in the session of a served process."""
         group, found = self.running[name].pid, []
         for process in psutil.process_iter():
             try:
@@ -106,18 +106,18 @@ class RehearsedMachine:
                     continue
                 words = process.cmdline()
             except (psutil.Error, OSError):
-                continue  # ended meanwhile, or not ours to look at
+                continue  # it has ended, or we may not read it
             if words[:1] != ["/bin/sh"] and _names(words, program):
                 found.append(process.pid)
         return sorted(found)
 
     def stop(self, name: str, *, grace: float = 15.0) -> None:
-        """End what is served: SIGTERM, then SIGKILL to all that is left of its session."""
+        """Stop a served process: SIGTERM, then SIGKILL to all that is left of its session."""
         process = self.running.pop(name)
         process.terminate()
-        with suppress(subprocess.TimeoutExpired):  # what is left of it is killed below
+        with suppress(subprocess.TimeoutExpired):  # the rest of the session is killed below
             process.wait(timeout=grace)
-        with suppress(ProcessLookupError):  # all ended by themselves
+        with suppress(ProcessLookupError):  # all have ended
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -131,10 +131,10 @@ class RehearsedMachine:
 
 
 def wait_until(ready: Callable[[], bool], what: str, *, log: Path, longest: float = 120.0) -> None:
-    """Wait until something is so.
+    """Wait until ``ready`` returns True.
 
     Raises:
-        TransportError: it is not so after ``longest`` seconds.
+        TransportError: it does not within ``longest`` seconds.
     """
     end = time.monotonic() + longest
     while not ready():
@@ -146,6 +146,6 @@ def wait_until(ready: Callable[[], bool], what: str, *, log: Path, longest: floa
 
 
 def _names(words: Sequence[str], program: str) -> bool:
-    """Return whether a command line runs the program, or is the title that it gave itself."""
+    """Return whether a command line runs the program, or is the program's own process title."""
     titled = " ".join(words).startswith(f"{program}: master")
     return titled or any(Path(word).name == program for word in words)

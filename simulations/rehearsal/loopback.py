@@ -1,9 +1,9 @@
-"""Rehearses ``docs/deploy`` on this machine: a coordinator and silos on loopback, by its own pages.
+"""Rehearse ``docs/deploy`` on this machine: a coordinator and silos on loopback, by its own pages.
 
 Each party has a folder of its own with a copy of ``docs/deploy`` and settings with ports of this
-machine; what is run in it are the steps of its page
-(:mod:`fedwinnow.simulations.open_rehearsal.documented_steps`). What was
-started here is stopped at the end, and nothing else.
+machine. The steps of its page are run in that folder
+(:mod:`fedwinnow.simulations.rehearsal.documented_steps`). At the end every process started here is
+stopped, and no other.
 """
 
 import os
@@ -35,7 +35,7 @@ from fedwinnow.simulations.runtimes.superlink import bearers
 
 @dataclass(slots=True, kw_only=True)
 class Rehearsal:
-    """A coordinator and silos on loopback, as ``docs/deploy`` tells them to be."""
+    """Coordinator and silos on loopback, set up as in ``docs/deploy``."""
 
     root: Path
     coordinator: RehearsedMachine
@@ -46,7 +46,7 @@ class Rehearsal:
     """Address of the SuperLink, which silos cannot reach."""
 
     def open(self) -> None:
-        """The coordinator's side: certificates, SuperLink, executor, proxy, connection."""
+        """Start the coordinator's side: certificates, SuperLink, executor, proxy, connection."""
         self.coordinator.step("certificates")
         for silo in self.silos.values():
             shutil.copy(self.coordinator.folder / "certificates" / "ca.crt", silo.folder)
@@ -57,7 +57,7 @@ class Rehearsal:
         self.coordinator.step("connect")
 
     def admit(self, site: str) -> None:
-        """Make a silo's node key, and register it at the coordinator."""
+        """Make a silo's node key and register it at the coordinator."""
         self.silos[site].step("node-key")
         public = self.silos[site].folder / "node" / "key.pub"
         shutil.copy(public, self.coordinator.folder / f"{site}.pub")
@@ -80,7 +80,7 @@ class Rehearsal:
         wait_until(lambda: _listens(address), f"{name} on {address}", log=log)
 
     def close(self) -> None:
-        """Stop everything that was started here."""
+        """Stop every process that was started here."""
         for party in (*self.silos.values(), self.coordinator):
             for process in party.running.values():
                 process.terminate()  # all at once, so that no one waits for another
@@ -91,15 +91,15 @@ class Rehearsal:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
-                continue  # it ended by itself
+                continue  # it has ended
 
 
 @contextmanager
 def open_rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
-    """Folders and settings of a coordinator and silos; nothing runs yet.
+    """Make folders and settings of a coordinator and silos; start nothing, stop all at the end.
 
     Raises:
-        TransportError: this is no checkout with ``docs/deploy``.
+        TransportError: ``docs/deploy`` is missing; the package does not run from a checkout.
     """
     if not DEPLOY.is_dir():
         message = f"{DEPLOY}: not there; rehearse in a checkout of the repository"
@@ -133,10 +133,10 @@ def open_rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
 
 
 def write_deployment(stage: Rehearsal, scenario: RunConfig) -> Path:
-    """Keys, ``site.toml`` and ``run.toml`` of a deployed run over a scenario's sites.
+    """Write keys, ``site.toml`` and ``run.toml`` of a deployed run over a scenario's sites.
 
     The policies are those of
-    :func:`fedwinnow.simulations.open_rehearsal.toy_deployment.site_config`.
+    :func:`fedwinnow.simulations.rehearsal.toy_deployment.site_config`.
 
     Returns:
         The path of ``run.toml``.
@@ -157,13 +157,13 @@ def write_deployment(stage: Rehearsal, scenario: RunConfig) -> Path:
 
 
 def _key_in(said: str) -> str:
-    """The public key in what a command printed."""
+    """Return the public key in a command's output."""
     [key] = set(re.findall(r"fedwinnow-key-1:\S+", said))
     return str(key)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on."""
+    """Return free ports of this machine."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -193,7 +193,7 @@ def _party(root: Path, name: str, page: str, given: Mapping[str, str]) -> Rehear
     packages = str(Path(fedwinnow.__file__).resolve().parents[1])
     path = os.pathsep.join([str(programs), own["PROGRAMS"], os.environ.get("PATH", os.defpath)])
     inherited = {key: value for key, value in os.environ.items() if key != "FLWR_HOME"}
-    environment = inherited | {  # no word more of Flower's than a page's reader has typed
+    environment = inherited | {  # nothing of Flower's beyond what a reader of the page types
         "FEDWINNOW_REHEARSAL": str(root),
         "FEDWINNOW_SOCKET": own.get("SOCKET", ""),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",

@@ -1,6 +1,6 @@
-"""The toy federation as a deployment on disk: keys, a ``site.toml`` for each silo, a ``run.toml``.
+"""Configure the toy federation as a deployment: ``site.toml`` of each silo and ``run.toml``.
 
-What tests and rehearsals start agents from; its policies allow small groups, as its silos are tiny.
+Tests and rehearsals start agents from it. Its policies allow small groups, as its silos are tiny.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from fedwinnow.curation.config.training import StudySection
 
 
 def deployed_config(scenario: RunConfig, members: list[MemberSection], key: str) -> RunConfig:
-    """A simulated run as one that members join: no data of theirs is in it."""
+    """Turn a simulated run into one that members join, without the sites' data."""
     return replace(
         scenario,
         sites=(),
@@ -24,7 +24,7 @@ def deployed_config(scenario: RunConfig, members: list[MemberSection], key: str)
 
 
 def site_config(scenario: RunConfig, site: SiteSection, own: Path, coordinator: str) -> SiteConfig:
-    """One silo's own word."""
+    """Return one silo's ``site.toml``: data, model, policy, agent."""
     return SiteConfig(
         site=site,
         model=scenario.model,

@@ -1,8 +1,8 @@
-"""A scenario on Flower's simulation runtime: the same federation, carried by Flower and Ray.
+"""Run a scenario on Flower's simulation runtime: the same federation, carried by Flower and Ray.
 
-The run is submitted to a SuperLink of our own (:mod:`fedwinnow.simulations.runtimes.superlink`)
-and watched
-through Flower's command line, because ``flwr run --stream`` returns 0 even when a run fails.
+The run is submitted to a private SuperLink (:mod:`fedwinnow.simulations.runtimes.superlink`) and
+watched through Flower's command line, because ``flwr run --stream`` returns 0 even when a run
+fails.
 """
 
 import json
@@ -31,7 +31,7 @@ from fedwinnow.simulations.runtimes.superlink import SuperLink, private_superlin
 logger = logging.getLogger(__name__)
 
 LONGEST = 7 * 24 * 3600.0
-"""Longest run, seconds, where the caller gives none."""
+"""Default time limit of a run, seconds."""
 
 
 def simulate_with_flower(
@@ -47,12 +47,12 @@ def simulate_with_flower(
 
     Args:
         config: The scenario, with at least one site.
-        resume: Go on from the last committed state of the run folder.
+        resume: Whether to go on from the last committed state of the run folder.
         command: The command line that reproduces the run, for the report.
-        app: Folder of the Flower app to submit; None makes one that names our components.
-        at_once: Sites at work at one time, each in a process with a model of its own; None takes as
-            many as the processors allow.
-        deadline: Longest run, seconds.
+        app: Folder of the Flower app to submit; None makes one with fedwinnow's components.
+        at_once: Number of sites that work at a time, each in a process with its own model; None
+            takes as many as the processors allow.
+        deadline: Time limit of the run, seconds.
 
     Raises:
         InputError: the scenario, its data, its model or the run folder is at fault.
@@ -87,7 +87,7 @@ def simulate_with_flower(
 
 
 def _resources(config: RunConfig, at_once: int) -> str:
-    """Flower's federation config: one node a site, at most ``at_once`` of them at work."""
+    """Return Flower's federation config: one node a site, at most ``at_once`` of them at work."""
     available = os.cpu_count() or 1
     each = min(config.run.threads, available)
     total = min(available, each * at_once)
@@ -101,7 +101,7 @@ def _resources(config: RunConfig, at_once: int) -> str:
 
 
 def _wait(superlink: SuperLink, run: str, store: RunFolder, deadline: float) -> None:
-    """Until the run is finished; asking costs seconds of CPU, so it is done seldom."""
+    """Wait until the run is finished; poll seldom, as each query costs seconds of CPU."""
     end, asked, cost = time.monotonic() + deadline, time.monotonic(), 1.0
     told = 0
     while time.monotonic() < end:
@@ -126,7 +126,7 @@ def _wait(superlink: SuperLink, run: str, store: RunFolder, deadline: float) -> 
 
 
 def _judge(answer: Mapping[str, Any], run: str, superlink: SuperLink) -> None:
-    """Raise unless the run is completed; input at fault keeps its own error and exit code."""
+    """Raise unless the run is completed; faulty input keeps its own error and exit code."""
     if answer["status"] == "finished:completed":
         return
     details = str(answer.get("status-details", ""))

@@ -1,4 +1,4 @@
-"""A whole federation in one process: no Flower, no Ray, but every message goes through the wire."""
+"""Run a federation in one process: no Flower, no Ray, but every message is encoded and decoded."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,20 +26,20 @@ from fedwinnow.simulations.datasets.planted_truth import selection_figures
 
 
 class AnsweringSite(Protocol):
-    """Whatever answers requests as a site does."""
+    """Object that answers requests as a site does."""
 
     def handle(self, request: Request) -> Reply:
-        """Answer; what goes wrong becomes a refusal."""
+        """Answer a request; errors become refusals."""
         ...
 
     def answer(self, request: Request) -> Reply:
-        """Answer, raising what goes wrong."""
+        """Answer a request; raise errors."""
         ...
 
 
 SiteWrapper: TypeAlias = Callable[[str, AnsweringSite], AnsweringSite]
-"""From a site's name and its door to the one that is called instead: for studies of sites that do
-not do what they should."""
+"""Function from a site's name and the site to the one that is called instead, for studies of
+misbehaving sites."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class InProcess:
         deadline: float,  # noqa: ARG002 - a call in this process cannot be cut short
         earlier: Earlier | None = None,
     ) -> Iterator[Delivery]:
-        """Encode, let each site answer, decode: nothing that cannot travel gets through."""
+        """Send a request to each site; messages are encoded and decoded as on the wire."""
         for name in sites or sorted(self.sites):
             for missed in (earlier or {}).get(name, ()):
                 made_up = self._ask(name, missed)
@@ -69,7 +69,7 @@ class InProcess:
     def _ask(self, name: str, request: Request) -> Delivery:
         data, site = wire.encode(request), self.sites[name]
         received: Request = wire.decode(data)  # type: ignore[assignment]  # a request was encoded
-        # At join, what a person gave is checked: such an error ends a local simulation at once.
+        # A join checks the person's own input: such an error ends a local simulation at once.
         answer = site.answer if isinstance(request, JoinRequest) else site.handle
         back = wire.encode(answer(received))
         reply: Reply = wire.decode(back)  # type: ignore[assignment]  # a reply was encoded
@@ -105,14 +105,14 @@ def run_phases(
     cache: ProcessCache | None = None,
     doors: SiteWrapper | None = None,
 ) -> tuple[RunState, RunFolder]:
-    """All phases of a scenario, without the final files.
+    """Run all phases of a scenario, without the final files.
 
     Args:
         config: The scenario.
         resume: Whether to go on from the last commit in the run folder.
-        progress: Told of every delivery.
-        cache: A warm model, or None.
-        doors: Puts something between a site and its requests; None: nothing.
+        progress: Called on every delivery.
+        cache: Process cache with the loaded model, or None.
+        doors: Wraps each site, or None.
 
     Raises:
         InputError: the scenario, its data, its model or the run folder is at fault.

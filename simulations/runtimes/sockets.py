@@ -1,7 +1,7 @@
-"""A federation of site agents on this machine, without Flower: envelopes over Unix sockets.
+"""Run a federation of site agents on this machine without Flower: envelopes over Unix sockets.
 
-The same boundary, policy, ledger and encryption as in a deployment, at a tenth of its cost: what a
-coordinator uses to rehearse a run, and what the fault tests kill.
+Boundary, policy, ledger and encryption are those of a deployment, at a tenth of its cost. A
+coordinator rehearses a run this way, and the fault tests kill these agents.
 """
 
 import queue
@@ -21,7 +21,7 @@ from fedwinnow.server.transport.interface import Delivery, Earlier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentAddress:
-    """Where a site's agent listens, and the file with its token."""
+    """Socket of a site's agent, and the file with its token."""
 
     socket: str
     token: str
@@ -29,7 +29,7 @@ class AgentAddress:
 
 @dataclass(slots=True, kw_only=True)
 class SocketTransport:
-    """Carries requests to agents (a :class:`fedwinnow.server.transport.interface.Transport`)."""
+    """Transport to agents (a :class:`fedwinnow.server.transport.interface.Transport`)."""
 
     envelopes: CoordinatorEnvelopes
     doors: Mapping[str, AgentAddress]
@@ -42,7 +42,7 @@ class SocketTransport:
         deadline: float,
         earlier: Earlier | None = None,
     ) -> Iterator[Delivery]:
-        """Send to the named sites (none named: to all) at once, and yield as they answer."""
+        """Send to the named sites (none named: to all) at once; yield deliveries as they come."""
         names = sorted(sites or self.doors)
         came: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         end = time.monotonic() + deadline

@@ -1,8 +1,8 @@
-"""A SuperLink of our own on a free loopback port, with a private home, and its certain end.
+"""Start a private SuperLink on a free loopback port with its own home, and stop it for certain.
 
-Offline by construction: no installation at run time, no telemetry, no update check, and Ray takes
-127.0.0.1 as its own address. Whatever happens, every process that was started here is stopped, and
-no other: they are the SuperLink's session and the bearers of its private ``FLWR_HOME``.
+It is offline by construction: no installation at run time, no telemetry, no update check, and Ray
+takes 127.0.0.1 as its own address. Whatever happens, every process that was started here is
+stopped, and no other: the SuperLink's session, and processes with its private ``FLWR_HOME``.
 """
 
 import json
@@ -42,7 +42,7 @@ insecure = true
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperLink:
-    """A running SuperLink and the environment that its commands need."""
+    """Running SuperLink and the environment of its commands."""
 
     home: Path
     process: subprocess.Popen[bytes]
@@ -50,16 +50,16 @@ class SuperLink:
 
     @property
     def log(self) -> Path:
-        """What the SuperLink has printed."""
+        """Return the file of the SuperLink's output."""
         return self.home / "superlink.log"
 
     def tail(self, lines: int = 30) -> str:
-        """The last lines that the SuperLink printed."""
+        """Return the last lines that the SuperLink printed."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         return _last(text, lines)
 
     def run_log(self, run: str, lines: int = 30) -> str:
-        """The last lines of a run's own log: server and sites."""
+        """Return the last lines of a run's own log, of server and sites."""
         return _last(self._call("log", run, "--show").stdout, lines)
 
     def flwr(self, *arguments: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class SuperLink:
 
 @contextmanager
 def private_superlink() -> Iterator[SuperLink]:
-    """A private SuperLink, stopped at the end together with all that it started."""
+    """Run a private SuperLink inside the block; stop it with all that it started at the end."""
     short = "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 - Ray's socket paths must stay below 108 bytes
     with tempfile.TemporaryDirectory(prefix="fw-", dir=short, ignore_cleanup_errors=True) as name:
         home, port = Path(name), _free_port()
@@ -122,7 +122,7 @@ def private_superlink() -> Iterator[SuperLink]:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Ours, without a Ray cluster of others, and with nothing that talks to the network."""
+    """Return our environment without a foreign Ray cluster and without network access."""
     programs = str(Path(sys.executable).parent)
     packages = str(Path(fedwinnow.__file__).resolve().parents[1])
     inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -137,7 +137,7 @@ def _environment(home: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: take 127.0.0.1 as own address
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "TMPDIR": str(home),  # what a stopped process leaves goes with the home
+        "TMPDIR": str(home),  # leftovers of stopped processes are removed with the home
     }
 
 
@@ -165,12 +165,12 @@ def _free_port() -> int:
 
 
 def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
-    """Stop the SuperLink's session, then whatever else bears our private ``FLWR_HOME``."""
+    """Stop the SuperLink's session, then every other process with our private ``FLWR_HOME``."""
     try:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=10)
     except ProcessLookupError:
-        pass  # it ended by itself
+        pass  # it has ended
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -182,7 +182,7 @@ def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
-                continue  # it ended by itself
+                continue  # it has ended
         time.sleep(0.1)
     logger.warning("processes %s of the run in %s do not end", ours, home)
 
@@ -194,7 +194,7 @@ def bearers(start: str) -> list[int]:
         try:
             entries = process.environ()
         except (psutil.Error, OSError):
-            continue  # ended meanwhile, or not ours to look at
+            continue  # it has ended, or we may not read it
         if any(f"{name}={value}".startswith(start) for name, value in entries.items()):
             found.append(process.pid)
     return found

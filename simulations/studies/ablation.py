@@ -1,8 +1,9 @@
-"""What each group of signals gains the scorer ``calibrated``, and what it costs to measure.
+"""Measure how much each group of signals gains the scorer ``calibrated``, and its cost.
 
-From the tables that finished runs of a study left behind: fitted without a group, on a group alone,
-and without one of the two parts (discriminative, typicality). Seconds are measured: passes over
-public rows with and without the group's columns, in turn, at the adapters of the run.
+The scorer is fitted anew on the tables of a study's finished runs: without a group, on one forward
+pass alone, and without one of its two parts (discriminative, typicality). The cost is measured in
+seconds: passes over public rows with and without the group's columns, in turn, at the run's
+adapters.
 """
 
 import time
@@ -34,23 +35,23 @@ from fedwinnow.simulations.studies.unforeseen_kinds import Measured, aurocs_with
 from fedwinnow.strategies.scorers.calibrated import LATER, PAYING, SIGNALS, Calibrated, calibrated
 
 COLUMNS = frozenset[str]().union(*(columns for columns, _ in SIGNALS.values()))
-"""Whatever the scorer can read."""
+"""All columns that the scorer can read."""
 SAMPLES = 8
 """Public rows that a timed pass measures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Signals that come and go together."""
+    """Signals that are left out together."""
 
     columns: frozenset[str]
     checkpoints: bool = False
-    """Whether everything after the untrained adapter goes with them."""
+    """Whether every checkpoint after the untrained adapter is left out too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """What the scorer reaches without a group of signals; AUROCs in [0, 1]."""
+    """AUROCs of the scorer without a group of signals, in [0, 1], and the cost of the group."""
 
     without: str
     """Name of the group; "nothing" for all signals."""
@@ -60,12 +61,12 @@ class Gain:
     auroc_left_out: float | None
     """Mean over kinds of corruption that the fit never saw."""
     seconds_per_sample: float | None
-    """That measuring the group takes; None where it was not timed or is no group of signals."""
+    """Seconds that measuring the group takes; None where not timed or no group of signals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainRow:
-    """A gain in one run of a study."""
+    """Gain in one run of a study."""
 
     study: str
     split: str
@@ -73,7 +74,7 @@ class GainRow:
     gain: Gain
 
     def to_json(self) -> dict[str, object]:
-        """Return the row as in the JSON file: flat."""
+        """Return the row as a flat JSON object."""
         gain: dict[str, object] = to_plain(self.gain)
         return {"study": self.study, "split": self.split, "seed": self.seed, **gain}
 
@@ -95,7 +96,7 @@ GROUPS: Mapping[str, Group] = {
         columns=COLUMNS.difference(*(SIGNALS[name][0] for name in PAYING)), checkpoints=True
     ),
 }
-"""Name → what is taken away."""
+"""Name → signals that are left out."""
 
 
 def ablate(plan: Plan, *, folder: Path, command: str, cache: ProcessCache) -> str:
@@ -108,7 +109,7 @@ def ablate(plan: Plan, *, folder: Path, command: str, cache: ProcessCache) -> st
     rows: list[GainRow] = []
     for split, configure in plan.splits.items():
         for seed in plan.seeds:
-            timed = 0 if rows else 3  # what a pass costs hangs on the model, not on the seed
+            timed = 0 if rows else 3  # a pass costs the same at every seed
             found = ablation(configure(seed), cache=cache, repetitions=timed)
             rows += [GainRow(study=plan.title, split=split, seed=seed, gain=gain) for gain in found]
     tree = {
@@ -124,11 +125,11 @@ def ablate(plan: Plan, *, folder: Path, command: str, cache: ProcessCache) -> st
 
 
 def ablation(config: RunConfig, *, cache: ProcessCache, repetitions: int = 3) -> list[Gain]:
-    """Return what a run's scorer reaches without each group, each part, and all but one pass.
+    """Return a run's gains: without each group, without each part, on one forward pass alone.
 
     Args:
         config: The run's configuration; its scorer is ``calibrated`` and truth is planted.
-        cache: A warm model.
+        cache: Process cache with the loaded model.
         repetitions: Timed passes of each kind, of which the median counts; 0 times nothing.
 
     Raises:
@@ -159,14 +160,14 @@ def ablation(config: RunConfig, *, cache: ProcessCache, repetitions: int = 3) ->
 
 
 def _reader(measured: Measured, *, safeguard: float = 0.5) -> Calibrated:
-    """The scorer with every group of signals that is there."""
+    """Return the scorer with every group of signals that the run measured."""
     once = len(measured.public.trajectory) == 1
     names = [name for name in SIGNALS if not (once and name in LATER)]
     return calibrated(safeguard=safeguard, signals=names)
 
 
 def _drop(measured: Measured, group: Group) -> Measured:
-    """The same run without a group's columns."""
+    """Return the same run without a group's columns."""
 
     def less(trajectory: Trajectory) -> Trajectory:
         kept = trajectory[:1] if group.checkpoints else trajectory
@@ -207,7 +208,7 @@ def _gain(name: str, measured: Measured, scorer: Calibrated, seconds: float | No
 def _costs(
     config: RunConfig, measured: Measured, cache: ProcessCache, repetitions: int
 ) -> Mapping[str, float]:
-    """Group → seconds a sample beyond a measuring pass without it; "nothing" → the whole pass."""
+    """Return group → seconds a sample that it adds to a pass; "nothing" → the whole pass."""
     state = measured.state
     site = Site(config=site_configs(config, str(sites_folder(config)))[0], cache=cache)
     work = site.run_of(run_id(config))
@@ -215,7 +216,7 @@ def _costs(
     held = [state.initial, *(one.adapter for one in state.checkpoints)]
 
     def passes(group: Group) -> Callable[[], None]:
-        """A pass over the samples at every checkpoint, without a group."""
+        """Return a function that measures the samples at every checkpoint without a group."""
         used = held[:1] if group.checkpoints else held
         tables = []
         for checkpoint, adapter in enumerate(used):
@@ -251,7 +252,7 @@ def _costs(
 
 
 def ablation_page(plan: Plan, rows: Sequence[GainRow], command: str) -> str:
-    """Return Markdown: a table a split, with means over seeds and what each group is worth."""
+    """Return the Markdown page: for each split a table of means over seeds and of gains."""
     lines = [
         f"# What each signal of `calibrated` gains in study `{plan.title}`",
         "",

@@ -1,9 +1,9 @@
-"""Named studies: a scenario, the silos that each of its splits makes of it, and frozen seeds.
+"""Load named studies: a scenario, splits of its texts into silos, and frozen seeds.
 
 A study is a TOML file in ``simulations/scenarios/``: ``scenario``, ``seeds`` and ``[[splits]]``;
-each split says which silos there are, what they hold, how much of it is bad and of which kinds, and
-which settings differ from the scenario's. The bed is real text for the demo's model, or generated
-skills for a base model that is trained when it is missing.
+each split gives its silos, their data, the share and kinds of corrupted samples, and the settings
+that differ from the scenario's. The bed is real text for the demo's model, or generated skills for
+a base model that is trained when it is missing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +26,9 @@ from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_m
 
 FOLDER = Path(scenarios.__file__).parent
 BEDS = ("demo", "skills")
-"""Scenarios on which studies stand; they are no studies themselves."""
+"""Scenarios that studies are based on; not studies themselves."""
 BASES = Path("runs") / "base"
-"""Where base models of generated skills are kept between studies."""
+"""Folder that keeps base models of generated skills between studies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Split:
 
     name: str
     about: str = ""
-    """What it is for, in a sentence; stands on the study's page."""
+    """Purpose in a sentence; printed on the study's page."""
     kinds: tuple[str, ...] = ()
     """Planted kinds, in equal shares; the study's where empty."""
     settings: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Split:
     silos: tuple[Silo, ...] = ()
     """The study's where empty."""
     copies: int = 1
-    """Each silo stands for so many of its kind: NAME-1, NAME-2, …"""
+    """Number of silos made from each one, at least 1: NAME-1, NAME-2, …"""
 
     def __post_init__(self) -> None:
         require_setting("splits.copies", self.copies, self.copies >= 1, "at least 1")
@@ -53,14 +53,14 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A study file."""
+    """Content of a study file."""
 
     about: str = ""
-    """What it asks, in a sentence or two; stands at the head of its page."""
+    """Question in a sentence or two; printed at the head of the study's page."""
     bed: Literal["texts", "skills"] = "texts"
     """Real text, or generated skills and the base model that goes with them."""
     scenario: str = "demo.toml"
-    """File beside it with model, plan, scorer and arms."""
+    """File beside the study file with model, plan, scorer and arms."""
     anchors: int = ANCHORS
     """Public anchors of each domain, at least 10."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -86,30 +86,30 @@ class Study:
         require_setting("silos", self.silos, whole, "at least one, or some in every split")
 
     def silos_of(self, split: Split) -> tuple[Silo, ...]:
-        """The silos of a split, each as often as it says."""
+        """Return the silos of a split, each ``copies`` times."""
         return tuple(_copies(split.silos or self.silos, split.copies))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a study runs."""
+    """Runs of a study: its seeds, and a configuration for each split and seed."""
 
     title: str
     seeds: tuple[int, ...]
     splits: Mapping[str, Callable[[int], RunConfig]]
-    """Name of a split → (seed → configuration, whose texts are written by then)."""
+    """Name of a split → function that writes the texts of a seed and returns its configuration."""
     about: Mapping[str, str]
-    """Split → what it is for; under "" what the whole study asks."""
+    """Split → its purpose; under "" the question of the whole study."""
     compare: bool = False
     """Whether the curated arms of the splits are compared with the first one's."""
 
 
 def plan(name: str, seeds: int, settings: Sequence[str] = ()) -> Plan:
-    """What ``fedwinnow study NAME`` runs.
+    """Return the runs of ``fedwinnow study NAME``.
 
     Args:
         name: "demo", a study of this package, or a scenario file of somebody's own.
-        seeds: How many seeds; a study's own come first, further ones count on from the last.
+        seeds: Number of seeds; a study's own come first, further ones count on from its largest.
         settings: Lines ``section.key=value`` that win over every file.
 
     Raises:
@@ -134,7 +134,7 @@ def plan(name: str, seeds: int, settings: Sequence[str] = ()) -> Plan:
 
 
 def load_study(name: str) -> Study:
-    """The study of a name.
+    """Load the study of a name.
 
     Raises:
         ConfigError: there is none, or its file is wrong.
@@ -147,7 +147,7 @@ def load_study(name: str) -> Study:
 
 
 def names() -> list[str]:
-    """Names of the studies that come with the package."""
+    """Return the names of the studies that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem not in BEDS)
 
 

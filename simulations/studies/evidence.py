@@ -1,4 +1,4 @@
-"""From records of runs to rows, differences and shares: the numbers of an evidence table."""
+"""Compute the rows, differences and shares of an evidence table from records of runs."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from fedwinnow.simulations.studies.unforeseen_kinds import aurocs_on_unforeseen
 
 _RESAMPLES = 4000
 ENDS = ("keep_all", "oracle")
-"""Arms that the gap lies between."""
+"""Arms between which the gap is measured."""
 
 
 def evidence_rows(
@@ -40,13 +40,13 @@ def evidence_rows(
     """Return one row per scorer and one per arm.
 
     Args:
-        name: The study's.
-        split: The split's.
+        name: Name of the study.
+        split: Name of the split.
         record: The run's record.
         config: The run's configuration.
-        commit: Of the code that ran.
-        yardstick: Record of the same seed whose keep_all and oracle measure the gap where this one
-            has none; its data are the same.
+        commit: Commit of the code that ran.
+        yardstick: Record of the same seed and data, whose keep_all and oracle measure the gap where
+            this record lacks them.
 
     Raises:
         OutputError: the run folder holds no finished run of these settings.
@@ -89,7 +89,7 @@ def evidence_rows(
 
 
 def _kept_by_domain(config: RunConfig, arms: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Arm → domain → samples of all silos that it trains on."""
+    """Return arm → domain → number of samples of all silos that it trains on."""
     found: dict[str, Counter[str]] = {arm: Counter() for arm in arms}
     for site in config.sites:
         files = simulated_run_files(config, site.name)
@@ -107,7 +107,7 @@ def _scorer_row(
     figures: ScorerFigures,
     unforeseen: Mapping[str, float],
 ) -> ScorerRow:
-    """What one scorer reaches; only the run's own was fitted without each kind of corruption."""
+    """Return one scorer's row; only the run's own was fitted without each kind of corruption."""
     deciding = scorer == record.scorer.name
     left = dict(unforeseen) if deciding else {}
     return ScorerRow(
@@ -128,7 +128,7 @@ def _scorer_row(
 
 
 def _recovered(arms: Mapping[str, RecordedArm], arm: str) -> float | None:
-    """(keep_all − arm) / (keep_all − oracle): share of the gap to the oracle, None without one."""
+    """Return (keep_all − arm) / (keep_all − oracle), the share of the gap; None without a gap."""
     if "keep_all" not in arms or "oracle" not in arms:
         return None
     everything, best = arms["keep_all"].eval_loss, arms["oracle"].eval_loss
@@ -139,7 +139,7 @@ def _recovered(arms: Mapping[str, RecordedArm], arm: str) -> float | None:
 
 
 def with_reference_arms(record: RunRecord, yardstick: RunRecord | None) -> RunRecord:
-    """Return the record, its missing ends of the gap taken from a run on the same data."""
+    """Return the record; missing ends of the gap are taken from a run on the same data."""
     if yardstick is None:
         return record
     ends = {arm: yardstick.arms[arm] for arm in ENDS if arm in yardstick.arms}
@@ -205,13 +205,13 @@ def difference_of_splits(
 
 
 def _holdout_domains(config: RunConfig) -> list[str]:
-    """Domain of each public hold-out item, in the order of the losses."""
+    """Return the domain of each public hold-out item, in the order of the losses."""
     split = split_scenario_anchors(config.anchors, config.run.seed)
     return [sample.domain for sample in split.holdout]
 
 
 def _by_domain(losses: Sequence[float], domains: Sequence[str]) -> dict[str, float]:
-    """Mean loss of each domain's items; empty where items without a target were left out."""
+    """Return each domain's mean loss; empty for a single domain or where items were left out."""
     if len(losses) != len(domains) or len(set(domains)) == 1:
         return {}
     known = np.array(domains)

@@ -1,4 +1,4 @@
-"""Tables of Markdown pages."""
+"""Write tables of Markdown pages."""
 
 from collections.abc import Iterable, Sequence
 

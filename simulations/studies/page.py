@@ -1,4 +1,4 @@
-"""The page of a study: tables with mean and range over seeds."""
+"""Write the page of a study: tables with mean and range over seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,7 +16,7 @@ from fedwinnow.simulations.studies.result import (
 
 
 def study_page(result: StudyResult) -> str:
-    """Return Markdown: for each split the scorers' table, what is unforeseen, the arms' table."""
+    """Return the Markdown page: for each split tables of scorers, unforeseen kinds and arms."""
     lines = [
         f"# Study `{result.study}`",
         "",
@@ -76,7 +76,7 @@ def _scorer_table(rows: Sequence[ScorerRow]) -> list[str]:
 
 
 def _recall_table(rows: Sequence[ScorerRow]) -> list[str]:
-    """Clean recall of the run's own scorer, a row a seed and a column a silo."""
+    """Tabulate clean recall of the run's own scorer: a row per seed, a column per silo."""
     sites = sorted({site for row in rows for site in row.recall_by_site})
     if not sites:
         return []
@@ -88,7 +88,7 @@ def _recall_table(rows: Sequence[ScorerRow]) -> list[str]:
 
 
 def _left_out_table(rows: Sequence[ScorerRow]) -> list[str]:
-    """The run's scorer on each kind of corruption, fitted with it and without it."""
+    """Tabulate the run's scorer on each kind of corruption, fitted with it and without it."""
     mine = [row for row in rows if row.auroc_left_out is not None]
     if not mine:
         return []
@@ -141,7 +141,7 @@ def _arm_table(
 
 
 def _between_table(result: StudyResult) -> list[str]:
-    """The curated arms of splits that hold the same data, side by side."""
+    """Tabulate the curated arms of splits that hold the same data side by side."""
     if not result.compared:
         return []
     first = next(iter(result.compared))
@@ -191,7 +191,7 @@ def _recovered(share: GapShare | None) -> list[str]:
 
 
 def _domain_table(rows: Sequence[ArmRow]) -> list[str]:
-    """Loss of each arm on the items of each domain, and what it keeps, where there are several."""
+    """Tabulate each arm's loss and kept samples by domain, where there are several domains."""
     loss, kept = "Loss by domain of the item", "Samples that are trained on, by domain"
     return [
         *_by_domain(rows, lambda row: row.eval_loss_by_domain, loss, ".4f"),

@@ -1,4 +1,4 @@
-"""The picture of a study."""
+"""Draw the picture of a study."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def study_figure(result: StudyResult) -> Figure:
 
 @chart_style()
 def _dots(result: StudyResult) -> Figure:
-    """AUROC of every scorer, one dot per seed, split by split."""
+    """Draw the AUROC of every scorer, one dot per seed, split by split."""
     splits = list(result.differences)
     names = by_mean([row for split in splits for row in result.scorers(split)])
     size = (WIDTH, (0.36 * max(len(names), 1) + 1.2) * len(splits))
@@ -54,7 +54,7 @@ def _dots(result: StudyResult) -> Figure:
 
 @chart_style()
 def _intervals(result: StudyResult) -> Figure:
-    """What each split's loss differs from the first one's, above that one's own other arms."""
+    """Draw each split's loss difference to the first split, above the first split's other arms."""
     first = next(iter(result.compared))
     rows: list[tuple[str, Interval, str]] = [
         (split, found, CLEAN) for split, found in result.compared.items() if found is not None
@@ -75,7 +75,7 @@ def _intervals(result: StudyResult) -> Figure:
 
 
 def by_mean(rows: Sequence[ScorerRow]) -> list[str]:
-    """Return scorers by their mean AUROC, best first; without those that have none."""
+    """Return scorers by mean AUROC, best first; those without one are left out."""
     means = {name: float(np.mean(values)) for name, values in aurocs(rows).items()}
     return sorted(means, key=lambda name: (-means[name], name))
 

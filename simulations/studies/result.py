@@ -1,4 +1,4 @@
-"""What a study found: a row per seed and scorer or arm, differences and shares; its JSON file."""
+"""Result of a study and its JSON file: rows per seed and scorer or arm, differences, shares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fedwinnow.server.report.comparisons import ArmDifference, Interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudiedRun:
-    """The run that a row is about."""
+    """Run that a row is about."""
 
     study: str
     model: str
@@ -20,18 +20,18 @@ class StudiedRun:
     n_private: int
     """Samples of all sites together."""
     n_anchors: int
-    """Clean public rows that calibrate."""
+    """Clean public rows for calibration."""
     noise_mix: str
     """Planted kinds of corruption."""
     seed: int
     seconds: float
     commit: str | None
-    """Of the code that ran; None where it is not known."""
+    """Commit of the code that ran; None where unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorerRow:
-    """What one scorer reaches against the planted truth in one run; shares and AUROCs in [0, 1]."""
+    """Figures of one scorer against planted truth in one run; shares and AUROCs in [0, 1]."""
 
     run: StudiedRun
     scorer: str
@@ -55,7 +55,7 @@ class ScorerRow:
         return self.threshold != "same count"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as in the study's JSON file: flat, and null where arms have figures."""
+        """Return the row as a flat JSON object, with null where only arms have figures."""
         own = _flat(self)
         where = {"scorer": own.pop("scorer"), "threshold": own.pop("threshold"), "arm": None}
         return {**to_plain(self.run), **where, **own, "eval_loss": None, "gap_recovered": None}
@@ -63,7 +63,7 @@ class ScorerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmRow:
-    """What one arm reaches in one run."""
+    """Figures of one arm in one run."""
 
     run: StudiedRun
     scorer: str
@@ -79,10 +79,10 @@ class ArmRow:
     eval_loss_by_domain: Mapping[str, float]
     """Empty where all items are of one domain."""
     gap_recovered: float | None
-    """Share of the gap from keep_all to oracle that it closes; None without that gap."""
+    """Share of the gap from keep_all to oracle that the arm closes; None without that gap."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as in the study's JSON file: flat."""
+        """Return the row as a flat JSON object."""
         return {**to_plain(self.run), **_flat(self)}
 
 
@@ -114,7 +114,7 @@ class GapShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
-    """All that a study's page and picture show."""
+    """Result of a study: all that its page and picture show."""
 
     study: str
     command: str
@@ -122,7 +122,7 @@ class StudyResult:
     commit: str | None
     seeds: tuple[int, ...]
     about: Mapping[str, str]
-    """Split → what it is for; under "" what the whole study asks."""
+    """Split → its purpose; under "" the question of the whole study."""
     differences: Mapping[str, Mapping[str, PooledDifference]]
     """Split → arm → its loss against curated's."""
     recovered: Mapping[str, GapShare | None]
@@ -146,7 +146,7 @@ class StudyResult:
 
 
 def _flat(row: ScorerRow | ArmRow) -> dict[str, Any]:
-    """The row without its run."""
+    """Return the row without its run."""
     tree: dict[str, Any] = to_plain(row)
     del tree["run"]
     return tree

@@ -1,6 +1,6 @@
-"""A scenario over several seeds, with its arms and comparison scorers, as committed evidence.
+"""Run a study over several seeds, with its arms and comparison scorers, and write its evidence.
 
-Writes NAME.json (one row per seed and scorer or arm), NAME.md (tables with mean and range) and
+It writes NAME.json (one row per seed and scorer or arm), NAME.md (tables with mean and range) and
 NAME.svg. Evaluation losses are compared item by item on the public hold-out of every seed: the
 paired bootstrap resamples the items of all seeds together.
 """
@@ -36,7 +36,7 @@ from fedwinnow.simulations.studies.result import ArmRow, ScorerRow, StudyResult
 logger = logging.getLogger(__name__)
 
 _RAN_AT = "commit.json"
-"""Beside a run's record: the commit of the code that ran, which may be older than the page's."""
+"""File beside a run's record with the commit of the code that ran; the page's may be newer."""
 
 
 def run_study(
@@ -55,8 +55,8 @@ def run_study(
         plan: Title, seeds and splits.
         folder: Where NAME.json, NAME.md and NAME.svg go.
         command: The command line, for the page.
-        progress: Told of every delivery.
-        cache: A warm model, or None.
+        progress: Called on every delivery.
+        cache: Process cache with the loaded model, or None.
 
     Raises:
         CurationError: whatever stops a run.
@@ -97,7 +97,7 @@ def run_study(
 
 
 def is_finished(run: Path, config: RunConfig) -> bool:
-    """Whether a folder holds a finished run of these very settings and data.
+    """Return whether a folder holds a finished run of exactly these settings and data.
 
     Raises:
         OutputError: its manifest cannot be read.
@@ -118,7 +118,7 @@ def _ran_at(run: Path) -> str | None:
 
 
 def machine() -> str:
-    """Device, threads and versions, for a page."""
+    """Return device, threads and versions, for a page."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     threads = torch.get_num_threads()
     return (
@@ -128,7 +128,7 @@ def machine() -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, or None outside one."""
+    """Return the commit of the checkout, or None outside a checkout."""
     folder = Path(__file__).parent
     done = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607 - git from PATH, fixed words

@@ -1,7 +1,8 @@
-"""What an unforeseen kind of corruption would do: fitted without a kind, judged on that kind alone.
+"""Leave one kind of corruption out: refit the scorer without it and compute the AUROC on it.
 
-Only a simulation can tell, as it knows the truth: public rows of a kind are taken away, the scorer
-is fitted on the rest, and the AUROC is that of the silos' clean samples against those of the kind.
+This shows the effect of an unforeseen kind. Only a simulation can do it, as it knows the truth:
+public rows of a kind are removed, the scorer is fitted on the rest, and the AUROC is that of the
+silos' clean samples against those of the kind.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from fedwinnow.strategies.registry import build
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Signals of a finished simulation, and the truth that it planted."""
+    """Signals of a finished simulation and its planted truth."""
 
     state: RunState
     public: PublicRows
@@ -39,9 +40,9 @@ class Measured:
 
 
 def aurocs_on_unforeseen(config: RunConfig) -> Mapping[str, float]:
-    """Kind → AUROC of the run's scorer on it, fitted without it; of a finished simulation.
+    """Return kind → AUROC of a finished run's scorer on that kind, fitted without it.
 
-    Empty where no truth is planted, or nothing is fitted on the kinds.
+    The mapping is empty where no truth is planted, or where the scorer fits nothing on the kinds.
 
     Raises:
         OutputError: the run folder holds no finished run of these settings.
@@ -54,7 +55,7 @@ def aurocs_on_unforeseen(config: RunConfig) -> Mapping[str, float]:
 
 
 def aurocs_without(measured: Measured, scorer: Scorer) -> Mapping[str, float]:
-    """Kind → AUROC of a scorer on it, fitted without it; empty where nothing is fitted."""
+    """Return kind → AUROC of a scorer on that kind, fitted without it; empty if it fits nothing."""
     clean, found = measured.kinds == "clean", {}
     known = sorted(set(measured.public.kinds) - {"clean"})
     for kind in known if len(known) > 1 else ():
@@ -71,7 +72,7 @@ def aurocs_without(measured: Measured, scorer: Scorer) -> Mapping[str, float]:
 
 
 def read_measured(config: RunConfig) -> Measured | None:
-    """What a finished simulation measured; None where no truth is planted.
+    """Read the signals and truth of a finished simulation; None where no truth is planted.
 
     Raises:
         OutputError: the run folder holds no finished run of these settings.
@@ -104,7 +105,7 @@ def _without(public: PublicRows, kind: str) -> PublicRows:
 
 
 def _private(config: RunConfig, checkpoints: int) -> tuple[list[Trajectory], np.ndarray]:
-    """Signals of every silo, and the planted truth of every sample in the same order."""
+    """Read the signals of every silo, and the planted truth of every sample in the same order."""
     trajectories, kinds = [], []
     for site in config.sites:
         files = simulated_run_files(config, site.name)

@@ -1,12 +1,12 @@
-"""Whether a plug-in keeps the laws of its kind: for authors, before a federation relies on it.
+"""Check a plug-in by the laws of its kind: for authors, before a federation relies on it.
 
-``fedwinnow plugins check NAME`` prints the verdicts; a test of the author's own says
+``fedwinnow plugins check NAME`` prints the verdicts; an author's own test calls
 
     from fedwinnow.strategies.conformance.check import assert_lawful
     assert_lawful("scorer", my_scorer, bound=2.0)
 
-Laws are of two sorts: what the protocol relies on (required), and what is usual of the kind and
-some rules break knowingly (``strict`` demands these, too).
+Laws are of two sorts: those that the protocol relies on (required), and those that are usual of the
+kind but that some rules break knowingly (``strict`` demands these, too).
 """
 
 import inspect
@@ -37,7 +37,7 @@ LAWS: Mapping[Kind, tuple[Law, ...]] = {
 
 
 def check_registered(kind: Kind, name: str, settings: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    """The verdict of every law on a plug-in that the registry knows.
+    """Return the verdict of every law on a plug-in that the registry knows.
 
     Raises:
         PluginError: the name or a setting is unknown, or the plug-in cannot be imported.
@@ -49,7 +49,7 @@ def check_registered(kind: Kind, name: str, settings: Mapping[str, Any]) -> tupl
 def check_factory(
     kind: Kind, make: Callable[..., Any], settings: Mapping[str, Any]
 ) -> tuple[Verdict, ...]:
-    """The verdict of every law on what a factory makes of these settings."""
+    """Return the verdict of every law on what a factory makes of these settings."""
 
     def anew() -> object:
         return make(**settings)

@@ -1,4 +1,4 @@
-"""What a law is: a sentence, whether it must hold, and a function that says what it found."""
+"""Define laws, each a sentence with a check that says what it found, and judge plug-ins by them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 Make = Callable[[], Any]
-"""Makes the plug-in anew; a Protocol of ``strategies/interfaces/merging.py``, by kind."""
+"""Makes the plug-in anew; a Protocol of ``strategies/interfaces``, by kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +16,14 @@ class Law:
 
     says: str
     check: Callable[[Make], str]
-    """Nothing ("") where it holds, else what was found; an exception is a finding, too."""
+    """Returns "" where the law holds, else what was found; an exception is a finding, too."""
     required: bool = True
-    """False: usual of the kind, and some rules break it knowingly."""
+    """False: usual of the kind, but some rules break it knowingly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What came of a law."""
+    """Verdict of one law on one plug-in."""
 
     law: str
     holds: bool
@@ -32,7 +32,7 @@ class Verdict:
 
 
 def judge(law: Law, make: Make) -> Verdict:
-    """Try a law on a plug-in."""
+    """Judge a plug-in by a law; an exception is a finding, too."""
     try:
         found = law.check(make)
     except Exception as error:  # noqa: BLE001 - another's code may raise anything, and that is what is looked for
@@ -41,7 +41,7 @@ def judge(law: Law, make: Make) -> Verdict:
 
 
 def raises(call: Callable[[], object], *errors: type[Exception]) -> str:
-    """Nothing ("") where the call raises one of the errors, else what it did."""
+    """Return "" where the call raises one of the errors, else what it did."""
     names = " or ".join(error.__name__ for error in errors)
     try:
         given = call()
@@ -53,7 +53,7 @@ def raises(call: Callable[[], object], *errors: type[Exception]) -> str:
 
 
 def same_arrays(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two mappings hold the same arrays, bit for bit."""
+    """Return whether two mappings hold the same arrays, bit for bit."""
     return set(one) == set(other) and all(
         np.asarray(one[name]).tobytes() == np.asarray(other[name]).tobytes() for name in one
     )

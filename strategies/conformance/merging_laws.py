@@ -30,7 +30,7 @@ TOLERANCE = 1e-5
 
 
 def adapter(seed: int, *, scale: float = SCALE, base: str = "base", zero: bool = False) -> Adapter:
-    """Seeded factors; ``zero``: B = 0, an adapter that changes nothing."""
+    """Return an adapter of seeded factors; ``zero``: B = 0, so that it changes nothing."""
     draw = torch.Generator().manual_seed(seed)
     a = {name: torch.randn(RANK, n, generator=draw) for name, (_, n) in SHAPES.items()}
     b = {name: torch.randn(k, RANK, generator=draw) for name, (k, _) in SHAPES.items()}
@@ -40,19 +40,19 @@ def adapter(seed: int, *, scale: float = SCALE, base: str = "base", zero: bool =
 
 
 def trained(rule: object, seed: int, **changes: Any) -> Adapter:  # noqa: ANN401 - see adapter
-    """A site's adapter as this rule has sites train it, from :func:`before`."""
+    """Return a site's adapter as this rule has sites train it, from :func:`before`."""
     found = adapter(seed, **changes)
     return replace(found, a=before().a) if isinstance(rule, FactorMerging) else found
 
 
 def three(rule: object) -> dict[str, Adapter]:
-    """Three sites' adapters."""
+    """Return three sites' adapters."""
     second = trained(rule, 2, scale=1.0)
     return {"a": trained(rule, 1), "b": second, "c": trained(rule, 3)}
 
 
 def before() -> Adapter:
-    """The adapter that the sites started from."""
+    """Return the adapter that the sites started from."""
     return adapter(0, zero=True)
 
 
@@ -62,7 +62,7 @@ def _merge(make: Make, adapters: Mapping[str, Adapter], weights: Mapping[str, fl
 
 
 def _apart(found: Merged, other: Adapter) -> float:
-    """‖ΔW_1 − ΔW_2‖ / ‖ΔW_2‖ over all modules, ΔW_1 with what went into the base."""
+    """Return ‖ΔW_1 − ΔW_2‖ / ‖ΔW_2‖ over all modules, ΔW_1 with what went into the base."""
     apart = whole = 0.0
     moved = found.change
     for name in other.modules:

@@ -15,7 +15,7 @@ LOSSES = (0.5, 2.0, 1.25, 3.0)
 
 
 def moved() -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """Parameters now, and at the start of the round."""
+    """Return the parameters now and at the start of the round."""
     start = torch.linspace(-1, 1, 12).reshape(3, 4)
     return {"lora_A": (start + 0.1).requires_grad_()}, {"lora_A": start}
 

@@ -11,7 +11,7 @@ SIZES = (0, 1, 2, 17)
 
 
 def samples_of(size: int) -> tuple[tuple[Sample, ...], Scores]:
-    """Samples of two domains and lengths, and scores of which some are equal."""
+    """Return samples of two domains and lengths, and scores of which some are equal."""
     draw = np.random.default_rng(size)
     made = tuple(
         Sample(

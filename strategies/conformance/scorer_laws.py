@@ -24,7 +24,7 @@ _COSINES = frozenset({"representation", "representation_corrupted"})
 
 
 def made_up(columns: Iterable[str], *, seed: int = 0) -> Trajectory:
-    """Tables with these columns, where each is measured: all rows have signals."""
+    """Return tables with each of these columns where it is measured; all rows have signals."""
     draw = np.random.default_rng(seed)
     rows = PARENTS * len(KINDS)
     bad = np.tile([0.0, 1.0, 1.0], PARENTS)
@@ -93,7 +93,7 @@ def _column(
 
 
 def public_rows(trajectory: Trajectory) -> PublicRows:
-    """The whole trajectory as public rows."""
+    """Return the whole trajectory as public rows."""
     rows = range(PARENTS * len(KINDS))
     return PublicRows(
         trajectory=trajectory,
@@ -103,7 +103,7 @@ def public_rows(trajectory: Trajectory) -> PublicRows:
 
 
 def taken(trajectory: Trajectory, rows: Int[np.ndarray, " rows"]) -> Trajectory:
-    """Some rows of a trajectory, in this order."""
+    """Return some rows of a trajectory, in this order."""
     return tuple(
         SignalTable(
             ids=tuple(table.ids[row] for row in rows),
@@ -120,7 +120,7 @@ def taken(trajectory: Trajectory, rows: Int[np.ndarray, " rows"]) -> Trajectory:
 
 
 def _spoilt(trajectory: Trajectory, row: int) -> Trajectory:
-    """One row without signals at the last checkpoint."""
+    """Return the trajectory with one row without signals at the last checkpoint."""
     last = taken(trajectory[-1:], np.arange(len(trajectory[0].ids)))[0]
     last.status[row] = Status.NON_FINITE
     for values in last.columns.values():
@@ -140,7 +140,7 @@ def _unit(make: Make) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _fit(make: Make) -> tuple[Any, Fitted, Trajectory]:
-    """A scorer, what it fitted, and what to: shared by the laws, as a fit may take seconds."""
+    """Return a scorer, its fit and the rows fitted to; cached, as a fit may take seconds."""
     scorer = make()
     trajectory = made_up(scorer.columns)
     return scorer, scorer.fit(public_rows(trajectory)), trajectory

@@ -15,7 +15,7 @@ TOLERANCE = 1e-6
 
 
 def difference(site: str, *, base: str = "base") -> SparseAdapter:
-    """A site's difference; "" changes nothing."""
+    """Return a site's difference; that of "" changes nothing."""
     places = PLACES.get(site, ())
     return SparseAdapter(
         base=base,
@@ -26,7 +26,7 @@ def difference(site: str, *, base: str = "base") -> SparseAdapter:
 
 
 def three() -> dict[str, SparseAdapter]:
-    """Three sites."""
+    """Return three sites' differences."""
     return {site: difference(site) for site in PLACES}
 
 

@@ -14,7 +14,7 @@ ANCHORS, SAMPLES = 60, (500, 120, 40)
 
 
 def public_scores() -> PublicScores:
-    """Clean and swapped public rows: probabilities around 0.7 and 0.3."""
+    """Return scores of clean and swapped public rows: probabilities around 0.7 and 0.3."""
     draw = np.random.default_rng(0)
     clean = 1 / (1 + np.exp(-draw.normal(1, 1, size=ANCHORS)))
     bad = 1 / (1 + np.exp(-draw.normal(-1, 1, size=ANCHORS)))
@@ -26,7 +26,7 @@ def public_scores() -> PublicScores:
 
 
 def summaries() -> dict[str, ScoreSummary]:
-    """Three sites, 60 % of each one's samples clean."""
+    """Return summaries of three sites, 60 % of each one's samples clean."""
     draw = np.random.default_rng(1)
     edges = edges_from_public(public_scores().scores, bins=64, probability=True)
     found = {}
@@ -62,7 +62,7 @@ def _grid(make: Make) -> str:
     decision = make()(sites, public_scores())
     edges = sites["a"].edges
     off = [v for v in (decision.value, *decision.per_site.values()) if not is_on_grid(v, edges)]
-    return f"{off[0]} is no point of the grid; snap it (thresholds.deciding.decide)" if off else ""
+    return f"{off[0]} is no point of the grid; make it by decide_threshold" if off else ""
 
 
 def _sites(make: Make) -> str:

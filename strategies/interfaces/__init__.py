@@ -1,8 +1,8 @@
-"""What each kind of plug-in must do: one file a kind.
+"""Interfaces of plug-ins, one file a kind.
 
 A plug-in is a factory whose keyword-only arguments are its settings and whose return value
-satisfies one of these Protocols. Built-ins stand in ``strategies/registry.py``; other people's come
-through entry points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …).
+satisfies one of these Protocols. Built-ins are listed in ``strategies/registry.py``; other people's
+come through entry points (``fedwinnow.scorer``, ``fedwinnow.threshold``, …).
 """
 
 from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer

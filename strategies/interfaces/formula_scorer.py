@@ -1,4 +1,4 @@
-"""What scorers without parameters share: a score is a formula over columns, nothing is fitted."""
+"""Build scorers without parameters: a score is a formula over columns, nothing is fitted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Formula = Callable[[Trajectory], Float[np.ndarray, " samples"]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormulaScorer:
-    """A scorer that is one formula."""
+    """Scorer that computes one formula over signal columns."""
 
     name: str
     columns: frozenset[str]
@@ -50,7 +50,7 @@ class FormulaScorer:
 
 
 def forecast_auroc(scores: Scores, kinds: Sequence[str]) -> dict[str, float]:
-    """AUROC of clean against corrupted public rows, all together and by kind."""
+    """Return the AUROC of clean against corrupted public rows, over all kinds and by kind."""
     labels = np.array(kinds)
     known = ~np.isnan(scores)
     found: dict[str, float] = {}
@@ -63,10 +63,10 @@ def forecast_auroc(scores: Scores, kinds: Sequence[str]) -> dict[str, float]:
 
 
 def column(table: SignalTable, name: str) -> Float[np.ndarray, "samples ..."]:
-    """A column in float64.
+    """Return a copy of a signal column in float64.
 
     Raises:
-        PluginError: it was not measured.
+        PluginError: the column was not measured.
     """
     if name not in table.columns:
         message = (
@@ -78,10 +78,10 @@ def column(table: SignalTable, name: str) -> Float[np.ndarray, "samples ..."]:
 
 
 def trained_checkpoints(trajectory: Trajectory, scorer: str) -> Sequence[SignalTable]:
-    """Tables of checkpoints after warm-up, which alone hold gradient columns.
+    """Return the tables of checkpoints after warm-up, which alone hold gradient columns.
 
     Raises:
-        PluginError: there is none.
+        PluginError: there is no such checkpoint.
     """
     tables = trajectory[1:]
     if not tables:
@@ -94,7 +94,7 @@ def trained_checkpoints(trajectory: Trajectory, scorer: str) -> Sequence[SignalT
 
 
 def rate_shares(tables: Sequence[SignalTable]) -> Float[np.ndarray, " checkpoints"]:
-    """Learning rates of the checkpoints as shares of their sum; equal where none is noted."""
+    """Return the checkpoints' learning rates as shares of their sum; equal where none is noted."""
     rates = np.array([table.learning_rate for table in tables], dtype=np.float64)
     total = rates.sum()
     return rates / total if total > 0 else np.full(len(tables), 1 / len(tables))
@@ -103,7 +103,7 @@ def rate_shares(tables: Sequence[SignalTable]) -> Float[np.ndarray, " checkpoint
 def reference_cosines(
     table: SignalTable, dot: str, norm: str
 ) -> Float[np.ndarray, "samples references"]:
-    """Cosine with each domain's mean reference gradient; 0 where a gradient is zero."""
+    """Return the cosine with each domain's mean reference gradient; 0 where a gradient is zero."""
     lengths = np.sqrt(np.diag(table.reference_gram))
     product, found = column(table, norm)[:, None] * lengths[None, :], column(table, dot)
     there = product > 0
@@ -113,10 +113,10 @@ def reference_cosines(
 
 
 def clean_rows(public: PublicRows, checkpoint: int, name: str) -> Bool[np.ndarray, " rows"]:
-    """Which public rows are clean and have signals at a checkpoint.
+    """Return a mask of the public rows that are clean and have signals at a checkpoint.
 
     Raises:
-        PluginError: none; names the scorer.
+        PluginError: no row is; names the scorer.
     """
     clean = np.array([kind == "clean" for kind in public.kinds], dtype=bool)
     clean &= public.trajectory[checkpoint].status == Status.OK

@@ -1,9 +1,9 @@
-"""Interface of merging rules: from the sites' adapters of a round to one.
+"""Interface of merging rules, which merge the sites' adapters of a round into one.
 
 A rule is made anew for every round, so that a run resumes from what is committed and from nothing
 else. Server-side optimisers (FedAdam and its kin) need their moments of the last round: a
-:class:`StatefulMerging` gets them and gives them back, and the server commits them with the
-adapter, after every round. They start empty in the first round of warm-up and of each study arm.
+:class:`StatefulMerging` takes and returns them, and the server commits them with the adapter after
+every round. The moments start empty in the first round of warm-up and of each study arm.
 """
 
 from collections.abc import Mapping
@@ -21,24 +21,24 @@ from fedwinnow.curation.datatypes import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """A merged adapter and what the merge cost."""
+    """Merged adapter, report of the merge, and change of the base."""
 
     adapter: Adapter
     report: Mapping[str, float] = field(default_factory=dict)
     """``discarded_energy`` (share of ‖ΔW*‖² lost, in [0, 1]), ``rank``, … by name."""
     change: Adapter | None = None
-    """What every site adds to its base for good, as factors of the modules that change, before it
-    uses ``adapter``; its ``base`` is the base before. None: the base stays."""
+    """Change that every site adds to its base for good before it uses ``adapter``: factors of the
+    modules that change. The change's ``base`` is the base before. None: the base stays."""
 
 
 @runtime_checkable
 class Merging(Protocol):
-    """From the sites' adapters to one."""
+    """Rule that merges the sites' adapters into one."""
 
     def __call__(
         self, adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
     ) -> Merged:
-        """Merge; sites in sorted order of name, so that order of arrival changes nothing.
+        """Merge in sorted order of site name, so that the order of arrival changes nothing.
 
         Raises:
             IncompatibleAdapterError: bases, modules or shapes differ.
@@ -49,16 +49,16 @@ class Merging(Protocol):
 
 @runtime_checkable
 class FactorMerging(Merging, Protocol):
-    """A merging that is exact because the sites leave one factor as they got it."""
+    """Merging rule that is exact because the sites leave one factor as it was sent."""
 
     def trains(self, number: int) -> frozenset[Literal["a", "b"]]:
-        """Which factors the sites train in training round ``number``, counted from 0."""
+        """Return the factors that the sites train in training round ``number``, counted from 0."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseMerged:
-    """A merged sparse difference and what there is to say of it."""
+    """Merged sparse difference and report of the merge."""
 
     adapter: SparseAdapter
     report: Mapping[str, float] = field(default_factory=dict)
@@ -67,11 +67,11 @@ class SparseMerged:
 
 @runtime_checkable
 class SparseMerging(Protocol):
-    """From the sites' sparse differences to one; dense factors are refused by name."""
+    """Rule that merges the sites' sparse differences into one; it refuses dense factors by name."""
 
     @property
     def density(self) -> float:
-        """Largest share of a model's entries that a site may change, in (0, 1]."""
+        """Return the largest share of a model's entries that a site may change, in (0, 1]."""
         ...
 
     def __call__(
@@ -80,10 +80,11 @@ class SparseMerging(Protocol):
         weights: Mapping[str, float],
         previous: SparseAdapter,
     ) -> SparseMerged:
-        """Merge; sites in sorted order of name.
+        """Merge in sorted order of site name.
 
         Raises:
-            IncompatibleAdapterError: no sparse adapter; bases or shapes differ; too many entries.
+            IncompatibleAdapterError: an adapter is not sparse; bases or shapes differ; too many
+                entries.
             NonFiniteError: a value is NaN or infinite.
         """
         ...
@@ -95,7 +96,7 @@ Memory: TypeAlias = Mapping[str, Float[np.ndarray, "..."]]
 
 @runtime_checkable
 class StatefulMerging(Merging, Protocol):
-    """A merging rule with a state between rounds; called alone, it merges as in a first round."""
+    """Merging rule with state between rounds; a plain call merges as in a first round."""
 
     def merge_with_state(
         self,
@@ -104,11 +105,11 @@ class StatefulMerging(Merging, Protocol):
         previous: Adapter,
         memory: Memory,
     ) -> tuple[Merged, Memory]:
-        """Merge, and give what the next round needs; ``memory`` itself is not changed.
+        """Merge, and return the memory for the next round; ``memory`` itself is not changed.
 
         Raises:
             IncompatibleAdapterError: see :class:`Merging`.
-            NonFiniteError: a factor, or what is remembered, holds a NaN or an infinity.
+            NonFiniteError: a factor or the memory holds a NaN or an infinity.
         """
         ...
 
@@ -120,7 +121,7 @@ def merge_with_memory(
     previous: Adapter,
     memory: Memory,
 ) -> tuple[Merged, Memory]:
-    """Merge by any rule; the memory of one that does not remember is empty."""
+    """Merge by any rule; return an empty memory where the rule keeps no state."""
     if isinstance(merging, StatefulMerging):
         return merging.merge_with_state(adapters, weights, previous, memory)
     return merging(adapters, weights, previous), {}

@@ -12,7 +12,7 @@ from fedwinnow.curation.datatypes import Scores, Trajectory
 
 @runtime_checkable
 class Objective(Protocol):
-    """What one training step minimises."""
+    """Function of the batch losses and the adapter that one training step minimises."""
 
     def __call__(
         self,
@@ -30,18 +30,18 @@ class Objective(Protocol):
 
 @runtime_checkable
 class WeighingObjective(Objective, Protocol):
-    """An objective that lets samples count unequally: their losses come to it already weighed."""
+    """Objective with a weight for each sample; the losses it gets are already weighted."""
 
     @property
     def columns(self) -> frozenset[str]:
-        """Signal columns that the weights are made of; they are measured beside the scorers'."""
+        """Return the signal columns that the weights need; they are measured with the scorers'."""
         ...
 
     @property
     def unit(self) -> str:
-        """Unit that the deciding scorer's scores must have; "" for any."""
+        """Return the unit that the deciding scorer's scores must have; "" for any."""
         ...
 
     def weights(self, scores: Scores, trajectory: Trajectory) -> Float[np.ndarray, " samples"]:
-        """One weight of at least 0 for each kept sample, by custom of mean 1; never leaves."""
+        """Return a weight of at least 0 for each kept sample, usually of mean 1; never leaves."""
         ...

@@ -12,7 +12,7 @@ from fedwinnow.curation.datatypes import Sample, Scores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """The order in which a site trains on what it kept."""
+    """Order in which a site trains on its kept samples."""
 
     indices: Int[np.ndarray, " samples"]
     """A permutation of the kept samples' positions."""
@@ -26,12 +26,12 @@ class Order:
 
 @runtime_checkable
 class Ordering(Protocol):
-    """From the kept samples and their scores to an order of training."""
+    """Rule that puts the kept samples in an order of training."""
 
     def __call__(self, scores: Scores, seed: int, samples: Sequence[Sample]) -> Order:
         """Order samples; ``scores`` may hold equal values, never NaN.
 
-        Also for no sample at all: the server, which sees none, reads from that order which
+        It must accept no sample at all: the server, which sees none, calls it so to learn which
         learning-rate schedule the ordering asks for.
         """
         ...
@@ -39,18 +39,18 @@ class Ordering(Protocol):
 
 @runtime_checkable
 class StagedOrdering(Ordering, Protocol):
-    """An ordering in stages: before each, the site ranks the samples that are left anew.
+    """Ordering in stages; before each stage the site ranks the remaining samples anew.
 
-    It is then called with the samples of a stage, best first, and their scores of that moment; NaN
-    where a sample has none any more.
+    It is called with the samples of one stage, best first, and their current scores; NaN where a
+    sample no longer has one.
     """
 
     @property
     def stages(self) -> int:
-        """Stages over all rounds, at least 1."""
+        """Return the number of stages over all rounds, at least 1."""
         ...
 
     @property
     def scorer(self) -> str:
-        """Name of the forward-only scorer that ranks; a site's policy may refuse it."""
+        """Return the name of the forward-only scorer that ranks; a site's policy may refuse it."""
         ...

@@ -1,4 +1,4 @@
-"""Interface of scorers: from signals to one number per sample."""
+"""Interface of scorers, which turn signals into one number per sample."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,16 +10,16 @@ from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
 
 @runtime_checkable
 class Scorer(Protocol):
-    """From signals to one number per sample; higher is better."""
+    """Rule that turns signals into one score per sample; higher is better."""
 
     @property
     def columns(self) -> frozenset[str]:
-        """Signal columns that it reads; the measuring pass computes only these."""
+        """Return the signal columns that it reads; the measuring pass computes only these."""
         ...
 
     @property
     def unit(self) -> str:
-        """Unit of a score, for axes and tables: ``"nats"``, ``"probability"`` and so on."""
+        """Return the unit of a score, for axes and tables: ``"nats"``, ``"probability"``, …."""
         ...
 
     def fit(self, public: PublicRows) -> Fitted:
@@ -36,8 +36,8 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class QueueingScorer(Scorer, Protocol):
-    """A scorer that leaves some samples to a person of the silo, and does not train on them."""
+    """Scorer that queues some samples for a person of the silo; the site does not train on them."""
 
     def queue(self, trajectory: Trajectory, fitted: Fitted) -> Bool[np.ndarray, " samples"]:
-        """Which samples are for a person to decide, if they pass the threshold; never leaves."""
+        """Return a mask of samples for a person, if they pass the threshold; it never leaves."""
         ...

@@ -1,4 +1,4 @@
-"""Interface of weightings: from what each site trained on to its share of the merge."""
+"""Interface of weightings, which give each site its share of the merge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Weighting(Protocol):
-    """From what each site trained on to its share of the merge."""
+    """Rule that turns sample counts into each site's share of the merge."""
 
     def __call__(self, counts: Mapping[str, int]) -> Mapping[str, float]:
-        """Weights that sum to 1, for the sites with a count above 0.
+        """Return weights that sum to 1, for the sites with a count above 0.
 
         Raises:
             EmptySelectionError: every count is 0.
@@ -20,9 +20,9 @@ class Weighting(Protocol):
 
 @runtime_checkable
 class AligningWeighting(Weighting, Protocol):
-    """A weighting that also sees where each site's update leads the public anchors.
+    """Weighting that also reads how each site's update changes the loss of the public anchors.
 
-    Called as a plain weighting in warm-up, where updates are not weighed by worth.
+    In warm-up it is called as a plain weighting: updates are not weighed by worth there.
     """
 
     def align(
@@ -31,7 +31,7 @@ class AligningWeighting(Weighting, Protocol):
         alignments: Mapping[str, float],
         before: Mapping[str, float],
     ) -> Mapping[str, float]:
-        """Weights that sum to 1.
+        """Return weights that sum to 1.
 
         Args:
             counts: Site → samples, as for a plain weighting.
@@ -47,7 +47,7 @@ class AligningWeighting(Weighting, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What an adapter does to the loss of one category of public anchors."""
+    """Effect of an adapter on the loss of one category of public anchors."""
 
     gain: float
     """Mean drop of the loss, nats; above 0 is better."""
@@ -57,19 +57,19 @@ class Effect:
 
 @runtime_checkable
 class JudgedWeighting(Weighting, Protocol):
-    """A weighting that reads what the other sites measure of each adapter on public anchors.
+    """Weighting that also reads what other sites measure of each adapter on public anchors.
 
-    Called as a plain weighting in warm-up.
+    In warm-up it is called as a plain weighting.
     """
 
     def rate(
         self, counts: Mapping[str, int], effects: Mapping[str, Mapping[str, Effect]]
     ) -> Mapping[str, float]:
-        """Weights that sum to 1.
+        """Return weights that sum to 1.
 
         Args:
             counts: Site → samples, as for a plain weighting.
-            effects: Site → category → what its adapter does there.
+            effects: Site → category → effect of its adapter there.
 
         Raises:
             EmptySelectionError: every count is 0.

@@ -1,4 +1,4 @@
-"""Scores of a large silo, block by block: formulas hold several columns in float64 at once.
+"""Score a large silo block by block, as formulas hold several columns in float64 at once.
 
 A score depends on a sample's own rows alone (``plugins check`` holds every scorer to that), so the
 blocks' scores are those of the whole up to rounding, and up to ``BLOCK`` samples bit for bit.
@@ -12,7 +12,7 @@ from fedwinnow.curation.datatypes import Fitted, Scores, SignalTable, Trajectory
 from fedwinnow.strategies.interfaces.scorer import Scorer
 
 BLOCK = 65_536
-"""Samples that are scored at once."""
+"""Samples scored at once."""
 
 
 def score_in_blocks(scorer: Scorer, trajectory: Trajectory, fitted: Fitted) -> Scores:

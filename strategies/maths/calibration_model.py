@@ -1,4 +1,4 @@
-"""Quality as a probability: a small model fitted on public anchors and their corruptions.
+"""Fit the probability of being clean on public anchors and their corruptions, by a small model.
 
 With z a sample's standardised features (``strategies/maths/standardization.py``) and t its
 typicality::
@@ -49,7 +49,7 @@ _CONVERGED = 1e-13
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Features of public rows with their truth."""
+    """Features of public rows, with domain, label (clean or not) and fold."""
 
     names: tuple[str, ...]
     values: Float[np.ndarray, "rows features"]
@@ -60,7 +60,7 @@ class Rows:
     """Cross-validation fold of each row; all copies of a parent share one."""
 
     def take(self, rows: Bool[np.ndarray, " rows"]) -> "Rows":
-        """The rows that are marked."""
+        """Return the rows that the mask marks."""
         return Rows(
             names=self.names,
             values=self.values[rows],
@@ -72,10 +72,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How to fit."""
+    """Settings of the fit."""
 
     typical: tuple[str, ...]
-    """Features that typicality looks at."""
+    """Features that typicality reads."""
     only_typical: frozenset[str] = frozenset()
     """Features that the discriminative part leaves out."""
     safeguard: float = 0.5
@@ -118,7 +118,7 @@ def fused_logits(
     names: tuple[str, ...],
     recipe: Recipe,
 ) -> Float[np.ndarray, " samples"]:
-    """Fused logit f of each sample: higher is more likely clean."""
+    """Return the fused logit f of each sample: higher is more likely clean."""
     standardised = standardizer_from_arrays(model)(values, domains)
     distance = typicality_of(standardised[:, _typical(names, recipe)], model["inverse"])
     beta, alpha = model["beta"], model["alpha"]
@@ -135,11 +135,11 @@ def cross_validated_logits(
     ridge: float,
     without: Bool[np.ndarray, " rows"] | None = None,
 ) -> Float[np.ndarray, " rows"]:
-    """Fused logit f of every row from the model of the other folds.
+    """Return the fused logit f of every row, from the model of the other folds.
 
     Args:
         rows: Public rows.
-        recipe: How to fit.
+        recipe: Settings of the fit.
         ridge: λ.
         without: Rows that no model sees, whatever their fold; each still gets its f.
     """
@@ -159,7 +159,7 @@ def cross_validated_logits(
 
 
 def choose_ridge(rows: Rows, recipe: Recipe) -> tuple[float, Float[np.ndarray, " rows"]]:
-    """The strongest λ whose held-out log loss is within a standard error of the least.
+    """Choose the strongest λ whose held-out log loss is within a standard error of the least.
 
     Returns:
         λ, and the held-out f that it gives.
@@ -186,7 +186,7 @@ def choose_ridge(rows: Rows, recipe: Recipe) -> tuple[float, Float[np.ndarray, "
 def fit_logistic(
     design: Float[np.ndarray, "rows columns"], clean: Bool[np.ndarray, " rows"], *, ridge: float
 ) -> Float[np.ndarray, " coefficients"]:
-    """Class-balanced ridge logistic regression; the last coefficient is the unpenalised offset.
+    """Fit class-balanced ridge logistic regression; the last coefficient is an unpenalised offset.
 
     Minimises Σ_n w_n log(1 + exp(−y_n β·x_n)) + λ/2 ‖β‖² by damped Newton steps, Σ w_n = 1.
     """
@@ -217,14 +217,14 @@ def fit_logistic(
 
 
 def sigmoid(logit: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
-    """σ(x), without overflow."""
+    """Return σ(x), without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0.0, -logit)))
 
 
 def _anchor(
     rows: Rows, recipe: Recipe
 ) -> tuple[Standardizer, Float[np.ndarray, "typical typical"]]:
-    """Standardisation and precision matrix of the clean rows."""
+    """Fit standardisation and precision matrix of the clean rows."""
     anchors = rows.take(rows.clean)
     standard = fit_standardizer(
         anchors.values, anchors.domains, names=rows.names, shrinkage=recipe.shrinkage
@@ -243,7 +243,7 @@ def _design(
     names: tuple[str, ...],
     recipe: Recipe,
 ) -> Float[np.ndarray, "samples columns"]:
-    """Hinges z⁺ and z⁻, cut at 4, and typicality, cut at −12."""
+    """Return hinges z⁺ and z⁻, cut at 4, and typicality, cut at −12."""
     keep = [i for i, name in enumerate(names) if name not in recipe.only_typical]
     z = standardised[:, keep]
     up, down = np.clip(z, 0.0, _REACH), np.clip(-z, 0.0, _REACH)
@@ -255,5 +255,5 @@ def _squash(logit: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples
 
 
 def _balance(clean: Bool[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
-    """Weights that sum to one half over each class."""
+    """Return weights that sum to one half over each class."""
     return np.asarray(np.where(clean, 0.5 / max(clean.sum(), 1), 0.5 / max((~clean).sum(), 1)))

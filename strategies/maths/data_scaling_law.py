@@ -1,4 +1,4 @@
-"""What training on pools of unequal quality costs when they are repeated: the law behind `budget`.
+"""Predict the loss of training on repeated pools of unequal quality: the law behind `budget`.
 
 After N samples seen of n unique ones, with n_k = min(k · n, N) seen by the end of pass k:
 
@@ -48,7 +48,7 @@ _Losses = Float[np.ndarray, "pools checkpoints"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Law:
-    """The law of some pools, best first."""
+    """Parameters of the law for several pools, best pool first."""
 
     utilities: tuple[float, ...]
     """b of each pool, at most 0."""
@@ -82,7 +82,7 @@ class Law:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LawFit:
-    """A fitted law, and how far it is from what was measured."""
+    """Fitted law, and its error on the measured losses."""
 
     law: Law
     error: float
@@ -90,7 +90,7 @@ class LawFit:
 
 
 def exposure(seen: float, unique: float, half_life: float) -> float:
-    """u_τ(N, n): logarithm of the samples seen, repetitions discounted; see the module.
+    """Return u_τ(N, n), the log of the samples seen, repetitions discounted; see the module.
 
     Args:
         seen: Samples seen N, at least 1.
@@ -101,13 +101,13 @@ def exposure(seen: float, unique: float, half_life: float) -> float:
 
 
 def expected_loss(law: Law, seen: float, *, best: int, size: float) -> float:
-    """Loss after training on the union of the best pools.
+    """Return the loss after training on the union of the best pools.
 
     Args:
         law: The fitted law.
         seen: Samples seen, repetitions counted, at least 1.
-        best: How many pools, the best first, 1 to all.
-        size: Unique samples of a pool where it is applied.
+        best: Number of pools, the best first, 1 to all.
+        size: Unique samples of a pool where the law is applied.
     """
     unique = max(1.0, best * size)
     pools = list(zip(law.utilities, law.half_lives, strict=True))[:best]
@@ -116,13 +116,13 @@ def expected_loss(law: Law, seen: float, *, best: int, size: float) -> float:
 
 
 def expected_losses(law: Law, seen: float, size: float) -> tuple[float, ...]:
-    """Loss for the best 1, 2, …, all pools; the smallest says how much to keep."""
+    """Return the loss for the best 1, 2, …, all pools; the smallest says how much to keep."""
     every = range(1, len(law.utilities) + 1)
     return tuple(expected_loss(law, seen, best=best, size=size) for best in every)
 
 
 def most_worth(losses: tuple[float, ...]) -> int:
-    """How many pools to keep: where the loss is least; of equals the most, as nothing is lost."""
+    """Return how many pools to keep for the least loss; of equals the most, as nothing is lost."""
     return max(range(1, len(losses) + 1), key=lambda best: (-losses[best - 1], best))
 
 
@@ -142,7 +142,8 @@ def fit_law(
         losses: Measured loss of each pool, best pool first, at each checkpoint.
         seen: Samples seen at the checkpoints, ascending, at least 1.
         pool: Unique samples of each pool.
-        floor: d, where it is known; with few checkpoints the others are then far surer.
+        floor: d, where it is known; with few checkpoints the others are then far
+            more certain.
 
     Raises:
         NonFiniteError: a loss is NaN, infinite or not above 0; names the pool.
@@ -178,7 +179,7 @@ def fit_law(
 def _exposures(
     seen: Float[np.ndarray, " n"], unique: float, half_lives: Float[np.ndarray, " t"]
 ) -> Float[np.ndarray, "t n"]:
-    """u_τ of several half-lives and numbers of samples seen."""
+    """Return u_τ of several half-lives and numbers of samples seen."""
     passes = min(math.ceil(seen.max() / unique), math.ceil(_FADED * half_lives.max()) + 2)
     k = np.arange(2.0, passes + 1)
     before = np.minimum((k - 1) * unique, seen[:, None])
@@ -194,7 +195,7 @@ def _starts(
     pool: float,
     floors: Float[np.ndarray, " floors"],
 ) -> list[list[float]]:
-    """Parameters [log a, d, b…, log τ…] by the grid, best first, one for each d."""
+    """Return parameters [log a, d, b…, log τ…] from the grid, best first, one for each d."""
     grid = np.geomspace(*HALF_LIVES, _GRID)
     u = _exposures(seen, pool, grid)
     found = []
@@ -223,7 +224,7 @@ def _polished(
     start: list[float],
     floors: tuple[float, float],
 ) -> LawFit:
-    """The nearest minimum of the relative squares."""
+    """Return the law at the nearest minimum of the relative squares."""
     number = len(losses)
 
     def residuals(parameters: Float[np.ndarray, " p"]) -> Float[np.ndarray, " r"]:

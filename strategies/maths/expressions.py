@@ -1,9 +1,9 @@
-"""Arithmetic and boolean expressions in a text: how many operators, and how deep. Never evaluated.
+"""Count the operators of arithmetic and boolean expressions in a text, and their depth.
 
 The text is cut into runs of numbers, operators, brackets and the words and, or, not, true and
-false; each run is parsed with ``ast`` and counts only if its tree holds such nodes alone. Of
-several the one with the most operators counts, of equals the first. A run of more than ``LONGEST``
-characters is not read: a text cannot exhaust the parser's stack.
+false; each run is parsed with ``ast``, never evaluated, and counts only if its tree holds such
+nodes alone. Of several runs the one with the most operators counts, of equals the first. A run of
+more than ``LONGEST`` characters is not read: a text cannot exhaust the parser's stack.
 """
 
 import ast
@@ -20,14 +20,14 @@ _RUN = re.compile(rf"(?:\d+(?:\.\d+)?|[-+*/%^()<>=!&|~]|{_WORD}|[ \t])+", flags=
 _LEADING = re.compile(r"^(?:(?:and|or)\b|[*/%^<>=&|)]|\s)+", flags=re.IGNORECASE)
 _TRAILING = re.compile(r"(?:\b(?:and|or|not)|[-+*/%^<>=!&|~(]|\s)+$", flags=re.IGNORECASE)
 _EQUALS = re.compile(r"(?<![=<>!])=(?!=)")
-"""What stands between an expression and its value; it ends a run."""
+"""Equals sign between an expression and its value; it ends a run."""
 _OPERATORS = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare)
 _ALLOWED = (ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
 
 
 @dataclass(frozen=True, slots=True)
 class Operators:
-    """The shape of an expression."""
+    """Number of operators of an expression, and their depth."""
 
     count: int
     """Operators, a sign before a number not counted, at least 1."""
@@ -36,7 +36,7 @@ class Operators:
 
 
 def operators(text: str) -> Operators | None:
-    """The richest expression in a text; None where there is no operator between values."""
+    """Return the operators of a text's richest expression; None where no run has one."""
     for said, meant in _SPELLED:
         text = text.replace(said, meant)
     text = _EQUALS.sub("\n", text)
@@ -45,7 +45,7 @@ def operators(text: str) -> Operators | None:
 
 
 def _shape(run: str) -> Operators | None:
-    """The shape of one run; without unmatched brackets around it where that is what hinders."""
+    """Return the operators of one run; an unmatched outer bracket that hinders is left out."""
     if len(run) > LONGEST:
         return None
     run = _TRAILING.sub("", _LEADING.sub("", run))
@@ -62,14 +62,14 @@ def _shape(run: str) -> Operators | None:
 
 
 def _cased(text: str) -> str:
-    """Words as Python spells them; ``!`` is not, but for ``!=``."""
+    """Spell words as Python does; ``!`` becomes ``not``, but for ``!=``."""
     text = re.sub(_WORD, lambda word: word[0].lower(), text, flags=re.IGNORECASE)
     text = re.sub(r"\btrue\b", "True", re.sub(r"\bfalse\b", "False", text))
     return re.sub(r"!(?!=)", " not ", text).strip()
 
 
 def _walk(node: ast.expr) -> tuple[int, int]:
-    """Operators at and below a node, and the longest chain of them.
+    """Return the number of operators at and below a node, and the longest chain of them.
 
     Raises:
         ValueError: the tree holds something that is no expression of numbers and truth values.

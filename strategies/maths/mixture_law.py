@@ -1,4 +1,4 @@
-"""How the loss of each category of anchors follows from the sites' weights in a merge.
+"""Fit how the loss of each category of anchors follows from the sites' weights in a merge.
 
 For weights r on the simplex (Σ_j r_j = 1), and each category i a law of its own:
 
@@ -30,7 +30,7 @@ _BOUND = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixtureRun:
-    """One merge with certain weights, and what it did."""
+    """Weights of one merge, and the losses measured after it."""
 
     weights: Mapping[str, float]
     """Site → share; they sum to 1."""
@@ -51,7 +51,7 @@ class MixingLaw:
     """Root mean square of fitted − measured over all runs and categories, nats."""
 
     def losses(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """Category → expected loss, nats; a site without a weight counts as 0."""
+        """Return the expected loss of each category, nats; a site without a weight counts as 0."""
         r = np.array([weights.get(site, 0.0) for site in self.sites])
         return {
             name: float(self.floors[name] + np.exp(np.asarray(t) @ r))
@@ -64,7 +64,7 @@ def fit_mixing_law(runs: Sequence[MixtureRun], *, seed: int = 0) -> MixingLaw:
 
     Args:
         runs: At least two more than there are sites, all of the same sites and categories.
-        seed: Of the starts.
+        seed: Seed of the starts.
 
     Raises:
         NonFiniteError: a weight or a loss is no number.
@@ -85,7 +85,7 @@ def fit_mixing_law(runs: Sequence[MixtureRun], *, seed: int = 0) -> MixingLaw:
 
 
 def best_mixture(law: MixingLaw, *, least: float, most: float) -> dict[str, float]:
-    """Weights with the smallest expected mean loss over categories.
+    """Return the weights with the smallest expected mean loss over categories.
 
     Args:
         law: The fitted laws.
@@ -153,7 +153,7 @@ def _fit(
     losses: Float[np.ndarray, " runs"],
     draw: np.random.Generator,
 ) -> Float[np.ndarray, " parameters"]:
-    """C and t with the smallest Huber loss over several starts: c a share of the smallest loss."""
+    """Fit c and t of least Huber loss; each start sets c to a share of the smallest loss."""
     spread = max(float(losses.std()), 1e-9)
     low = np.array([0.0, *[-_BOUND] * mixtures.shape[1]])
     high = np.array([float(losses.min()), *[_BOUND] * mixtures.shape[1]])

@@ -5,17 +5,17 @@ from fedwinnow.strategies.interfaces.ordering import Order
 
 
 def choose_schedule(schedule: str, hint: str | None) -> str:
-    """The schedule of a run: its own, or for ``auto`` the ordering's hint, or cosine."""
+    """Return the schedule of a run: its own, or for ``auto`` the ordering's hint, or cosine."""
     return schedule if schedule != AUTO else hint or DEFAULT
 
 
 def final_share(total_steps: int, schedule: str, warmup_share: float) -> float:
-    """Rate of the last step as a share of the largest, in (0, 1]."""
+    """Return the rate of the last step as a share of the largest, in (0, 1]."""
     return learning_rate(total_steps - 1, total_steps, 1.0, schedule, warmup_share)
 
 
 def why_undone(order: Order, total_steps: int, schedule: str, warmup_share: float) -> str:
-    """What a person should hear of an order whose last samples get the smallest steps; or ""."""
+    """Return a warning where the best samples, put last, get the smallest steps; else ""."""
     share = final_share(total_steps, schedule, warmup_share)
     if not order.best_last or share >= GENTLE:
         return ""

@@ -1,4 +1,4 @@
-"""Features of a sample: what scorers derive from its rows of signals, one number each.
+"""Derive features of a sample, one number each, from its rows of signals.
 
 At the untrained adapter (checkpoint 0), ℓ(a | q) the mean token loss of body a after prompt q::
 
@@ -39,25 +39,25 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """Derived numbers of samples, all of them finite but ``end_loss``, which may be NaN."""
+    """Features of samples, by name; all are finite but ``end_loss``, which may be NaN."""
 
     names: tuple[str, ...]
     values: Float[np.ndarray, "samples features"]
     """float64."""
 
     def select(self, names: Collection[str]) -> "Features":
-        """The features that bear one of the names, in their own order."""
+        """Return the features with one of the names, in their own order."""
         keep = [i for i, name in enumerate(self.names) if name in names]
         return Features(names=tuple(self.names[i] for i in keep), values=self.values[:, keep])
 
 
 def has_signals(trajectory: Trajectory) -> Bool[np.ndarray, " samples"]:
-    """Which samples have signals at every checkpoint."""
+    """Return a mask of the samples that have signals at every checkpoint."""
     return np.asarray(np.logical_and.reduce([t.status == Status.OK for t in trajectory]))
 
 
 def take_samples(trajectory: Trajectory, rows: Int[np.ndarray, " rows"]) -> Trajectory:
-    """The trajectory of some of the samples."""
+    """Return the trajectory of some of the samples."""
     return tuple(
         replace(
             table,
@@ -71,7 +71,7 @@ def take_samples(trajectory: Trajectory, rows: Int[np.ndarray, " rows"]) -> Traj
 
 
 def nearest_domains(table: SignalTable, known: Collection[str]) -> tuple[str, ...]:
-    """Each sample's domain; one that is not known becomes that of the nearest reference anchors.
+    """Return each sample's domain; an unknown one becomes that of the nearest reference anchors.
 
     Where representations are not measured, an unknown domain becomes ``""``: the pool of all.
     """
@@ -90,8 +90,8 @@ def derive_features(trajectory: Trajectory, domains: tuple[str, ...]) -> Feature
 
     Args:
         trajectory: Tables of the same samples, checkpoint 0 first.
-        domains: Per sample the domain whose references are its own; one that no reference bears
-            takes the largest cosine over all references.
+        domains: Each sample's domain, whose reference is its own; a sample of a domain without a
+            reference takes the largest cosine over all references.
     """
     first, later = trajectory[0], trajectory[1:]
     found = _forward(first)
@@ -135,7 +135,7 @@ def _forward(table: SignalTable) -> dict[str, Float[np.ndarray, " samples"]]:
 
 
 def _own(table: SignalTable, domains: tuple[str, ...]) -> Int[np.ndarray, " samples"]:
-    """Index of each sample's own reference, −1 where no reference bears its domain."""
+    """Return the index of each sample's own reference; −1 where its domain has no reference."""
     places = {name: k for k, name in enumerate(table.references)}
     return np.array([places.get(name, -1) for name in domains], dtype=np.int64)
 

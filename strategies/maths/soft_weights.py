@@ -1,4 +1,4 @@
-"""What objectives with soft weights share: a mean of weighed losses, and weights of mean 1."""
+"""Average weighted losses, and scale weights to mean 1, for objectives with soft weights."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ Weights = Float[np.ndarray, " samples"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoftMean:
-    """Mean over samples of weight · loss; the losses come already weighed."""
+    """Objective that is the mean of weight · loss; the losses it gets are already weighted."""
 
     columns: frozenset[str]
     unit: str
@@ -28,23 +28,23 @@ class SoftMean:
         parameters: Mapping[str, Tensor],  # noqa: ARG002 - the adapter does not enter
         initial: Mapping[str, Tensor],  # noqa: ARG002 - likewise
     ) -> Float[Tensor, ""]:
-        """L = (1 / n) Σ_i w_i ℓ_i."""
+        """Return L = (1 / n) Σ_i w_i ℓ_i."""
         return losses.mean()
 
     def weights(self, scores: Scores, trajectory: Trajectory) -> Weights:
-        """The rule's weights."""
+        """Return the rule's weights."""
         return self.rule(scores, trajectory)
 
 
 def fill_missing(values: Weights) -> Weights:
-    """NaN replaced by the mean of the others, 1 where there is no other: unknown is average."""
+    """Replace NaN by the mean of the others, 1 where there is no other: unknown is average."""
     known = ~np.isnan(values)
     mean = math.fsum(values[known].tolist()) / known.sum() if known.any() else 1.0
     return np.where(known, values, mean)
 
 
 def normalise_to_mean_one(values: Weights) -> Weights:
-    """Weights in proportion to the values, of mean 1; equal values give 1 exactly.
+    """Return weights of mean 1 in proportion to the values; equal values give 1 exactly.
 
     Raises:
         EmptySelectionError: every value is 0.

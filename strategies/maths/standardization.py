@@ -1,8 +1,8 @@
-"""Standardisation by the clean anchors of each domain, and the distance from them.
+"""Standardise features by the clean anchors of each domain, and measure the distance from them.
 
 With n_d clean anchors of domain d, m the mean of all, v their variance within domains and τ² that
-between domains' means, a domain's figures shrink to the pool by at most κ pseudo-anchors; its mean
-by the fewer, the further apart the domains lie::
+between domains' means, a domain's figures shrink to the pool by at most κ pseudo-anchors. The mean
+shrinks by fewer, the further apart the domains lie::
 
     m_d = (n_d · mean_d + κ′ m) / (n_d + κ′)     κ′ = min(κ, v / τ²)
     v_d = (Σ (x − mean_d)² + κ v) / (n_d + κ)
@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 POOL = ""
-"""Key of the pooled figures: for a domain without anchors."""
+"""Key of the pooled figures, which a domain without anchors takes."""
 _FLAG_FLOOR = 0.1
 _TINY = 1e-12
 _FLAGS = frozenset({"has_end"})
@@ -46,14 +46,14 @@ class Standardizer:
         return np.asarray(np.nan_to_num((values - means) / spreads, nan=0.0))
 
     def arrays(self) -> dict[str, Float[np.ndarray, " features"]]:
-        """The figures as named float64 arrays."""
+        """Return the figures as named float64 arrays."""
         return {f"mean:{key}": value for key, value in self.mean.items()} | {
             f"spread:{key}": value for key, value in self.spread.items()
         }
 
 
 def standardizer_from_arrays(arrays: Mapping[str, Float[np.ndarray, "..."]]) -> Standardizer:
-    """Inverse of :meth:`Standardizer.arrays`; other names are ignored."""
+    """Rebuild a standardizer from :meth:`Standardizer.arrays`; other names are ignored."""
 
     def part(prefix: str) -> dict[str, Float[np.ndarray, " features"]]:
         return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
@@ -68,7 +68,7 @@ def fit_standardizer(
     names: Sequence[str],
     shrinkage: float,
 ) -> Standardizer:
-    """Mean and spread of clean anchors, at least one; missing values (NaN) are left out.
+    """Fit mean and spread of clean anchors, at least one; missing values (NaN) are left out.
 
     Args:
         values: Features of the clean anchors.
@@ -106,7 +106,7 @@ def fit_standardizer(
 def precision(
     standardised: Float[np.ndarray, "anchors features"], *, ridge: float
 ) -> Float[np.ndarray, "features features"]:
-    """(C + ρ I)⁻¹ of the clean anchors; a feature that does not vary correlates with none."""
+    """Return (C + ρ I)⁻¹ of the clean anchors; a constant feature correlates with none."""
     centred = standardised - standardised.mean(axis=0)
     covariance = centred.T @ centred / len(centred)
     spread = np.sqrt(np.diag(covariance))
@@ -120,16 +120,16 @@ def typicality_of(
     standardised: Float[np.ndarray, "samples features"],
     inverse: Float[np.ndarray, "features features"],
 ) -> Float[np.ndarray, " samples"]:
-    """T = −√(zᵀ C⁻¹ z): 0 for the average clean anchor, lower the further away."""
+    """Return t = −√(zᵀ C⁻¹ z): 0 for the average clean anchor, lower the further away."""
     # squares[n] = Σ_ij z[n, i] · inverse[i, j] · z[n, j]
     squares = np.einsum("ni,ij,nj->n", standardised, inverse, standardised)
     return np.asarray(-np.sqrt(np.maximum(squares, 0.0)))
 
 
 def folds_of(parents: Sequence[str], domains: Sequence[str], folds: int) -> list[int]:
-    """Fold of each row: every copy of a parent in one, each domain spread over all.
+    """Return the fold of each row: copies of a parent share one, each domain spreads over all.
 
-    A function of the parents' ids and domains alone, whatever the order of the rows.
+    It depends on the parents' ids and domains alone, not on the order of the rows.
     """
     home = dict(sorted(zip(parents, domains, strict=True), reverse=True))
     ordered = sorted(home, key=lambda parent: (home[parent], parent))

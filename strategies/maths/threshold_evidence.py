@@ -1,8 +1,8 @@
-"""What threshold rules share: merge the summaries, put the number on the grid, note the evidence.
+"""Merge score summaries, put a threshold on the grid, and note the evidence for it.
 
-Every decision says ``kept_share``, the share of private samples at or above (from the histogram);
+Every decision gives ``kept_share``, the share of private samples at or above (from the histogram);
 ``expected_recall`` and ``corrupted_pass``, the share of clean and of corrupted public rows at or
-above; and ``rank_error``, the bound of the histogram. Where all public scores are one number there
+above; and ``rank_error``, the bound of the histogram. Where all public scores are equal there
 is nothing to rank by: everything is kept, whatever the rule, and ``inseparable`` is 1.
 """
 
@@ -20,7 +20,7 @@ Summaries = Mapping[str, ScoreSummary]
 
 
 def pool_summaries(summaries: Summaries) -> ScoreSummary:
-    """All sites' summaries added up, in order of name.
+    """Add up all sites' summaries, in order of name.
 
     Raises:
         EmptySummaryError: no site sent one, or none holds a sample.
@@ -42,7 +42,7 @@ def decide_threshold(
     public: PublicScores,
     evidence: Mapping[str, float] | None = None,
 ) -> ThresholdDecision:
-    """A decision on the grid, never above ``value``, with what can be said of any threshold.
+    """Return a decision on the grid, never above ``value``, with the evidence all rules share.
 
     Raises:
         EmptySummaryError: no site contributed a score.
@@ -65,14 +65,14 @@ def decide_threshold(
 
 
 def public_scores_of(public: PublicScores, *, clean: bool) -> Float[np.ndarray, " rows"]:
-    """Scores of the clean or of the corrupted public rows, without those that have none (NaN)."""
+    """Return the scores of the clean or of the corrupted public rows, without NaN."""
     wanted = np.array([(kind == "clean") == clean for kind in public.kinds], dtype=bool)
     found: Float[np.ndarray, " rows"] = public.scores[wanted & ~np.isnan(public.scores)]
     return found.astype(np.float64)
 
 
 def clean_scores(public: PublicScores, rule: str, *, least: int = 1) -> Float[np.ndarray, " rows"]:
-    """Scores of the clean public rows.
+    """Return the scores of the clean public rows.
 
     Raises:
         EmptySummaryError: there are fewer than ``least``.
@@ -91,7 +91,7 @@ def check_share(name: str, share: float) -> None:
     """Refuse a share outside (0, 1].
 
     Raises:
-        ValueError: it is.
+        ValueError: the share is outside (0, 1].
     """
     if not 0 < share <= 1:
         message = f"{name} = {share} is out of range; allowed: in (0, 1]"

@@ -1,4 +1,4 @@
-"""Core space: task vectors as small matrices in bases that all sites share, without any loss.
+"""Write task vectors as small matrices in bases that all sites share, without loss (core space).
 
 Stack the left factors of all sites side by side and the right ones on top of each other; with the
 left singular vectors U of [s_1 B_1, …, s_n B_n] and the right ones V of [A_1; …; A_n]:
@@ -49,7 +49,7 @@ class CoreSpace:
 
 
 def to_core_space(updates: Updates, before: maths.Product | None) -> CoreSpace:
-    """Bases and cores of at least one site; ``before`` is subtracted from each update."""
+    """Return bases and cores of at least one site; ``before`` is subtracted from each update."""
     stacked = [*updates.values()] if before is None else [*updates.values(), before]
     left = _basis([product.left for product in stacked])
     right = _basis([product.right.T for product in stacked])
@@ -63,7 +63,7 @@ def to_core_space(updates: Updates, before: maths.Product | None) -> CoreSpace:
 def _basis(
     blocks: Sequence[Float64[Tensor, "rows _"]],
 ) -> Float64[Tensor, "rows k"]:
-    """Left singular vectors of the blocks side by side, strongest first.
+    """Return the left singular vectors of the blocks side by side, strongest first.
 
     Directions below the rounding of float64 are left out, but for the first; the largest entry of
     each vector is positive.
@@ -78,7 +78,7 @@ def _basis(
 
 
 def combine_in_core_space(rule: Rule, scale: float) -> Combine:
-    """A rule on cores as a rule on task vectors: T = ``scale`` · U M Vᵀ."""
+    """Turn a rule on cores into a rule on task vectors: T = ``scale`` · U M Vᵀ."""
 
     def bend(
         module: str,

@@ -1,10 +1,10 @@
-"""What merging rules share: averages of factors, the cut to a rank, the change of a base.
+"""Average factors, truncate a product to a rank, and factor a change of the base.
 
-Of weights p_i, scales s_i and the previous scale s: a shared factor is exact, as
+With weights p_i, scales s_i and the previous scale s, averaging is exact where A is shared, as
 
     Σ p_i s_i B_i A = s · (Σ p_i (s_i / s) B_i) · A,   and likewise for a shared B,
 
-and averages of both factors are off by the factors' weighted covariance,
+and averaging both factors is off by the factors' weighted covariance,
 
     Σ p_i s B_i A_i − s B̄ Ā = s Σ p_i (B_i − B̄)(A_i − Ā),   B̄ = Σ p_i B_i,  Ā = Σ p_i A_i,
 
@@ -36,7 +36,7 @@ Part = Literal["a", "b"]
 def checked_shares(
     adapters: Mapping[str, Adapter], weights: Mapping[str, float], previous: Adapter
 ) -> dict[str, float]:
-    """Shares of the sites that count, after every check that each rule needs.
+    """Check the adapters as every rule needs it; return the shares of sites with weight above 0.
 
     Raises:
         EmptySelectionError: no site with an adapter has a weight above 0.
@@ -61,7 +61,7 @@ def check_rank(rank: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactorAverages:
-    """Averages of both factors of one module, and what they miss."""
+    """Averages of both factors of one module, and the error of their product."""
 
     mean: maths.Product
     """s B̄ Ā, with the scale in the left factor."""
@@ -72,7 +72,7 @@ class FactorAverages:
 def average_both_factors(
     adapters: Mapping[str, Adapter], shares: Mapping[str, float], module: str
 ) -> FactorAverages:
-    """Both factors averaged apart; unequal ranks are padded with zeros to the largest."""
+    """Average both factors separately; unequal ranks are padded with zeros to the largest."""
     rank = max(adapters[site].a[module].shape[0] for site in shares)
     products = {site: _padded(maths.delta(adapters[site], module), rank) for site in shares}
     mean = maths.Product(
@@ -97,7 +97,7 @@ def _padded(product: maths.Product, rank: int) -> maths.Product:
 def first_changed_factor(
     adapters: Mapping[str, Adapter], shares: Mapping[str, float], previous: Adapter, part: Part
 ) -> tuple[str, str] | None:
-    """First site and module whose factor is not bit for bit the previous one; None: all are."""
+    """Return the first site and module whose factor is not ``previous``'s, bit for bit; or None."""
     for site in shares:
         for module in previous.modules:
             mine, before = (getattr(x, part)[module] for x in (adapters[site], previous))
@@ -109,7 +109,7 @@ def first_changed_factor(
 def check_shared_a(
     adapters: Mapping[str, Adapter], shares: Mapping[str, float], previous: Adapter, rule: str
 ) -> None:
-    """Refuse sites that did not leave A as they got it.
+    """Refuse sites whose A is not the previous one, bit for bit.
 
     Raises:
         IncompatibleAdapterError: a site's A differs from the previous one.
@@ -127,7 +127,7 @@ def check_shared_a(
 def average_factor(
     adapters: Mapping[str, Adapter], shares: Mapping[str, float], previous: Adapter, part: Part
 ) -> Merged:
-    """The exact merge where the other factor is shared: Σ p_i (s_i / s) of this one."""
+    """Merge exactly where the other factor is shared: Σ p_i (s_i / s) of this one."""
     factors, square = {}, 0.0
     for module in previous.modules:
         before = getattr(previous, part)[module]
@@ -147,7 +147,7 @@ def average_factor(
 
 
 def exact_report(merged: Adapter, square: float) -> dict[str, float]:
-    """Report of a rule that loses nothing; ``square`` is ‖ΔW*‖²."""
+    """Return the report of a rule that loses nothing; ``square`` is ‖ΔW*‖²."""
     return {
         "rank": largest_rank(merged),
         "target_norm": square**0.5,
@@ -156,13 +156,13 @@ def exact_report(merged: Adapter, square: float) -> dict[str, float]:
 
 
 def largest_rank(adapter: Adapter) -> float:
-    """Largest rank of a module."""
+    """Return the largest rank of a module."""
     return float(max(factor.shape[0] for factor in adapter.a.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruncatedAdapter:
-    """An adapter of bounded rank, and the energies of what it was cut from."""
+    """Adapter of bounded rank, with the energy it lost and the energy before the cut."""
 
     adapter: Adapter
     lost: float
@@ -172,14 +172,14 @@ class TruncatedAdapter:
 
     @property
     def discarded_energy(self) -> float:
-        """Share of ``whole`` that is lost, in [0, 1]."""
+        """Return the share of ``whole`` that is lost, in [0, 1]."""
         return self.lost / self.whole if self.whole > 0 else 0.0
 
 
 def truncate_to_rank(
     previous: Adapter, rank: int, goal: Callable[[str], maths.Product]
 ) -> TruncatedAdapter:
-    """The best adapter of a rank, module by module: only one module's ``goal`` is held at a time.
+    """Return the best adapter of a rank; only one module's ``goal`` is held at a time.
 
     With goal = U Σ Vᵀ, the previous scale s, and c the root mean square length of the rows of the
     previous A: A = c V_rᵀ, B = U_r Σ_r / (s c). Directions that are not needed are rows of the
@@ -187,8 +187,8 @@ def truncate_to_rank(
 
     Args:
         previous: Gives scales, dtypes, row lengths and rows to fill with.
-        rank: Rank of every module, or all that its matrix can have; 0: each module's previous one.
-        goal: Module → what to approximate.
+        rank: Rank of every module, at most what its matrix can have; 0: each module's previous one.
+        goal: Module → product to approximate.
     """
     a, b, lost, whole = {}, {}, 0.0, 0.0
     for module in previous.modules:
@@ -210,7 +210,7 @@ def truncate_to_rank(
 def _factors(
     spectrum: maths.Spectrum, used: int, size: int, previous: Adapter, module: str
 ) -> tuple[Float64[Tensor, "size inputs"], Float64[Tensor, "outputs size"]]:
-    """A and B of one module: the first ``used`` directions, then rows that can be trained."""
+    """Return A and B of one module: the first ``used`` directions, then trainable rows."""
     before = previous.a[module].to(torch.float64)
     length = float(before.square().sum(dim=1).mean().sqrt()) or 1.0
     vt, values = spectrum.vt[:used], spectrum.values[:used]
@@ -228,7 +228,7 @@ def _rows(
     length: float,
     module: str,
 ) -> Float64[Tensor, "count inputs"]:
-    """``count`` rows of the previous A, least explained by ``vt`` first chosen, in their order."""
+    """Return the ``count`` rows of the previous A that ``vt`` explains least, in their order."""
     rest = (before - before @ vt.T @ vt).square().sum(dim=1)
     chosen = torch.argsort(rest, descending=True, stable=True)[:count].sort().values
     rows = [before[chosen]]
@@ -241,7 +241,7 @@ def _rows(
 
 
 def needed_rank(values: Float[Tensor, " k"], norm: float) -> int:
-    """How many leading singular values leave a tail of at most ``maths.TOLERANCE · norm``."""
+    """Return how many leading singular values leave a tail of at most ``TOLERANCE · norm``."""
     tails = values.flip(0).square().cumsum(0).flip(0).sqrt()
     return int((tails > checks.TOLERANCE * norm).sum())
 
@@ -249,12 +249,12 @@ def needed_rank(values: Float[Tensor, " k"], norm: float) -> int:
 def base_change_factors(
     previous: Adapter, products: Callable[[str], maths.Product], norms: Mapping[str, float]
 ) -> Adapter | None:
-    """A change of the base as factors of the smallest rank; None where nothing changes.
+    """Return a change of the base as factors of the smallest rank; None where nothing changes.
 
     Args:
         previous: Gives base, modules and dtypes.
         products: Module → the change.
-        norms: Module → the norm beside which rounding errors of float32 count as nothing.
+        norms: Module → the norm that rounding errors of float32 are measured by.
 
     Returns:
         Factors of scale 1 with singular values in B, of the modules that change.

@@ -1,4 +1,4 @@
-"""Rules on single entries: trim the small, drop at random, elect a sign.
+"""Sparsify and merge entry by entry: trim the small, drop at random, elect a sign.
 
     trim   keep the share ``density`` of largest size, the rest is 0;
     drop   keep each entry with probability ``density`` and divide it by that, the rest is 0;
@@ -21,7 +21,7 @@ from torch import Tensor
 def trim(
     entries: Float64[Tensor, "rows columns"], density: float
 ) -> Float64[Tensor, "rows columns"]:
-    """The ⌈density · number⌉ largest entries by size, and all as large as the last of these."""
+    """Keep the ⌈density · number⌉ largest entries by size, and ties with the last of these."""
     keep = math.ceil(density * entries.numel())
     if keep >= entries.numel():
         return entries
@@ -33,7 +33,7 @@ def trim(
 def drop_at_random(
     entries: Float64[Tensor, "rows columns"], density: float, seed: int
 ) -> Float64[Tensor, "rows columns"]:
-    """Each entry kept with probability ``density`` and then divided by it, so the mean stays."""
+    """Keep each entry with probability ``density`` and divide it by that, so the mean stays."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(entries.shape, generator=generator, dtype=torch.float64)
     return entries * (draws < density) / density
@@ -42,10 +42,10 @@ def drop_at_random(
 def elect_sign(
     entries: Callable[[str], Float64[Tensor, "rows columns"]], shares: Mapping[str, float]
 ) -> Float64[Tensor, "rows columns"]:
-    """Weighted mean of the entries that have the elected sign; 0 where no sign wins.
+    """Return the weighted mean of the entries that have the elected sign; 0 where no sign wins.
 
     Args:
-        entries: Site → its entries; called twice a site, so that only one site's are held.
+        entries: Site → its entries; called twice a site, so that one site's are held at a time.
         shares: Site → weight above 0, of at least one site.
     """
     first, *others = shares

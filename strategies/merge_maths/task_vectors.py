@@ -1,4 +1,4 @@
-"""What rules share that bend the mean on purpose: task vectors, their sum, the cut, the error.
+"""Merge by rules that bend the mean on purpose: task vectors, their sum, the cut, the error.
 
 A task vector is what site i added in this round, τ_i = s_i B_i A_i − s B A with the previous
 adapter (A, B, s) that it started from; where B = 0, as in a first round, τ_i = s_i B_i A_i. A rule
@@ -27,7 +27,7 @@ Combine: TypeAlias = Callable[
 
 
 def check_scale(scale: float) -> None:
-    """Refuse a factor that is no number above 0.
+    """Refuse a factor that is not a number above 0.
 
     Raises:
         ValueError: ``scale`` is not finite or not above 0.
@@ -56,7 +56,7 @@ def merge_task_vectors(
     rank: int,
     bend: Combine,
 ) -> Merged:
-    """Merge s B A + T, T by ``bend``, to ``rank``; say how far that is from the plain mean.
+    """Merge to s B A + T of rank ``rank``, T by ``bend``; report the distance from the plain mean.
 
     Report: ``discarded_energy`` (share of ‖s B A + T‖² that the cut loses, in [0, 1]), ``rank``,
     ``merged_norm`` (‖s B A + T‖), ``target_norm`` (‖ΔW*‖) and, where ΔW* is not 0,
@@ -89,5 +89,5 @@ def merge_task_vectors(
 
 
 def previous_product(previous: Adapter, module: str) -> maths.Product | None:
-    """The previous product of a module; None where its B is 0."""
+    """Return the previous product of a module; None where its B is 0."""
     return maths.delta(previous, module) if bool(previous.b[module].any()) else None

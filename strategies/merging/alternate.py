@@ -25,8 +25,8 @@ from fedwinnow.strategies.merge_maths import factor_averages
 def alternate() -> FactorMerging:
     """Average whichever factor the sites trained; the other stays.
 
-    The factor that all sites hold bit for bit as it was sent stays, and the other is averaged;
-    where both were changed, by one site or by two, the merge is refused by name. Report: ``rank``,
+    The factor that all sites hold bit for bit as it was sent stays, and the other is averaged.
+    Where both were changed, by one site or by two, the merge is refused by name. Report: ``rank``,
     ``target_norm`` (‖ΔW*‖), ``discarded_energy`` 0.
 
     Reference:

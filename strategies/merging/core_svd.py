@@ -1,4 +1,4 @@
-"""The best adapter of a fixed rank: truncated SVD of ΔW*, through QR and a small core.
+"""Truncate ΔW* to the best adapter of a fixed rank: SVD through QR and a small core.
 
 With ΔW* = Σ p_i s_i B_i A_i = U Σ Vᵀ (never formed), the previous scale s, and c the root mean
 square length of the rows of the previous A, the first r directions become

@@ -1,4 +1,4 @@
-"""DARE in core space: drop entries of each site's core at random, grow the others, and sum.
+"""Drop entries of each site's core at random, grow the others, and sum (DARE in core space).
 
 With the cores M_i of the task vectors in shared bases U, V (``core_space``), weights p_i, a factor
 λ, and independent draws b_i of 0 or 1 with mean d, entry by entry:
@@ -41,7 +41,7 @@ Combine: TypeAlias = Callable[[Cores, Mapping[str, float]], Core]
 
 
 def dare(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int = 0) -> Merging:
-    """Drop at random and rescale; unbiased, so it helps only with a rule that likes sparse sums.
+    """Drop at random and rescale; unbiased, so it helps only with a rule that gains from sparsity.
 
     Draws derive from ``seed``, the previous adapter, module and site: they repeat on every machine,
     and differ from round to round. Report: ``discarded_energy``, ``rank``, ``merged_norm`` (before
@@ -66,7 +66,7 @@ def dare(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int =
 def combine_dropped(
     combine: Combine, *, density: float, scale: float, rank: int, seed: int
 ) -> Merging:
-    """A rule that combines cores with entries dropped at random: ``dare`` and ``dare_ties``.
+    """Make a rule that combines cores with entries dropped at random: ``dare`` and ``dare_ties``.
 
     Args:
         combine: From each site's dropped core, and the shares, to the merged core.
@@ -107,5 +107,5 @@ def _weighted_sum(kept: Cores, shares: Mapping[str, float]) -> Core:
 
 
 def drop_seed(seed: int, started: str, module: str, site: str) -> int:
-    """Seed of one site's draws for one module; ``started`` is the hash of the previous adapter."""
+    """Return the seed of one site's draws for one module; ``started``: previous adapter's hash."""
     return derive_seed(seed, "dare", started, module, site)

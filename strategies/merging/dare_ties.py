@@ -1,4 +1,4 @@
-"""DARE, then sign election, in core space: drop at random, grow, elect, mean of who agrees.
+"""Drop core entries at random, grow the rest, elect a sign, average who agrees (DARE, then TIES).
 
 With the cores M_i of the task vectors in shared bases U, V (``core_space``), weights p_i, a factor
 λ, and independent draws b_i of 0 or 1 with mean d, entry by entry:
@@ -24,7 +24,7 @@ from fedwinnow.strategies.merging.dare import Core, Cores, combine_dropped
 
 
 def dare_ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0, seed: int = 0) -> Merging:
-    """Drop at random, rescale, and average what has the elected sign.
+    """Drop at random, rescale, and average the entries that have the elected sign.
 
     The mean is over the sites whose entry survived with that sign, so entries that few kept are
     larger than in ``dare``. Draws are those of ``dare``. Report: ``discarded_energy``, ``rank``,

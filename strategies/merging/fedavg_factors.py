@@ -1,4 +1,4 @@
-"""Average A and B apart: the baseline that most federated LoRA systems use, with its error.
+"""Average A and B separately: the baseline of most federated LoRA systems, with its error.
 
 With weights p_i and B_i brought to the previous scale s (B_i ← (s_i / s) B_i):
 

@@ -1,4 +1,4 @@
-"""Average A and B apart, and add what that misses to every site's base: exact.
+"""Average A and B separately, and add what that misses to every site's base: exact.
 
 With weights p_i, the previous scale s and B_i brought to it (B_i ← (s_i / s) B_i):
 

@@ -1,4 +1,4 @@
-"""KnOTS: one SVD of all task vectors side by side, then TIES on their right-hand parts.
+"""Align all task vectors by one SVD, then merge their right-hand parts by TIES (KnOTS).
 
 With task vectors τ_i = s_i B_i A_i − s B A (previous adapter A, B, s), weights p_i and a factor λ:
 
@@ -79,7 +79,7 @@ def knots(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointSVD:
-    """The joint SVD of one module: τ_i = ``left`` · ``part(i)``."""
+    """Joint SVD of one module: τ_i = ``left`` · ``part(i)``."""
 
     left: Float64[Tensor, "outputs k"]
     """U Σ."""
@@ -89,12 +89,12 @@ class JointSVD:
     """Site → W_iᵀ."""
 
     def part(self, site: str) -> Float64[Tensor, "k inputs"]:
-        """V_iᵀ = W_iᵀ Q_iᵀ of one site; made anew at each call, as all at once are large."""
+        """Return V_iᵀ = W_iᵀ Q_iᵀ of one site; made anew at each call, as all at once are large."""
         return self.small[site] @ self.bases[site].T
 
 
 def joint_svd(updates: Updates, before: maths.Product | None) -> JointSVD:
-    """The SVD of all task vectors side by side, signs fixed by the largest entry of each U."""
+    """Return the SVD of all task vectors side by side; the largest entry of each U is positive."""
     origin = [] if before is None else [before]
     q, r = torch.linalg.qr(torch.cat([x.left for x in (*updates.values(), *origin)], dim=1))
     widths = [x.left.shape[1] for x in (*updates.values(), *origin)]

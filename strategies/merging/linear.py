@@ -1,4 +1,4 @@
-"""Task arithmetic: a weighted sum of task vectors times a factor, cut to the rank.
+"""Sum weighted task vectors, times a factor, and cut to the rank (task arithmetic).
 
 With weights p_i (sum 1), the factor λ and τ_i = s_i B_i A_i − s B A, what site i added:
 

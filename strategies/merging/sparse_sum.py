@@ -1,4 +1,4 @@
-"""The weighted sum of sparse differences: exact, on the union of the sites' supports.
+"""Add up weighted sparse differences: exact, on the union of the sites' supports.
 
 With sparse differences δ_i from the base (LT-SFT: each site trains few entries of the weights),
 weights p_i, the previous merge δ and a factor λ:
@@ -109,7 +109,7 @@ def _report(merged: SparseAdapter, size: int) -> dict[str, float]:
 
 
 def _overlap(entries: list[int], shared: int, size: int) -> dict[str, float]:
-    """Overlap of supports over all pairs, from each one's size and the number of shared places."""
+    """Return the overlap of supports over all pairs, from their sizes and the shared places."""
     total, pairs = sum(entries), len(entries) - 1
     either = pairs * total - shared
     chance = (total**2 - sum(one**2 for one in entries)) / 2 / size if size else 0.0

@@ -1,4 +1,4 @@
-"""TIES in core space: trim small entries of each site's core, elect a sign, mean of who agrees.
+"""Trim each site's core, elect a sign by entry, and average who agrees (TIES in core space).
 
 With the cores M_i of the task vectors in shared bases U, V (``core_space``), weights p_i and a
 factor λ:
@@ -33,7 +33,7 @@ from fedwinnow.strategies.merge_maths.task_vectors import (
 
 
 def ties(*, density: float = 0.5, scale: float = 1.0, rank: int = 0) -> Merging:
-    """Keep the strong entries of the cores, and of these the ones of the elected sign.
+    """Keep the largest entries of the cores, and average those of the elected sign.
 
     One site's merge is its trimmed task vector. Report: ``discarded_energy``, ``rank``,
     ``merged_norm`` (before the cut), ``target_norm`` (‖ΔW*‖), ``relative_error`` (distance from

@@ -1,4 +1,4 @@
-"""Soft curation by likeness: samples whose representation resembles the anchors' count more.
+"""Weight samples by the likeness of their representation to the anchors' (soft curation).
 
 L = (1 / n) Σ_i w_i ℓ_i with w_i = σ(s_i / τ), s_i = (1 / K) Σ_k cos(h_i, H_k): h_i the mean last
 hidden state over the body, H_k its mean over the reference anchors of domain k, both at the last
@@ -27,7 +27,7 @@ from fedwinnow.strategies.maths.soft_weights import (
 
 
 def adapt(*, tau: float = 1.0, rescale: bool = True) -> WeighingObjective:
-    """Minimise the mean loss, weighed by the likeness to the anchors.
+    """Minimise the mean loss, weighted by the likeness to the anchors.
 
     Args:
         tau: Temperature, above 0: the smaller, the closer to a cut at cosine 0; inf weighs alike.

@@ -1,4 +1,4 @@
-"""Fine-tuning that is pulled back to where the round began.
+"""Fine-tune with a pull back to the adapter that the round started from.
 
 L = (1 / n) Σ_i ℓ_i + (μ / 2) ‖θ − θ_0‖², with θ the trainable factors and θ_0 their values at the
 start of the round.

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the mean over samples of the mean token loss of the response.
+"""Minimise the mean over samples of the response's mean token loss (supervised fine-tuning).
 
 L = (1 / n) Σ_i ℓ_i with ℓ_i = (1 / T_i) Σ_t −log p(y_t | x, y_<t), so every sample counts the same,
 however long its response is.

@@ -1,8 +1,8 @@
-"""Soft curation: each sample counts in proportion to its probability of being clean.
+"""Weight each sample in proportion to its probability of being clean (soft curation).
 
 L = (1 / n) Σ_i w_i ℓ_i with w_i = p_i / mean(p), p the calibrated probability of the kept samples.
-Weights of mean 1 leave the learning rate what it is. A sample without a score counts as the mean
-one. With the threshold ``keep_all`` nothing is cut and the weights alone curate.
+Weights of mean 1 leave the learning rate what it is. A sample without a score gets the mean
+weight. With the threshold ``keep_all`` nothing is cut and the weights alone curate.
 
 Reference:
     M. Ren et al., Learning to Reweight Examples for Robust Deep Learning, ICML 2018,
@@ -22,7 +22,7 @@ from fedwinnow.strategies.maths.soft_weights import (
 
 
 def weighted() -> WeighingObjective:
-    """Minimise the mean loss, weighed by the deciding scorer's probability.
+    """Minimise the mean loss, weighted by the deciding scorer's probability.
 
     Reference:
         Ren et al., ICML 2018, https://arxiv.org/abs/1803.09050

@@ -1,4 +1,4 @@
-"""A curriculum: samples sorted by score, the same order in every pass.
+"""Sort samples by score, in the same order in every pass: a curriculum.
 
 Descending is easy to hard where a high score means that the answer follows from the prompt (as
 FedDQC's IRA does); it hints the decaying rate of its paper, which gives the least trusted samples
@@ -47,7 +47,7 @@ def by_score(*, descending: bool = True) -> Ordering:
 
 
 def check_scores(scores: Scores, ordering: str) -> None:
-    """Refuse scores that have no place in an order.
+    """Refuse scores that cannot be sorted.
 
     Raises:
         NonFiniteError: a score is NaN.

@@ -1,12 +1,12 @@
-"""Easy to hard by structure: how many steps an expression needs, and how deep they build on others.
+"""Order from easy to hard by the steps that an expression needs, and by how deep they build up.
 
 Difficulty of a sample:  d = α₁ · (sub-steps) + α₂ · (concept depth). For arithmetic and boolean
 expressions the parse tree IS the decomposition: every operator is a sub-step, and the depth is the
 longest chain of operators that feed each other (``strategies/maths/expressions.py``, which reads
-and never
-evaluates). Samples are split at the quantiles of d into K buckets of equal size, up to ties, which
-stay together; buckets go from easy to hard, and within a bucket chance decides. Samples whose
-prompt holds no expression come last, after the hardest bucket: nothing is known of them.
+and never evaluates). Samples are split at the quantiles of d into K buckets of equal size, up to
+ties, which stay together; buckets go from easy to hard, and the order within a bucket is random.
+Samples whose prompt holds no expression come last, after the hardest bucket: nothing is known of
+them.
 
 Reference:
     W. Zhao et al., Learning to Solve Complex Problems via Dataset Decomposition (Decomp), NeurIPS
@@ -30,7 +30,7 @@ from fedwinnow.strategies.maths.expressions import operators
 def decomposition(*, alpha1: float = 1.0, alpha2: float = 1.0, buckets: int = 3) -> Ordering:
     """Train from expressions of few and shallow operators to those of many and deep ones.
 
-    The same order in every pass; scores do not enter.
+    Every pass has the same order; scores are not used.
 
     Args:
         alpha1: Weight of the number of operators, at least 0.
@@ -69,9 +69,10 @@ def decomposition(*, alpha1: float = 1.0, alpha2: float = 1.0, buckets: int = 3)
 
 
 def bucket_of(difficulty: Float[np.ndarray, " samples"], buckets: int) -> np.ndarray:
-    """Bucket of each sample, 0 the easiest; equal difficulties share one, infinite ones the last.
+    """Return the bucket of each sample, 0 the easiest; equal difficulties share one.
 
-    Of n known difficulties, one with r others below it goes to bucket ⌊r · K / n⌋.
+    Of n known difficulties, one with r others below it goes to bucket ⌊r · K / n⌋; infinite ones go
+    to the last, K.
     """
     known = np.sort(difficulty[np.isfinite(difficulty)])
     below = np.searchsorted(known, difficulty, side="left")

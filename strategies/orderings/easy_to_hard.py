@@ -1,9 +1,9 @@
-"""Stages from easy to hard: before each, the site ranks what is left with the current global model.
+"""Train in stages, easy to hard; before each, rank what is left with the current global model.
 
-K stages over the rounds; each trains on the best remaining 1/K of the kept samples, in chance's
-order. What a sample's prompt explains of its response (IRA) grows as the model learns, so the
-ranking is made anew and not once. The scores, the ranking and the stages stay at the site
-(``client/training/curriculum_stages.py``). With a hint of the decaying rate that the paper uses.
+K stages over the rounds; each trains on the best remaining 1/K of the kept samples, in random
+order. How much of a response its prompt explains (IRA) grows as the model learns, so the site ranks
+before every stage and not once. The scores, the ranking and the stages stay at the site
+(``client/training/curriculum_stages.py``). The schedule hint is the decaying rate of the paper.
 
 Reference:
     Y. Du et al., Data Quality Control in Federated Instruction-tuning of Large Language Models
@@ -22,13 +22,13 @@ from fedwinnow.strategies.interfaces.ordering import Order, StagedOrdering
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EasyToHard:
-    """The ordering, and what a site must know to make its stages."""
+    """Ordering in stages, with the number of stages and the scorer that ranks."""
 
     stages: int
     scorer: str
 
     def __call__(self, scores: Scores, seed: int, samples: Sequence[Sample]) -> Order:  # noqa: ARG002 - chance alone
-        """Order the samples of one stage by chance; later passes are shuffled anew."""
+        """Order the samples of one stage at random; later passes are shuffled anew."""
         order = np.random.default_rng(seed).permutation(len(scores))
         return Order(indices=order, schedule_hint="cosine")
 

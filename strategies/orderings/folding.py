@@ -1,8 +1,8 @@
-"""Folding: several passes over the quality scale, each from the worst to the best of its part.
+"""Order samples in several sweeps over the scores, each from its worst to its best (folding).
 
 With π the positions sorted by ascending score, fold f of L holds π[f], π[f + L], π[f + 2L], …; the
 order is fold 0, fold 1, …, fold L − 1. One fold, or as many as there are samples, is plain sorting.
-Every fold ends with good samples, so a constant rate is hinted.
+Every fold ends with good samples, so the schedule hint is a constant rate.
 
 Reference:
     Y. Dai et al., Data Efficacy for Language Model Training (DELT), 2025, section 4 (folding

@@ -1,4 +1,4 @@
-"""A seeded random order, drawn anew for every pass: the order of plain fine-tuning."""
+"""Shuffle samples by a seed, anew for every pass: the order of plain fine-tuning."""
 
 from collections.abc import Sequence
 

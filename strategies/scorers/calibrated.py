@@ -1,13 +1,12 @@
-"""The default: probability of being clean, from a small model fitted on the public anchors.
+"""Score by the probability of being clean, from a model fitted on public anchors (the default).
 
-Anchors are public and clean, and so are seeded corruptions of them: labelled data at no cost in
-privacy. ``strategies/maths/calibration_model.py`` fits, on signals of both
-(``strategies/maths/signal_features.py``), a ridge
-logistic regression averaged with typicality, which knows no corruption. Every site fits the same
-model from the same rows.
+Anchors are public and clean, and their seeded corruptions are public, too: labelled data at no
+cost in privacy. ``strategies/maths/calibration_model.py`` fits, on signals of both
+(``strategies/maths/signal_features.py``), a ridge logistic regression averaged with typicality,
+which knows no corruption. Every site fits the same model from the same rows.
 
-Score of a sample: p in (0, 1), its probability of being clean where half of all are. Scores of the
-public rows come from held-out folds. The forecast says, before anything is dropped:
+Score of a sample: p in (0, 1), its probability of being clean if half of all samples are. Scores of
+the public rows come from held-out folds. The forecast says, before anything is dropped:
 
 ``auroc``, ``auroc_se``, ``auroc_within``   clean against all corruptions; its standard error; and
                                             the mean over domains
@@ -66,7 +65,7 @@ SIGNALS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 LATER = frozenset({"drop", "gradients"})
 """Groups that are measured after warm-up."""
 PAYING = ("losses", "prompt", "contrast")
-"""Groups that pay for their measurement (``docs/evidence.md``): the default."""
+"""Groups that are worth their measurement (``docs/evidence.md``): the default."""
 TYPICAL = ("loss", "loss_sd", "loss_q90", "length", "has_end", "end_loss", "ira")
 """Features of the typicality part."""
 _FLAGS = frozenset({"has_end"})
@@ -76,7 +75,7 @@ _FEWEST = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """The scorer; see the module."""
+    """Calibrated scorer; see the module."""
 
     recipe: Recipe
     folds: int
@@ -85,7 +84,7 @@ class Calibrated:
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns of its signals, and what tells the domain of a sample that names none."""
+        """Return the columns of its signals, and those that tell an undeclared domain."""
         chosen = (SIGNALS[name][0] for name in self.signals)
         return frozenset({"loss", "representation"}).union(*chosen)
 
@@ -120,7 +119,7 @@ class Calibrated:
         )
 
     def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:
-        """Probability of being clean, NaN where a sample has no signals.
+        """Return the probability of being clean; NaN where a sample has no signals.
 
         Raises:
             PluginError: the columns differ from those of the fit.
@@ -174,7 +173,7 @@ class Calibrated:
         )
 
     def _features(self, trajectory: Trajectory, domains: tuple[str, ...]) -> Features:
-        """Features of its signals alone, whatever else was measured for other scorers."""
+        """Return the features of its own signals, whatever was measured for other scorers."""
         if len(trajectory) == 1 and LATER.intersection(self.signals):
             message = (
                 "scorer 'calibrated' is to read "
@@ -193,7 +192,7 @@ class Calibrated:
         scores: Float[np.ndarray, " rows"],
         ridge: float,
     ) -> dict[str, float]:
-        """Held-out AUROCs of the public rows."""
+        """Return the held-out AUROCs of the public rows."""
         clean = rows.clean
         total = auroc(scores, clean)
         error = standard_error(total, int(clean.sum()), int((~clean).sum()))
@@ -233,7 +232,7 @@ def calibrated(
             corruptions that were tried, 1 trusts none.
         shrinkage: Pseudo-anchors that pull a domain's mean and spread to the pool's, above 0.
         folds: Cross-validation folds over anchors, at least 2.
-        signals: What it reads beside the loss: some of "losses", "prompt", "contrast",
+        signals: Groups of signals beside the loss: some of "losses", "prompt", "contrast",
             "representation", and, with run.trajectory = "global", "drop" and "gradients".
 
     Raises:
@@ -255,7 +254,7 @@ def calibrated(
 
 
 def _kept(chances: Float[np.ndarray, " rows"], rows: Rows) -> dict[str, float]:
-    """Recall and precision of keeping p ≥ 1/2 at equal shares of clean and corrupted."""
+    """Return recall and precision of keeping p ≥ 1/2 at equal shares of clean and corrupted."""
     recall = float((chances[rows.clean] >= 0.5).mean())  # noqa: PLR2004 - even odds
     passed = float((chances[~rows.clean] >= 0.5).mean())  # noqa: PLR2004 - even odds
     return {"recall": recall, "precision": recall / (recall + passed) if recall + passed else 1.0}

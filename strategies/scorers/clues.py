@@ -1,4 +1,4 @@
-"""CLUES as its published code computes it: an Adam-aware gradient dotted with the anchors' mean.
+"""Score by CLUES as its code computes it: an Adam-aware gradient dotted with the anchors' mean.
 
 Score:  s_b = Σ_t η_t · (1/K) Σ_k ⟨Γ(g_b), G_k⟩ over checkpoints t ≥ 1; Γ is one virtual Adam step.
 
@@ -23,7 +23,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import (
 
 
 def clues() -> FormulaScorer:
-    """Sum over checkpoints of rate times Adam-aware dot; see the module."""
+    """Make the scorer: sum over checkpoints of rate times Adam-aware dot; see the module."""
     return FormulaScorer(
         name="clues", columns=frozenset({"adam_dot"}), unit="nats", formula=_formula
     )

@@ -1,9 +1,9 @@
-"""CLUES as printed: Adam's step on both sides of the dot product.
+"""Score by CLUES as printed: Adam's step on both sides of the dot product.
 
 Score:  s_b = Σ_t η_t · (1/K) Σ_k ⟨Γ(g_b), Γ(G_k)⟩ over checkpoints t ≥ 1; Γ: one virtual Adam step.
 
 Both sides hold mostly the shared momentum (weight 0.9), so the product says little of the sample.
-The published code leaves Γ off one side: that is ``clues``. Moments are as there.
+The published code leaves Γ off one side: that is ``clues``. Moments are as in ``clues``.
 
 Reference:
     Z. Zhao et al., CLUES: Collaborative Private-domain High-quality Data Selection for LLMs via
@@ -22,7 +22,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import (
 
 
 def clues_paper() -> FormulaScorer:
-    """Sum over checkpoints of rate times dot of both Adam steps; see the module."""
+    """Make the scorer: sum over checkpoints of rate times dot of Adam steps; see the module."""
     return FormulaScorer(
         name="clues_paper", columns=frozenset({"adam_adam_dot"}), unit="nats", formula=_formula
     )

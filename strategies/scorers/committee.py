@@ -1,4 +1,4 @@
-"""A committee of the other members' adapters: high mean and low spread keep, disagreement asks.
+"""Score by a committee of the other members' adapters; queue samples on which they disagree.
 
 With the last checkpoint's ``review_mean``, ``review_level`` and ``review_spread`` of sample b
 (``client/signals/reviewers.py``), d its domain, and σ_d the spread of e over the clean public
@@ -8,8 +8,8 @@ rows of d:
     s_b = −e_b / σ_d                          standard deviations; higher is better
 
 A sample below the run's threshold is dropped, whatever the spread: where the mean is low, the paper
-asks nobody. One that passes and whose ``review_spread`` is above the limit of its domain is for a
-person of the silo to decide (``fedwinnow site queue``) and is not trained on. The limit is the
+asks nobody. A sample that passes, but whose ``review_spread`` is above the limit of its domain, is
+left to a person of the silo (``fedwinnow site queue``) and is not trained on. The limit is the
 quantile 1 − ``doubtful`` of the clean public rows' spread; a domain with fewer than 1/``doubtful``
 clean rows takes the limit of all.
 
@@ -49,14 +49,14 @@ _LIMIT = "limit:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committee:
-    """The scorer; see the module."""
+    """Committee scorer; see the module."""
 
     doubtful: float
     columns: frozenset[str] = frozenset({"review_mean", "review_level", "review_spread"})
     unit: str = "standard deviations"
 
     def fit(self, public: PublicRows) -> Fitted:
-        """Spread of quality and limit of disagreement by domain, from the clean public rows.
+        """Fit the spread of quality and the limit of disagreement by domain, on clean public rows.
 
         Raises:
             PluginError: no clean row has signals, or reviews were not measured.
@@ -83,7 +83,7 @@ class Committee:
         )
 
     def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:
-        """Quality in standard deviations of clean rows; NaN where a sample has no signals.
+        """Return quality in standard deviations of clean rows; NaN where a sample has no signals.
 
         Raises:
             PluginError: reviews were not measured.
@@ -91,7 +91,7 @@ class Committee:
         return _scores(trajectory, fitted.parameters)
 
     def queue(self, trajectory: Trajectory, fitted: Fitted) -> Bool[np.ndarray, " samples"]:
-        """Whether reviewers disagree more than on all but a few clean rows of the domain."""
+        """Return where reviewers disagree more than on all but a few clean rows of the domain."""
         return _queued(trajectory[-1], fitted.parameters)
 
     def _limits(

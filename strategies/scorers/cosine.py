@@ -1,4 +1,4 @@
-"""Cosine of the sample's gradient with the mean reference gradient of all domains.
+"""Score by the cosine of the sample's gradient with the mean reference gradient of all domains.
 
 Score:  s_b = Σ_t w_t ⟨g_b, Ḡ⟩ / (‖g_b‖ ‖Ḡ‖), Ḡ = (1/K) Σ_k G_k, w_t the share of the learning rate
 of checkpoint t ≥ 1; in [−1, 1]. ‖Ḡ‖² = (1/K²) Σ_kl ⟨G_k, G_l⟩ comes from the table's Gram matrix.
@@ -21,7 +21,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import (
 
 
 def cosine() -> FormulaScorer:
-    """Cosine with the mean over domains; see the module."""
+    """Make the scorer: cosine with the mean over domains; see the module."""
     return FormulaScorer(
         name="cosine", columns=frozenset({"dot", "norm"}), unit="cosine", formula=_formula
     )

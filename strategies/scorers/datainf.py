@@ -1,10 +1,11 @@
-"""DataInf: influence on the anchors' loss, by a closed-form inverse of the damped Fisher matrix.
+"""Score by influence on the anchors' loss, by an inverse damped Fisher matrix in closed form.
 
 Score at the last checkpoint:  s_b = (1/K) Σ_k Σ_l ⟨g_b,l, H_l⁻¹ G_k,l⟩ over factors l, with
 H_l⁻¹ ≈ (1/n) Σ_i (g_i g_iᵀ + λ_l I)⁻¹ (``client/measuring/datainf.py``); higher helps the anchors
 more.
 
-Differs from the paper: the g_i behind H are the public reference anchors', not the training set's.
+Differs from the DataInf paper: the g_i behind H are the public reference anchors', not the training
+set's.
 
 Reference:
     Y. Kwon et al., DataInf: Efficiently Estimating Data Influence in LoRA-tuned LLMs and Diffusion
@@ -23,7 +24,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import (
 
 
 def datainf() -> FormulaScorer:
-    """Mean influence over domains; see the module."""
+    """Make the scorer: mean influence over domains; see the module."""
     return FormulaScorer(
         name="datainf", columns=frozenset({"influence"}), unit="nats", formula=_formula
     )

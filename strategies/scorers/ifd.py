@@ -1,4 +1,4 @@
-"""Instruction-following difficulty, turned so that an answer that fits its prompt scores high.
+"""Score by negative instruction-following difficulty: an answer that fits its prompt scores high.
 
 Score at checkpoint 0:  s_b = −ℓ_b(y | x) / ℓ_b(y), conditional over unconditional mean loss of the
 same body tokens, without unit.
@@ -18,7 +18,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
 def ifd() -> FormulaScorer:
-    """Negative ratio of conditional to unconditional loss; see the module."""
+    """Make the scorer: negative ratio of conditional to unconditional loss; see the module."""
     return FormulaScorer(
         name="ifd",
         columns=frozenset({"loss", "unconditional_loss"}),

@@ -1,4 +1,4 @@
-"""Instruction-response alignment: what the prompt explains of the response.
+"""Score by instruction-response alignment: how much of the response the prompt explains.
 
 Score at checkpoint 0:  s_b = ℓ_b(y) − ℓ_b(y | x), unconditional minus conditional mean loss of the
 same body tokens, in nats.
@@ -15,7 +15,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
 def ira() -> FormulaScorer:
-    """Loss drop by the prompt; see the module."""
+    """Make the scorer: loss drop by the prompt; see the module."""
     return FormulaScorer(
         name="ira", columns=frozenset({"loss", "unconditional_loss"}), unit="nats", formula=_formula
     )

@@ -1,7 +1,7 @@
-"""A control: longer responses score higher, s_b = T_b body tokens.
+"""Score by the length of the response, s_b = T_b body tokens: a control.
 
 Published selectors often pick by length without knowing; a scorer that does not beat this one has
-found nothing else.
+found nothing but length.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
 def length() -> FormulaScorer:
-    """Number of body tokens; see the module."""
+    """Make the scorer: number of body tokens; see the module."""
     return FormulaScorer(
         name="length", columns=frozenset({"length"}), unit="tokens", formula=_formula
     )

@@ -1,4 +1,4 @@
-"""LESS: Adam-aware cosine with the reference gradients, the best over domains.
+"""Score by the Adam-aware cosine with the reference gradients, best over domains (LESS).
 
 Score:  s_b = max_k Σ_t w_t ⟨Γ(g_b), G_k⟩ / (‖Γ(g_b)‖ ‖G_k‖), w_t the share of the learning rate of
 checkpoint t ≥ 1; in [−1, 1].
@@ -25,7 +25,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import (
 
 
 def less() -> FormulaScorer:
-    """Largest Adam-aware cosine over domains; see the module."""
+    """Make the scorer: largest Adam-aware cosine over domains; see the module."""
     return FormulaScorer(
         name="less", columns=frozenset({"adam_dot", "adam_norm"}), unit="cosine", formula=_formula
     )

@@ -1,4 +1,4 @@
-"""Trusted and still to be learned: the teacher's confidence times the student's need.
+"""Score by the teacher's confidence times the student's need: trusted and still to be learned.
 
 For a sample b of domain d, c its ``teacher_confidence`` and u its ``student_entropy`` (both means
 over the body's tokens, in [0, 1], measured before anything is trained):
@@ -13,10 +13,9 @@ selection; the product ranks on either side of it. Scaling by the domain keeps a
 starved. A domain without a clean public row takes the plain τ_x.
 
 Differs from the paper: domains stand for classes; confidence is that in the given answer
-(``client/signals/teacher.py``), as the silo's answer and no label of the teacher's is learned;
-and as all
-public rows are there at once, the running averages are taken at their fixed point, the mean, which
-knows neither a decay nor an order.
+(``client/signals/teacher.py``), as the silo's answer and no label of the teacher's is learned; and
+as all public rows are there at once, the running averages are taken at their fixed point, the mean,
+which knows neither a decay nor an order.
 
 Reference:
     J. Li et al., Learning with Less: Knowledge Distillation from Large Language Models via
@@ -40,13 +39,13 @@ _POOL = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llkd:
-    """The scorer; see the module."""
+    """LLKD scorer; see the module."""
 
     columns: frozenset[str] = frozenset(SIGNALS)
     unit: str = "confidence × need, − 1 below a threshold"
 
     def fit(self, public: PublicRows) -> Fitted:
-        """Thresholds of every domain, from the clean public rows.
+        """Fit the thresholds of every domain on the clean public rows.
 
         Raises:
             PluginError: no clean row has signals.
@@ -84,7 +83,7 @@ class Llkd:
 
 
 def llkd() -> Llkd:
-    """Confidence of the teacher times need of the student; see the module."""
+    """Make the scorer: confidence of the teacher times need of the student; see the module."""
     return Llkd()
 
 

@@ -1,9 +1,9 @@
-"""Relative loss drop: what a short training taught the model about a sample it may not have seen.
+"""Score by the relative loss drop that warm-up brings, whether or not it trained on the sample.
 
 Score:  s_b = (1/T) Σ_t (ℓ_0 − ℓ_t) / ℓ_0 over checkpoints t ≥ 1, ℓ the mean token loss of the body.
 
-With ``warm_up.data = "anchors"`` the training holds public clean anchors alone: what drops by it is
-like them. With ``"all"`` the sample was trained on itself, and noise is learned as well.
+With ``warm_up.data = "anchors"`` the training holds public clean anchors alone: a sample whose loss
+drops is like them. With ``"all"`` the sample was trained on itself, and noise is learned as well.
 
 Reference:
     Reducible loss, the difference between the losses of two models:
@@ -25,7 +25,7 @@ _TINY = 1e-12
 
 
 def loss_drop() -> FormulaScorer:
-    """Mean relative loss drop over checkpoints; see the module."""
+    """Make the scorer: mean relative loss drop over checkpoints; see the module."""
     return FormulaScorer(
         name="loss_drop", columns=frozenset({"loss"}), unit="share", formula=_formula
     )

@@ -1,4 +1,4 @@
-"""Likelihood of the response: an easy sample scores high.
+"""Score by the likelihood of the response: an easy sample scores high.
 
 Score of sample b at checkpoint 0:  s_b = (1/T_b) Σ_t log p(y_t | x, y_<t) = −loss, over the T_b
 body tokens, in nats per token; perplexity is exp(−s_b), so the two rank alike.
@@ -16,7 +16,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer, column
 
 
 def perplexity() -> FormulaScorer:
-    """Negative mean token loss; see the module."""
+    """Make the scorer: negative mean token loss; see the module."""
     return FormulaScorer(
         name="perplexity", columns=frozenset({"loss"}), unit="nats", formula=_formula
     )

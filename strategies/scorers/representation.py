@@ -1,4 +1,4 @@
-"""Similarity of the response's representation to clean anchors' less that to corrupted ones'.
+"""Score by the representation's similarity to clean anchors' less that to corrupted ones'.
 
 Score at checkpoint 0:  s_b = max_k (cos(h_b, H_k) − cos(h_b, C_k)), h_b the mean last hidden state
 over the body, H_k its mean over the reference anchors of domain k, C_k that over their seeded
@@ -21,7 +21,7 @@ def representation(*, contrast: bool = True) -> FormulaScorer:
     """Make the scorer.
 
     Args:
-        contrast: Whether the similarity to corrupted anchors is taken off.
+        contrast: Whether the similarity to corrupted anchors is subtracted.
     """
     return FormulaScorer(
         name="representation",

@@ -1,4 +1,4 @@
-"""TracIn over checkpoints: the loss drop of the anchors that one step on the sample would bring.
+"""Score by the loss drop of the anchors that one step on the sample would bring (TracIn).
 
 Score:  s_b = Σ_t η_t · (1/K) Σ_k ⟨g_b, G_k⟩ over checkpoints t ≥ 1 and the K domains' mean
 reference gradients, η_t the mean learning rate that led to t.
@@ -20,7 +20,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import (
 
 
 def tracin() -> FormulaScorer:
-    """Sum over checkpoints of rate times dot; see the module."""
+    """Make the scorer: sum over checkpoints of rate times dot; see the module."""
     return FormulaScorer(name="tracin", columns=frozenset({"dot"}), unit="nats", formula=_formula)
 
 

@@ -1,8 +1,8 @@
-"""Typicality: how near a sample lies to the clean anchors in signal space; knows no corruption.
+"""Score by nearness to the clean anchors in signal space (typicality); knows no corruption.
 
 Score of sample n of domain d, z its signals standardised by the clean anchors of d (shrunk to the
 pool), C their correlation:  s_n = −√(zᵀ (C + ρ I)⁻¹ z), in standard deviations. 0 is the average
-clean anchor. What no anchor prepares for, in either direction, scores low.
+clean anchor. A sample unlike every anchor, in either direction, scores low.
 
 Reference:
     Mahalanobis distance as out-of-distribution score: Lee et al., NeurIPS 2018,
@@ -34,7 +34,7 @@ from fedwinnow.strategies.maths.standardization import (
 COLUMNS = frozenset(
     {"loss", "loss_sd", "loss_q90", "length", "end_loss", "has_end", "unconditional_loss"}
 )
-"""Signals that the distance needs; all of them cost two forwards a sample."""
+"""Signals that the distance needs; all together cost two forward passes a sample."""
 FEATURES = ("loss", "loss_sd", "loss_q90", "length", "has_end", "end_loss", "ira")
 """Features that the distance runs over."""
 _SCHEMA = "typicality/1"
@@ -43,7 +43,7 @@ _Arrays = Mapping[str, Float[np.ndarray, "..."]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Typicality:
-    """The scorer; see the module."""
+    """Typicality scorer; see the module."""
 
     shrinkage: float
     ridge: float
@@ -52,7 +52,7 @@ class Typicality:
     unit: str = "standard deviations"
 
     def fit(self, public: PublicRows) -> Fitted:
-        """Mean, spread and correlation of the clean anchors.
+        """Fit mean, spread and correlation of the clean anchors.
 
         A public row's score comes from the anchors of the other folds: an anchor would lie too
         near to itself.
@@ -86,7 +86,7 @@ class Typicality:
         )
 
     def score(self, trajectory: Trajectory, fitted: Fitted) -> Scores:
-        """Negated distance of every sample from the clean anchors of its domain.
+        """Return the negated distance of every sample from the clean anchors of its domain.
 
         Raises:
             PluginError: the columns differ from those of the fit.

@@ -1,4 +1,4 @@
-"""A control: the score is a hash of the sample's id, uniform in [0, 1), and says nothing."""
+"""Score by a hash of the sample's id, uniform in [0, 1), which says nothing: a control."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from fedwinnow.strategies.interfaces.formula_scorer import FormulaScorer
 
 
 def uniform() -> FormulaScorer:
-    """Hash of the id; see the module."""
+    """Make the scorer: hash of the id; see the module."""
     return FormulaScorer(name="uniform", columns=frozenset(), unit="share", formula=_formula)
 
 

@@ -1,4 +1,4 @@
-"""CLUES' rule: the mean score of the clean anchors.
+"""Cut at the mean score of the clean anchors: CLUES' rule.
 
 τ = (1/|A|) Σ_a s_a. About half of all clean samples lie below the mean of clean anchors, so recall
 is about one half: kept as the published rule, not as advice.

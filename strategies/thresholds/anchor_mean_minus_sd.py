@@ -1,4 +1,4 @@
-"""Mean score of the clean anchors, less some standard deviations.
+"""Cut at the mean score of the clean anchors, less some standard deviations.
 
 τ = mean(s_A) − f · sd(s_A), with the sample standard deviation: CLUES' rule, moved to where most
 clean samples pass.

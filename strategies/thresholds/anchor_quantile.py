@@ -1,4 +1,4 @@
-"""A low quantile of the clean anchors' scores: a share of clean samples is given up.
+"""Cut at a low quantile of the clean anchors' scores, which gives up a share of clean samples.
 
 τ = Q_share(s_A), linear between two anchors.
 

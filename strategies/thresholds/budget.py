@@ -32,7 +32,7 @@ def budget(
     bucket: float,
     error: float = 0.0,
 ) -> Threshold:
-    """Make the rule; see the module. All numbers but the first are what was fitted.
+    """Make the rule; see the module. All numbers but the first come from the fit.
 
     Args:
         samples: The budget: optimizer steps × batch × sites, samples seen, at least 1.
@@ -41,7 +41,7 @@ def budget(
         scale: a, above 0.
         floor: d, nats, at least 0.
         bucket: Samples of a bucket in the fit, at least 1.
-        error: Relative error of the fit, at least 0, told in the evidence.
+        error: Relative error of the fit, at least 0, reported in the evidence.
 
     Raises:
         ValueError: a number is out of range.

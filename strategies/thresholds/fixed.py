@@ -1,7 +1,7 @@
-"""A control: a number given in advance, in the scorer's own unit.
+"""Cut at a number given in advance, in the scorer's own unit: a control.
 
-It is moved down to the grid of the histogram's edges, as every threshold is; ``asked`` in the
-evidence is the number given.
+The number is moved down to the grid of the histogram's edges, as every threshold is; ``asked`` in
+the evidence is the number given.
 """
 
 import math

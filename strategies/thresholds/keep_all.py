@@ -1,4 +1,4 @@
-"""A control: −∞, every sample that has a score passes; what any selection must beat."""
+"""Keep every sample that has a score, with threshold −∞: the control that selection must beat."""
 
 from collections.abc import Mapping
 

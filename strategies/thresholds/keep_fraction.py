@@ -1,4 +1,4 @@
-"""A share of all samples over all sites: the global quantile of the merged histogram.
+"""Keep a share of all samples over all sites: cut at a quantile of the merged histogram.
 
 τ with |{s ≥ τ}| = share · N, linear inside a cell. Sites with better data keep more.
 

@@ -1,7 +1,7 @@
-"""A control: each site keeps the same share of its own samples, whatever their quality.
+"""Keep the same share of each site's own samples, whatever their quality: a control.
 
 τ_k with |{s ≥ τ_k}| = share · n_k at site k. A silo with bad data keeps as much of it as a silo
-with good data: what a global threshold is meant to beat.
+with good data; a global threshold is meant to beat that.
 """
 
 from collections.abc import Mapping

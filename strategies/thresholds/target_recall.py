@@ -1,4 +1,4 @@
-"""The default: keep a stated share of the clean samples, and say what passes besides.
+"""Keep a stated share of the clean samples, and report what else passes (the default).
 
 The cut is a split-conformal one: with n clean public scores, from held-out folds where the scorer
 is fitted, in ascending order,
@@ -6,10 +6,10 @@ is fitted, in ascending order,
     τ = s_(k), k = ⌊(1 − recall) · (n + 1)⌋, and −∞ where k = 0 (too few anchors for any cut),
 
 so a new clean sample passes with probability (n + 1 − k) / (n + 1) ≥ recall on average over
-anchors; given these anchors, the recall is a draw of Beta(n + 1 − k, k): its 95 % interval is told.
-On the grid the cut can only be lower. The clean share π of the private samples is estimated from
-the SUMMED private histogram N_j on coarse cells as a mixture of the public densities C (clean) and
-B (corrupted), by expectation maximisation with the prior Beta(3/2, 3/2):
+anchors; given these anchors, the recall is a draw of Beta(n + 1 − k, k), and its 95 % interval is
+reported. On the grid the cut can only be lower. The clean share π of the private samples is
+estimated from the SUMMED private histogram N_j on coarse cells as a mixture of the public densities
+C (clean) and B (corrupted), by expectation maximisation with the prior Beta(3/2, 3/2):
 
     π ← (½ + Σ_j N_j π C_j / (π C_j + (1 − π) B_j)) / (1 + Σ_j N_j)
 
@@ -17,8 +17,8 @@ and corrects the prior of what passes: precision = π R / (π R + (1 − π) P),
 of clean and corrupted rows at or above τ; the posterior at τ is that of its coarse cell,
 π C_j / (π C_j + (1 − π) B_j).
 
-Where clean and corrupted public rows cannot be told apart, or nearly not (AUROC less two standard
-errors at most 0.55), nothing is cut: ``inseparable`` is 1.
+Where clean and corrupted public rows can hardly be told apart, or not at all (AUROC less two
+standard errors at most 0.55), nothing is cut: ``inseparable`` is 1.
 
 Reference:
     V. Vovk et al., Algorithmic Learning in a Random World, 2005, chapter 4,
@@ -59,7 +59,7 @@ _Corrupted = Float[np.ndarray, " corrupted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """The private histogram as a mixture of the public densities."""
+    """Private histogram as a mixture of the public densities."""
 
     share: float
     """π, estimated share of clean private samples, in (0, 1)."""
@@ -68,7 +68,7 @@ class Mixture:
     inner: Float[np.ndarray, " cuts"]
     """Borders between the coarse cells."""
     posterior: Float[np.ndarray, " cells"]
-    """Chance that a private sample of the cell is clean."""
+    """Probability that a private sample of the cell is clean."""
 
 
 def target_recall(*, recall: float = 0.9) -> Threshold:
@@ -104,8 +104,8 @@ def target_recall(*, recall: float = 0.9) -> Threshold:
 def fit_mixture(summary: ScoreSummary, clean: _Clean, corrupted: _Corrupted) -> Mixture:
     """Fit π to the private histogram, from one half, in a fixed number of steps.
 
-    One public row of each class is spread over the cells beforehand, so that an empty one rules
-    nothing out.
+    One public row of each class is spread over the cells beforehand, so that an empty
+    cell rules nothing out.
 
     Args:
         summary: Histogram of the private scores, summed over sites.
@@ -137,7 +137,7 @@ def _density(
 
 
 def _apart(clean: _Clean, corrupted: _Corrupted) -> bool:
-    """Whether the public rows show that the scorer tells clean from corrupted."""
+    """Return whether the public rows show that the scorer tells clean from corrupted."""
     if len(corrupted) == 0:
         return False
     scores = np.concatenate([clean, corrupted])
@@ -146,7 +146,7 @@ def _apart(clean: _Clean, corrupted: _Corrupted) -> bool:
 
 
 def _recall(clean: _Clean, threshold: float, place: int) -> dict[str, float]:
-    """Expected recall, and its 95 % interval, when ``place`` − 1 clean rows lie below the cut."""
+    """Return expected recall and its 95 % interval; ``place`` − 1 clean rows lie below the cut."""
     if place == 0 or not np.isfinite(threshold):
         return {"expected_recall": 1.0, "recall_low": 1.0, "recall_high": 1.0}
     number = len(clean)
@@ -161,7 +161,7 @@ def _recall(clean: _Clean, threshold: float, place: int) -> dict[str, float]:
 def _consequences(
     mixture: Mixture, threshold: float, recall: float, corrupted: _Corrupted
 ) -> dict[str, float]:
-    """What the clean share makes of the cut."""
+    """Return what follows from the cut at the estimated clean share: precision, share kept."""
     passed = (float((corrupted >= threshold).sum()) + 0.5) / (len(corrupted) + 1)
     if not np.isfinite(threshold):
         passed = 1.0

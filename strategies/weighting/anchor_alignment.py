@@ -1,11 +1,11 @@
-"""Weights by where a site's update leads: more to those that lower the loss of the public anchors.
+"""Weigh sites by what their updates do: more to those that lower the loss of the public anchors.
 
 With a_i = −⟨∇L, θ_i − θ⟩ the first-order drop of the anchors' loss, ā the mean of |a_i| over sites,
 and p_i the weights of the round before (at first those of ``samples_kept``):
 
     p_i ← (1 − ε) p_i exp(η · clip(a_i / ā, −5, 5)) / Z + ε / n,      then at most ``cap`` each.
 
-So weights move by multiplication from round to round, and no site is ever silenced for good. One
+So weights are multiplied from round to round, and no site is ever silenced for good. One
 site, or updates that all lead nowhere (ā = 0), keep the weights as they are.
 
 Reference:
@@ -71,8 +71,8 @@ def anchor_alignment(*, rate: float = 1.0, floor: float = 0.05, cap: float = 0.5
     """Weigh sites by how their updates align with the public anchors' gradient.
 
     Up to three members send that gradient with their update; the median of what it gives counts.
-    Every site must train the run's own rank. Not told apart from a good site: one whose update
-    helps the anchors and hurts elsewhere.
+    Every site must train the run's own rank. A site whose update helps the anchors and hurts
+    elsewhere is not told apart from a good one.
 
     Args:
         rate: η, how fast weights move, at least 0; 0 leaves them those of ``samples_kept``.

@@ -1,4 +1,4 @@
-"""Weights from a law that small merges of the same sites were fitted with.
+"""Weigh sites by a law that was fitted to small merges of the same sites.
 
 `fedwinnow mixture RUN` merges the kept adapters of a run with many weights, measures what each
 mixture does to each category of public anchors, and writes the runs that this weighting reads.

@@ -1,4 +1,4 @@
-"""Weights by how many samples a site kept, with a largest share.
+"""Weigh sites by how many samples they kept, with a largest share.
 
 p_i = n_i / Σ n_j; what exceeds the cap is shared among the other sites in proportion to their
 counts, until no share exceeds it. A cap below 1 / n means equal weights.
@@ -6,7 +6,7 @@ counts, until no share exceeds it. A cap below 1 / n means equal weights.
 Reference:
     H. B. McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data
     (FedAvg), AISTATS 2017, algorithm 1, https://arxiv.org/abs/1602.05629
-    Differs from the paper: counts are words of the sites themselves, so one site's share is capped.
+    Differs from the paper: sites report their own counts, so one site's share is capped.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def samples_kept(*, cap: float = 0.5) -> Weighting:
 
 
 def trained_sites(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Sites with a count above 0, in sorted order of name.
+    """Return the sites with a count above 0, in sorted order of name.
 
     Raises:
         EmptySelectionError: every count is 0, or there is none.
@@ -64,7 +64,7 @@ def trained_sites(counts: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def capped(amounts: Mapping[str, float], cap: float) -> dict[str, float]:
-    """Shares in proportion to amounts above 0, with the excess over ``cap`` handed on.
+    """Return shares in proportion to amounts above 0, with the excess over ``cap`` handed on.
 
     Equal shares where the sites are too few for the cap.
     """

@@ -1,4 +1,4 @@
-"""Weights by what each site's patch does to each category of public anchors: bundles of FLAMe.
+"""Weigh sites by their patch's effect on each category of public anchors (bundles of FLAMe).
 
 A site's adapter of a round is a patch: a few steps on its own samples from a partially trained
 adapter. The other sites measure the loss of each public anchor before and after. With gain g and
@@ -65,7 +65,7 @@ class _TailPatch:
 
 
 def rating(effect: Effect) -> int:
-    """+2 strongly better, +1 slightly, 0 unchanged, −1 worse; without spread the sign decides."""
+    """Rate +2 strongly better, +1 slightly, 0 unchanged, −1 worse; by sign where error is 0."""
     if effect.error == 0:
         return 2 if effect.gain > 0 else -1 if effect.gain < 0 else 0
     z = effect.gain / effect.error

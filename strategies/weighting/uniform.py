@@ -1,4 +1,4 @@
-"""Equal weights: every site that trained counts the same.
+"""Weigh all sites that trained alike.
 
 p_i = 1 / n over the n sites with a count above 0.
 """

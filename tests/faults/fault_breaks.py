@@ -172,7 +172,7 @@ def _install_site(broken) -> None:
 
 
 def _install_work(broken) -> None:
-    compute, watch = client_site.answer, ProcessCache.watch
+    compute, on_progress = client_site.answer, ProcessCache.on_progress
 
     def computing(work, request):
         reply = compute(work, request)
@@ -181,7 +181,7 @@ def _install_work(broken) -> None:
         return reply
 
     def watching(self, what):
-        told = watch(self, what)
+        told = on_progress(self, what)
 
         def progress(done, total):
             if broken.point == "computing" and broken.meets(Now.request, Now.site):
@@ -191,7 +191,7 @@ def _install_work(broken) -> None:
 
         return progress
 
-    client_site.answer, ProcessCache.watch = computing, watching
+    client_site.answer, ProcessCache.on_progress = computing, watching
 
 
 def _install_agent(broken) -> None:

@@ -1,8 +1,8 @@
-"""Memory of a process as Linux counts it: resident, anonymous, and the peak since it was reset.
+"""Read the memory of a process as Linux counts it: resident, anonymous, peak since the last reset.
 
 Anonymous memory is what a process asked for; resident memory also counts the pages of files that it
-maps, which the kernel may take back at any time. psutil tells both; the peak and its reset it
-lacks, so they are read from and written to ``/proc``.
+maps, which the kernel may take back at any time. psutil gives both. It lacks the peak and its
+reset, so these use ``/proc``.
 """
 
 import os
@@ -13,7 +13,7 @@ import psutil
 
 
 def can_be_measured() -> bool:
-    """Return whether this system tells the peak and lets it be reset; Linux does."""
+    """Return whether this system can read and reset the peak; Linux can."""
     return Path("/proc/self/clear_refs").exists()
 
 
@@ -28,7 +28,7 @@ def resident(process: int | None = None) -> int:
 def anonymous(process: int) -> int:
     """Return the anonymous memory of a process, in bytes; 0 where it has ended.
 
-    Resident less shared pages of ``statm``: the kernel's ``RssAnon``, at a tenth of the price of
+    Resident minus shared pages of ``statm`` is the kernel's ``RssAnon``, at a tenth of the cost of
     reading it from ``status`` hundreds of times a second.
     """
     try:
@@ -39,17 +39,17 @@ def anonymous(process: int) -> int:
 
 
 def peak_resident() -> int:
-    """Return the most resident memory of this process since :func:`reset_peak`, in bytes."""
+    """Return the peak resident memory of this process since :func:`reset_peak`, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     (line,) = (line for line in lines if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def reset_peak() -> None:
-    """Let this process's peak begin anew."""
+    """Reset this process's peak."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def environment() -> Mapping[str, str]:
-    """Of a child process whose memory is measured: what it frees goes back at once."""
+    """Return the environment of a measured child process, which returns freed memory at once."""
     return os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "ARROW_DEFAULT_MEMORY_POOL": "system"}

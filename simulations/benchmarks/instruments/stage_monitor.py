@@ -1,9 +1,9 @@
-"""Time and memory of a child process, stage by stage, as its parent sees them.
+"""Measure time and memory of a child process, stage by stage, from its parent.
 
-The child says when a stage begins and ends, and waits each time until its parent has looked; in
-between the parent reads the child's anonymous memory every few milliseconds, so that nothing in the
-child, not even its own counting, can hide a peak. What the kernel counts (resident, mapped files
-included) is told by the child.
+The child reports when a stage begins and ends, and waits each time for its parent. In between the
+parent reads the child's anonymous memory every few milliseconds, so that nothing in the child, not
+even its own counting, can hide a peak. The child reports the kernel's own count (resident, mapped
+files included).
 """
 
 import gc
@@ -28,37 +28,37 @@ from fedwinnow.simulations.benchmarks.instruments.process_memory import (
 )
 
 Say = Callable[[str], None]
-"""Told of what is done."""
+"""Callback for lines of progress."""
 _EVERY = 0.005
 _LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
 _GRAIN = 16
-"""Python's allocator hands out multiples of so many bytes."""
+"""Python's allocator hands out multiples of this number of bytes."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """One stage of a child process."""
+    """Measurements of one stage of a child process."""
 
     name: str
     seconds: float
     """Wall time."""
     peak_bytes: int
-    """Most anonymous memory that the parent saw."""
+    """Peak anonymous memory that the parent saw."""
     resident_bytes: int
-    """The kernel's own peak, pages of mapped files counted in."""
+    """Peak resident memory by the kernel, pages of mapped files included."""
     held: Mapping[str, float] = field(default_factory=dict)
-    """What the child says that it holds at the end, in bytes by name."""
+    """Memory that the child reports to hold at the end, in bytes by name."""
     spent: Mapping[str, float] = field(default_factory=dict)
-    """Processor time of parts of the stage, seconds by name, where the child tells."""
+    """Processor time of parts of the stage, seconds by name, where the child reports it."""
 
     @property
     def beyond_bytes(self) -> float:
-        """Peak beyond what is held."""
+        """Return the peak beyond what is held, in bytes."""
         return self.peak_bytes - sum(self.held.values())
 
 
 def watch(module: str, *words: str, told: Callable[[Stage], None] = lambda _: None) -> list[Stage]:
-    """Run ``python -m module words …`` and watch its stages; ``told`` hears of each at its end.
+    """Run ``python -m module words …`` and measure its stages; call ``told`` at the end of each.
 
     Raises:
         RunError: the child ended with an error.
@@ -78,7 +78,7 @@ def watch(module: str, *words: str, told: Callable[[Stage], None] = lambda _: No
 
 
 def say(told: Say, size: str, one: Stage) -> None:
-    """Tell of a stage that has ended."""
+    """Report a stage that has ended."""
     told(f"{size}: {one.name} took {one.seconds:.1f} s, at most {one.peak_bytes / 1e6:.0f} MB")
 
 
@@ -109,10 +109,10 @@ def _stages(child: "subprocess.Popen[str]") -> Iterator[Stage]:
 def stage(
     name: str, spent: Mapping[str, float] | None = None
 ) -> Iterator[dict[str, Callable[[], float]]]:
-    """In the child: a stage. What is put into the mapping tells afterwards what is held, in bytes.
+    """Run a stage in the child; functions put into the mapping count the bytes held afterwards.
 
-    What the stage leaves out of its time and peak: telling what is held. ``spent`` is read at the
-    end: processor seconds of the stage's parts.
+    This count is left out of the stage's time and peak. ``spent`` is read at the end: processor
+    seconds of the stage's parts.
     """
     gc.collect()
     reset_peak()
@@ -130,7 +130,7 @@ def stage(
 
 
 def size_of(*things: object) -> float:
-    """Bytes of arrays, tensors, numbers, texts, collections and nouns, with all that they hold.
+    """Return the bytes of arrays, tensors, numbers, texts, collections and dataclasses, in depth.
 
     An object counts as much as the allocator takes for it: an id of 81 bytes takes 96.
     """

@@ -1,4 +1,4 @@
-"""Rows timed in turn, so that a busy machine slows all of them alike, and ratios with intervals.
+"""Time rows in turn, so that a busy machine slows all alike, and give ratios with intervals.
 
 Reference:
     B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile
@@ -21,17 +21,17 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """Processor time on a CPU; wall time, work on the device awaited, on a GPU."""
+    """Clock: processor time on a CPU; wall time on a GPU, after the device's work is done."""
 
     cuda: bool
 
     @property
     def name(self) -> str:
-        """What it tells."""
+        """Return the name of the time: "wall" or "processor"."""
         return "wall" if self.cuda else "processor"
 
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Return the seconds since some moment."""
         if not self.cuda:
             return time.process_time()
         torch.cuda.synchronize()
@@ -44,12 +44,12 @@ def interleaved(
     """Run every row once a repetition, each time in another order.
 
     Args:
-        rows: Name → what is timed.
+        rows: Name → function to time.
         repetitions: At least 1, after one that is not counted.
-        clock: What times it.
+        clock: Clock to time with.
 
     Returns:
-        Name → seconds of each repetition, and name → what the row gave last.
+        Name → seconds of each repetition, and name → the row's last result.
     """
     names, last = list(rows), dict[str, T]()
     times = {name: np.zeros(repetitions + 1) for name in names}
@@ -64,7 +64,7 @@ def interleaved(
 
 
 def ratio_of(times: Seconds, others: Seconds) -> dict[str, float]:
-    """Median ratio over repetitions (``ratio``) and its 95 % interval (``_low``, ``_high``)."""
+    """Return the median ratio (``ratio``) and its 95 % interval (``ratio_low``, ``ratio_high``)."""
     ratios = times / others
     draw = np.random.default_rng(0)
     again = np.median(draw.choice(ratios, (_RESAMPLES, len(ratios))), axis=1)

@@ -1,7 +1,7 @@
-"""Ranges of the settings of Flower's strategies, which take any number, and the sites they need.
+"""Check the settings of Flower's strategies, which take any number, and the sites they need.
 
-Krum and MultiKrum tell f liars among n sites from n ≥ 2 f + 3 on, Bulyan from n ≥ 4 f + 3 on: so
-much a run must plan with. A round that a site missed still goes on while Krum has a neighbour to
+Krum and MultiKrum detect f liars among n sites if n ≥ 2 f + 3, Bulyan if n ≥ 4 f + 3: a run must
+plan for that many sites. A round that a site missed still goes on while Krum has a neighbour to
 look at, n ≥ f + 3.
 
 Reference:
@@ -63,6 +63,6 @@ def check_ranges(settings: Mapping[str, float | int]) -> None:
 
 
 def fewest_sites(name: str, settings: Mapping[str, float | int]) -> int:
-    """Sites that a strategy needs to withstand the liars that it is told of; 1 where none are."""
+    """Return how many sites a strategy needs to withstand ``num_malicious_nodes``; 1 for none."""
     liars = int(settings.get("num_malicious_nodes", 0))
     return _PER_LIAR.get(name, 0) * liars + 3 if liars else 1

@@ -1,17 +1,17 @@
-"""Any Flower strategy as a merging rule on the factors: ``flower:FedAdam``, ``flower:Krum``, ….
+"""Run any Flower strategy as a merging rule on factors: ``flower:FedAdam``, ``flower:Krum``, ….
 
 The name after ``flower:`` is looked up among the public classes of ``flwr.serverapp.strategy`` and
-nowhere else. A round of the strategy is played in the process: it is shown the previous adapter and
-gets each site's factors as replies, with the site's weight as ``num-examples``. The factors are
-float64 arrays ``MODULE.lora_A`` and ``MODULE.lora_B``, B brought to the previous scale.
+nowhere else. A round of the strategy is played in the process: the strategy gets the previous
+adapter, and each site's factors as replies, with the site's weight as ``num-examples``. The factors
+are float64 arrays ``MODULE.lora_A`` and ``MODULE.lora_B``, B brought to the previous scale.
 
-What such a rule does, it does to A and B apart: it is no rule on the product B A, so not even
-``flower:FedAvg`` is exact (see ``fedavg_factors``), and what it costs is reported. Rules of
+Such a rule acts on A and B separately, not on the product B A, so not even ``flower:FedAvg`` is
+exact (see ``fedavg_factors``); the error is reported. Rules of
 statistics or distances (FedMedian, FedTrimmedAvg, Krum, Bulyan) do not look at the weights.
 
 State between rounds (moments of FedAdam, momentum of FedAvgM) is taken out of the strategy after a
 round and put back before the next, so it is committed with the run and a resumed run goes on with
-the same bits. A strategy whose state is no array or number is refused when it shows.
+the same bits. A strategy is refused as soon as its state holds anything but arrays and numbers.
 
 Reference:
     D. J. Beutel et al., Flower: A Friendly Federated Learning Research Framework, 2020,
@@ -47,7 +47,7 @@ from fedwinnow.strategies.merging.flower.ranges import check_ranges, check_sites
 from fedwinnow.strategies.merging.flower.state import ROUNDS, Arrays, restore, state_of
 
 OWN = frozenset(inspect.signature(FedAvg).parameters)
-"""Settings of FedAvg: which nodes take part and how records are named, which is not a rule's."""
+"""FedAvg's settings: which nodes take part and how records are named; a rule has none of them."""
 SILENT: Mapping[str, Any] = {"fraction_train": 0.0}
 """FedAvg's setting under which a strategy notes the arrays of a round and asks no node."""
 REFUSED: Mapping[str, str] = {
@@ -58,16 +58,16 @@ REFUSED: Mapping[str, str] = {
     "Strategy": "it is the base class of all strategies",
     "Result": "it is no strategy",
 }
-"""Why a public name of Flower is no rule; wrappers that take a strategy are found by themselves."""
+"""Why a public name of Flower is no rule; wrappers that take a strategy need no row here."""
 
 
 def flower_names() -> tuple[str, ...]:
-    """Strategies of the installed Flower that can merge, sorted, without the prefix."""
+    """Return the strategies of the installed Flower that can merge, sorted, without the prefix."""
     return tuple(name for name in sorted(flower_strategies.__all__) if not _why_not(name))
 
 
 def flower(name: str) -> Callable[..., Merging]:
-    """The factory of ``flower:NAME``; its settings are the strategy's own.
+    """Return the factory of ``flower:NAME``; its settings are the strategy's own.
 
     Raises:
         PluginError: Flower has no such strategy, or it cannot merge factors.
@@ -99,7 +99,7 @@ def flower(name: str) -> Callable[..., Merging]:
 
 
 def _why_not(name: str) -> str:
-    """Why a name is no rule; "" where it is one."""
+    """Return why a name is no rule; "" where it is one."""
     if name not in flower_strategies.__all__:
         return "the installed Flower has no such strategy"
     if name in REFUSED:
@@ -113,7 +113,7 @@ def _why_not(name: str) -> str:
 
 
 def _settings(strategy: type[Strategy]) -> dict[str, inspect.Parameter]:
-    """Constructor arguments that are numbers or texts and no business of :data:`OWN`."""
+    """Return the constructor arguments that are numbers or texts and not in :data:`OWN`."""
     parameters = inspect.signature(strategy).parameters.items()
     return {
         key: parameter
@@ -123,7 +123,7 @@ def _settings(strategy: type[Strategy]) -> dict[str, inspect.Parameter]:
 
 
 class FlowerRule:
-    """One round of a Flower strategy a call; see the head of this file."""
+    """Merging rule that plays one round of a Flower strategy a call; see the module."""
 
     def __init__(self, name: str, strategy: type[Strategy], settings: Mapping[str, Any]) -> None:
         """Take the class and its settings."""
@@ -139,7 +139,7 @@ class FlowerRule:
         return self.merge_with_state(adapters, weights, previous, {})[0]
 
     def make(self) -> Any:  # noqa: ANN401 - attributes of strategies share no type
-        """A fresh strategy that sends no message of its own."""
+        """Make a fresh strategy that sends no message of its own."""
         with _quiet():
             return self.strategy(**{**SILENT, **self.settings})
 
@@ -150,7 +150,7 @@ class FlowerRule:
         previous: Adapter,
         memory: Memory,
     ) -> tuple[Merged, Memory]:
-        """Play a round of the strategy; see :class:`RememberingMerging`.
+        """Play a round of the strategy; see :class:`StatefulMerging`.
 
         Raises:
             ConfigError: fewer sites than the strategy needs for its ``num_malicious_nodes``.
@@ -184,7 +184,7 @@ class FlowerRule:
         shares: Mapping[str, float],
         previous: Adapter,
     ) -> Arrays:
-        """Arrays that the strategy makes of the sites' factors."""
+        """Return the arrays that the strategy makes of the sites' factors."""
         replies = []
         for number, (site, share) in enumerate(shares.items(), start=1):
             metrics = MetricRecord({strategy.weighted_by_key: share})
@@ -214,7 +214,7 @@ class FlowerRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reply:
-    """What a strategy reads of a reply; Flower makes real messages only inside a running task."""
+    """Stand-in for a reply to a strategy; Flower makes real messages only inside a running task."""
 
     content: RecordDict
     metadata: SimpleNamespace
@@ -238,7 +238,7 @@ def _check_ranks(name: str, site: str, adapter: Adapter, previous: Adapter) -> N
 
 
 def _record(adapter: Adapter, previous: Adapter) -> ArrayRecord:
-    """Factors under the previous scale, as Flower's record; always in one order."""
+    """Return the factors under the previous scale as Flower's record; always in one order."""
     arrays: Arrays = {}
     for module in previous.modules:
         scale = adapter.scales[module] / previous.scales[module]
@@ -259,7 +259,7 @@ def _adapter_of(arrays: Arrays, previous: Adapter) -> Adapter:
 def _report(
     merged: Adapter, adapters: Mapping[str, Adapter], shares: Mapping[str, float]
 ) -> dict[str, float]:
-    """``rank``, ``target_norm`` (‖ΔW*‖), ``error_norm`` (distance from ΔW*) and their quotient."""
+    """Return ``rank``, ``target_norm`` (‖ΔW*‖), ``error_norm`` (off ΔW*) and their quotient."""
     error = target = 0.0
     for module in merged.modules:
         wanted = maths.target(adapters, shares, module)
@@ -275,7 +275,7 @@ def _report(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Flower's own lines on the console: a rule is no run."""
+    """Silence Flower's own log lines inside the block: a rule is no run."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""The state of a Flower strategy between rounds, as named arrays that a run can commit.
+"""Save and restore a Flower strategy's state as named arrays that a run can commit.
 
-What a round changed in the strategy's attributes is its state: numbers, arrays, and lists or
+The state is what a round changed in the strategy's attributes: numbers, arrays, and lists or
 mappings of arrays, under names ``attribute/kind/key``. Anything else is refused by name.
 """
 
@@ -13,9 +13,9 @@ from fedwinnow.curation.errors import NonFiniteError, PluginError
 from fedwinnow.strategies.interfaces.merging import Memory
 
 PASSING = frozenset({"current_arrays"})
-"""What a strategy was sent: the previous adapter, which every round gives it anew."""
+"""Attributes with the previous adapter, which every round sends anew."""
 ROUNDS = "rounds"
-"""Name of the number of rounds played, which is the caller's own."""
+"""Name of the number of rounds played, which the caller counts."""
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 
@@ -38,10 +38,10 @@ def restore(strategy: Any, memory: Memory) -> None:  # noqa: ANN401 - see ``Flow
 
 
 def state_of(name: str, strategy: Any, fresh: Mapping[str, Any]) -> Arrays:  # noqa: ANN401 - see ``FlowerRule.make``
-    """What a round changed in the strategy, as arrays.
+    """Return what a round changed in the strategy, as arrays.
 
     Raises:
-        PluginError: it changed something that is no array and no number.
+        PluginError: the round changed something that is no array and no number.
         NonFiniteError: an array or a number is not finite.
     """
     state: Arrays = {}
