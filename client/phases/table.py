@@ -15,36 +15,23 @@ from fedwinnow.client.phases import (
     train,
 )
 from fedwinnow.client.runs.site_run import SiteRun
-from fedwinnow.curation.protocol.messages import Reply, Request
-from fedwinnow.curation.protocol.requests import (
-    CloseRequest,
-    ClusterRequest,
-    EvaluateRequest,
-    JoinRequest,
-    JudgeRequest,
-    MeasureRequest,
-    ProbeRequest,
-    QuotaRequest,
-    ScoreRequest,
-    SelectRequest,
-    TrainRequest,
-)
+from fedwinnow.curation.protocol import messages as m
 
-_ANSWERS: Mapping[type, Callable[[SiteRun, Any], Reply]] = {
-    JoinRequest: join.join,
-    ProbeRequest: measure.probe,
-    MeasureRequest: measure.measure_checkpoint,
-    TrainRequest: train.train_round,
-    ScoreRequest: score.score,
-    ClusterRequest: cluster.cluster,
-    SelectRequest: select.select_samples,
-    QuotaRequest: select.select_samples,
-    EvaluateRequest: evaluate.evaluate_adapter,
-    JudgeRequest: judge.judge_adapters,
-    CloseRequest: close.close,
+_ANSWERS: Mapping[type, Callable[[SiteRun, Any], m.Reply]] = {
+    m.JoinRequest: join.join,
+    m.ProbeRequest: measure.probe,
+    m.MeasureRequest: measure.measure_checkpoint,
+    m.TrainRequest: train.train_round,
+    m.ScoreRequest: score.score,
+    m.ClusterRequest: cluster.cluster,
+    m.SelectRequest: select.select_samples,
+    m.QuotaRequest: select.select_samples,
+    m.EvaluateRequest: evaluate.evaluate_adapter,
+    m.JudgeRequest: judge.judge_adapters,
+    m.CloseRequest: close.close,
 }
 
 
-def answer(run: SiteRun, request: Request) -> Reply:
+def answer(run: SiteRun, request: m.Request) -> m.Reply:
     """Compute the reply to a request."""
     return _ANSWERS[type(request)](run, request)

@@ -62,26 +62,12 @@ class RunTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class RunConfig(RunTerms):
     """Configuration of a whole run: agreed terms, the server's own sections, simulated sites."""
 
-    run: RunSection = field(default_factory=RunSection)
-    model: ModelSection = field(default_factory=ModelSection)
-    teacher: TeacherSection = field(default_factory=TeacherSection)
-    adapter: AdapterSection = field(default_factory=AdapterSection)
-    anchors: AnchorsSection = field(default_factory=AnchorsSection)
-    measuring: MeasuringSection = field(default_factory=MeasuringSection)
-    scorer: ScorerSection = field(default_factory=ScorerSection)
-    summary: SummarySection = field(default_factory=SummarySection)
     threshold: PluginSection = field(default_factory=lambda: PluginSection(name="target_recall"))
-    clusters: ClustersSection = field(default_factory=ClustersSection, metadata=OMIT_DEFAULT)
-    warm_up: WarmUpSection = field(default_factory=WarmUpSection)
-    training: TrainingSection = field(default_factory=TrainingSection)
     weighting: PluginSection = field(default_factory=lambda: PluginSection(name="samples_kept"))
     merging: PluginSection = field(default_factory=lambda: PluginSection(name="core_svd"))
-    guards: GuardsSection = field(default_factory=GuardsSection, metadata=OMIT_DEFAULT)
-    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
-    study: StudySection = field(default_factory=StudySection)
     keep: KeepSection = field(default_factory=KeepSection, metadata=OMIT_DEFAULT)
     deadlines: DeadlinesSection = field(default_factory=DeadlinesSection)
     quorum: QuorumSection = field(default_factory=QuorumSection)

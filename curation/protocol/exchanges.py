@@ -4,32 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fedwinnow.curation.protocol.messages import Reply, Request
+from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol.phases import Phase
-from fedwinnow.curation.protocol.replies import (
-    ClusterReply,
-    Joined,
-    JudgedAdapters,
-    KeptReply,
-    MetricsReply,
-    PublicSignals,
-    Receipt,
-    SummaryReply,
-    TrainedAdapter,
-)
-from fedwinnow.curation.protocol.requests import (
-    CloseRequest,
-    ClusterRequest,
-    EvaluateRequest,
-    JoinRequest,
-    JudgeRequest,
-    MeasureRequest,
-    ProbeRequest,
-    QuotaRequest,
-    ScoreRequest,
-    SelectRequest,
-    TrainRequest,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,40 +14,40 @@ class Exchange:
 
     phases: tuple[Phase, ...]
     """Phases that the request may belong to."""
-    reply: type[Reply]
+    reply: type[m.Reply]
     private: bool = False
     """Whether the reply holds figures of private samples, which a site's policy counts."""
 
 
-EXCHANGES: Mapping[type[Request], Exchange] = MappingProxyType(
+EXCHANGES: Mapping[type[m.Request], Exchange] = MappingProxyType(
     {
-        JoinRequest: Exchange(phases=(Phase.JOIN,), reply=Joined),
-        ProbeRequest: Exchange(phases=(Phase.PROBE,), reply=PublicSignals),
-        MeasureRequest: Exchange(phases=(Phase.MEASURE,), reply=PublicSignals),
-        TrainRequest: Exchange(
-            phases=(Phase.WARM_UP, Phase.TRAIN), reply=TrainedAdapter, private=True
+        m.JoinRequest: Exchange(phases=(Phase.JOIN,), reply=m.Joined),
+        m.ProbeRequest: Exchange(phases=(Phase.PROBE,), reply=m.PublicSignals),
+        m.MeasureRequest: Exchange(phases=(Phase.MEASURE,), reply=m.PublicSignals),
+        m.TrainRequest: Exchange(
+            phases=(Phase.WARM_UP, Phase.TRAIN), reply=m.TrainedAdapter, private=True
         ),
-        ScoreRequest: Exchange(phases=(Phase.SCORE,), reply=SummaryReply, private=True),
-        ClusterRequest: Exchange(phases=(Phase.CLUSTER,), reply=ClusterReply, private=True),
-        SelectRequest: Exchange(phases=(Phase.SELECT,), reply=KeptReply, private=True),
-        QuotaRequest: Exchange(phases=(Phase.SELECT,), reply=KeptReply, private=True),
-        EvaluateRequest: Exchange(phases=(Phase.EVALUATE,), reply=MetricsReply, private=True),
-        JudgeRequest: Exchange(phases=(Phase.JUDGE,), reply=JudgedAdapters),
-        CloseRequest: Exchange(phases=(Phase.CLOSE,), reply=Receipt),
+        m.ScoreRequest: Exchange(phases=(Phase.SCORE,), reply=m.SummaryReply, private=True),
+        m.ClusterRequest: Exchange(phases=(Phase.CLUSTER,), reply=m.ClusterReply, private=True),
+        m.SelectRequest: Exchange(phases=(Phase.SELECT,), reply=m.KeptReply, private=True),
+        m.QuotaRequest: Exchange(phases=(Phase.SELECT,), reply=m.KeptReply, private=True),
+        m.EvaluateRequest: Exchange(phases=(Phase.EVALUATE,), reply=m.MetricsReply, private=True),
+        m.JudgeRequest: Exchange(phases=(Phase.JUDGE,), reply=m.JudgedAdapters),
+        m.CloseRequest: Exchange(phases=(Phase.CLOSE,), reply=m.Receipt),
     }
 )
 
 
-def exchange_of(request: Request) -> Exchange:
+def exchange_of(request: m.Request) -> Exchange:
     """Return the table's row for a request."""
     return EXCHANGES[type(request)]
 
 
-def reply_class(phase: Phase) -> type[Reply]:
+def reply_class(phase: Phase) -> type[m.Reply]:
     """Return the class of a phase's replies."""
     return _REPLIES[phase]
 
 
-_REPLIES: Mapping[Phase, type[Reply]] = {
+_REPLIES: Mapping[Phase, type[m.Reply]] = {
     phase: exchange.reply for exchange in EXCHANGES.values() for phase in exchange.phases
 }

@@ -12,7 +12,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from fedwinnow.cli import main
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import load_toml
@@ -57,23 +56,6 @@ def plain_report(monkeypatch):
     monkeypatch.setattr(
         final_files, "write_report", lambda record, path: path.write_text(record.run)
     )
-
-
-@pytest.fixture
-def fedwinnow(monkeypatch, capsys):
-    """Runs a command line in this process: (exit code, standard output, standard error)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedwinnow", *map(str, words)])
-        code = 0
-        try:
-            main.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def settings(*lines: str) -> list[str]:

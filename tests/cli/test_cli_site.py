@@ -16,7 +16,6 @@ import pytest
 from answer_envelope import answer_envelope
 from toy_deployment_files import write_toy_deployment
 
-from fedwinnow.cli import main
 from fedwinnow.client.agent.preflight import check_site, first_exposed
 from fedwinnow.client.boundary.disclosure import describe_releases
 from fedwinnow.client.boundary.guarded_site import GuardedSite
@@ -43,23 +42,6 @@ def deployment():
 def site(deployment, tmp_path):
     """Options that give a test a work folder of its own, and the file."""
     return deployment / "north" / "site.toml", f"work={tmp_path / 'work'}"
-
-
-@pytest.fixture
-def fedwinnow(monkeypatch, capsys):
-    """Runs a command line in this process: (exit code, standard output, standard error)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedwinnow", *map(str, words)])
-        code = 0
-        try:
-            main.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def moved(path: Path, tmp_path: Path) -> Path:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 from policy_silo import (
-    Silo,
     adapter_of,
     evaluate,
     head,
@@ -22,22 +21,6 @@ from policy_silo import (
 from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.strategies.registry import plugin_factory
-
-
-@pytest.fixture
-def silo(tmp_path):
-    """Make silos with policies; their ledgers are closed at the end."""
-    made = []
-
-    def make(**section):
-        folder = tmp_path / str(len(made))
-        made.append(Silo(folder, **section))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.ledger.close()
-
 
 TERMS = {
     "allow_individual_updates": ({"allow_individual_updates": False}, {}, None),

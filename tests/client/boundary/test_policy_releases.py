@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from policy_silo import (
-    Silo,
     evaluate,
     head,
     joined,
@@ -24,21 +23,6 @@ from fedwinnow.client.boundary.group_sizes import pool_losses
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.curation.datatypes import Metrics, SignalTable
 from fedwinnow.curation.protocol import messages as m
-
-
-@pytest.fixture
-def silo(tmp_path):
-    """Make silos with policies; their ledgers are closed at the end."""
-    made = []
-
-    def make(**section):
-        folder = tmp_path / str(len(made))
-        made.append(Silo(folder, **section))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.ledger.close()
 
 
 def test_policy_gives_one_summary_and_one_selection(silo):

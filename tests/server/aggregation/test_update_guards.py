@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from seeded_adapter import SHAPES, make
 
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.algebra import interpolate
@@ -23,23 +24,7 @@ from fedwinnow.server.aggregation.update_guards import (
     update_gram,
 )
 
-SHAPES = {"q": (7, 6), "v": (5, 8)}
 seeds = st.integers(0, 10_000)
-
-
-def make(seed: int, rank: int = 2, size: float = 1.0) -> Adapter:
-    """A seeded adapter in float64, whose update grows with ``size``."""
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
-
-    return Adapter(
-        base="base",
-        a={name: normal(rank, inputs) for name, (_, inputs) in SHAPES.items()},
-        b={name: size * normal(outputs, rank) for name, (outputs, _) in SHAPES.items()},
-        scales=dict.fromkeys(SHAPES, 0.5 + rank),
-    )
 
 
 def dense(adapter: Adapter) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from report_record import arm_tree, make_record
+from seeded_adapter import SHAPES, make
 
 from fedwinnow.curation.adapters.checks import check_compatible
 from fedwinnow.curation.atomic_files import write_json
@@ -51,25 +52,9 @@ from fedwinnow.simulations.attacks.result import (
 )
 from fedwinnow.simulations.attacks.run_attacks import Plan, figures
 
-SHAPES = {"q": (7, 6), "v": (5, 8)}
 HEAD = m.Header(run="r", phase="train", round=1, arm="curated")
 seeds = st.integers(0, 10_000)
 cells = st.lists(st.integers(0, 30), min_size=2, max_size=12).filter(any)
-
-
-def make(seed: int, rank: int = 2, size: float = 1.0) -> Adapter:
-    """A seeded adapter in float64."""
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
-
-    return Adapter(
-        base="base",
-        a={name: normal(rank, inputs) for name, (_, inputs) in SHAPES.items()},
-        b={name: size * normal(outputs, rank) for name, (outputs, _) in SHAPES.items()},
-        scales=dict.fromkeys(SHAPES, 0.5 + rank),
-    )
 
 
 def dense(adapter: Adapter, name: str) -> torch.Tensor:
