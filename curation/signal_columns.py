@@ -39,7 +39,7 @@ ONCE = OTHER_PROMPTS | ENTROPY | TEACHER
 """Measured with the untrained adapter only."""
 REVIEWS = frozenset({"review_mean", "review_level", "review_spread"})
 """A forward pass for each reviewer, at the last checkpoint only."""
-GUESTS = TEACHER | REVIEWS
+OTHER_MODELS = TEACHER | REVIEWS
 """Computed with other weights than the student's: ``client/signals/extra_columns.py`` joins them to
 the columns that ``client/measuring/`` computes."""
 GRADIENTS = frozenset({"dot", "norm", "adam_dot", "adam_norm", "adam_adam_dot", "influence"})

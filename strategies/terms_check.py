@@ -6,7 +6,7 @@ from fedwinnow.curation.errors import PluginError
 from fedwinnow.curation.signal_columns import (
     BACKENDS,
     GRADIENTS,
-    GUESTS,
+    OTHER_MODELS,
     REVIEWS,
     TEACHER,
 )
@@ -28,7 +28,7 @@ def check_terms(terms: RunTerms) -> RunPlugins:
     plugins = RunPlugins.of(terms)
     ordering, ranker = plugins.staged_ordering, plugins.stage_scorer
     if ordering is not None and ranker is not None:
-        needs = ranker.columns & (GRADIENTS | GUESTS)
+        needs = ranker.columns & (GRADIENTS | OTHER_MODELS)
         if needs:
             message = (
                 f"training.ordering ranks by scorer {ordering.scorer!r}, which needs gradient "

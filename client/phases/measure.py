@@ -21,7 +21,7 @@ from fedwinnow.curation.protocol.requests import (
     MeasureRequest,
     ProbeRequest,
 )
-from fedwinnow.curation.signal_columns import GUESTS, REVIEWS, TEACHER
+from fedwinnow.curation.signal_columns import OTHER_MODELS, REVIEWS, TEACHER
 
 logger = logging.getLogger(__name__)
 
@@ -53,24 +53,28 @@ def _signals(
     reviewers: Mapping[str, Adapter] = MappingProxyType({}),
 ) -> Reply:
     columns = run.plugins.columns_at(checkpoint)
-    guests = (
+    extra = (
         teacher_columns(run) if columns & TEACHER else ExtraColumns()
     )  # before the student is loaded
     checked = load_checked_adapter(run, header, adapter)
     if columns & REVIEWS:
         check_reviewers(reviewers, adapter, run.site)
-        guests = review_columns(run, reviewers)
+        extra = review_columns(run, reviewers)
         load_checked_adapter(run, header, adapter)
     table = signal_measurer(
-        run, checked, columns=columns - GUESTS, checkpoint=checkpoint, learning_rate=learning_rate
+        run,
+        checked,
+        columns=columns - OTHER_MODELS,
+        checkpoint=checkpoint,
+        learning_rate=learning_rate,
     )
-    private = with_extra_columns(table, guests.private)(
+    private = with_extra_columns(table, extra.private)(
         run.data.samples, f"{run.site} measures its samples"
     )
     tables.write_signals(run.files.signals(checkpoint), private)
     public = measure_public_rows(
-        run, checked, with_extra_columns(table, guests.public),
-        columns=columns, checkpoint=checkpoint, guests=guests.key,
+        run, checked, with_extra_columns(table, extra.public),
+        columns=columns, checkpoint=checkpoint, extra_key=extra.key,
     )  # fmt: skip
     shown = public.trajectory[0]
     tables.write_signals(run.files.public(checkpoint), shown)

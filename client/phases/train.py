@@ -43,27 +43,27 @@ def train_round(run: SiteRun, request: TrainRequest) -> Reply:
 def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
     terms, header = run.terms, request.header
     warm_up = header.phase == Phase.WARM_UP.value
-    lesson = plan_warm_up(run, request) if warm_up else plan_arm_round(run, request, checked)
-    if len(lesson.samples) == 0:
+    plan = plan_warm_up(run, request) if warm_up else plan_arm_round(run, request, checked)
+    if len(plan.samples) == 0:
         logger.info("site %s keeps no sample for arm %s and does not train", run.site, header.arm)
         return TrainedAdapter(
             header=header, site=run.site, samples=0, adapter=None, losses=(), learning_rate=0.0
         )
     trained = train(
         run.loaded,
-        lesson.samples,
+        plan.samples,
         adapter=cut_to_site(replace(request.adapter, base=run.loaded.fingerprint), run.config.site),
         section=terms.training,
-        steps=lesson.steps,
+        steps=plan.steps,
         step_offset=request.step_offset,
         total_steps=request.total_steps,
-        first_step=lesson.first_step,
-        order=lesson.order,
-        objective=lesson.objective,
-        weights=lesson.weights,
-        learning_rate=lesson.learning_rate,
-        schedule=lesson.schedule,
-        seed=lesson.seed,
+        first_step=plan.first_step,
+        order=plan.order,
+        objective=plan.objective,
+        weights=plan.weights,
+        learning_rate=plan.learning_rate,
+        schedule=plan.schedule,
+        seed=plan.seed,
         options=run.pass_options,
         on_progress=run.cache.on_progress(f"{run.site} trains {header.arm or 'warm-up'}"),
     )
@@ -73,7 +73,7 @@ def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
     return TrainedAdapter(
         header=header,
         site=run.site,
-        samples=run.rounded(lesson.kept),
+        samples=run.rounded(plan.kept),
         adapter=replace(trained.adapter, base=request.adapter.base),
         losses=trained.losses,
         learning_rate=trained.learning_rate,

@@ -49,7 +49,7 @@ def read_signals(path: Path) -> SignalTable:
             columns[name] = table[name].to_numpy()
         else:
             each = (table[f"{name}.{reference}"].to_numpy() for reference in references)
-            columns[name] = _beside(each, len(references))
+            columns[name] = _stack_references(each, len(references))
     return SignalTable(
         ids=tuple(table.texts("id")),
         domains=_domains(table.texts("domain")),
@@ -259,7 +259,7 @@ def _read(path: Path) -> tuple[_Columns, Any]:
     return _Columns(file=file, column_names=file.schema_arrow.names), json.loads(words)
 
 
-def _beside(parts: Iterable[np.ndarray], number: int) -> np.ndarray:
+def _stack_references(parts: Iterable[np.ndarray], number: int) -> np.ndarray:
     """Stack columns side by side; free each before the next is read."""
     found = np.zeros((0, number), dtype=np.float32)
     for place, part in enumerate(parts):

@@ -12,7 +12,7 @@ from fedwinnow.client.measuring.backends import reference_backend
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.references import References, reference_state
 from fedwinnow.client.runs.site_run import SiteRun, public_result_key, take_rows
-from fedwinnow.client.signals.shards import SHARD, Crew, measure_in_shards
+from fedwinnow.client.signals.shards import SHARD, ShardMeasurer, measure_in_shards
 from fedwinnow.client.signals.workers import MeasuringTask, WorkerModel, Workers
 from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.datatypes import PublicRows, Sample, SignalTable, Status
@@ -55,7 +55,7 @@ def signal_measurer(
             files=run.files,
             key=(what, adapter, str(checkpoint), *sorted(columns)),
             on_progress=run.cache.on_progress(f"{what}, checkpoint {checkpoint}"),
-            crew=_crew(run, given) if len(samples) > SHARD else None,
+            workers=_shard_workers(run, given) if len(samples) > SHARD else None,
             size=SHARD,
         )
 
@@ -77,7 +77,7 @@ def _references(run: SiteRun, columns: frozenset[str]) -> References:
     )
 
 
-def _crew(run: SiteRun, arguments: Mapping[str, Any]) -> Crew | None:
+def _shard_workers(run: SiteRun, arguments: Mapping[str, Any]) -> ShardMeasurer | None:
     """Return the site's workers, with the loaded adapter; None where it has none.
 
     Workers keep no tokens: what they read of a sample never reaches their disks.
@@ -107,10 +107,10 @@ def measure_public_rows(
     *,
     columns: frozenset[str],
     checkpoint: int,
-    guests: tuple[str, ...] = (),
+    extra_key: tuple[str, ...] = (),
 ) -> PublicRows:
-    """Return the measurable public rows, cached by process; ``guests`` is part of the cache key."""
-    key = ("rows", str(checkpoint), *sorted(columns), *public_result_key(run, adapter), *guests)
+    """Return the measurable public rows; cached in the process, ``extra_key`` ends the key."""
+    key = ("rows", str(checkpoint), *sorted(columns), *public_result_key(run, adapter), *extra_key)
     public = run.cache.cached_public(
         key, lambda: table(run.data.rows.samples, "measuring public anchors")
     )

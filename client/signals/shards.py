@@ -27,7 +27,7 @@ SHARD = 1024
 Shard = tuple[int, Sequence[Sample]]
 Pass = Callable[[Sequence[Sample], OnProgress | None], SignalTable]
 """Measures samples in one go and reports progress."""
-Crew = Callable[[Iterable[Shard]], Iterator[tuple[int, SignalTable]]]
+ShardMeasurer = Callable[[Iterable[Shard]], Iterator[tuple[int, SignalTable]]]
 """Measures numbered shards side by side, and yields their tables in any order."""
 
 
@@ -38,18 +38,18 @@ def measure_in_shards(
     files: RunFiles,
     key: Sequence[str],
     on_progress: OnProgress | None = None,
-    crew: Crew | None = None,
+    workers: ShardMeasurer | None = None,
     size: int = SHARD,
 ) -> SignalTable:
     """Measure shard by shard; shards that are on disk already are read, not measured.
 
     Args:
-        measure: Measures one shard, where there is no crew.
+        measure: Measures one shard, where there are no workers.
         samples: Read shard by shard.
         files: Files of the run.
         key: What the numbers depend on besides the samples and the run's terms.
         on_progress: Called with (samples done, all of them).
-        crew: Measures several shards at a time; None: one after the other, in this process.
+        workers: Measures several shards at a time; None: one after the other, in this process.
         size: Samples of a shard, at least 1.
 
     Returns:
@@ -58,7 +58,7 @@ def measure_in_shards(
     Raises:
         OutputError: a shard cannot be written.
     """
-    if len(samples) <= size and crew is None:
+    if len(samples) <= size and workers is None:
         return measure(samples, on_progress)
     name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
     starts = range(0, max(len(samples), 1), size)
@@ -75,7 +75,7 @@ def measure_in_shards(
             yield index, measure(part, _within(on_progress, done, len(part), len(samples)))
 
     missing = ((index, shard(index)) for index in range(len(paths)) if index not in stored)
-    for index, found in (crew or one_by_one)(missing):
+    for index, found in (workers or one_by_one)(missing):
         write_signals(paths[index], found)
         done += len(found.ids)
         if on_progress is not None:

@@ -71,7 +71,7 @@ def rounds(
     hop = found["transfer"]
     table.add_section()
     table.add_row(f"{megabytes} MB up and down, bare gRPC", f"{hop['bare_seconds']:.2f} s", "")
-    table.add_row("… through shim and agent", f"{hop['agent_seconds']:.2f} s", "")
+    table.add_row("… through relay and agent", f"{hop['agent_seconds']:.2f} s", "")
     table.add_row("… ratio", f"{hop['ratio']:.2f}", f"≤ {HOP}")
     table.add_row("… to encrypt and decrypt once", f"{hop['encrypt_seconds']:.2f} s", "beside it")
     Console().print(table)

@@ -53,7 +53,7 @@ def compare(
         seeds=seeds,
         command=typed_command(),
         progress=watch.delivery,
-        told=watch.work,
+        on_progress=watch.work,
     )
     if as_json:
         print(json.dumps(to_plain(found) | {"note": HALVES}, indent=1, ensure_ascii=False))
@@ -96,13 +96,13 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
         buckets=buckets, passes=numbers, seeds=seeds, most=most, rate=rate,
     )  # fmt: skip
     watch = ProgressDisplay()
-    found = fit_budget(config, plan, progress=watch.delivery, told=watch.work)
+    found = fit_budget(config, plan, progress=watch.delivery, on_progress=watch.work)
     if out is not None:
         write_atomically(out, found.section().encode())
     if as_json:
-        told = {"keep": found.best / buckets, "expected_loss": found.expected}
-        told |= {"measured": found.measured.tolist(), "passes": numbers}
-        print(json.dumps(told | {"threshold": found.settings()}, indent=1))
+        shown = {"keep": found.best / buckets, "expected_loss": found.expected}
+        shown |= {"measured": found.measured.tolist(), "passes": numbers}
+        print(json.dumps(shown | {"threshold": found.settings()}, indent=1))
         return
     _show_budget(found, plan)
     print(f"wrote {out}" if out is not None else found.section())
@@ -183,7 +183,7 @@ def mixture(
     from fedwinnow.simulations.recipes.merge_mixture import fit_mixture as measured  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.recipes.merge_mixture import section_text  # noqa: PLC0415 - likewise
 
-    found = measured(run, count=mixtures, number=training_round, told=ProgressDisplay().work)
+    found = measured(run, count=mixtures, number=training_round, on_progress=ProgressDisplay().work)
     if out is not None:
         write_atomically(out, section_text(found).encode())
     if as_json:

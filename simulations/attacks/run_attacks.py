@@ -54,12 +54,12 @@ logger = logging.getLogger(__name__)
 _PROMPTS = 24
 """Number of prompts with the trigger."""
 _TOKENS = 12
-_BESIDE = "attack.json"
+_RESULT_FILE = "attack.json"
 """File beside a run's record: digest of its lies, commit of the code that ran, trigger figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Beside:
+class _CaseResult:
     """Content of ``attack.json``; all empty without such a file."""
 
     run: str = ""
@@ -128,11 +128,11 @@ def _case(
 ) -> AttackRow:
     config = configure_case(case, settings)
     run = Path(config.run.output) / config.run.name
-    beside, ours, lies = _beside(run), run_id(config), _lies(case)
-    if (beside.run, beside.lies) != (ours, lies):
+    result, ours, lies = _read_case_result(run), run_id(config), _lies(case)
+    if (result.run, result.lies) != (ours, lies):
         shutil.rmtree(run, ignore_errors=True)  # other settings, or other lies under the same ones
-        beside = _Beside(run=ours, lies=lies, commit=commit())
-        write_json(run / _BESIDE, to_plain(beside))
+        result = _CaseResult(run=ours, lies=lies, commit=commit())
+        write_json(run / _RESULT_FILE, to_plain(result))
     if not is_finished(run, config):
         simulate(
             config,
@@ -140,17 +140,17 @@ def _case(
             progress=progress,
             command=command,
             cache=cache,
-            doors=wrap_last_site(case),
+            wrap=wrap_last_site(case),
         )
-    trigger = beside.trigger
+    trigger = result.trigger
     if trigger is None:
         trigger = trigger_figures(config, run / "adapter")
-        write_json(run / _BESIDE, to_plain(replace(beside, trigger=trigger)))
+        write_json(run / _RESULT_FILE, to_plain(replace(result, trigger=trigger)))
     return AttackRow(
         case=case,
         figures=figures(read_record(run / "record.json")),
         trigger=trigger,
-        commit=beside.commit,
+        commit=result.commit,
         bed=describe_case(config),
     )
 
@@ -201,7 +201,7 @@ def _lies(case: Case) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _beside(run: Path) -> _Beside:
-    path = run / _BESIDE
+def _read_case_result(run: Path) -> _CaseResult:
+    path = run / _RESULT_FILE
     tree = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return parse_tree(tree, _Beside)
+    return parse_tree(tree, _CaseResult)

@@ -121,7 +121,7 @@ def bench_deployed(pairs: int = 10) -> dict[str, float]:
         _submit(app, given, stage.coordinator.environment)
         log = stage.coordinator.log("executor")
         wait_until(out.exists, "rounds over Flower", log=log, longest=300.0 + 60.0 * pairs)
-        doors = {
+        addresses = {
             site: AgentAddress(
                 socket=silo.environment["FEDWINNOW_SOCKET"], token=str(silo.folder / "run/token")
             )
@@ -129,7 +129,7 @@ def bench_deployed(pairs: int = 10) -> dict[str, float]:
         }
         config = load_run(file)
         envelopes = CoordinatorEnvelopes.open(config, home / "sockets")
-        over_sockets = SocketTransport(envelopes=envelopes, doors=doors)
+        over_sockets = SocketTransport(envelopes=envelopes, addresses=addresses)
         state, request = warmed(over_sockets, initial_state(config, run_id(config)))
         sockets = timed_pairs(lambda: ask(over_sockets, request, state), lambda: None, pairs)
         return figures(json.loads(out.read_text(encoding="utf-8"))) | {

@@ -99,7 +99,7 @@ def compare_recipes(
     seeds: int,
     command: str = "",
     progress: Progress | None = None,
-    told: OnTaskProgress | None = None,
+    on_progress: OnTaskProgress | None = None,
 ) -> RecipeComparison:
     """Run the recipes rung by rung and report the winner.
 
@@ -108,7 +108,7 @@ def compare_recipes(
         seeds: Seeds of the last rung; they count on from the first recipe's ``run.seed``.
         command: The command line, for the runs' reports.
         progress: Called on every delivery.
-        told: Called with the progress of long work within a run.
+        on_progress: Called with the progress of long work within a run.
 
     Raises:
         ConfigError: recipes cannot be compared, or one does not train.
@@ -135,7 +135,7 @@ def compare_recipes(
         for place, number in enumerate(numbers[: rung.seeds]):
             done += 1
             config = at_rung(recipes[name], rung.share, number)
-            cache.progress = _within(told, f"run {done} of {total}, {name}")
+            cache.progress = _within(on_progress, f"run {done} of {total}, {name}")
             record = _run(name, config, command, progress, cache)
             losses = record.arms["curated"].losses
             if len(losses) != len(public[number].ids):
@@ -240,10 +240,10 @@ def _batches(config: RunConfig) -> str:
     return canonical_json(replace(config, run=run, training=bare, weighting=plugin, merging=plugin))
 
 
-def _within(told: OnTaskProgress | None, where: str) -> OnTaskProgress | None:
-    if told is None:
+def _within(on_progress: OnTaskProgress | None, where: str) -> OnTaskProgress | None:
+    if on_progress is None:
         return None
-    return lambda what, done, total: told(f"{where}: {what}", done, total)
+    return lambda what, done, total: on_progress(f"{where}: {what}", done, total)
 
 
 def _told(

@@ -147,7 +147,7 @@ def fit_budget(
     plan: BudgetPlan,
     *,
     progress: Progress | None = None,
-    told: OnTaskProgress | None = None,
+    on_progress: OnTaskProgress | None = None,
 ) -> Budget:
     """Score the silos, run the buckets, fit the law; deterministic on a CPU.
 
@@ -158,7 +158,7 @@ def fit_budget(
         CurationError: whatever stops a run; a bucket that would be empty is a :class:`DataError`.
     """
     scoring = _scoring(config)
-    cache = ProcessCache(progress=told)
+    cache = ProcessCache(progress=on_progress)
     run_phases(scoring, resume=True, progress=progress, cache=cache)
     pool, scores = _pooled(scoring)
     pools = buckets(pool, scores, plan.buckets, most=plan.most, seed=config.run.seed)
@@ -181,7 +181,7 @@ def fit_budget(
             early_stop=False,  # the law needs every bucket
             options=PassOptions.of(config.model, config.measuring),
         ),
-        told=told,
+        on_progress=on_progress,
     )
     measured = np.stack([ranking.curves[name].mean(axis=(0, 2)) for name in pools])
     fit = fit_law(measured, draws * np.array(checkpoints, dtype=np.float64), pool=float(size))

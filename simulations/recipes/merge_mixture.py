@@ -55,7 +55,7 @@ def fit_mixture(
     least: float = 0.02,
     most: float = 0.6,
     cache: ProcessCache | None = None,
-    told: OnTaskProgress | None = None,
+    on_progress: OnTaskProgress | None = None,
 ) -> Mixture:
     """Measure mixtures of a finished run's kept adapters and find the best.
 
@@ -66,7 +66,7 @@ def fit_mixture(
         least: Smallest weight of a site.
         most: Largest weight of a site.
         cache: Process cache with the loaded model, or None.
-        told: Called after every mixture.
+        on_progress: Called after every mixture.
 
     Raises:
         ConfigError: fewer mixtures than the law needs.
@@ -94,8 +94,8 @@ def fit_mixture(
     runs = []
     for done, weights in enumerate(_draw(sites, count, config.run.seed), start=1):
         runs.append(MixtureRun(weights=weights, losses=losses(weights)))
-        if told is not None:
-            told("mixtures", done, count)
+        if on_progress is not None:
+            on_progress("mixtures", done, count)
     law = fit_mixing_law(runs, seed=config.run.seed)
     best = best_mixture(law, least=least, most=most)
     return Mixture(

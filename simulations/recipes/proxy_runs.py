@@ -87,7 +87,7 @@ def proxy_ranking(
     start: Adapter,
     section: TrainingSection,
     plan: ProxyPlan,
-    told: OnTaskProgress | None = None,
+    on_progress: OnTaskProgress | None = None,
 ) -> ProxyRanking:
     """Train every recipe briefly and rank them by the loss of the hold-out.
 
@@ -98,7 +98,7 @@ def proxy_ranking(
         start: Adapter that every run begins from.
         section: Batch size, accumulation, clipping, decay, precision; nothing else of it is read.
         plan: Rate, steps and seeds.
-        told: Called with the steps of each run.
+        on_progress: Called with the steps of each run.
 
     Raises:
         ConfigError: there is no recipe.
@@ -119,7 +119,9 @@ def proxy_ranking(
                 continue
             what = f"{name}, seed {number} of {len(plan.seeds)}"
             try:
-                curve = _curve(loaded, samples, holdout, start, section, plan, seed, what, told)
+                curve = _curve(
+                    loaded, samples, holdout, start, section, plan, seed, what, on_progress
+                )
             except NonFiniteError as error:
                 message = f"recipe {name!r}, seed {seed}: {error}"
                 raise NonFiniteError(message) from error
@@ -143,7 +145,7 @@ def _curve(  # noqa: PLR0913, PLR0917 - one run of proxy_ranking, with all that 
     plan: ProxyPlan,
     seed: int,
     what: str,
-    told: OnTaskProgress | None,
+    on_progress: OnTaskProgress | None,
 ) -> np.ndarray:
     """Train once; return losses of items with a target at each checkpoint, (checkpoints, items)."""
     ordering: Ordering = build("ordering", "shuffled", {})
@@ -153,8 +155,8 @@ def _curve(  # noqa: PLR0913, PLR0917 - one run of proxy_ranking, with all that 
         if done in plan.checkpoints:
             losses = evaluate(loaded, holdout, plan.options)
             rows.append(losses[~np.isnan(losses)])
-        if told is not None:
-            told(what, done, total)
+        if on_progress is not None:
+            on_progress(what, done, total)
 
     train(
         loaded,

@@ -83,7 +83,7 @@ def simulate(
     progress: Progress | None = None,
     command: str = "",
     cache: ProcessCache | None = None,
-    doors: SiteWrapper | None = None,
+    wrap: SiteWrapper | None = None,
 ) -> Path:
     """Run a scenario in this process and return its run folder.
 
@@ -91,7 +91,7 @@ def simulate(
         InputError: the scenario, its data, its model or the run folder is at fault.
         RunError: the run could not go on.
     """
-    state, store = run_phases(config, resume=resume, progress=progress, cache=cache, doors=doors)
+    state, store = run_phases(config, resume=resume, progress=progress, cache=cache, wrap=wrap)
     figures = selection_figures(config, sites_folder(config), run_id(config))
     finish(state, store, command=command, selection=figures)
     return store.folder
@@ -103,7 +103,7 @@ def run_phases(
     resume: bool = False,
     progress: Progress | None = None,
     cache: ProcessCache | None = None,
-    doors: SiteWrapper | None = None,
+    wrap: SiteWrapper | None = None,
 ) -> tuple[RunState, RunFolder]:
     """Run all phases of a scenario, without the final files.
 
@@ -112,7 +112,7 @@ def run_phases(
         resume: Whether to go on from the last commit in the run folder.
         progress: Called on every delivery.
         cache: Process cache with the loaded model, or None.
-        doors: Wraps each site, or None.
+        wrap: Wraps each site, or None.
 
     Raises:
         InputError: the scenario, its data, its model or the run folder is at fault.
@@ -127,8 +127,8 @@ def run_phases(
         site.site.name: Site(config=site, cache=shared)
         for site in site_configs(config, str(sites_folder(config)))
     }
-    if doors is not None:
-        sites = {name: doors(name, site) for name, site in sites.items()}
+    if wrap is not None:
+        sites = {name: wrap(name, site) for name, site in sites.items()}
     state = store.begin(config, run_id(config))
     try:
         state = drive(state, InProcess(sites=sites), store=store, progress=progress)

@@ -32,7 +32,7 @@ class SocketTransport:
     """Transport to agents (a :class:`fedwinnow.server.transport.interface.Transport`)."""
 
     envelopes: CoordinatorEnvelopes
-    doors: Mapping[str, AgentAddress]
+    addresses: Mapping[str, AgentAddress]
 
     def exchange(
         self,
@@ -43,7 +43,7 @@ class SocketTransport:
         earlier: Earlier | None = None,
     ) -> Iterator[Delivery]:
         """Send to the named sites (none named: to all) at once; yield deliveries as they come."""
-        names = sorted(sites or self.doors)
+        names = sorted(sites or self.addresses)
         came: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         end = time.monotonic() + deadline
 
@@ -71,8 +71,8 @@ class SocketTransport:
             yield Delivery(site=site, reply=None, missing=f"no answer within {deadline:.0f} s")
 
     def _ask(self, request: Request, site: str, deadline: float) -> Delivery:
-        door = self.doors.get(site)
-        if door is None:
+        address = self.addresses.get(site)
+        if address is None:
             return Delivery(site=site, reply=None, missing="no agent is known for it")
         down = up = 0
         try:
@@ -81,7 +81,7 @@ class SocketTransport:
                 envelope.stamp, envelope.signature, self.envelopes.key.public
             )
             down = len(envelope.payload)
-            answer = relay_envelope(envelope, door.socket, door.token, timeout=deadline)
+            answer = relay_envelope(envelope, address.socket, address.token, timeout=deadline)
             up = len(answer.payload)
             reply = self.envelopes.reply(answer, sent)
         except CurationError as error:

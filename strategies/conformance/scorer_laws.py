@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fedwinnow.curation.datatypes import Fitted, PublicRows, SignalTable, Status, Trajectory
-from fedwinnow.curation.signal_columns import GRADIENTS, GUESTS, KNOWN, ONCE, REVIEWS, WIDE
+from fedwinnow.curation.signal_columns import GRADIENTS, KNOWN, ONCE, OTHER_MODELS, REVIEWS, WIDE
 from fedwinnow.strategies.conformance.law import Law, Make, same_arrays
 
 PARENTS, DOMAINS, CHECKPOINTS, SIZE = 20, ("law", "medicine"), 3, 24
@@ -129,7 +129,7 @@ def _spoilt(trajectory: Trajectory, row: int) -> Trajectory:
 
 
 def _columns(make: Make) -> str:
-    unknown = sorted(set(make().columns) - KNOWN - GUESTS)
+    unknown = sorted(set(make().columns) - KNOWN - OTHER_MODELS)
     return f"no such column: {', '.join(unknown)}" if unknown else ""
 
 

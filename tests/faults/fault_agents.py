@@ -42,20 +42,20 @@ def agent(file: Path, broken: Break | None, log: Path) -> None:
 
 
 def attempt(
-    config: RunConfig, broken: Break | None, log: Path, doors: dict[str, AgentAddress]
+    config: RunConfig, broken: Break | None, log: Path, addresses: dict[str, AgentAddress]
 ) -> None:
     """One life of a coordinator that reaches its sites over sockets."""
     quiet(log)
     if broken is not None:
         install(broken, SocketTransport)
         if broken.what == "cut":
-            door = doors[broken.site]
-            proxy = Proxy(behind=door.socket, broken=broken)
-            doors = doors | {broken.site: replace(door, socket=proxy.socket)}
+            address = addresses[broken.site]
+            proxy = Proxy(behind=address.socket, broken=broken)
+            addresses = addresses | {broken.site: replace(address, socket=proxy.socket)}
     try:
         store = RunFolder.open(config, resume=True)
         envelopes = CoordinatorEnvelopes.open(config, store.folder)
-        transport = SocketTransport(envelopes=envelopes, doors=doors)
+        transport = SocketTransport(envelopes=envelopes, addresses=addresses)
         drive(store.begin(config, run_id(config)), transport, store=store)
     except CurationError as error:
         logging.getLogger(__name__).exception("the run ended")
@@ -91,7 +91,7 @@ class SocketBox:
     folder: Path
     box: Box
     files: dict[str, Path]
-    doors: dict[str, AgentAddress]
+    addresses: dict[str, AgentAddress]
     broken: Break | None = None
     running: dict = field(default_factory=dict)
 
@@ -101,28 +101,30 @@ class SocketBox:
     ) -> "SocketBox":
         """A run in a new folder; ``wait`` is the deadline of every phase, seconds."""
         folder = Path(tempfile.mkdtemp(prefix="c-", dir=deployment.folder))
-        files, doors = {}, {}
+        files, addresses = {}, {}
         for site, config in deployment.sites.items():
             own = folder / site
             own.mkdir()
-            doors[site] = AgentAddress(
+            addresses[site] = AgentAddress(
                 socket=str(own / "s" / "agent"), token=str(own / "s" / "token")
             )
-            placed = replace(config.agent, socket=doors[site].socket, token=doors[site].token)
+            placed = replace(
+                config.agent, socket=addresses[site].socket, token=addresses[site].token
+            )
             files[site] = own / "site.toml"
             text = to_toml(replace(config, agent=placed, work=str(own / "work")))
             files[site].write_text(text, encoding="utf-8")
         names = DeadlinesSection.__slots__
         run = replace(deployment.run, deadlines=DeadlinesSection(**dict.fromkeys(names, wait)))
         box = Box.of(run, folder, quorum=quorum)
-        return cls(context=context, folder=folder, box=box, files=files, doors=doors)
+        return cls(context=context, folder=folder, box=box, files=files, addresses=addresses)
 
     def live(self, broken: Break | None = None) -> list[int]:
         """Start agents, and coordinators until one comes to the end; their exit codes."""
         self.broken, codes, most = broken, [], lives(broken)
         while len(codes) < most and (not codes or codes[-1] != 0):
             self.ready()
-            arguments = (self.box.config, broken, self.box.log, self.doors)
+            arguments = (self.box.config, broken, self.box.log, self.addresses)
             child = self.context.Process(target=attempt, args=arguments)
             child.start()
             end = time.monotonic() + LONGEST
@@ -148,11 +150,11 @@ class SocketBox:
     def ready(self) -> None:
         """Wait until every agent answers."""
         end = time.monotonic() + READY
-        for site, door in self.doors.items():
+        for site, address in self.addresses.items():
             while True:
                 self.revive()
                 try:
-                    agent_status(door.socket, door.token)
+                    agent_status(address.socket, address.token)
                     break
                 except TransportError:
                     assert time.monotonic() < end, self.log(site).read_text()

@@ -104,8 +104,8 @@ def _install_exchange(broken, transport) -> None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1))  # until this process ends
         theirs = broken.what == "cut" and broken.meets(request.header, broken.site)
         if broken.point == "gone" and broken.meets(request.header, broken.site):
-            door = self.doors[broken.site]
-            broken.happens(request.header, agent_status(door.socket, door.token)["process"])
+            address = self.addresses[broken.site]
+            broken.happens(request.header, agent_status(address.socket, address.token)["process"])
         if theirs and broken.point == "request":
             broken.happens(request.header)
             sites = [name for name in sites or sorted(self.sites) if name != broken.site]

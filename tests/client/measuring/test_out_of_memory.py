@@ -17,13 +17,13 @@ from fedwinnow.client.signals.teacher import teacher_confidences
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.gradients.contraction import Contraction, WeightedSums
-from fedwinnow.curation.signal_columns import GRADIENTS, GUESTS, KNOWN
+from fedwinnow.curation.signal_columns import GRADIENTS, KNOWN, OTHER_MODELS
 
 BEARS = 120
 """Tokens of the largest batch that memory bears; OPTIONS ask for 300."""
 LIMIT = 1e-5
 """Share of the largest number: float32, other batches."""
-EVERY = KNOWN - GUESTS
+EVERY = KNOWN - OTHER_MODELS
 
 
 @pytest.fixture

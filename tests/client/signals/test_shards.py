@@ -73,17 +73,17 @@ def test_shards_give_the_table_of_the_whole(tmp_path_factory, number, size):
 
 
 def backwards(shards):
-    """A crew that ends with the first."""
+    """Workers that finish the last shard first."""
     for index, shard in reversed(list(shards)):
         yield index, Meter()(shard, None)
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 12])
-def test_crew_gives_the_same_table_in_any_order(tmp_path: Path, number: int):
+def test_workers_give_the_same_table_in_any_order(tmp_path: Path, number: int):
     """Shards that end in another order, by other hands: the table of the whole."""
     samples = samples_of(number)
     got = measure_in_shards(
-        Meter(), samples, files=RunFiles(tmp_path), key=("a",), size=5, crew=backwards
+        Meter(), samples, files=RunFiles(tmp_path), key=("a",), size=5, workers=backwards
     )
     same(got, Meter()(samples, None))
 

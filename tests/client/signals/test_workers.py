@@ -40,7 +40,7 @@ def model(tiny_model_folder) -> WorkerModel:
 
 
 @pytest.fixture(scope="module")
-def crew(model):
+def workers(model):
     """Two workers."""
     import ray
 
@@ -72,7 +72,7 @@ def arguments(warm) -> dict:
     }
 
 
-def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: Path):
+def test_workers_give_the_table_of_one_process(workers, warm, arguments, tmp_path: Path):
     """Bit for bit, with a worker that is killed after the first shard."""
     task = MeasuringTask(adapter=get_adapter(warm), options=OPTIONS, arguments=arguments)
     samples = some(22, "s")
@@ -86,34 +86,34 @@ def test_workers_give_the_table_of_one_process(crew, warm, arguments, tmp_path: 
     )
 
     def killing(shards):
-        for number, found in enumerate(crew.each(task, shards)):
+        for number, found in enumerate(workers.each(task, shards)):
             if number == 0:
-                os.kill(crew.processes()[0], signal.SIGKILL)
+                os.kill(workers.processes()[0], signal.SIGKILL)
             yield found
 
     together = measure_in_shards(
         lambda shard, _: whole(shard),
         samples,
-        files=RunFiles(tmp_path / "crew"),
+        files=RunFiles(tmp_path / "workers"),
         key=("a",),
         size=4,
-        crew=killing,
+        workers=killing,
     )
     same(together, alone)
 
 
-def test_workers_raise_what_a_shard_raises(crew, warm, arguments):
+def test_workers_raise_what_a_shard_raises(workers, warm, arguments):
     """An error of ours keeps its class and its words."""
     alike = some(2, "s")[1:]  # the prompt of one of the samples
     wrong = {**arguments, "contrast": alike, "columns": frozenset({"contrast_loss_mean"})}
     task = MeasuringTask(adapter=get_adapter(warm), options=OPTIONS, arguments=wrong)
     with pytest.raises(DataError, match="no public reference anchor has another prompt"):
-        list(crew.each(task, [(0, some(4, "s"))]))
+        list(workers.each(task, [(0, some(4, "s"))]))
 
 
-def test_more_workers_than_processors_are_refused(crew, warm):
+def test_more_workers_than_processors_are_refused(workers, warm):
     """A machine without room is named, with what to lower."""
-    many = Workers(section=ComputeSection(workers=4096), model=crew.model)
+    many = Workers(section=ComputeSection(workers=4096), model=workers.model)
     task = MeasuringTask(adapter=get_adapter(warm), options=OPTIONS, arguments={})
     with pytest.raises(ConfigError, match=r"compute\.workers = 4096"):
         next(many.each(task, []))

@@ -443,11 +443,11 @@ def test_attacks_go_on_where_they_stopped_and_hear_no_old_lies(tmp_path, monkeyp
         run = RunSection(name=case.name, output=str(tmp_path / "runs"), seed=seed)
         return RunConfig(run=run)
 
-    def simulated(config, *, doors, **_):
+    def simulated(config, *, wrap, **_):
         folder = tmp_path / "runs" / config.run.name
         assert not (folder / "record.json").exists()
-        ran.append((config.run.name, doors is not None))
-        told = record([1.0, 2.0], weight=0.2 if doors else 0.0)
+        ran.append((config.run.name, wrap is not None))
+        told = record([1.0, 2.0], weight=0.2 if wrap else 0.0)
         write_json(folder / "record.json", told.to_json())
         write_json(folder / "manifest.json", {"run": run_id(config)})
 
