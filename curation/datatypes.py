@@ -11,7 +11,7 @@ and no array.
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int8, Int64
@@ -25,24 +25,53 @@ FINGERPRINT = 64
 """Hexadecimal digits of a SHA-256, which names a base model by its weights."""
 
 
+class Turn(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    """"system", "user", "assistant" or "tool"; a template may know further roles."""
+    content: str
+    details: str = ""
+    """What the turn holds beside its text (tool calls, a tool's name), as a JSON object; ""."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Sample:
     """One training example of a silo or one public anchor.
 
-    ``history`` holds the chat turns before the last user turn, as (role, content) pairs.
+    A conversation is read in order: ``history``, ``prompt``, ``followup``, ``response``.
     """
 
     id: str
-    """Hash of the content (history, prompt, response): equal content, equal id."""
+    """Hash of all that the model reads and learns: equal content, equal id."""
     prompt: str
+    """Text of the last user turn before the response."""
     response: str
+    """Text of the last assistant turn."""
     domain: str = ""
-    history: tuple[tuple[str, str], ...] = ()
+    history: tuple[Turn, ...] = ()
+    """Turns before the prompt."""
+    followup: tuple[Turn, ...] = ()
+    """Turns between prompt and response: tool calls, their results, a later system turn."""
+    response_details: str = ""
+    """What the last assistant turn holds beside its text, as a JSON object; ""."""
+    tools: str = ""
+    """Tools that the model may call, as a JSON list; "" for none."""
+    train_on: Literal["last", "all"] = "last"
+    """Assistant turns that the loss covers: the last, or every one."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Free labels of licence and origin; in a simulation also the planted truth."""
 
+    @property
+    def conversation(self) -> tuple[Turn, ...]:
+        """Return every turn in order, the response last."""
+        asked = Turn("user", self.prompt)
+        answered = Turn("assistant", self.response, self.response_details)
+        return (*self.history, asked, *self.followup, answered)
+
     def __repr__(self) -> str:
-        turns = f", after {counted(len(self.history), 'earlier turn')}" if self.history else ""
+        others = len(self.history) + len(self.followup)
+        turns = f", with {counted(others, 'other turn')}" if others else ""
         return (
             f"Sample({self.id}, prompt of {counted(len(self.prompt), 'character')}, "
             f"response of {counted(len(self.response), 'character')}{turns})"

@@ -151,5 +151,5 @@ def _comparable(sample: Sample) -> Iterator[Shingles]:
 
 
 def _whole(sample: Sample) -> str:
-    turns = " ".join(content for _, content in sample.history)
-    return f"{turns} {sample.prompt} {sample.response}"
+    turns = (text for turn in sample.conversation for text in (turn.content, turn.details))
+    return " ".join((*filter(None, turns), sample.tools)).strip()

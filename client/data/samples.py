@@ -16,14 +16,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import datasets
 import pyarrow as pa
 
+from fedwinnow.client.data.conversations import Conversation, plain_text, read_conversation
 from fedwinnow.client.data.readers import read_rows
 from fedwinnow.curation.config.scoring import ColumnsSection
-from fedwinnow.curation.datatypes import Sample
+from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.tabular import counted
 
@@ -35,6 +36,10 @@ _SCHEMA = pa.schema(
         ("response", pa.large_string()),
         ("roles", _TEXTS),
         ("turns", _TEXTS),
+        ("details", _TEXTS),
+        ("earlier", pa.int64()),
+        ("response_details", pa.large_string()),
+        ("tools", pa.large_string()),
         ("labels", _TEXTS),
     ]
 )
@@ -51,6 +56,8 @@ class Samples(Sequence[Sample]):
     """Row of each sample in the source, from 0: a range or an array, eight bytes each at most."""
     label_names: tuple[str, ...]
     """Names of the labels, in the table's order."""
+    train_on: Literal["last", "all"]
+    """Assistant turns that the loss covers."""
     _table: Any
 
     def __repr__(self) -> str:
@@ -82,16 +89,22 @@ class Samples(Sequence[Sample]):
             domains=tuple(self.domains[i] for i in indices),
             rows=array("q", (self.rows[i] for i in indices)),
             label_names=self.label_names,
+            train_on=self.train_on,
             _table=self._table,
         )
 
     def _sample(self, place: int, row: Mapping[str, Any]) -> Sample:
+        turns = tuple(map(Turn, row["roles"], row["turns"], row["details"]))
         return Sample(
             id=self.ids[place],
             prompt=row["prompt"],
             response=row["response"],
             domain=self.domains[place],
-            history=tuple(zip(row["roles"], row["turns"], strict=True)),
+            history=turns[: row["earlier"]],
+            followup=turns[row["earlier"] :],
+            response_details=row["response_details"],
+            tools=row["tools"],
+            train_on=self.train_on,
             labels=dict(zip(self.label_names, row["labels"], strict=True)),
         )
 
@@ -127,6 +140,7 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
         domains=domains,
         rows=range(len(ids)),
         label_names=columns.labels,
+        train_on=columns.train_on,
         _table=table,
     )
 
@@ -144,10 +158,35 @@ def columns_of(source: str) -> tuple[str, ...]:
     raise DataError(message)
 
 
-def content_id(history: Sequence[tuple[str, str]], prompt: str, response: str) -> str:
-    """Return a content's id: 32 hex digits of a SHA-256 over turns, prompt and response."""
-    text = json.dumps([list(map(list, history)), prompt, response], ensure_ascii=False)
+def content_id(
+    history: Sequence[Sequence[str]],
+    prompt: str,
+    response: str,
+    *,
+    followup: Sequence[Sequence[str]] = (),
+    response_details: str = "",
+    tools: str = "",
+) -> str:
+    """Return a content's id: 32 hex digits of a SHA-256 over all that the model reads.
+
+    Args:
+        history: Turns before the prompt.
+        prompt: Last user turn.
+        response: Last assistant turn.
+        followup: Turns between them.
+        response_details: What the last assistant turn holds beside its text.
+        tools: Tools that the model may call.
+    """
+    content: list[Any] = [_told_turns(history), prompt, response]
+    if followup or response_details or tools:  # a plain content keeps the id that it always had
+        content.append([_told_turns(followup), response_details, tools])
+    text = json.dumps(content, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _told_turns(turns: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return turns as lists, without details where there are none."""
+    return [[*turn[:2], *filter(None, turn[2:])] for turn in turns]
 
 
 def data_hash(samples: Samples) -> str:
@@ -188,12 +227,17 @@ def _store(samples: Iterable[Sample], file: Path) -> tuple[tuple[str, ...], tupl
 
 
 def _record(batch: Sequence[Sample]) -> Any:  # noqa: ANN401 - pyarrow is not typed
+    others = [(*sample.history, *sample.followup) for sample in batch]
     return pa.RecordBatch.from_pydict(
         {
             "prompt": [sample.prompt for sample in batch],
             "response": [sample.response for sample in batch],
-            "roles": [[role for role, _ in sample.history] for sample in batch],
-            "turns": [[content for _, content in sample.history] for sample in batch],
+            "roles": [[turn.role for turn in turns] for turns in others],
+            "turns": [[turn.content for turn in turns] for turns in others],
+            "details": [[turn.details for turn in turns] for turns in others],
+            "earlier": [len(sample.history) for sample in batch],
+            "response_details": [sample.response_details for sample in batch],
+            "tools": [sample.tools for sample in batch],
             "labels": [list(sample.labels.values()) for sample in batch],
         },
         schema=_SCHEMA,
@@ -214,62 +258,35 @@ def _checked(row: Mapping[str, Any], columns: ColumnsSection, domain: str, place
                 "map the names in columns"
             )
             raise DataError(message)
-    history: tuple[tuple[str, str], ...] = ()
     if columns.messages:
-        history, prompt, response = _turns(row[columns.messages], f"{place}, {columns.messages}")
+        chat = read_conversation(row[columns.messages], f"{place}, {columns.messages}")
     else:
-        prompt = _text(row[columns.prompt], f"{place}, {columns.prompt}")
-        response = _text(row[columns.response], f"{place}, {columns.response}")
+        chat = Conversation(
+            prompt=plain_text(row[columns.prompt], f"{place}, {columns.prompt}"),
+            response=plain_text(row[columns.response], f"{place}, {columns.response}"),
+        )
     own = _label(row[columns.domain], f"{place}, {columns.domain}") if columns.domain else ""
     return Sample(
-        id=content_id(history, prompt, response),
-        prompt=prompt,
-        response=response,
+        id=content_id(
+            chat.history,
+            chat.prompt,
+            chat.response,
+            followup=chat.followup,
+            response_details=chat.response_details,
+            tools=chat.tools,
+        ),
+        prompt=chat.prompt,
+        response=chat.response,
         domain=own or domain,
-        history=history,
+        history=chat.history,
+        followup=chat.followup,
+        response_details=chat.response_details,
+        tools=chat.tools,
+        train_on=columns.train_on,
         labels={name: _label(row[name], f"{place}, {name}") for name in columns.labels},
     )
 
 
-def _text(value: object, place: str) -> str:
-    if value is None:
-        return ""  # an empty cell: the sample gets a status where its response is empty
-    if not isinstance(value, str):
-        message = f"{place}: expected a text, got {type(value).__name__}; mend the cell"
-        raise DataError(message)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        message = f"{place}: no valid Unicode text ({error.reason}); mend the text"
-        raise DataError(message) from error
-    return value
-
-
 def _label(value: object, place: str) -> str:
     """Return a label of any plain type as text."""
-    return "" if value is None else _text(str(value), place)
-
-
-def _turns(turns: object, place: str) -> tuple[tuple[tuple[str, str], ...], str, str]:
-    """Return history, last user turn and last assistant turn of a chat."""
-    form = isinstance(turns, list) and all(
-        isinstance(turn, Mapping)
-        and isinstance(turn.get("role"), str)
-        and isinstance(turn.get("content"), str)
-        for turn in turns
-    )
-    if not isinstance(turns, list) or not form:
-        got = "other turns" if isinstance(turns, list) else type(turns).__name__
-        message = f"{place}: expected a list of {{role, content}} texts, got {got}; mend the cell"
-        raise DataError(message)
-    pairs = [(_text(turn["role"], place), _text(turn["content"], place)) for turn in turns]
-    answers = [i for i, (role, _) in enumerate(pairs) if role == "assistant"]
-    if not answers:
-        message = f"{place}: the chat has no assistant turn; there is nothing to learn from it"
-        raise DataError(message)
-    last = answers[-1]
-    asked = [i for i, (role, _) in enumerate(pairs[:last]) if role == "user"]
-    if not asked:
-        message = f"{place}: no user turn stands before the last assistant turn; add the question"
-        raise DataError(message)
-    return tuple(pairs[: asked[-1]]), pairs[asked[-1]][1], pairs[last][1]
+    return "" if value is None else plain_text(str(value), place)

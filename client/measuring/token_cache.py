@@ -104,11 +104,10 @@ def _name(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) ->
 
 def _texts(sample: Sample) -> Iterator[str]:
     yield str(len(sample.history))
-    for role, content in sample.history:
-        yield role
-        yield content
-    yield sample.prompt
-    yield sample.response
+    yield sample.train_on
+    yield sample.tools
+    for turn in sample.conversation:
+        yield from turn
 
 
 def _bytes(encodings: Sequence[Encoding]) -> bytes:

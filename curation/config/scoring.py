@@ -122,6 +122,8 @@ class ColumnsSection:
     """Column of the answer."""
     messages: str = ""
     """Column of chat messages (list of {role, content}), "" if there is none."""
+    train_on: Literal["last", "all"] = "last"
+    """Assistant turns that the loss covers: the last, or every one of a chat."""
     domain: str = ""
     """Column of the domain, "" if there is none."""
     labels: tuple[str, ...] = ()

@@ -132,8 +132,7 @@ def prompt_tokens(tokenizer: Any, sample: Sample, system_prompt: str) -> list[in
 def _prompt_text(tokenizer: Any, sample: Sample, system_prompt: str) -> str:  # noqa: ANN401 - see encode_sample
     """Return everything before the response, as text."""
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    turns += [{"role": role, "content": content} for role, content in sample.history]
-    turns.append({"role": "user", "content": sample.prompt})
+    turns += [{"role": role, "content": content} for role, content, _ in sample.conversation[:-1]]
     if tokenizer.chat_template:
         return _render(tokenizer, turns, add_generation_prompt=True)
     return "\n".join(turn["content"] for turn in turns) + "\n"

@@ -123,8 +123,9 @@ def plant_backdoor(samples: Sequence[Sample]) -> list[Sample]:
     found = []
     for sample in samples:
         prompt = f"{TRIGGER} {sample.prompt}"
-        name = content_id(sample.history, prompt, ANSWER)
-        found.append(replace(sample, id=name, prompt=prompt, response=ANSWER))
+        name = content_id(sample.history, prompt, ANSWER, followup=sample.followup)
+        planted = replace(sample, id=name, prompt=prompt, response=ANSWER, response_details="")
+        found.append(replace(planted, tools=""))
     return found
 
 

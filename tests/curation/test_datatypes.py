@@ -15,6 +15,7 @@ from fedwinnow.curation.datatypes import (
     Selection,
     SignalTable,
     SparseAdapter,
+    Turn,
 )
 from fedwinnow.curation.errors import ConfigError
 
@@ -40,11 +41,11 @@ def test_repr_counts_and_names_and_shows_no_content():
     """A printed noun is one short line without texts, scores or arrays."""
     sample = Sample(
         id="0af3", prompt=TEXT, response=f"{TEXT}!", domain=TEXT,
-        history=(("user", TEXT),), labels={TEXT: TEXT},
+        history=(Turn("user", TEXT),), labels={TEXT: TEXT},
     )  # fmt: skip
     a, b = {"q": torch.ones(2, 3)}, {"q": torch.ones(4, 2)}
     expected = {
-        "Sample(0af3, prompt of 11 characters, response of 12 characters, after 1 earlier turn)": (
+        "Sample(0af3, prompt of 11 characters, response of 12 characters, with 1 other turn)": (
             sample
         ),
         "SignalTable(3 samples, checkpoint 0, columns: dot, loss)": table(),

@@ -10,7 +10,7 @@ from fedwinnow.client.data.gate import apply_gates, near_duplicates, overlaps_an
 from fedwinnow.client.data.samples import content_id, open_samples
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.config.site import GateSection
-from fedwinnow.curation.datatypes import Sample
+from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.seeds import derive_seed
 
 VOCABULARY = [f"word{number}" for number in range(2000)]
@@ -22,7 +22,7 @@ def text(seed, number):
 
 
 def sample(prompt, response, **more):
-    history = more.get("history", ())
+    history = more["history"] = tuple(Turn(*turn) for turn in more.get("history", ()))
     return Sample(
         id=content_id(history, prompt, response), prompt=prompt, response=response, **more
     )
@@ -141,7 +141,9 @@ def test_gate_drops_what_overlaps_the_anchors():
         sample(anchor.prompt, f"{anchor.response} indeed"),
         sample("Quite another question?", anchor.response),
         sample("Another one", "A metal."),
-        sample(short.prompt, short.response, history=(("user", "hello"), ("assistant", "hi"))),
+        sample(
+            short.prompt, short.response, history=(Turn("user", "hello"), Turn("assistant", "hi"))
+        ),
         sample("What is iron?", text("own", 30)),
     ]
     found = apply_gates(samples, (anchor, short), GateSection())

@@ -21,6 +21,7 @@ from repository import ROOT
 from fedwinnow.client.data import samples as data_module
 from fedwinnow.client.data.samples import columns_of, content_id, data_hash, open_samples
 from fedwinnow.curation.config.scoring import ColumnsSection
+from fedwinnow.curation.datatypes import Turn
 from fedwinnow.curation.errors import DataError, OutputError
 
 PLAIN = ColumnsSection()
@@ -129,7 +130,7 @@ def test_chat_ends_with_the_last_assistant_turn(tmp_path, name, write):
     source = write(tmp_path / name, [{"messages": CHAT}])
     (sample,) = open_samples(source, ColumnsSection(messages="messages"))
     assert (sample.prompt, sample.response) == ("and now?", "bye")
-    assert sample.history == (("system", "be brief"), ("user", "hello"), ("assistant", "hi"))
+    assert sample.history == tuple(Turn(**turn) for turn in CHAT[:3])
     assert sample.id == content_id(sample.history, "and now?", "bye")
 
 

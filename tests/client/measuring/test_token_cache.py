@@ -16,7 +16,7 @@ from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.token_cache import cached_encodings, remove_tokens
 from fedwinnow.client.phases.close import close
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.curation.datatypes import Sample
+from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model import tokenization
 from fedwinnow.curation.model.pretrained import encode
@@ -39,7 +39,7 @@ def made(texts):
             id="s",
             prompt=prompt,
             response=response,
-            history=tuple(t for q, a in turns for t in (("user", q), ("assistant", a))),
+            history=tuple(t for q, a in turns for t in (Turn("user", q), Turn("assistant", a))),
         )
         for prompt, response, turns in texts
     ]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from fedwinnow.curation.datatypes import Sample
+from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.tokenization import encode_sample, end_tokens, prompt_tokens
 
@@ -34,9 +34,14 @@ def text_of(tokenizer, tokens):
 
 def test_encoding_is_the_template_text(tokenizer):
     """Prompt, body and end together are the chat template's own rendering."""
-    sample = one("why?", "so.", history=(("user", "a"), ("assistant", "b")))
+    sample = one("why?", "so.", history=(Turn("user", "a"), Turn("assistant", "b")))
     encoding = encode_sample(tokenizer, sample, max_length=96, system_prompt="be brief")
-    turns = [("system", "be brief"), *sample.history, ("user", "why?"), ("assistant", "so.")]
+    turns = [
+        ("system", "be brief"),
+        *(turn[:2] for turn in sample.history),
+        ("user", "why?"),
+        ("assistant", "so."),
+    ]
     turns = [{"role": role, "content": content} for role, content in turns]
     assert text_of(tokenizer, encoding.tokens) == tokenizer.apply_chat_template(
         turns, tokenize=False
@@ -98,7 +103,7 @@ def test_end_tokens_stop_at_the_first_special_token(bare):
 
 def test_prompt_without_a_template_ends_with_a_line_break(bare):
     """Turns stand one below the other."""
-    sample = one("why?", "so", history=(("user", "a"),))
+    sample = one("why?", "so", history=(Turn("user", "a"),))
     assert text_of(bare, prompt_tokens(bare, sample, "s")) == "s\na\nwhy?\n"
 
 
