@@ -6,6 +6,7 @@ that a silo sees alone what it would contribute.
 
 import contextlib
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedwinnow.client.data.column_guess import guess_columns
+from fedwinnow.client.data.column_guess import map_columns
 from fedwinnow.client.data.gate import overlaps_anchors
-from fedwinnow.client.data.readers import read_rows
-from fedwinnow.client.data.samples import Samples, columns_of, open_samples
+from fedwinnow.client.data.samples import Samples, open_samples
+from fedwinnow.client.data_files.kept_rows import check_kept, write_kept
+from fedwinnow.client.data_files.sources import ending_of, find_source
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles, simulated_run_files
 from fedwinnow.curation.atomic_files import replace_atomically
@@ -30,6 +32,8 @@ from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.state import required
 from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.runtimes.in_process import run_phases
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 5
 """Most overlapping samples that an error names."""
@@ -51,13 +55,15 @@ def score_config(
 ) -> RunConfig:
     """Return the configuration of one silo that scores alone.
 
-    Column names are guessed as in ``fedwinnow init``, unless ``sites.0.columns.…`` overrides them.
+    Column names are guessed as in ``fedwinnow init``, unless ``sites.0.columns.…`` overrides name
+    prompt, response or chat; the anchors then have the same names, unless ``anchors.columns.…`` do.
 
     Raises:
         ConfigError: an override is wrong.
         DataError: a file is missing or its columns cannot be mapped.
     """
-    named = any(line.startswith("sites.0.columns.") for line in overrides)
+    named = _names_content("sites.0.columns.", overrides)
+    apart = _names_content("anchors.columns.", overrides)
     base: dict[str, Any] = {
         "run": {"name": "score"},
         "model": {"name": model},
@@ -65,13 +71,21 @@ def score_config(
         "sites": [{"name": "silo", "data": str(data)}],
     }
     if not named:
-        for section, source in ((base["sites"][0], data), (base["anchors"], anchors)):
-            section["columns"] = to_plain(guess_columns(columns_of(str(source)), str(source)))
+        base["sites"][0]["columns"] = to_plain(map_columns(str(data)))
+    if not named and not apart:
+        base["anchors"]["columns"] = to_plain(map_columns(str(anchors)))
     config = parse(with_overrides(base, overrides), RunConfig)
-    if named:
+    if named and not apart:
         mapped = config.sites[0].columns
         config = replace(config, anchors=replace(config.anchors, columns=mapped))
     return replace(config, model=local_model(config.model))
+
+
+def _names_content(prefix: str, overrides: Sequence[str]) -> bool:
+    """Return whether overrides name the columns of prompt, response or chat."""
+    names = ("prompt", "prompt_template", "response", "messages")
+    keys = {line.partition("=")[0].strip() for line in overrides}
+    return any(f"{prefix}{name}" in keys for name in names)
 
 
 def score_silo(
@@ -88,20 +102,28 @@ def score_silo(
         config: A configuration with exactly one site; its training section is not used.
         out: Parquet of row (from 0), id, signals by checkpoint, scores, kept and reason, one row
             per sample of the data in the order of the file.
-        kept: File for the kept rows as JSONL, with every column, or None.
+        kept: File for the kept rows as they came, in the format of its ending, or None; see
+            ``client/data_files/kept_rows.py``.
         progress: Called on every delivery.
         cache: Process cache with the loaded model, or None.
 
     Raises:
-        DataError: a file or line is at fault, or samples overlap the anchors.
+        DataError: a file or line is at fault, samples overlap the anchors, or a value has no form
+            in the file for the kept rows.
         OutputError: ``out`` cannot be written, or would replace the data or the anchors.
     """
     site = config.sites[0]
     _spare(
         {"the data": site.data, "the anchors": config.anchors.path}, {"--out": out, "--kept": kept}
     )
+    if kept is not None:
+        check_kept(find_source(site.data), kept)
     data = open_samples(site.data, site.columns, domain=site.domain)
     anchors = open_samples(config.anchors.path, config.anchors.columns)
+    logger.info("reads %s", data.reading)
+    logger.info("reads anchors %s", anchors.reading)
+    for note in anchors.notes:  # those of the data are told where the site opens them
+        logger.warning("%s", note)
     _refuse_overlap(config, data, anchors)
     with contextlib.ExitStack() as stack:
         targets = [
@@ -122,7 +144,7 @@ def score_silo(
         chosen = table["kept"].to_pylist()
         pq.write_table(table, targets[0])
         if kept is not None:
-            _write_kept(targets[1], site.data, chosen)
+            write_kept(find_source(site.data), chosen, targets[1], ending_of(kept))
     decision = required(state.decision, "decision")
     return ScoreResult(
         samples=len(data),
@@ -179,20 +201,16 @@ def _gather(files: RunFiles, data: Samples) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
-def _write_kept(path: Path, source: str, chosen: Sequence[bool]) -> None:
-    """Write the kept rows unchanged, with every column."""
-    with path.open("w", encoding="utf-8") as file, contextlib.closing(read_rows(source)) as rows:
-        for (_, row), keep in zip(rows, chosen, strict=True):
-            if keep:
-                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-
 def _spare(sources: Mapping[str, str], targets: Mapping[str, Path | None]) -> None:
     """Refuse to overwrite an input, or to write two results into one file."""
     taken = {Path(source).resolve(): what for what, source in sources.items()}
     for option, target in targets.items():
         if target is None:
             continue
+        for place, name in taken.items():
+            if place.is_dir() and place in target.resolve().parents:
+                message = f"{option} {target}: lies in the folder of {name}; choose another folder"
+                raise OutputError(message)
         if (what := taken.get(target.resolve())) is not None:
             message = f"{option} {target}: {what} would be overwritten; choose another file"
             raise OutputError(message)

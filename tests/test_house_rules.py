@@ -97,6 +97,7 @@ strategies.scorers strategies.thresholds strategies.orderings strategies.objecti
     strategies.weighting strategies.merging
 strategies.run_plugins strategies.plugin_description
 strategies.terms_check strategies.conformance
+client.data_files
 client.data client.measuring
 client.runs
 client.signals

@@ -1,9 +1,14 @@
 """Guess which columns of a data set hold prompt, response or chat."""
 
+from fedwinnow.client.data_files.readers import columns_of
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.errors import DataError
 
 PROMPTS = ("prompt", "instruction", "question", "input")
+
+
+CONTEXTS = ("input", "context")
+"""Columns that belong to a prompt beside another column."""
 
 
 RESPONSES = ("response", "output", "answer", "completion")
@@ -12,7 +17,19 @@ RESPONSES = ("response", "output", "answer", "completion")
 CHATS = ("messages", "conversations", "conversation")
 
 
+TOOLS = ("tools",)
+
+
 DOMAINS = ("domain", "category", "source")
+
+
+def map_columns(source: str) -> ColumnsSection:
+    """Return a guess of what each column of a source holds.
+
+    Raises:
+        DataError: the source is missing, empty or broken, or nothing can be guessed.
+    """
+    return guess_columns(columns_of(source), source)
 
 
 def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:
@@ -24,15 +41,17 @@ def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:
     messages, prompt, response = (_first(names, of) for of in (CHATS, PROMPTS, RESPONSES))
     if not messages and not (prompt and response):
         message = (
-            f"{source}: columns {', '.join(names)} hold no chat ({', '.join(CHATS)}) and no pair "
-            f"of prompt ({', '.join(PROMPTS)}) and response ({', '.join(RESPONSES)}); rename two "
-            "columns"
+            f"{source}: columns {', '.join(map(str, names))} hold no chat ({', '.join(CHATS)}) and "
+            f"no pair of prompt ({', '.join(PROMPTS)}) and response ({', '.join(RESPONSES)}); "
+            "rename two columns"
         )
         raise DataError(message)
     return ColumnsSection(
         prompt=prompt or "prompt",
+        prompt_template="" if messages else _template(names, prompt),
         response=response or "response",
         messages=messages,
+        tools=_first(names, TOOLS),
         domain=guess_domain(names),
     )
 
@@ -40,6 +59,13 @@ def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:
 def guess_domain(names: tuple[str, ...]) -> str:
     """Return the column that holds the domain; "" where none has such a name."""
     return _first(names, DOMAINS)
+
+
+def _template(names: tuple[str, ...], prompt: str) -> str:
+    """Return the template that joins a prompt and its context; "" where there is no context."""
+    lower = {name.lower(): name for name in names}
+    found = [lower[name] for name in CONTEXTS if name in lower and lower[name] != prompt]
+    return "\n\n".join(f"{{{name}}}" for name in (prompt, *found)) if found else ""
 
 
 def _first(names: tuple[str, ...], choices: tuple[str, ...]) -> str:

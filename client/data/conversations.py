@@ -2,12 +2,16 @@
 
 prompt = last user turn before the last assistant turn; response = that assistant turn; history =
 turns before the prompt; followup = turns between the two. Nothing between the first turn and the
-response is lost.
+response is lost but what ``unread`` names.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from fedwinnow.client.data.turns import ReadTurn, read_turn, shown_name
+from fedwinnow.client.data_files.json_rows import strict_json
 from fedwinnow.curation.datatypes import Turn
 from fedwinnow.curation.errors import DataError
 
@@ -21,50 +25,35 @@ class Conversation:
     history: tuple[Turn, ...] = ()
     followup: tuple[Turn, ...] = ()
     response_details: str = ""
-    tools: str = ""
+    unread: tuple[str, ...] = ()
+    """Parts of the chat that no model reads, in words."""
 
 
-def plain_text(value: object, place: str) -> str:
-    """Return a cell's text; "" for an empty cell.
+def read_conversation(
+    cell: object, place: str, *, train_on: Literal["last", "all"] = "last"
+) -> Conversation:
+    """Return the conversation of a chat's cell: a list of turns, or one as JSON text.
 
-    Raises:
-        DataError: the cell holds something else, or no valid Unicode; names the place.
-    """
-    if value is None:
-        return ""  # an empty cell: the sample gets a status where its response is empty
-    if not isinstance(value, str):
-        message = f"{place}: expected a text, got {type(value).__name__}; mend the cell"
-        raise DataError(message)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        message = f"{place}: no valid Unicode text ({error.reason}); mend the text"
-        raise DataError(message) from error
-    return value
-
-
-def read_conversation(turns: object, place: str) -> Conversation:
-    """Return the conversation of a chat's cell.
+    Args:
+        cell: The cell's value.
+        place: File, line and column, for errors.
+        train_on: Assistant turns that the loss covers; flags of the turns must say the same.
 
     Raises:
-        DataError: the cell is no list of {role, content} texts, or has no answer to a question.
+        DataError: the cell is no list of turns, has no answer to a question, or a turn's flag
+            (``weight``, ``train``) contradicts ``train_on``.
     """
-    form = isinstance(turns, list) and all(
-        isinstance(turn, Mapping)
-        and isinstance(turn.get("role"), str)
-        and isinstance(turn.get("content"), str)
-        for turn in turns
-    )
-    if not isinstance(turns, list) or not form:
-        got = "other turns" if isinstance(turns, list) else type(turns).__name__
-        message = f"{place}: expected a list of {{role, content}} texts, got {got}; mend the cell"
-        raise DataError(message)
-    read = [
-        Turn(plain_text(turn["role"], place), plain_text(turn["content"], place)) for turn in turns
+    turns = [
+        read_turn(turn, f"{place}, turn {i}") for i, turn in enumerate(_listed(cell, place), 1)
     ]
+    read = [turn for turn, _ in turns]
     answers = [i for i, turn in enumerate(read) if turn.role == "assistant"]
     if not answers:
-        message = f"{place}: the chat has no assistant turn; there is nothing to learn from it"
+        roles = ", ".join(dict.fromkeys(shown_name(turn.role) for turn in read)) or "none"
+        message = (
+            f"{place}: the chat has no assistant turn (roles: {roles}); there is nothing to learn "
+            "from it"
+        )
         raise DataError(message)
     last = answers[-1]
     asked = [i for i, turn in enumerate(read[:last]) if turn.role == "user"]
@@ -72,9 +61,48 @@ def read_conversation(turns: object, place: str) -> Conversation:
         message = f"{place}: no user turn stands before the last assistant turn; add the question"
         raise DataError(message)
     first = asked[-1]
+    _check_flags(turns[: last + 1], place, train_on)
+    unread = [f"{name} of the last question" for name in _keys(read[first].details)]
+    unread += ["turns after the last answer"] if len(read) > last + 1 else []
     return Conversation(
         history=tuple(read[:first]),
         prompt=read[first].content,
         followup=tuple(read[first + 1 : last]),
         response=read[last].content,
+        response_details=read[last].details,
+        unread=tuple(unread),
     )
+
+
+def _listed(cell: object, place: str) -> list[object]:
+    """Return the turns of a cell, which may be JSON text."""
+    turns = cell
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            turns = strict_json(cell)
+        except (ValueError, RecursionError) as error:
+            message = f"{place}: broken JSON ({error}); mend the cell"
+            raise DataError(message) from error
+    if not isinstance(turns, list):
+        got = type(turns).__name__
+        message = f"{place}: expected a list of {{role, content}} turns, got {got}; mend the cell"
+        raise DataError(message)
+    return turns
+
+
+def _check_flags(turns: Sequence[ReadTurn], place: str, train_on: Literal["last", "all"]) -> None:
+    """Refuse a turn whose flag says otherwise than ``columns.train_on`` whether it is learnt."""
+    for number, (turn, learnt) in enumerate(turns, start=1):
+        is_learnt = turn.role == "assistant" and (train_on == "all" or number == len(turns))
+        if learnt is not None and learnt != is_learnt:
+            flag, does = ("learnt", "not learnt") if learnt else ("not learnt", "learnt")
+            message = (
+                f"{place}, turn {number}: its weight says {flag}, and columns.train_on = "
+                f"{train_on!r} makes it {does}; change train_on, or remove the flags or the row"
+            )
+            raise DataError(message)
+
+
+def _keys(details: str) -> list[str]:
+    """Return the names in a turn's details."""
+    return list(json.loads(details)) if details else []

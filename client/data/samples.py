@@ -21,8 +21,9 @@ from typing import Any, Literal, overload
 import datasets
 import pyarrow as pa
 
-from fedwinnow.client.data.conversations import Conversation, plain_text, read_conversation
-from fedwinnow.client.data.readers import read_rows
+from fedwinnow.client.data.row_samples import RowReader
+from fedwinnow.client.data_files.readers import read_rows
+from fedwinnow.client.data_files.sources import find_source
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.errors import DataError, OutputError
@@ -59,6 +60,10 @@ class Samples(Sequence[Sample]):
     train_on: Literal["last", "all"]
     """Assistant turns that the loss covers."""
     _table: Any
+    reading: str = ""
+    """Files, split and columns that were read, in words."""
+    notes: tuple[str, ...] = ()
+    """What was not read and holds something, in words."""
 
     def __repr__(self) -> str:
         return f"Samples({counted(len(self.ids), 'sample')} of {self.source})"
@@ -91,6 +96,8 @@ class Samples(Sequence[Sample]):
             label_names=self.label_names,
             train_on=self.train_on,
             _table=self._table,
+            reading=self.reading,
+            notes=self.notes,
         )
 
     def _sample(self, place: int, row: Mapping[str, Any]) -> Sample:
@@ -113,9 +120,9 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
     """Open a data source; every row is checked, none is kept in memory.
 
     Args:
-        source: A ``.jsonl``, ``.parquet`` or ``.csv`` file; a folder that holds such files of one
-            kind (all of them are read, by name) or was written by ``save_to_disk``; or a hub name,
-            with ``:split`` if not ``train``.
+        source: A file (JSON, JSONL, CSV, TSV or Parquet; text may be gzipped); a folder that holds
+            such files of one kind (those of one split are read, by name) or was written by
+            ``save_to_disk``; or a hub name. ``:split`` may follow a folder and a hub name.
         columns: Which column holds what.
         domain: Domain of samples whose own is empty.
 
@@ -123,15 +130,17 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
         DataError: the source is missing, empty or broken; names file, line and column.
         OutputError: the temporary folder cannot be written.
     """
+    found, reader = find_source(source), RowReader(source, columns, domain)
     with ExitStack() as cleaning:  # the folder is removed silently with the last of the samples
         folder = _scratch()
         cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
         file = folder / "samples.arrow"
-        with closing(read_rows(source)) as rows:
-            ids, domains = _store((_checked(row, columns, domain, at) for at, row in rows), file)
+        with closing(read_rows(found)) as rows:
+            ids, domains = _store(map(reader.sample, rows), file)
         if not ids:
             message = f"{source}: holds no sample; give a file with at least one row"
             raise DataError(message)
+        reader.check_columns()
         table = datasets.Dataset.from_file(str(file))
         weakref.finalize(table, cleaning.pop_all().close)
     return Samples(
@@ -142,51 +151,12 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
         label_names=columns.labels,
         train_on=columns.train_on,
         _table=table,
+        reading=f"{source}: {counted(len(ids), 'row')} of {found.described}; {reader.described}",
+        notes=(
+            *(f"{source}: beside what is read, not read: {what}" for what in found.left_out),
+            *reader.notes(),
+        ),
     )
-
-
-def columns_of(source: str) -> tuple[str, ...]:
-    """Return the names of a source's columns, from its first row.
-
-    Raises:
-        DataError: the source is missing, empty or broken.
-    """
-    with closing(read_rows(source)) as rows:
-        for _, row in rows:
-            return tuple(row)
-    message = f"{source}: holds no sample; give a file with at least one row"
-    raise DataError(message)
-
-
-def content_id(
-    history: Sequence[Sequence[str]],
-    prompt: str,
-    response: str,
-    *,
-    followup: Sequence[Sequence[str]] = (),
-    response_details: str = "",
-    tools: str = "",
-) -> str:
-    """Return a content's id: 32 hex digits of a SHA-256 over all that the model reads.
-
-    Args:
-        history: Turns before the prompt.
-        prompt: Last user turn.
-        response: Last assistant turn.
-        followup: Turns between them.
-        response_details: What the last assistant turn holds beside its text.
-        tools: Tools that the model may call.
-    """
-    content: list[Any] = [_told_turns(history), prompt, response]
-    if followup or response_details or tools:  # a plain content keeps the id that it always had
-        content.append([_told_turns(followup), response_details, tools])
-    text = json.dumps(content, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _told_turns(turns: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return turns as lists, without details where there are none."""
-    return [[*turn[:2], *filter(None, turn[2:])] for turn in turns]
 
 
 def data_hash(samples: Samples) -> str:
@@ -242,51 +212,3 @@ def _record(batch: Sequence[Sample]) -> Any:  # noqa: ANN401 - pyarrow is not ty
         },
         schema=_SCHEMA,
     )
-
-
-def _checked(row: Mapping[str, Any], columns: ColumnsSection, domain: str, place: str) -> Sample:
-    """Return the sample of a raw row, after checking its columns.
-
-    Raises:
-        DataError: a column is missing or holds something else than expected.
-    """
-    texts = (columns.messages,) if columns.messages else (columns.prompt, columns.response)
-    for name in (*texts, *([columns.domain] if columns.domain else []), *columns.labels):
-        if name not in row:
-            message = (
-                f"{place}: column {name!r} is missing; there are {', '.join(map(str, row))}; "
-                "map the names in columns"
-            )
-            raise DataError(message)
-    if columns.messages:
-        chat = read_conversation(row[columns.messages], f"{place}, {columns.messages}")
-    else:
-        chat = Conversation(
-            prompt=plain_text(row[columns.prompt], f"{place}, {columns.prompt}"),
-            response=plain_text(row[columns.response], f"{place}, {columns.response}"),
-        )
-    own = _label(row[columns.domain], f"{place}, {columns.domain}") if columns.domain else ""
-    return Sample(
-        id=content_id(
-            chat.history,
-            chat.prompt,
-            chat.response,
-            followup=chat.followup,
-            response_details=chat.response_details,
-            tools=chat.tools,
-        ),
-        prompt=chat.prompt,
-        response=chat.response,
-        domain=own or domain,
-        history=chat.history,
-        followup=chat.followup,
-        response_details=chat.response_details,
-        tools=chat.tools,
-        train_on=columns.train_on,
-        labels={name: _label(row[name], f"{place}, {name}") for name in columns.labels},
-    )
-
-
-def _label(value: object, place: str) -> str:
-    """Return a label of any plain type as text."""
-    return "" if value is None else plain_text(str(value), place)

@@ -69,6 +69,11 @@ def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
     dropped = len(gated.reasons)
     told = logger.warning if dropped and config.simulation else logger.info
     told("site %s: of %d samples the gate drops %d", site.name, len(everything), dropped)
+    logger.info("site %s reads %s", site.name, everything.reading)
+    for note in everything.notes:
+        logger.warning("site %s: %s", site.name, note)
+    for note in anchors.notes:
+        logger.info("site %s: anchors: %s", site.name, note)
     return SiteData(
         samples=everything.subset(chosen),
         own_holdout=everything.subset(held),

@@ -6,6 +6,7 @@ Each field is followed by one line with its unit and range, as in ``curation/con
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from fedwinnow.curation.config.prompt_template import template_columns
 from fedwinnow.curation.config.strict_toml import OMIT_DEFAULT, require_setting
 
 LEAST = 8
@@ -117,17 +118,35 @@ class ColumnsSection:
     """Column names of a data file."""
 
     prompt: str = "prompt"
-    """Column of the user's text (ignored where ``messages`` is set)."""
+    """Column of the user's text (ignored where ``prompt_template`` or ``messages`` is set)."""
+    prompt_template: str = ""
+    """Prompt made of several columns, as "{instruction}\\n\\n{input}"; "" takes ``prompt`` alone.
+
+    A paragraph whose every column is empty vanishes; a brace that stands for itself is doubled."""
     response: str = "response"
-    """Column of the answer."""
+    """Column of the answer (ignored where ``messages`` is set)."""
     messages: str = ""
-    """Column of chat messages (list of {role, content}), "" if there is none."""
+    """Column of chat messages (list of {role, content} or {from, value}), "" if there is none."""
+    tools: str = ""
+    """Column of the tools that the model may call (a JSON list), "" if there is none."""
     train_on: Literal["last", "all"] = "last"
     """Assistant turns that the loss covers: the last, or every one of a chat."""
     domain: str = ""
     """Column of the domain, "" if there is none."""
     labels: tuple[str, ...] = ()
     """Further columns to carry as labels (licence, origin, …)."""
+
+    def __post_init__(self) -> None:
+        key, template = "columns.prompt_template", self.prompt_template
+        require_setting(
+            key,
+            template,
+            not template or template_columns(template) is not None,
+            'a text that names columns in braces, as "{instruction}", other braces doubled',
+        )
+        require_setting(
+            key, template, not (template and self.messages), '"" where columns.messages is set'
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Open samples, and measure them against public anchors."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from fedwinnow.client.data import samples as data
 from fedwinnow.client.data.anchors import calibration_by, corrupted_references, split_by
 from fedwinnow.client.data.column_guess import guess_columns, guess_domain
 from fedwinnow.client.data.samples import Samples
+from fedwinnow.client.data_files.readers import columns_of
 from fedwinnow.client.measuring import measuring_pass
 from fedwinnow.client.measuring.backends import reference_backend
 from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
@@ -24,13 +26,17 @@ from fedwinnow.curation.errors import DataError, ModelError
 from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter
 from fedwinnow.strategies.run_plugins import unmeasured_columns
 
+logger = logging.getLogger(__name__)
+
 
 def open_samples(
     source: str | Path,
     *,
     prompt: str = "",
+    prompt_template: str = "",
     response: str = "",
     messages: str = "",
+    tools: str = "",
     domain: str | None = None,
     labels: Sequence[str] = (),
 ) -> Samples:
@@ -40,30 +46,42 @@ def open_samples(
     ``fedwinnow init``.
 
     Args:
-        source: A ``.jsonl``, ``.parquet`` or ``.csv`` file, a folder of such files or of a data
-            set, or a hub name, with ``:split`` if not ``train``.
+        source: A file (JSON, JSONL, CSV, TSV or Parquet; text may be gzipped), a folder of such
+            files or of a data set, or a hub name; ``:split`` may follow a folder or a hub name.
         prompt: Column of the user's text.
+        prompt_template: Prompt made of several columns, as "{question} {context}", in place of
+            ``prompt``.
         response: Column of the answer; goes with ``prompt``.
-        messages: Column of chat messages, in place of these two.
+        messages: Column of chat messages, in place of these.
+        tools: Column of the tools that the model may call.
         domain: Column of the domain; "" for none, None to guess.
         labels: Further columns to carry as labels (licence, origin, …).
 
     Returns:
-        A sequence of :class:`Sample`, read from the disk one by one.
+        A sequence of :class:`Sample`, read from the disk one by one. Its ``reading`` says what was
+        read, its ``notes`` what was not, and is logged as a warning.
 
     Raises:
+        ConfigError: the template names no column, or goes with ``messages``.
         DataError: the source is missing, empty or broken, or no columns can be guessed; names file,
             line and column.
         OutputError: the temporary copy cannot be written.
     """
-    place, named = str(source), prompt or response or messages
-    names = () if named and domain is not None else data.columns_of(place)
+    place, named = str(source), prompt or prompt_template or response or messages
+    names = () if named and domain is not None else columns_of(place)
     columns = ColumnsSection(
-        prompt=prompt or "prompt", response=response or "response", messages=messages
+        prompt=prompt or "prompt",
+        prompt_template=prompt_template,
+        response=response or "response",
+        messages=messages,
     )
     columns = columns if named else guess_columns(names, place)
     held = guess_domain(names) if domain is None else domain
-    return data.open_samples(place, replace(columns, domain=held, labels=tuple(labels)))
+    columns = replace(columns, domain=held, labels=tuple(labels), tools=tools or columns.tools)
+    samples = data.open_samples(place, columns)
+    for note in samples.notes:
+        logger.warning("%s", note)
+    return samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import logging
 import textwrap
 import typing
 from collections.abc import Mapping
@@ -10,16 +11,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fedwinnow.client.data.column_guess import guess_columns
-from fedwinnow.client.data.samples import columns_of
+from fedwinnow.client.data.column_guess import map_columns
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.coordinator import CoordinatorSection, MemberSection
 from fedwinnow.curation.config.run import RunConfig
-from fedwinnow.curation.config.scoring import AnchorsSection, ModelSection, RunSection
+from fedwinnow.curation.config.scoring import (
+    AnchorsSection,
+    ColumnsSection,
+    ModelSection,
+    RunSection,
+)
 from fedwinnow.curation.config.site import SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import to_plain, to_toml
 from fedwinnow.curation.config.training import WarmUpSection
 from fedwinnow.curation.errors import OutputError
+
+logger = logging.getLogger(__name__)
 
 
 def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[Path, Path, Path]:
@@ -29,9 +37,10 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
         DataError: the data cannot be read, or no known column names are among its columns.
         OutputError: a file is already there, or the folder cannot be written.
     """
-    columns = guess_columns(columns_of(str(data)), str(data))
+    columns = map_columns(str(data))
+    public_columns = map_columns(anchors) if Path(anchors).exists() else columns
     site = SiteSection(name="site-1", data=str(data.resolve()), columns=columns)
-    public = AnchorsSection(path=_absolute(anchors), columns=columns)
+    public = AnchorsSection(path=_absolute(anchors), columns=public_columns)
     section = ModelSection(name=_absolute(model))
     scenario = RunConfig(
         run=RunSection(name="my-run"), model=section, anchors=public, sites=(site,)
@@ -40,10 +49,21 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
     own = SiteConfig(site=careful, model=section, anchors=public)
     targets = (folder / "scenario.toml", folder / "site.toml", folder / "run.toml")
     _refuse_to_overwrite(*targets)
+    _tell(str(data), columns)
+    if Path(anchors).exists():
+        _tell(anchors, public_columns)
     write_atomically(targets[0], _text("", scenario))
     write_atomically(targets[1], _text(SITE_STEPS, own))
     write_run(model, folder)
     return targets
+
+
+def _tell(source: str, columns: ColumnsSection) -> None:
+    """Log how a source was read, and what of it is not."""
+    samples = open_samples(source, columns)
+    logger.info("reads %s", samples.reading)
+    for note in samples.notes:
+        logger.warning("%s", note)
 
 
 def write_run(model: str, folder: Path) -> Path:

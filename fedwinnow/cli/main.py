@@ -166,6 +166,7 @@ def init(
     if not data.exists():
         message = f"{data}: no such file or folder; give the path of your data"
         raise DataError(message)
+    logging.getLogger("fedwinnow.cli.init").setLevel(logging.INFO)  # a line a source
     for path in write_scenario(data, anchors, model, out):
         print(f"wrote {path}")
     print(f"next: fedwinnow simulate {out / 'scenario.toml'}")

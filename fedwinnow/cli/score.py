@@ -1,6 +1,7 @@
 """Score one data set against public anchors, without a federation: ``fedwinnow score``."""
 
 import json
+import logging
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,13 +20,13 @@ WEAK = 0.6
 
 def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may change
     data: Annotated[
-        Path, typer.Argument(help="JSONL, Parquet or CSV file, or a data set's folder.")
+        Path, typer.Argument(help="JSON, JSONL, CSV or Parquet file, or a folder of data.")
     ],
     anchors: Annotated[Path, typer.Option(help="Clean public samples, same columns.")],
     model: Annotated[str, typer.Option(help="Hub name or folder of the model.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("scores.parquet"),
     kept: Annotated[
-        Path | None, typer.Option(help="JSONL file for the samples that are kept.")
+        Path | None, typer.Option(help="File for the kept rows, unchanged: .jsonl, .csv, .parquet.")
     ] = None,
     scorer: Annotated[str, typer.Option(help="Scorer plug-in.")] = "calibrated",
     threshold: Annotated[str, typer.Option(help="Threshold plug-in.")] = "target_recall",
@@ -43,6 +44,7 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
 
     words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
     config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
+    logging.getLogger("fedwinnow.simulations.single_silo").setLevel(logging.INFO)  # a line a source
     watch = ProgressDisplay()
     found = score_silo(
         config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from fedwinnow.client.data.samples import content_id
+from fedwinnow.client.data.content_id import content_id
 from fedwinnow.curation.adapters import algebra as maths
 from fedwinnow.curation.adapters.algebra import interpolate
 from fedwinnow.curation.datatypes import Adapter, Sample, ScoreSummary

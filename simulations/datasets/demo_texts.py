@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedwinnow.client.data.samples import content_id
+from fedwinnow.client.data.content_id import content_id
 from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.strict_toml import require_setting
 from fedwinnow.curation.datatypes import Sample

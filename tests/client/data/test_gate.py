@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedwinnow.client.data.content_id import content_id
 from fedwinnow.client.data.corruption import corrupt
 from fedwinnow.client.data.gate import apply_gates, near_duplicates, overlaps_anchors
-from fedwinnow.client.data.samples import content_id, open_samples
+from fedwinnow.client.data.samples import open_samples
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.config.site import GateSection
 from fedwinnow.curation.datatypes import Sample, Turn

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from repository import ROOT
 
 from fedwinnow.client.data import samples as data_module
-from fedwinnow.client.data.samples import columns_of, content_id, data_hash, open_samples
+from fedwinnow.client.data.content_id import content_id
+from fedwinnow.client.data.samples import data_hash, open_samples
+from fedwinnow.client.data_files.readers import columns_of
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import Turn
 from fedwinnow.curation.errors import DataError, OutputError
@@ -338,7 +340,7 @@ BAD = {
     "missing CSV column": (
         raw("x.csv", "question,answer\na,b\n"),
         PLAIN,
-        r"x\.csv: row 1: column 'prompt' is missing; there are question, answer",
+        r"x\.csv: line 2: column 'prompt' is missing; there are question, answer",
     ),
     "wrong type": (
         raw("x.jsonl", GOOD + '{"prompt": "p", "response": ["r"]}\n'),
@@ -350,7 +352,11 @@ BAD = {
         PLAIN,
         "Unicode",
     ),
-    "ragged CSV": (raw("x.csv", "prompt,response\na,b\nc,d,e\n"), PLAIN, "line 3, saw 3"),
+    "ragged CSV": (
+        raw("x.csv", "prompt,response\na,b\nc,d,e\n"),
+        PLAIN,
+        "line 3: expected 2 fields.*got 3",
+    ),
     "no Parquet": (raw("x.parquet", "nonsense"), PLAIN, r"x\.parquet: cannot be read"),
     "no chat": (raw("c.jsonl", '{"messages": "hello"}'), CHATS, "line 1, messages: .*got str"),
     "broken turn": (chat([{"role": "user"}]), CHATS, "list of {role, content}"),
