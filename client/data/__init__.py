@@ -1,1 +1,1 @@
-"""From a file to gated samples, and public anchors with their corruptions."""
+"""From data files to gated samples and corrupted public anchors, and kept rows back to files."""

@@ -151,7 +151,7 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
         label_names=columns.labels,
         train_on=columns.train_on,
         _table=table,
-        reading=f"{source}: {counted(len(ids), 'row')} of {found.described}; {reader.described}",
+        reading=f"{source}: {counted(len(ids), 'row')}{found.described}; {reader.described}",
         notes=(
             *(f"{source}: beside what is read, not read: {what}" for what in found.left_out),
             *reader.notes(),

@@ -1,1 +1,1 @@
-"""Read data files, folders and hub data sets row by row, and write chosen rows back unchanged."""
+"""From data files to gated samples and corrupted public anchors, and kept rows back to files."""

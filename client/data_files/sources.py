@@ -52,13 +52,15 @@ class DataSource:
 
     @property
     def described(self) -> str:
-        """Return in words what is read."""
+        """Return in words which files are read; "" for the one that the source names."""
+        if self.files == (Path(self.name),):
+            return ""
         split = f" of split {self.split}" if self.split else ""
         if not self.files:
-            return f"a data set{split}"
+            return f" of a data set{split}"
         names = ", ".join(file.name for file in self.files[:_SHOWN])
         more = ", …" if len(self.files) > _SHOWN else ""
-        return f"{counted(len(self.files), 'file')}{split} ({names}{more})"
+        return f" of {counted(len(self.files), 'file')}{split} ({names}{more})"
 
 
 def ending_of(path: Path) -> str:
