@@ -29,7 +29,9 @@ def parquet_batches(path: Path) -> Iterator[Any]:
         DataError: the file is broken, or two columns have one name.
     """
     with _named(str(path)), pq.ParquetFile(path) as file:
-        yield from _checked(str(path), file.iter_batches(batch_size=_BATCH))
+        for group in range(file.num_row_groups):  # nested dictionaries do not cross groups
+            batches = file.iter_batches(batch_size=_BATCH, row_groups=[group])
+            yield from _checked(str(path), batches)
 
 
 def saved_batches(folder: Path, split: str) -> Iterator[Any]:

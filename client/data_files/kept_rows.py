@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -128,16 +129,24 @@ def _write_parquet(source: DataSource, chosen: Sequence[bool], file: Path) -> No
                 continue
             if writer is None:
                 writer = pq.ParquetWriter(file, batch.schema)
-            kept = pa.Table.from_batches([batch]).filter(pa.array(mask, pa.bool_()))
-            if kept.num_rows:
-                writer.write_table(
-                    kept.cast(writer.schema) if kept.schema != writer.schema else kept
-                )
+            runs = [batch.slice(start, length) for start, length in _runs(mask)]
+            if runs:
+                writer.write_table(pa.Table.from_batches(runs))
     finally:
         if writer is not None:
             writer.close()
     if number != len(chosen):
         raise _changed(source, len(chosen), number)
+
+
+def _runs(mask: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """Yield start and length of each run of chosen rows: slices keep types that filters lack."""
+    start = 0
+    for keep, run in groupby(mask):
+        length = len(list(run))
+        if keep:
+            yield start, length
+        start += length
 
 
 def _arrow_batches(source: DataSource) -> Iterator[Any]:
