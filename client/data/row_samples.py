@@ -54,7 +54,8 @@ class RowReader:
         for what in chat.unread:
             number, first = self._unread.get(what, (0, place))
             self._unread[what] = (number + 1, first)
-        tools = read_tools(values.get(columns.tools), f"{place}, {columns.tools}")
+        tools = values.get(columns.tools) if columns.tools else None
+        tools = read_tools(tools, f"{place}, {columns.tools}")
         own = _label(values[columns.domain], f"{place}, {columns.domain}") if columns.domain else ""
         return Sample(
             id=content_id(

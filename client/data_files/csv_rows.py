@@ -12,6 +12,7 @@ from pathlib import Path
 from fedwinnow.client.data_files.rows import Row
 from fedwinnow.client.data_files.text_lines import LONGEST, text_lines
 from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.tabular import counted
 
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
@@ -84,8 +85,9 @@ def _fitted(
 ) -> Sequence[str]:
     """Return the fields of the header's columns; refuse any that would shift."""
     if len(fields) < len(header) or any(fields[len(header) :]):
+        expected = f"{counted(len(header), 'field')} ({', '.join(header)})"
         message = (
-            f"{place}: expected {len(header)} fields ({', '.join(header)}), got {len(fields)}; "
+            f"{place}: expected {expected}, got {len(fields)}; "
             f"quote a field that holds {_SEPARATORS[separator]}, or mend the row"
         )
         raise DataError(message)

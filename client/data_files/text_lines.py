@@ -55,11 +55,11 @@ def named_faults(path: Path) -> Iterator["io.BufferedReader[Any]"]:
             if packed:
                 file = io.BufferedReader(gzip.GzipFile(fileobj=raw))
             start = file.peek(4)[:4]
-            if start.startswith(_MARKS) or b"\0" in start:
-                message = f"{path}: line 1: UTF-16 or UTF-32 text; convert the file to UTF-8"
-                raise DataError(message)
             if start.startswith(_GZIP):
                 message = f"{path}: compressed by gzip; end its name with .gz"
+                raise DataError(message)
+            if start.startswith(_MARKS) or b"\0" in start:
+                message = f"{path}: line 1: UTF-16 or UTF-32 text; convert the file to UTF-8"
                 raise DataError(message)
             if start.startswith(b"\xef\xbb\xbf"):
                 file.read(3)
