@@ -384,12 +384,20 @@ def test_cli_simulate_onto_a_full_disk_says_so(place, fedwinnow, monkeypatch, wr
     assert tree(place) == before
 
 
-@pytest.mark.parametrize("name", ["file/s.parquet", "folder"])
-@pytest.mark.parametrize("option", ["--out", "--kept"])
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--out", "file/s.parquet"),
+        ("--out", "folder"),
+        ("--kept", "file/k.jsonl"),
+        ("--kept", "folder.jsonl"),
+    ],
+)
 def test_cli_score_into_an_unwritable_place_names_it(place, toy, fedwinnow, option, name):
     """What cannot be written is found before anything is computed; the other file is not left."""
     (place / "file").touch()
     (place / "folder").mkdir()
+    (place / "folder.jsonl").mkdir()
     before = tree(place)
     result = fedwinnow(
         "score",
