@@ -21,7 +21,7 @@ from fedwinnow.client.data.column_guess import map_columns
 from fedwinnow.client.data.gate import overlaps_anchors
 from fedwinnow.client.data.samples import Samples, open_samples
 from fedwinnow.client.data_files.kept_rows import check_kept, write_kept
-from fedwinnow.client.data_files.sources import ending_of, find_source
+from fedwinnow.client.data_files.sources import ending_of, find_source, local_path
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import RunFiles, simulated_run_files
 from fedwinnow.curation.atomic_files import replace_atomically
@@ -203,7 +203,7 @@ def _gather(files: RunFiles, data: Samples) -> pa.Table:
 
 def _spare(sources: Mapping[str, str], targets: Mapping[str, Path | None]) -> None:
     """Refuse to overwrite an input, or to write two results into one file."""
-    taken = {Path(source).resolve(): what for what, source in sources.items()}
+    taken = {local_path(source).resolve(): what for what, source in sources.items()}
     for option, target in targets.items():
         if target is None:
             continue

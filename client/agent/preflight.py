@@ -16,6 +16,7 @@ from fedwinnow.client.boundary.guarded_site import site_key
 from fedwinnow.client.boundary.ledger_chain import file_of, verify_chain
 from fedwinnow.client.data.gate import apply_gates
 from fedwinnow.client.data.samples import data_hash, open_samples
+from fedwinnow.client.data_files.sources import local_path
 from fedwinnow.client.signals.workers import WorkerModel, Workers
 from fedwinnow.curation.config.scoring import AdapterSection
 from fedwinnow.curation.config.site import SiteConfig
@@ -100,6 +101,7 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> SiteReport:
         "fingerprint": key.public.fingerprint,
         "coordinator_fingerprint": coordinator.fingerprint,
         "data": config.site.data,
+        "data_read": samples.reading,
         "samples": len(samples),
         "samples_past_the_gate": len(gated.kept),
         "left_out": dict(sorted(Counter(reasons).items())),
@@ -126,7 +128,7 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> SiteReport:
         facts=facts,
         may_leave=describe_releases(config),
         stays=STAYS,
-        warnings=tuple(_warnings(config, len(gated.kept))),
+        warnings=(*_warnings(config, len(gated.kept)), *samples.notes, *anchors.notes),
     )
 
 
@@ -142,8 +144,8 @@ FEW = 5
 
 def _warnings(config: SiteConfig, kept: int) -> Iterator[str]:
     policy = config.policy
-    for name, source in (("site.data", config.site.data), ("work", config.work)):
-        if loose := first_exposed(Path(source), config.agent.group):
+    for name, place in (("site.data", local_path(config.site.data)), ("work", Path(config.work))):
+        if loose := first_exposed(place, config.agent.group):
             yield f"{name}: other users of this machine can read {loose}; run chmod -R go-rwx on it"
     if os.geteuid() == 0:
         yield "you are root: key, work folder and socket become root's; run as the agent's user"

@@ -46,7 +46,7 @@ def read_conversation(
     turns = [
         read_turn(turn, f"{place}, turn {i}") for i, turn in enumerate(_listed(cell, place), 1)
     ]
-    read = [turn for turn, _ in turns]
+    read = [found.turn for found in turns]
     answers = [i for i, turn in enumerate(read) if turn.role == "assistant"]
     if not answers:
         roles = ", ".join(dict.fromkeys(shown_name(turn.role) for turn in read)) or "none"
@@ -63,6 +63,8 @@ def read_conversation(
     first = asked[-1]
     _check_flags(turns[: last + 1], place, train_on)
     unread = [f"{name} of the last question" for name in _keys(read[first].details)]
+    keys = dict.fromkeys(key for found in turns[: last + 1] for key in found.unread)
+    unread += [f"key {key} of turns" for key in keys]
     unread += ["turns after the last answer"] if len(read) > last + 1 else []
     return Conversation(
         history=tuple(read[:first]),
@@ -92,7 +94,7 @@ def _listed(cell: object, place: str) -> list[object]:
 
 def _check_flags(turns: Sequence[ReadTurn], place: str, train_on: Literal["last", "all"]) -> None:
     """Refuse a turn whose flag says otherwise than ``columns.train_on`` whether it is learnt."""
-    for number, (turn, learnt) in enumerate(turns, start=1):
+    for number, (turn, learnt, _) in enumerate(turns, start=1):
         is_learnt = turn.role == "assistant" and (train_on == "all" or number == len(turns))
         if learnt is not None and learnt != is_learnt:
             flag, does = ("learnt", "not learnt") if learnt else ("not learnt", "learnt")

@@ -6,6 +6,7 @@ a word.
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from fedwinnow.client.data.content_id import content_id
@@ -19,7 +20,7 @@ from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.tabular import counted
 
 _MOST_NAMES = 1000
-"""Column names that are counted apart: rows of ever new names must not fill the memory."""
+"""Names that are counted apart: rows of ever new names must not fill the memory."""
 _SHOWN = 12
 
 
@@ -52,8 +53,10 @@ class RowReader:
                 raise _missing(place, name, tuple(values), "map the names in columns")
         chat = self._chat(row)
         for what in chat.unread:
-            number, first = self._unread.get(what, (0, place))
-            self._unread[what] = (number + 1, first)
+            known = what in self._unread or len(self._unread) < _MOST_NAMES
+            kind = what if known else "other keys of turns"
+            number, first = self._unread.get(kind, (0, place))
+            self._unread[kind] = (number + 1, first)
         tools = values.get(columns.tools) if columns.tools else None
         tools = read_tools(tools, f"{place}, {columns.tools}")
         own = _label(values[columns.domain], f"{place}, {columns.domain}") if columns.domain else ""
@@ -114,10 +117,14 @@ class RowReader:
                 f"{self._source}: columns that are not read: {', '.join(found[:_SHOWN])}{hidden}; "
                 "columns.prompt_template, tools, domain and labels can name them"
             )
-        for what, (number, first) in self._unread.items():
+        for what, (number, first) in islice(self._unread.items(), _SHOWN):
             notes.append(
                 f"{self._source}: not read: {what}, in {counted(number, 'row')}, first in "
                 f"{first.removeprefix(self._source).removeprefix(': ')}"
+            )
+        if len(self._unread) > _SHOWN:
+            notes.append(
+                f"{self._source}: not read: {len(self._unread) - _SHOWN} more keys of turns"
             )
         return tuple(notes)
 

@@ -23,16 +23,20 @@ ROLES = {
     "observation": "tool",
 }
 """Other names of roles; a role that is not here keeps its name."""
+DETAILS = ("name", "reasoning", "reasoning_content", "thinking", "tool_call_id", "tool_calls")
+"""Keys beside role and text that models read."""
 FLAGS = ("weight", "train", "trainable", "loss")
 """Keys by which data sets say whether a turn is learnt."""
 
 
 class ReadTurn(NamedTuple):
-    """A turn, and whether its data say that it is learnt."""
+    """A turn, and what its data say beside it."""
 
     turn: Turn
     learnt: bool | None
-    """None where the turn says nothing of it."""
+    """Whether the data say that the turn is learnt; None where they say nothing of it."""
+    unread: tuple[str, ...]
+    """Other keys that hold something, which no model reads."""
 
 
 def plain_text(value: object, place: str) -> str:
@@ -70,7 +74,8 @@ def read_turn(cell: object, place: str) -> ReadTurn:
     role = _named_role(held, place)
     content = held.pop("content", None) if "content" in held else held.pop("value", None)
     learnt = _learnt(held, place)
-    details: dict[str, Any] = {k: v for k, v in held.items() if v not in ("", [], {})}
+    full: dict[str, Any] = {k: v for k, v in held.items() if v not in ("", [], {})}
+    details = {key: value for key, value in full.items() if key in {*DETAILS, "function_call"}}
     if role == "function_call":  # ShareGPT: the call stands in the turn's text
         details["tool_calls"] = _calls_of(content, place)
         content = None
@@ -87,7 +92,8 @@ def read_turn(cell: object, place: str) -> ReadTurn:
         raise DataError(message)
     text = _text(content, place)
     told = canonical_json(details, place) if details else ""
-    return ReadTurn(Turn(ROLES.get(role, role), text, told), learnt)
+    unread = tuple(shown_name(key) for key in full if key not in {*DETAILS, "function_call"})
+    return ReadTurn(Turn(ROLES.get(role, role), text, told), learnt, unread)
 
 
 def read_tools(cell: object, place: str) -> str:
@@ -102,7 +108,10 @@ def read_tools(cell: object, place: str) -> str:
     if isinstance(value, list):
         value = [_parsed(tool, place) if isinstance(tool, str) else tool for tool in value]
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        message = f"{place}: expected a list of tools (objects), or one as JSON text; mend the cell"
+        message = (
+            f"{place}: expected a list of tools (objects), or one as JSON text; mend the cell, or "
+            'set columns.tools = ""'
+        )
         raise DataError(message)
     return canonical_json(value, place)
 
@@ -178,8 +187,10 @@ def _learnt(held: dict[str, Any], place: str) -> bool | None:
         if value is None:
             continue
         if value not in (0, 1):
-            got = type(value).__name__ if isinstance(value, str | list | dict) else value
-            message = f"{place}: {flag}: expected 0, 1, true or false, got {got}; mend the turn"
+            message = (
+                f"{place}: {flag}: expected 0, 1, true or false, got another "
+                f"{type(value).__name__}; mend the turn"
+            )
             raise DataError(message)
         said.add(bool(value))
     if len(said) > 1:

@@ -6,6 +6,7 @@ objects, or objects one after the other; it is read piece by piece, never as a w
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fedwinnow.curation.errors import DataError
 
 _PIECE = 2**20
 _BLANK = " \t\r\n"
+_BREAKS = re.compile(r"[\r\n][ \t\r\n]*")
 
 
 def strict_json(text: str) -> Any:  # noqa: ANN401 - whatever JSON holds
@@ -118,7 +120,7 @@ class _Window:
             text = self._text[self._at : end]
             self.drop(end - self._at)
             # a JSON string holds no bare line break, so these stand between values
-            return value, text.replace("\r", " ").replace("\n", " ")
+            return value, _BREAKS.sub(" ", text)
 
     def fail(self, why: str) -> None:
         """Refuse the file at this line."""
@@ -145,7 +147,8 @@ class _Window:
 
 def _row(place: str, value: object, text: str) -> Row:
     if not isinstance(value, dict):
-        message = f"{place}: expected a JSON object, got {type(value).__name__}"
+        got = type(value).__name__
+        message = f"{place}: expected a JSON object, got {got}; end a list's file name with .json"
         raise DataError(message)
     return Row(place, value, text)
 

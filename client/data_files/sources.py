@@ -69,20 +69,25 @@ def ending_of(path: Path) -> str:
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
+def local_path(source: str) -> Path:
+    """Return the path that a source names, without the split that may follow a folder."""
+    stem = source.rpartition(":")[0]
+    named = stem and not Path(source).exists() and Path(stem).is_dir()
+    return Path(stem if named else source)
+
+
 def find_source(source: str) -> DataSource:
     """Return what a source names: a file, a folder (``:split`` may follow) or a hub name.
 
     Raises:
         DataError: nothing is there, or it is not clear which of several things is meant.
     """
-    path = Path(source)
+    path = local_path(source)
     if source and path.is_file():
         return _one_file(source, path)
     if source and path.is_dir():
-        return _folder(source, path, "")
-    stem, _, split = source.rpartition(":")
-    if stem and Path(stem).is_dir():
-        return _folder(source, Path(stem), split)
+        split = "" if Path(source).is_dir() else source.rpartition(":")[2]
+        return _folder(source, path, split)
     _check_hub_name(source)
     return DataSource(name=source, kind="arrow", split=source.partition(":")[2] or "train")
 

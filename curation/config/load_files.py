@@ -156,8 +156,10 @@ def _check_site(config: SiteConfig) -> None:
 
 
 def _resolve_beside(folder: Path, name: str) -> str:
-    beside = folder / name
-    return str(beside) if name and beside.exists() else name
+    """Return a path of a file as one that is valid anywhere; ``:split`` may follow a folder."""
+    beside, stem = folder / name, name.rpartition(":")[0]
+    found = beside.exists() or (stem != "" and (folder / stem).is_dir())
+    return str(beside) if name and found else name
 
 
 def site_configs(config: RunConfig, work: str) -> tuple[SiteConfig, ...]:

@@ -159,11 +159,12 @@ def init(
         write_run,
         write_scenario,
     )
+    from fedwinnow.client.data_files.sources import local_path  # noqa: PLC0415 - with the above
 
     if data is None:
         print(f"wrote {write_run(model, out)}; edit it as its first lines say")
         return
-    if not data.exists():
+    if not local_path(str(data)).exists():
         message = f"{data}: no such file or folder; give the path of your data"
         raise DataError(message)
     logging.getLogger("fedwinnow.cli.init").setLevel(logging.INFO)  # a line a source

@@ -101,7 +101,7 @@ def test_tool_results_and_tools_make_other_ids(tmp_path):
 
 
 words = st.text("ab", max_size=2)
-details = st.dictionaries(st.sampled_from(["name", "tool_call_id", "x"]), words | st.none())
+details = st.dictionaries(st.sampled_from(["name", "tool_call_id", "thinking"]), words | st.none())
 
 
 @settings(max_examples=20)
@@ -140,7 +140,7 @@ BROKEN = {
     ),
     "surrogate": (chat_of({**ANSWER, "name": "\ud800"}), "turn 2: no valid Unicode"),
     "unknown roles": ([{"role": "me", "content": "a"}], r"no assistant turn \(roles: 'me'\)"),
-    "flag": (chat_of({**ANSWER, "weight": 0.5}), "turn 2: weight: expected 0, 1, .*got 0.5"),
+    "flag": (chat_of({**ANSWER, "weight": 0.5}), "turn 2: weight: expected 0, 1, .*another float"),
     "unlearnt answer": (chat_of({**ANSWER, "weight": 0}), "turn 2: its weight says not learnt"),
     "learnt question": ([{**ASK, "train": True}, ANSWER], "turn 1: its weight says learnt"),
     "two flags": (chat_of({**ANSWER, "weight": 0, "train": True}), "turn 2: .*contradict"),
@@ -175,15 +175,17 @@ def test_unread_parts_of_chats_are_told_once(tmp_path):
     """Law: turns after the last answer and details of the question are counted, with the first."""
     rows = [
         {"messages": [ASK, ANSWER]},
-        {"messages": [{**ASK, "name": "Ann"}, ANSWER, ASK]},
+        {"messages": [{**ASK, "name": "Ann"}, {**ANSWER, "time": 3, "x": None}, ASK]},
         {"messages": [ASK, ANSWER, ASK]},
     ]
     samples = open_samples(write(tmp_path / "a.jsonl", rows), CHATS)
     assert samples.notes == (
         f"{samples.source}: not read: name of the last question, in 1 row, first in line 2",
+        f"{samples.source}: not read: key 'time' of turns, in 1 row, first in line 2",
         f"{samples.source}: not read: turns after the last answer, in 2 rows, first in line 2",
     )
     assert samples[:1].notes == samples.notes
+    assert samples[0].response_details == samples[1].response_details == ""
 
 
 @pytest.mark.parametrize("cell", ["3", "[1]", '["a"]', [3], 3, "[NaN]", {"name": "f"}])
