@@ -75,11 +75,11 @@ def score_silo(
     """Score and filter one data set against public anchors, as a federation of one member.
 
     Args:
-        source: JSONL, Parquet or CSV file, or a data set's folder; columns are guessed.
+        source: Data file or folder (docs/data.md); columns are guessed.
         anchors: Clean public samples in the same columns.
         model: Hub name or folder.
         out: Parquet file to write: id, signals by checkpoint, scores, kept and reason of each row.
-        kept: JSONL file for the rows that are kept; None for none.
+        kept: File for the rows that are kept, unchanged, in the format of its ending; None for none.
         overrides: Lines ``section.key=value``, such as "scorer.name=perplexity".
         progress: Called with every delivery; None: silent.
 

@@ -144,7 +144,9 @@ def simulate(
 def init(
     data: Annotated[
         Path | None,
-        typer.Argument(help="Your data: JSONL, Parquet, CSV or a folder; none for run.toml alone."),
+        typer.Argument(
+            help="Your data: JSON, JSONL, CSV, Parquet or a folder; none for run.toml alone."
+        ),
     ] = None,
     anchors: Annotated[
         str, typer.Option(help="Clean public samples, same columns.")

@@ -142,13 +142,19 @@ def test_config_scenario_resolves_paths_beside_the_file(tmp_path):
     config = RunConfig(
         model=ModelSection(name="org/hub-model"),
         anchors=AnchorsSection(path="anchors.jsonl"),
-        sites=(SiteSection(name="a", data="a.jsonl"), SiteSection(name="b", data="org/hub-data")),
+        sites=(
+            SiteSection(name="a", data="a.jsonl"),
+            SiteSection(name="b", data="org/hub-data"),
+            SiteSection(name="c", data="c:test"),
+        ),
     )
+    (tmp_path / "c").mkdir()
     file = tmp_path / "scenario.toml"
     file.write_text(to_toml(config), encoding="utf-8")
     found = load_scenario(file)
     assert found.sites[0].data == str(tmp_path / "a.jsonl")
     assert found.sites[1].data == "org/hub-data"
+    assert found.sites[2].data == str(tmp_path / "c:test")
     assert found.anchors.path == str(tmp_path / "anchors.jsonl")
     assert found.model.name == "org/hub-model"
 
