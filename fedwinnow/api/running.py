@@ -79,7 +79,7 @@ def score_silo(
         anchors: Clean public samples in the same columns.
         model: Hub name or folder.
         out: Parquet file to write: id, signals by checkpoint, scores, kept and reason of each row.
-        kept: File for the rows that are kept, unchanged, in the format of its ending; None for none.
+        kept: File for the rows that are kept, in the format of its ending; None for none.
         overrides: Lines ``section.key=value``, such as "scorer.name=perplexity".
         progress: Called with every delivery; None: silent.
 
