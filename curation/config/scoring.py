@@ -119,7 +119,7 @@ class ColumnsSection:
 
     prompt: str = "prompt"
     """Column of the user's text (ignored where ``prompt_template`` or ``messages`` is set)."""
-    prompt_template: str = ""
+    prompt_template: str = field(default="", metadata=OMIT_DEFAULT)
     """Prompt made of several columns, as "{instruction}\\n\\n{input}"; "" takes ``prompt`` alone.
 
     A paragraph whose every column is empty vanishes; a brace that stands for itself is doubled."""
@@ -127,9 +127,9 @@ class ColumnsSection:
     """Column of the answer (ignored where ``messages`` is set)."""
     messages: str = ""
     """Column of chat messages (list of {role, content} or {from, value}), "" if there is none."""
-    tools: str = ""
+    tools: str = field(default="", metadata=OMIT_DEFAULT)
     """Column of the tools that the model may call (a JSON list), "" if there is none."""
-    train_on: Literal["last", "all"] = "last"
+    train_on: Literal["last", "all"] = field(default="last", metadata=OMIT_DEFAULT)
     """Assistant turns that the loss covers: the last, or every one of a chat."""
     domain: str = ""
     """Column of the domain, "" if there is none."""

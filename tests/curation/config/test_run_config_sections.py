@@ -114,8 +114,13 @@ def test_config_toml_round_trip(cls, node):
 
 
 def test_config_terms_hold_no_path():
-    """What travels to the sites names no folder, file or column of anyone."""
+    """What travels to the sites names no folder, file or column of anyone.
+
+    Column settings that came later are left out, so that terms and run ids stay what they were.
+    """
     text = canonical_json(full().terms())
+    columns = json.loads(text)["anchors"]["columns"]
+    assert set(columns) == {"prompt", "response", "messages", "domain", "labels"}
     assert SECRET not in text
     assert "secret" not in text
     assert ".jsonl" not in text
