@@ -99,7 +99,8 @@ class RowReader:
         prompt = columns.prompt_template or columns.prompt
         said = {"chat": columns.messages} if columns.messages else {}
         said = said or {"prompt": repr(prompt), "response": columns.response}
-        more = {"tools": columns.tools, "domain": columns.domain}
+        labels = ", ".join(columns.labels)
+        more = {"tools": columns.tools, "domain": columns.domain, "labels": labels}
         said |= {what: name for what, name in more.items() if name}
         return ", ".join(f"{what} from {name}" for what, name in said.items())
 
