@@ -41,9 +41,9 @@ def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:
     messages, prompt, response = (_first(names, of) for of in (CHATS, PROMPTS, RESPONSES))
     if not messages and not (prompt and response):
         message = (
-            f"{source}: columns {', '.join(map(str, names))} hold no chat ({', '.join(CHATS)}) and "
-            f"no pair of prompt ({', '.join(PROMPTS)}) and response ({', '.join(RESPONSES)}); "
-            "rename two columns"
+            f"{source}: columns {', '.join(names)} hold no chat ({', '.join(CHATS)}) and no pair "
+            f"of prompt ({', '.join(PROMPTS)}) and response ({', '.join(RESPONSES)}); rename two "
+            "columns"
         )
         raise DataError(message)
     return ColumnsSection(

@@ -89,8 +89,11 @@ class RowReader:
         for name in self._sparse:
             if name not in self._seen:
                 setting = "prompt_template" if name in self._template else "tools"
-                where = f"{self._source}: in no row is what columns.{setting} names"
-                raise _missing(where, name, tuple(self._seen), f"mend columns.{setting}")
+                message = (
+                    f"{self._source}: no row has column {name!r}, which columns.{setting} names; "
+                    f"there are {', '.join(self._seen)}; mend columns.{setting}"
+                )
+                raise DataError(message)
 
     @property
     def described(self) -> str:

@@ -153,7 +153,7 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
         _table=table,
         reading=f"{source}: {counted(len(ids), 'row')}{found.described}; {reader.described}",
         notes=(
-            *(f"{source}: beside what is read, not read: {what}" for what in found.left_out),
+            *(f"{source}: not read: {what}, beside the files that are" for what in found.left_out),
             *reader.notes(),
         ),
     )
