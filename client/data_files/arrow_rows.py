@@ -19,7 +19,9 @@ from pyarrow import types
 from fedwinnow.client.data_files.rows import Row
 from fedwinnow.curation.errors import DataError
 
-_BATCH = 1000
+_MOST_ROWS = 1000
+_BATCH_BYTES = 32 * 2**20
+"""Bytes that a batch is cut to, so that rows with pictures or long texts do not fill the memory."""
 
 
 def parquet_batches(path: Path) -> Iterator[Any]:
@@ -30,7 +32,9 @@ def parquet_batches(path: Path) -> Iterator[Any]:
     """
     with _named(str(path)), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):  # nested dictionaries do not cross groups
-            batches = file.iter_batches(batch_size=_BATCH, row_groups=[group])
+            facts = file.metadata.row_group(group)
+            size = _batch_rows(facts.total_byte_size, facts.num_rows)
+            batches = file.iter_batches(batch_size=size, row_groups=[group])
             yield from _checked(str(path), batches)
 
 
@@ -168,8 +172,14 @@ def _objects(value: Any, kind: Any) -> Any:  # noqa: ANN401 - a tree of plain va
 
 
 def _batches(dataset: Any) -> Iterator[Any]:  # noqa: ANN401 - datasets has no typed table
-    for table in dataset.with_format("arrow").iter(batch_size=_BATCH):
+    size = _batch_rows(dataset.data.nbytes, dataset.data.num_rows)
+    for table in dataset.with_format("arrow").iter(batch_size=size):
         yield from table.to_batches()
+
+
+def _batch_rows(size: int, rows: int) -> int:
+    """Return the rows of a batch, from the bytes that a number of rows takes."""
+    return max(1, min(_MOST_ROWS, _BATCH_BYTES * rows // max(1, size)))
 
 
 def _checked(source: str, batches: Iterator[Any]) -> Iterator[Any]:

@@ -172,6 +172,8 @@ def test_open_samples_guesses_columns_or_takes_them(files, tmp_path):
     assert (sample.prompt, sample.response, sample.domain) == ("a", "b", "c")
     with pytest.raises(fw.errors.DataError, match="rename two"):
         fw.open_samples(path)
+    (sample,) = fw.open_samples(path, prompt_template="{topic}: {ask}", response="tell")
+    assert sample.prompt == "c: a"
 
 
 def test_tokenizer_goes_with_a_model_of_ones_own(tiny_model_folder):

@@ -99,6 +99,18 @@ def shard(folder, name, text):
         path.write_text(json.dumps({"x": text}) + "\n" if text else "", encoding="utf-8")
 
 
+def test_wide_parquet_rows_are_read_in_small_batches(tmp_path):
+    """Memory: 150 rows of 1 MB in one row group are read with less than 80 MB held at a time."""
+    table = pa.table({"x": [str(i) for i in range(150)], "picture": [b"p" * 10**6] * 150})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False)
+    del table
+    tracemalloc.start()
+    assert [row.values["x"] for row in read_rows(str(tmp_path / "a.parquet"))][-1] == "149"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e7
+
+
 FOLDERS = {
     "shards": (["b.jsonl", "a.jsonl"], "", ["a.jsonl", "b.jsonl"], ()),
     "hidden": (["a.jsonl", "._a.jsonl", ".b.csv"], "", ["a.jsonl"], ()),
