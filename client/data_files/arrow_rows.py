@@ -20,7 +20,7 @@ from fedwinnow.client.data_files.rows import Row
 from fedwinnow.curation.errors import DataError
 
 _MOST_ROWS = 1000
-_BATCH_BYTES = 32 * 2**20
+_BATCH_BYTES = 16 * 2**20
 """Bytes that a batch is cut to, so that rows with pictures or long texts do not fill the memory."""
 
 

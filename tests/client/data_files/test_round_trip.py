@@ -70,6 +70,7 @@ def csv_bytes(names, rows, ending, mark):
     return gzip.compress(content) if ending.endswith(".gz") else content
 
 
+@settings(max_examples=25)
 @given(
     tables(),
     st.sampled_from([".csv", ".CSV", ".csv.gz", ".tsv"]),
@@ -91,6 +92,7 @@ def test_csv_rows_come_back(table, ending, mark, data):
         assert rows_of(kept(source, chosen, Path(folder) / "k.csv")) == some
 
 
+@settings(max_examples=25)
 @given(tables(), st.integers(0, 4), st.sampled_from(["cut", "add", "trail"]), awkward)
 def test_ragged_csv_names_its_line_or_loses_nothing(table, place, kind, extra):
     """Law: a field too few or too many is an error of its line; empty ones at the end are none."""
@@ -119,6 +121,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=25)
 @given(
     st.lists(st.dictionaries(anything, values, min_size=1, max_size=3), min_size=1, max_size=4),
     st.sampled_from([".jsonl", ".jsonl.gz", ".JSONL", ".json", ".json.gz", "lines.json"]),
@@ -198,7 +201,7 @@ def array(kind, count, start):
     return pa.array(items, of)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     st.lists(st.sampled_from(sorted(ARROW)), min_size=1, max_size=4, unique=True),
     st.integers(1, 4),
@@ -268,6 +271,7 @@ def test_arrow_values_have_these_texts_in_json(tmp_path):
     }
 
 
+@settings(max_examples=25)
 @given(st.lists(st.lists(awkward, max_size=3), min_size=1, max_size=4), st.data())
 def test_shards_of_a_folder_come_back_in_order(shards, data):
     """Algebra: rows of a folder are those of its files by name; hidden and empty ones add none."""
