@@ -9,6 +9,7 @@ and no array.
 """
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -21,8 +22,8 @@ from fedwinnow.curation.tabular import as_columns, as_frame, as_table, counted
 
 Scores: TypeAlias = Float[np.ndarray, " samples"]
 """One float per sample; higher is better, whatever the scorer. NaN only where status is not OK."""
-FINGERPRINT = 64
-"""Hexadecimal digits of a SHA-256, which names a base model by its weights."""
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+"""Form of a SHA-256, which names a base model by its weights."""
 
 
 class Turn(NamedTuple):
@@ -362,4 +363,9 @@ class Metrics:
 
 def _named(base: str) -> str:
     """The base of an adapter in a few words: 12 digits of a fingerprint, or the whole name."""
-    return f"base {base[:12] if len(base) == FINGERPRINT else base or 'not named'}"
+    return f"base {base[:12] if is_fingerprint(base) else base or 'not named'}"
+
+
+def is_fingerprint(base: str) -> bool:
+    """Return whether a base is named by the hash of its weights, not by a folder or hub name."""
+    return _FINGERPRINT.fullmatch(base) is not None

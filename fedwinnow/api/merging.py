@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedwinnow.curation.adapters import peft_folder
 from fedwinnow.curation.adapters.peft_reader import read_config
-from fedwinnow.curation.datatypes import FINGERPRINT, Adapter
+from fedwinnow.curation.datatypes import Adapter, is_fingerprint
 from fedwinnow.curation.errors import ConfigError, OutputError, PluginError
 from fedwinnow.server.adapter_tools.merge_adapters import merge_adapters
 from fedwinnow.strategies import registry
@@ -49,7 +49,7 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, base: str = "") -> Pat
         OutputError: the folder cannot be written, or holds something else.
     """
     target, name = Path(folder), base or adapter.base
-    if not name or (not base and len(name) == FINGERPRINT):
+    if not name or (not base and is_fingerprint(name)):
         message = (
             "save_adapter: expected the name of the base model, got "
             f"{'its fingerprint' if name else 'none'}; give base= its hub name or folder"

@@ -16,6 +16,7 @@ from fedwinnow.curation.datatypes import (
     SignalTable,
     SparseAdapter,
     Turn,
+    is_fingerprint,
 )
 from fedwinnow.curation.errors import ConfigError
 
@@ -109,3 +110,11 @@ def test_table_without_pandas_is_an_error_with_its_cure(monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'fedwinnow\[notebook\]'"):
         table().to_pandas()
     assert table().to_arrow().num_rows == 3
+
+
+def test_name_of_a_base_is_no_fingerprint_by_its_length():
+    """Edge: a folder whose path has 64 characters stays a folder."""
+    folder = "/" + "m" * 63
+    assert not is_fingerprint(folder)
+    assert not is_fingerprint("A" * 64)
+    assert is_fingerprint("0a" * 32)
