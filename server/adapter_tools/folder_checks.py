@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,14 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
                     "adapters that were trained alike in this"
                 )
                 raise ModelError(message)
+        kinds = [module in one.embeddings for module in one.shapes if module in other.shapes]
+        if kinds != [module in other.embeddings for module in one.shapes if module in other.shapes]:
+            odd_one = min(one.embeddings ^ other.embeddings)
+            message = (
+                f"{folder}: {odd_one} is an embedding in one of it and {first}, and a linear layer "
+                "in the other; merge adapters of one base"
+            )
+            raise ModelError(message)
         shapes = [{key: tuple(v.shape) for key, v in c.saved.items()} for c in (one, other)]
         if shapes[0] != shapes[1]:
             odd = min(set(shapes[0].items()) ^ set(shapes[1].items()))
@@ -100,6 +108,50 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
                 "merge adapters of one base"
             )
             raise ModelError(message)
+
+
+def check_copies(opened: Mapping[str, StoredAdapter]) -> None:
+    """Refuse folders whose copies of the base's own weights are not of one base.
+
+    Beside a LoRA on the embedding or the head, PEFT saves the base's whole weight. A folder without
+    that LoRA has no copy and is of the same base by its name; a vocabulary that was changed in one
+    folder alone is refused. Copies in two number formats agree where the wider rounds to the other.
+
+    Raises:
+        ModelError: naming two folders and the parameter.
+    """
+    for key in sorted({key for one in opened.values() for key in one.copies}):
+        holders = {folder: one for folder, one in opened.items() if key in one.copies}
+        (first, one), *rest = holders.items()
+        module = key.rpartition(".")[0]
+        beside = all(module in held.adapter.a for held in holders.values())
+        lacking = [folder for folder in opened if folder not in holders]
+        if lacking and not beside:
+            message = (
+                f"{lacking[0]}: lacks {key}, which {first} holds whole, untrained: its base has "
+                "another vocabulary; save both with save_embedding_layers = True, or neither"
+            )
+            raise ModelError(message)
+        for folder, other in rest:
+            if not _round_alike(one.copies[key], other.copies[key]):
+                message = (
+                    f"{folder}: its copy of the base's {key} is another than that of {first}, and "
+                    "neither names it in modules_to_save; merge adapters of one base, or name it "
+                    "there where it was trained"
+                )
+                raise ModelError(message)
+
+
+def _round_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two arrays are equal in the narrower of their number formats."""
+    if one.shape != other.shape:
+        return False
+    if one.dtype == other.dtype:
+        return torch.equal(one, other)
+    if not (one.is_floating_point() and other.is_floating_point()):
+        return False
+    narrow = min(one.dtype, other.dtype, key=lambda kind: (kind.itemsize, -torch.finfo(kind).eps))
+    return torch.equal(one.to(narrow), other.to(narrow))
 
 
 def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
@@ -111,7 +163,8 @@ def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
     (first, one), *rest = opened.items()
     for folder, other in rest:
         for module in sorted(set(one.shapes) & set(other.shapes)):
-            if not torch.equal(one.adapter.a[module], other.adapter.a[module]):
+            mine, theirs = one.adapter.a[module], other.adapter.a[module]
+            if mine.dtype != theirs.dtype or not torch.equal(mine, theirs):
                 message = (
                     f"--rule {rule} needs folders with one lora_A, bit for bit; {folder} has "
                     f"another than {first} in module {module}; choose --rule core_svd or stack"
@@ -159,3 +212,7 @@ class FolderMerge:
     """Figures that the rule reports, by name."""
     saved: tuple[str, ...]
     """Parameters of ``modules_to_save``, averaged."""
+    copied: tuple[str, ...] = ()
+    """Parameters of the base that folders hold untrained, all alike; copied."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Folder → one of its module names, as it was and as the base's files have it."""
