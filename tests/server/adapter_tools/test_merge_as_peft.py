@@ -1,0 +1,241 @@
+"""Laws of merged folders against PEFT's own merged weights, over families and configurations."""
+
+import copy
+import functools
+import re
+import warnings
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from fedwinnow.curation.adapters.comparison import compare
+from fedwinnow.curation.adapters.peft_reader import READ, check_plain_lora, open_adapter
+from fedwinnow.curation.errors import ModelError
+from fedwinnow.server.adapter_tools.merge_folders import merge_folders
+
+WORDS = 24
+LLAMA_LIKE = {
+    "vocab_size": WORDS,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, LLAMA_LIKE | {"tie_word_embeddings": False}),
+    "llama tied": (transformers.LlamaConfig, LLAMA_LIKE | {"tie_word_embeddings": True}),
+    "gpt2": (transformers.GPT2Config, {"vocab_size": WORDS, "n_embd": 16, "n_layer": 2, "n_head": 2}),
+    "opt": (
+        transformers.OPTConfig,
+        {"vocab_size": WORDS, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2,
+         "num_attention_heads": 2, "word_embed_proj_dim": 8, "max_position_embeddings": 32},
+    ),
+    "qwen2": (transformers.Qwen2Config, LLAMA_LIKE | {"tie_word_embeddings": True}),
+    "gemma2": (transformers.Gemma2Config, LLAMA_LIKE | {"head_dim": 8}),
+    "neox": (
+        transformers.GPTNeoXConfig,
+        {key: LLAMA_LIKE[key] for key in LLAMA_LIKE if key != "num_key_value_heads"},
+    ),
+    "phi3": (transformers.Phi3Config, LLAMA_LIKE),
+    "bloom": (transformers.BloomConfig, {"vocab_size": WORDS, "hidden_size": 16, "n_layer": 2, "n_head": 2}),
+}  # fmt: skip
+"""Family → its configuration; two layers each."""
+
+
+@functools.cache
+def family(name: str):
+    """A tiny random model of a family; callers copy it."""
+    kind, settings = FAMILIES[name]
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(kind(**settings)).eval()
+
+
+@functools.cache
+def linear(name: str) -> tuple[str, ...]:
+    """Last name parts of the linear layers in a family's blocks, sorted."""
+    kinds = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
+    net = family(name)
+    found = (n for n, part in net.named_modules() if isinstance(part, kinds) and ".0." in n)
+    return tuple(sorted({n.rsplit(".", 1)[-1] for n in found}))
+
+
+def end_of(name: str, which: str) -> str:
+    """Last name part of the embedding or the head."""
+    net = family(name)
+    wanted = net.get_input_embeddings() if which == "embedding" else net.get_output_embeddings()
+    modules = net.named_modules(remove_duplicate=False)
+    return next(n for n, part in modules if part is wanted).rsplit(".", 1)[-1]
+
+
+def settings(name: str, case: str) -> dict:
+    """PEFT's settings of a case for a family."""
+    first, last = linear(name)[0], linear(name)[-1]
+    embedding, head = end_of(name, "embedding"), end_of(name, "head")
+    given = {
+        "plain": {"target_modules": [first, last]},
+        "regex": {"target_modules": rf".*\.1\..*({first}|{last})"},
+        "all-linear": {"target_modules": "all-linear"},
+        "patterns": {
+            "target_modules": [first, last],
+            "rank_pattern": {rf".*\.0\..*{first}": 1, last: 2},
+            "alpha_pattern": {first: 5.0, rf".*\.1\..*{last}": 0.5},
+            "use_rslora": True,
+        },
+        "embedding": {"target_modules": [first, embedding]},
+        "head": {"target_modules": [first, head]},
+        "embedding and head": {"target_modules": [embedding, head]},
+        "whole": {"target_modules": [first], "modules_to_save": [head]},
+        "tied factors": {"target_modules": [first, embedding], "ensure_weight_tying": True},
+        "tied whole": {
+            "target_modules": [first],
+            "modules_to_save": [embedding],
+            "ensure_weight_tying": True,
+        },
+        "one layer": {"target_modules": [first, last], "layers_to_transform": [1]},
+        "excluded": {"target_modules": [first, last], "exclude_modules": [last]},
+        "orthogonal": {
+            "target_modules": [first],
+            "init_lora_weights": "orthogonal",
+            "r": 4,
+        },
+        "dora": {"target_modules": [first], "use_dora": True},
+        "tokens": {"target_modules": [first], "trainable_token_indices": [1, 3]},
+        "bias": {"target_modules": [first], "bias": "lora_only"},
+        "factor bias": {"target_modules": [first], "lora_bias": True},
+        "replicated": {"target_modules": [first], "layer_replication": [[0, 2], [1, 2]]},
+        "parameters": {"target_parameters": [f"{first}.weight"]},
+        "pissa": {"target_modules": [first], "init_lora_weights": "pissa"},
+        "olora": {"target_modules": [first], "init_lora_weights": "olora"},
+    }  # fmt: skip
+    return {"r": 3, "lora_alpha": 6.0, "task_type": "CAUSAL_LM"} | given[case]
+
+
+REFUSED = {
+    "dora": "use_dora",
+    "tokens": "trainable_token_indices",
+    "bias": "bias",
+    "factor bias": "lora_bias",
+    "replicated": "layer_replication",
+    "parameters": "target_parameters",
+    "pissa": "init_lora_weights",
+    "olora": "init_lora_weights",
+}
+"""Case → the setting that is refused by name."""
+CASES = (
+    *("plain", "regex", "all-linear", "patterns", "embedding", "head", "embedding and head"),
+    *("whole", "tied factors", "tied whole", "one layer", "excluded", "orthogonal", *REFUSED),
+)
+SMALL = {
+    "llama": ("patterns", "embedding and head", "whole", *REFUSED),
+    "llama tied": ("head", "embedding and head", "tied factors", "tied whole"),
+    "gpt2": ("all-linear", "patterns", "embedding and head", "tied factors"),
+    "opt": ("all-linear", "tied whole"),
+    "qwen2": ("one layer", "tied factors"),
+    "gemma2": ("excluded", "embedding"),
+    "neox": ("regex", "head"),
+    "phi3": ("all-linear", "orthogonal"),
+    "bloom": ("plain", "tied whole"),
+}
+"""Family → the cases of the default run; the others are slow by number only."""
+
+
+def saved(name: str, case: str, folder: Path, seed: int) -> Path:
+    """A random adapter of a case, as PEFT makes and saves it; a tie is kept in memory."""
+    torch.manual_seed(seed)
+    net = get_peft_model(copy.deepcopy(family(name)), LoraConfig(**settings(name, case)))
+    for parameter in net.parameters():
+        if parameter.requires_grad:
+            with torch.no_grad():
+                parameter.add_(torch.randn(parameter.shape), alpha=0.1)
+    net.save_pretrained(folder)
+    return folder
+
+
+def effect(name: str, folder: Path) -> dict[str, torch.Tensor]:
+    """What a folder adds to each weight of its base, by PEFT."""
+    net = copy.deepcopy(family(name))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    after = PeftModel.from_pretrained(net, str(folder)).merge_and_unload().state_dict()
+    return {key: after[key].double() - before[key].double() for key in before}
+
+
+def grid(*, small: bool) -> list:
+    """Pairs of family and case, of the default run or of the others."""
+    return [
+        pytest.param(name, case, id=f"{name}-{case}", marks=() if small else pytest.mark.slow)
+        for name in FAMILIES
+        for case in CASES
+        if (case in SMALL[name]) == small
+    ]
+
+
+@pytest.mark.parametrize(("name", "case"), [*grid(small=True), *grid(small=False)])
+def test_merge_is_the_mean_of_what_peft_adds_or_is_refused(name, case, tmp_path):
+    """Oracle: Σ p_i ΔW_i by PEFT's merged weights; what factors cannot say is refused by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's own: tied weights, saved embeddings, fan-in
+        try:
+            seeds = (1,) if case in REFUSED else (1, 2)
+            two = [saved(name, case, tmp_path / str(seed), seed) for seed in seeds]
+        except ValueError as error:
+            pytest.skip(f"PEFT does not make it: {error}")
+        if case in REFUSED:
+            with pytest.raises(ModelError, match=REFUSED[case]):
+                merge_folders(two, tmp_path / "out", rule="stack")
+            return
+        told = merge_folders(two, tmp_path / "out", rule="stack", weights=(3.0, 1.0))
+        one, other = (effect(name, folder) for folder in two)
+        found = effect(name, tmp_path / "out")
+    wanted = {key: 0.75 * one[key] + 0.25 * other[key] for key in one}
+    size = torch.stack([value.norm() for value in wanted.values()]).norm()
+    assert size > 0.1  # noqa: PLR2004 - an adapter of entries about 0.1
+    for key, value in wanted.items():
+        distance = float((found[key] - value).norm())
+        assert distance <= 1e-6 * max(float(size), 1.0), (key, distance, told)  # fp32 weights
+    assert compare(*(open_adapter(folder).adapter for folder in two)).angle is not None
+
+
+def test_merge_of_unlike_folders_is_their_mean_and_reads_back(tmp_path):
+    """Oracle, equivalence: folders of several cases and formats; the result alone is itself."""
+    cases = ("patterns", "embedding", "head", "plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folders = [saved("llama", case, tmp_path / case, i) for i, case in enumerate(cases)]
+        for folder, kind in zip(folders, (torch.bfloat16, torch.float16), strict=False):
+            file = folder / "adapter_model.safetensors"
+            save_file({key: v.to(kind) for key, v in load_file(file).items()}, file)
+        merge_folders(folders, tmp_path / "out", rule="stack")
+        merge_folders([tmp_path / "out"], tmp_path / "again", rule="stack")
+        merge_folders([tmp_path / "out"], tmp_path / "svd", rule="core_svd")
+        effects = [effect("llama", folder) for folder in folders]
+        found = [effect("llama", tmp_path / word) for word in ("out", "again", "svd")]
+    embedding = "model.embed_tokens.weight"  # the copy in bfloat16 is rounded: PEFT adds that too
+    for key in effects[0].keys() - {embedding}:
+        wanted = sum(one[key] for one in effects) / len(effects)
+        for one in found:
+            torch.testing.assert_close(one[key], wanted, rtol=0, atol=2e-6)  # fp32 weights
+    for one in found[1:]:
+        torch.testing.assert_close(one[embedding], found[0][embedding], rtol=0, atol=2e-6)
+
+
+def test_every_setting_that_is_not_read_is_refused_by_name():
+    """Law: a setting of PEFT's that this reader does not know to be harmless is named."""
+    plain = LoraConfig(peft_type="LORA").to_dict() | {"peft_type": "LORA"}
+    check_plain_lora(plain, "here")
+    for one in fields(LoraConfig):
+        if one.name not in READ:
+            with pytest.raises(ModelError, match=rf"here: expected {one.name} = nothing"):
+                check_plain_lora(plain | {one.name: {"some": "value"}}, "here")
+    for start in ("loftq", "pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "mica"):
+        with pytest.raises(ModelError, match="init_lora_weights"):
+            check_plain_lora(plain | {"init_lora_weights": start}, "here")
+    for other in set(PeftType) - {PeftType.LORA}:
+        with pytest.raises(ModelError, match=rf"peft_type = {re.escape(repr(other.value))}"):
+            check_plain_lora(plain | {"peft_type": other.value}, "here")
