@@ -14,12 +14,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-
 from fedwinnow.curation.adapters.base_files import base_shapes
 from fedwinnow.curation.adapters.peft_reader import LazyFactor, StoredAdapter
 from fedwinnow.curation.errors import ModelError
-
-
 
 
 def common_spelling(

@@ -33,7 +33,6 @@ def export_adapter(
     settings: Mapping[str, Any] | None = None,
     saved: Mapping[str, Tensor] | None = None,
     embeddings: Collection[str] = (),
-    copies: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a PEFT adapter folder, replacing one that is there.
 
@@ -44,9 +43,9 @@ def export_adapter(
         target_modules: Modules, or ends of their names, that the factors belong to.
         dropout: LoRA dropout for training on.
         settings: Further keys of PEFT's configuration.
-        saved: Parameter → value, of ``modules_to_save``, which ``settings`` must name.
+        saved: Parameter → value: of ``modules_to_save``, which ``settings`` must name, and copies
+            of the base's own.
         embeddings: Those of the modules that are embeddings.
-        copies: Parameter of the base → value, to save beside the factors.
 
     Raises:
         OutputError: the folder cannot be written, or the disk is full.
@@ -70,10 +69,10 @@ def export_adapter(
         "alpha_pattern": {f"^{re.escape(name)}$": s * r for name, (r, s) in other.items()},
         **(settings or {}),
     }
-    weights = {f"{PREFIX}{name}": value.contiguous() for name, value in (saved or {}).items()}
-    for parameter, value in (copies or {}).items():
+    weights = {}
+    for parameter, value in (saved or {}).items():
         module, _, part = parameter.rpartition(".")
-        beside = ".base_layer" if module in adapter.a else ""
+        beside = ".base_layer" if module in adapter.a else ""  # what PEFT calls an adapted one
         weights[f"{PREFIX}{module}{beside}.{part}"] = value.contiguous()
     for name in adapter.modules:
         start, end = (".lora_embedding_", "") if name in embeddings else (".lora_", ".weight")

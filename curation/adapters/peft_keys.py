@@ -1,13 +1,13 @@
 """Sort the keys of an adapter file: factors, whole trained modules, copies of the base's weights.
 
-PEFT writes ``base_model.model.MODULE.lora_A.weight`` for a linear layer and ``lora_embedding_A`` for
+PEFT writes ``base_model.model.MODULE.lora_A.weight`` for a linear layer, ``lora_embedding_A`` for
 an embedding. A model that was wrapped when it was saved has the wrapper in its keys (torch.compile:
 ``_orig_mod``; FSDP: ``_fsdp_wrapped_module``; checkpoints: ``_checkpoint_wrapped_module``;
 DeepSpeed and DDP: ``module`` in front). A wrapper is no module of the base, so it is taken out. Two
 keys that come to one module then are refused.
 
 Beside a LoRA on the embedding or the head, and after a change of the vocabulary, PEFT also saves
-the base's own whole weight (``MODULE.base_layer.weight``, or ``MODULE.weight``): a copy, not trained.
+the base's own whole weight (``MODULE.base_layer.weight``, or ``MODULE.weight``): an untrained copy.
 """
 
 import re

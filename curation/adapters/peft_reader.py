@@ -75,7 +75,7 @@ class StoredAdapter:
     shapes: Mapping[str, tuple[int, int, int]]
     """Module → outputs, rank, inputs; from the file's header."""
     embeddings: frozenset[str] = frozenset()
-    """Modules that are embeddings: inputs are their rows, and PEFT names their factors otherwise."""
+    """Modules that are embeddings: inputs are their rows; PEFT has other names for factors."""
     copies: Mapping[str, Tensor] = field(default_factory=dict)
     """Parameter of the base → its value as saved beside the adapter, untrained; lazily read."""
 
@@ -232,9 +232,9 @@ def check_plain_lora(config: Mapping[str, Any], folder: Path | str) -> None:
     if config.get("init_lora_weights", True) not in INITIALISATIONS:
         cure = "save it with path_initial_model_for_weight_conversion"
         wrong.append(("init_lora_weights", f"one that leaves the base as it is; {cure}"))
-    for key in ("rank_pattern", "alpha_pattern"):
-        if not _are_patterns(config.get(key) or {}):
-            wrong.append((key, "a table of regular expressions of module names"))
+    wrong += [(key, "a table of regular expressions of module names")
+              for key in ("rank_pattern", "alpha_pattern")
+              if not _are_patterns(config.get(key) or {})]  # fmt: skip
     wrong += [(key, "nothing; only plain LoRA is read") for key in sorted(set(config) - READ)
               if config[key]]  # fmt: skip
     if wrong:
@@ -266,9 +266,7 @@ def _size(
     return b[0], a[0], a[1]
 
 
-def _check_rank(
-    config: Mapping[str, Any], names: tuple[str, str], rank: int, folder: Path
-) -> None:
+def _check_rank(config: Mapping[str, Any], names: tuple[str, str], rank: int, folder: Path) -> None:
     """Refuse a module whose rank in the file is not the one that the configuration gives it.
 
     Args:
@@ -286,16 +284,14 @@ def _check_rank(
     if isinstance(wanted, bool) or wanted != rank:
         setting = "r" if pattern is None else f"rank_pattern[{pattern!r}]"
         message = (
-            f"{folder}, module {names[1]}: adapter_config.json says {setting} = {wanted!r}, and the "
-            f"file's lora_A has rank {rank}; the two are not of one adapter: save it anew, or put "
-            "the file's rank into rank_pattern"
+            f"{folder}, module {names[1]}: adapter_config.json says {setting} = {wanted!r}, and "
+            f"the file's lora_A has rank {rank}; the two are not of one adapter: save it anew, or "
+            "put the file's rank into rank_pattern"
         )
         raise ModelError(message)
 
 
-def _scale(
-    config: Mapping[str, Any], names: tuple[str, str], rank: int, folder: Path
-) -> float:
+def _scale(config: Mapping[str, Any], names: tuple[str, str], rank: int, folder: Path) -> float:
     """Return α / r, or α / √r under rsLoRA; by PEFT's rule for patterns of names.
 
     Reference:
@@ -317,7 +313,5 @@ def _scale(
 
 def _matched(patterns: Mapping[str, Any], names: tuple[str, str]) -> str | None:
     """Return the first pattern that matches a name of a module or its end; None where none does."""
-    found = (
-        one for one in patterns if any(re.match(rf"(.*\.)?({one})$", name) for name in names)
-    )
+    found = (one for one in patterns if any(re.match(rf"(.*\.)?({one})$", name) for name in names))
     return next(found, None)

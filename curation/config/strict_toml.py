@@ -222,7 +222,7 @@ def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - one branch
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise _wrong(key, "a list", value)
+            raise _wrong(key, f"a list, such as [{value!r}]", value)
         (item, *_) = typing.get_args(hint)
         return tuple(_value(v, item, f"{key}.{i}") for i, v in enumerate(value))
     if origin is dict:

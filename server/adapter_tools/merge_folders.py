@@ -47,6 +47,7 @@ from fedwinnow.server.adapter_tools.merge_sparse_folders import sum_folders
 from fedwinnow.strategies.interfaces.merging import FactorMerging, Merged, Merging, SparseMerging
 from fedwinnow.strategies.registry import build
 
+
 def merge_folders(
     folders: Sequence[Path],
     out: Path,
@@ -105,9 +106,8 @@ def merge_folders(
         target_modules=_targets(opened, merged.adapter.modules),
         dropout=float(first.get("lora_dropout") or 0.0),
         settings=_kept(first),
-        saved=saved,
+        saved=saved | copies,
         embeddings=frozenset[str]().union(*(one.embeddings for one in opened.values())),
-        copies=copies,
     )
     full = {folder: widened(one, sizes, torch.float64) for folder, one in adapters.items()}
     told = _told(out, rule, opened, full, shares, merged)
