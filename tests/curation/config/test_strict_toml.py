@@ -79,7 +79,7 @@ def write(folder, text):
         ('title = "x"\nshare = nan', ["share: expected a number, got nan"]),
         ('title = "x"\non = 1', ["on: expected true or false, got 1"]),
         ('title = "x"\ninner = 3', ["inner: expected a table, got 3"]),
-        ('title = "x"\nparts = "a"', ["parts: expected a list, got 'a'"]),
+        ('title = "x"\nparts = "a"', ["parts: expected a list, such as ['a'], got 'a'"]),
         ('title = "x"\nparts = ["a"]', ["parts.0: expected a table"]),
         ('title = "x"\n[inner]\nsizes = [1, "b"]', ["inner.sizes.1: expected a whole number"]),
         ('title = "x"\n[inner]\nmode = "wild"', ["inner.mode: expected one of 'slow', 'fast'"]),
