@@ -34,14 +34,8 @@ def common_spelling(
     Raises:
         ModelError: a module has two names, and the base's files do not say which is right.
     """
-    known: list[dict[str, tuple[int, int]]] = []  # read once, and only where it is asked
-
-    def base_modules() -> Collection[str]:
-        if not known:
-            known.append(_modules_of_base(opened, base))
-        return known[0]
-
-    names = _names(opened, base_modules)
+    bases = [base, *(str(one.config.get("base_model_name_or_path") or "") for one in opened)]
+    names = changed_names({str(one.folder): _modules(one) for one in opened}, bases)
     changed, found = {}, []
     for one in opened:
         own = {name: names[name] for name in _modules(one) if names.get(name, name) != name}
@@ -52,27 +46,63 @@ def common_spelling(
     return found, changed
 
 
-def check_common_modules(opened: Sequence[StoredAdapter]) -> None:
+def changed_names(folders: Mapping[str, Collection[str]], bases: Sequence[str]) -> dict[str, str]:
+    """Return name → the one to use in its place, for module names that change.
+
+    Args:
+        folders: Folder → names of its modules.
+        bases: Names of the base model; the first that is a local folder is read, where it is asked.
+
+    Raises:
+        ModelError: a module has two names, and the base's files do not say which is right.
+    """
+    held: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for folder, names in folders.items():
+        for name in names:
+            held[_core(name)][name].append(folder)
+    chosen: dict[str, str] = {}
+    doubtful = {core: names for core, names in held.items() if not _are_apart(names, folders)}
+    known = _modules_of_base(bases) if doubtful else {}
+    for core, names in doubtful.items():
+        right = [name for name in names if name in known]
+        if len(right) == len(names):
+            continue
+        alone = all(len(set(names) & set(own)) < 2 for own in folders.values())  # noqa: PLR2004 - two names, two modules
+        bare = right == [core] and "." in core  # a base that was saved without its root
+        if len(right) != 1 or not alone or bare:
+            raise _two_names(core, names, read=bool(known))
+        chosen.update(dict.fromkeys(names, right[0]))
+    return chosen
+
+
+def _are_apart(names: Collection[str], folders: Mapping[str, Collection[str]]) -> bool:
+    """Return whether one folder holds all of some names: they are modules of their own."""
+    return any(set(names) <= set(own) for own in folders.values())
+
+
+def check_common_modules(folders: Mapping[str, Collection[str]]) -> None:
     """Refuse a folder that changes no module which another folder changes.
+
+    Args:
+        folders: Folder → names of the modules that it changes.
 
     Raises:
         ModelError: naming the folder.
     """
-    for one in opened if len(opened) > 1 else ():
-        others = {name for other in opened if other is not one for name in other.adapter.a}
-        if not others & set(one.adapter.a):
+    for folder, own in folders.items() if len(folders) > 1 else ():
+        others = {name for other in folders if other != folder for name in folders[other]}
+        if not others & set(own):
             message = (
-                f"{one.folder}: changes no module that another folder changes (it has "
-                f"{one.adapter.modules[0]}, they have {min(others)}); a merge would only shrink it "
-                "to its share: merge adapters of the same modules"
+                f"{folder}: changes no module that another folder changes (it has {min(own)}, they "
+                f"have {min(others)}); a merge would only shrink it to its share: merge adapters "
+                "of the same modules"
             )
             raise ModelError(message)
 
 
-def _modules_of_base(opened: Sequence[StoredAdapter], base: str) -> dict[str, tuple[int, int]]:
+def _modules_of_base(bases: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Return modules of the first named base that is a local folder; empty where none is."""
-    named = [base, *(str(one.config.get("base_model_name_or_path") or "") for one in opened)]
-    here = [Path(name) for name in named if name and Path(name).is_dir()]
+    here = [Path(name) for name in bases if name and Path(name).is_dir()]
     return base_shapes(here[0]) if here else {}
 
 
@@ -87,29 +117,6 @@ def _core(name: str) -> str:
     parts = name.split(".")
     place = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
     return ".".join(parts[max(place - 1, 0) :])
-
-
-def _names(
-    opened: Sequence[StoredAdapter], base_modules: Callable[[], Collection[str]]
-) -> dict[str, str]:
-    """Return name → the one to use in its place, for names that change."""
-    folders: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for one in opened:
-        for name in _modules(one):
-            folders[_core(name)][name].append(str(one.folder))
-    chosen = {}
-    for core, held in folders.items():
-        together = [{name for name in held if str(one.folder) in held[name]} for one in opened]
-        if set(held) in together:  # one folder holds all of these: they are modules of their own
-            continue
-        right = [name for name in held if name in base_modules()]
-        if len(right) == len(held):
-            continue
-        apart = all(len(names) < 2 for names in together)  # noqa: PLR2004 - two names, two modules
-        if len(right) != 1 or not apart or right[0] == core != core.rpartition(".")[2]:
-            raise _two_names(core, held, read=bool(base_modules()))
-        chosen.update(dict.fromkeys(held, right[0]))
-    return chosen
 
 
 def _two_names(core: str, held: Mapping[str, Sequence[str]], *, read: bool) -> ModelError:

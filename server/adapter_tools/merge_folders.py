@@ -131,8 +131,8 @@ def _open(
     read = [open_adapter(folder, base="base") for folder in folders]
     name = base_name({str(one.folder): one.config for one in read}, base)
     spelt, renamed = common_spelling(read, base)
-    check_common_modules(spelt)
     opened = {str(one.folder): one for one in spelt}
+    check_common_modules({folder: one.shapes for folder, one in opened.items()})
     check_alike(opened)
     for one in spelt:
         check_finite(one)

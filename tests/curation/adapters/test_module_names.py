@@ -181,7 +181,7 @@ def test_modules_with_one_end_in_one_folder_are_two_modules(tmp_path):
         common_spelling(apart)
     found, _ = common_spelling(apart, base(tmp_path / "base", names))
     with pytest.raises(ModelError, match="changes no module that another folder changes"):
-        check_common_modules(found)
+        check_common_modules({str(one.folder): one.shapes for one in found})
 
 
 def test_copies_of_the_base_agree_or_are_refused(tmp_path):
@@ -258,20 +258,38 @@ def test_number_format_does_not_depend_on_the_order(tmp_path, rule):
             assert {value.dtype for value in load_file(file).values()} == {expected}
 
 
-def test_sparse_folders_know_wrapped_names(tmp_path):
-    """Equivalence: a SHiRA folder of a compiled model is that of the model; two names refused."""
-    one = SparseAdapter(
-        base="b",
-        indices={f"{Q}.weight": torch.tensor([0, 19])},
-        values={f"{Q}.weight": torch.ones(2)},
-        shapes={f"{Q}.weight": (5, 4)},
+def test_sparse_folders_know_names_and_formats(tmp_path):
+    """Equivalence: wrapped and bare names, formats in any order; two names of one are refused."""
+
+    def one(word, kind=torch.float32, name=Q):
+        made = SparseAdapter(
+            base="b",
+            indices={f"{name}.weight": torch.tensor([0, 19])},
+            values={f"{name}.weight": torch.tensor([1.0, 3.0]).to(kind)},
+            shapes={f"{name}.weight": (5, 4)},
+        )
+        words = {"base_name": "b", "target_modules": ("q_proj",), "task_type": None}
+        export_sparse(made, tmp_path / word, **words)
+        return tmp_path / word
+
+    whole = {"density": 1.0}
+    plain, odd = one("plain"), one("odd")
+    rekeyed(odd, lambda key: key.replace(PREFIX, f"{PREFIX}_orig_mod."))
+    assert torch.equal(open_entries(odd).values[Q], open_entries(plain).values[Q])
+    bare, half = one("bare", name=Q.removeprefix("model.")), one("half", torch.bfloat16)
+    for i, two in enumerate(((plain, half), (half, plain))):
+        merge_folders(two, tmp_path / f"out{i}", rule="sparse_sum", settings=whole)
+        assert open_entries(tmp_path / f"out{i}").values[Q].dtype == torch.float32
+    with pytest.raises(ModelError, match="give --base"):
+        merge_folders([plain, bare], tmp_path / "no", rule="sparse_sum", settings=whole)
+    named = base(tmp_path / "base", (Q,))
+    told = merge_folders(
+        [plain, bare], tmp_path / "out", rule="sparse_sum", settings=whole, base=named
     )
-    words = {"base_name": "b", "target_modules": ("q_proj",), "task_type": None}
-    export_sparse(one, tmp_path / "plain", **words)
-    export_sparse(one, tmp_path / "odd", **words)
-    rekeyed(tmp_path / "odd", lambda key: key.replace(PREFIX, f"{PREFIX}_orig_mod."))
-    found, wanted = (open_entries(tmp_path / word) for word in ("odd", "plain"))
-    assert torch.equal(found.values[Q], wanted.values[Q])
-    rekeyed(tmp_path / "odd", str, load_file(tmp_path / "plain" / "adapter_model.safetensors"))
+    assert told.renamed == {str(bare): f"{Q.removeprefix('model.')} → {Q}"}
+    entries = open_entries(tmp_path / "out")
+    assert list(entries.sums) == [Q]
+    assert entries.values[Q].sum() == 4.0
+    rekeyed(odd, str, load_file(plain / "adapter_model.safetensors"))
     with pytest.raises(ModelError, match=f"two keys come to {Q}"):
-        open_entries(tmp_path / "odd")
+        open_entries(odd)
