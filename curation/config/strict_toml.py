@@ -188,7 +188,13 @@ def _apply(tree: dict[str, Any], override: str, form: str) -> None:
         raise ConfigError(message)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.strip()[:1] in {'"', "'"}:
+            message = (
+                f"--set {override!r}: {text} is no text of TOML ({error}); a text with backslashes "
+                "stands in single quotes"
+            )
+            raise ConfigError(message) from error
         value = text  # a bare word is a string
     *sections, last = key.strip().split(".")
     node: Any = tree

@@ -161,6 +161,7 @@ def test_settings_override_wins_over_the_file(tmp_path, override, key, value):
         ("parts.1.name=b", "'1' is not a section"),
         ("parts.x.name=b", "'x' is not a section"),
         ("parts.0=b", "names no key"),
+        ('title=".*\\.x"', "is no text of TOML.*single quotes"),
         ("count=many", "count: expected a whole number, got 'many'"),
     ],
 )
