@@ -158,4 +158,5 @@ def _renamed(one: StoredAdapter, names: Mapping[str, str]) -> StoredAdapter:
         copies=lazily(one.copies, parameter),
         shapes={module(name): shape for name, shape in one.shapes.items()},
         embeddings=frozenset(map(module, one.embeddings)),
+        tied={module(head): module(embedding) for head, embedding in one.tied.items()},
     )

@@ -39,6 +39,8 @@ READ = frozenset(
 (``loftq_config`` counts only with ``init_lora_weights = "loftq"``)."""
 _RANK, _ALPHA = 8, 8
 """PEFT's defaults where the configuration is silent."""
+_TIED_BY_NAME = frozenset({"embed_tokens", "lm_head"})
+"""Last name parts by which PEFT finds that a tied embedding or head is adapted."""
 _MATRIX = 2
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -78,6 +80,8 @@ class StoredAdapter:
     """Modules that are embeddings: inputs are their rows; PEFT has other names for factors."""
     copies: Mapping[str, Tensor] = field(default_factory=dict)
     """Parameter of the base → its value as saved beside the adapter, untrained; lazily read."""
+    tied: Mapping[str, str] = field(default_factory=dict)
+    """Head → embedding whose factors are its own, transposed (``ensure_weight_tying``)."""
 
 
 def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
@@ -111,8 +115,9 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
         b=LazyFactor(modules, lambda module: file.get_tensor(keys.b[module])),
         scales={m: _scale(config, (keys.called[m], m), sizes[m][1], folder) for m in modules},
     )
-    if config.get("ensure_weight_tying"):
-        _tie(keys, adapter, sizes, file, folder)
+    tie = config.get("ensure_weight_tying")
+    tied = _tie(keys, adapter, sizes, file, folder) if tie else {}
+    _check_targets(config, modules, tied, folder)
     return StoredAdapter(
         folder=folder,
         config=config,
@@ -121,6 +126,7 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
         shapes=sizes,
         embeddings=frozenset(keys.embeddings),
         copies=LazyFactor(sorted(keys.copies), lambda name: file.get_tensor(keys.copies[name])),
+        tied=tied,
     )
 
 
@@ -130,31 +136,61 @@ def _tie(
     sizes: Mapping[str, tuple[int, int, int]],
     file: Any,  # noqa: ANN401 - its methods are untyped
     folder: Path,
-) -> None:
-    """Take a whole head that is its embedding's for trained, and refuse ties that do not hold.
+) -> dict[str, str]:
+    """Return head → embedding; take a tied whole head for trained, refuse ties that do not hold.
 
     PEFT saves a tied head beside its embedding, and reads both back into one memory: factors that
     are not each other's transposes would overwrite each other.
 
     Raises:
-        ModelError: factors of an embedding and of the head differ.
+        ModelError: factors or scales of an embedding and of the head differ.
     """
     for name in [name for name in keys.copies if name.rpartition(".")[0] not in keys.a]:
         value = file.get_tensor(keys.copies[name])
         if any(torch.equal(value, file.get_tensor(key)) for key in keys.saved.values()):
             keys.saved[name] = keys.copies.pop(name)
+    tied = {}
     for embedding in sorted(keys.embeddings):
         size = sizes[embedding][::-1]
         for head in (m for m in adapter.modules if sizes[m] == size and m not in keys.embeddings):
             factors = adapter.a[head], adapter.b[head]
-            tied = adapter.b[embedding].T, adapter.a[embedding].T
-            if not all(map(torch.equal, factors, tied)):
+            transposed = adapter.b[embedding].T, adapter.a[embedding].T
+            alike = adapter.scales[head] == adapter.scales[embedding]
+            if not alike or not all(map(torch.equal, factors, transposed)):
                 message = (
-                    f"{folder}: expected factors of {head} that are those of {embedding} "
+                    f"{folder}: expected {head} to have the scale of {embedding} and its factors "
                     "transposed, as ensure_weight_tying = true says, got others; save the adapter "
                     "with ensure_weight_tying = false where the two weights are not tied"
                 )
                 raise ModelError(message)
+            tied[head] = embedding
+    return tied
+
+
+def _check_targets(
+    config: Mapping[str, Any], modules: Sequence[str], tied: Mapping[str, str], folder: Path
+) -> None:
+    """Refuse a module that the list of targets does not name: PEFT leaves it out without a word.
+
+    A tied head need not be named where PEFT knows the embedding by its name.
+
+    Raises:
+        ModelError: naming the folder and the module.
+    """
+    listed = config.get("target_modules")
+    if not isinstance(listed, list):  # an expression, which prefixes of names may be part of
+        return
+    ends = {str(name).rpartition(".")[2] for name in listed}
+    known = tied if ends & _TIED_BY_NAME else {}
+    for module in modules:
+        if module.rpartition(".")[2] not in ends and module not in known:
+            message = (
+                f"{folder}: the file holds factors of {module}, and target_modules = "
+                f"{sorted(map(str, listed))} does not name it, so PEFT would leave them out; "
+                "add it there, or save the adapter anew (with ensure_weight_tying = false, if it "
+                "is a tied head)"
+            )
+            raise ModelError(message)
 
 
 def why_unreadable(path: Path, error: Exception) -> ModelError:

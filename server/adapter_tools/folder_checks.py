@@ -75,7 +75,7 @@ def base_name(configs: Mapping[str, Mapping[str, Any]], base: str) -> str:
 
 
 def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
-    """Refuse folders that differ in a key of ``ALIKE``, or in the shapes of their whole modules.
+    """Refuse folders that differ in a key of ``ALIKE``, in ties, or in shapes of whole modules.
 
     Raises:
         ModelError: two folders differ.
@@ -92,14 +92,6 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
                     "adapters that were trained alike in this"
                 )
                 raise ModelError(message)
-        kinds = [module in one.embeddings for module in one.shapes if module in other.shapes]
-        if kinds != [module in other.embeddings for module in one.shapes if module in other.shapes]:
-            odd_one = min(one.embeddings ^ other.embeddings)
-            message = (
-                f"{folder}: {odd_one} is an embedding in one of it and {first}, and a linear layer "
-                "in the other; merge adapters of one base"
-            )
-            raise ModelError(message)
         shapes = [{key: tuple(v.shape) for key, v in c.saved.items()} for c in (one, other)]
         if shapes[0] != shapes[1]:
             odd = min(set(shapes[0].items()) ^ set(shapes[1].items()))
@@ -108,6 +100,34 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
                 "merge adapters of one base"
             )
             raise ModelError(message)
+
+
+def check_vocabulary(opened: Mapping[str, StoredAdapter]) -> dict[str, str]:
+    """Return head → embedding of all folders' tied factors; refuse unlike kinds and ties.
+
+    Raises:
+        ModelError: a module is an embedding in one folder and a linear layer in another, or it is
+            tied in one alone of those that change it.
+    """
+    embeddings = {module: folder for folder, one in opened.items() for module in one.embeddings}
+    tied = {head: (e, folder) for folder, one in opened.items() for head, e in one.tied.items()}
+    for folder, one in opened.items():
+        for module in sorted(one.shapes):
+            if module in embeddings and module not in one.embeddings:
+                message = (
+                    f"{folder}: {module} is a linear layer, and an embedding in "
+                    f"{embeddings[module]}; merge adapters of one base"
+                )
+                raise ModelError(message)
+        for head, (embedding, first) in tied.items():
+            if {head, embedding} & set(one.shapes) and one.tied.get(head) != embedding:
+                message = (
+                    f"{folder}: expected ensure_weight_tying = true with factors of {head} and "
+                    f"{embedding} alike, as in {first}; merge adapters that were trained alike in "
+                    "this"
+                )
+                raise ModelError(message)
+    return {head: embedding for head, (embedding, _) in tied.items()}
 
 
 def check_copies(opened: Mapping[str, StoredAdapter]) -> None:

@@ -34,6 +34,7 @@ from fedwinnow.server.adapter_tools.folder_checks import (
     check_copies,
     check_not_there,
     check_shared_a,
+    check_vocabulary,
     folder_shares,
     reword_for_folders,
 )
@@ -83,6 +84,7 @@ def merge_folders(
     if isinstance(merging, SparseMerging):
         return sum_folders(shares, out, rule=rule, merging=merging, base=base)
     opened, name, renamed = _open(folders, base)
+    tied = check_vocabulary(opened)
     if isinstance(merging, FactorMerging):
         check_shared_a(opened, rule)
     adapters = {folder: one.adapter for folder, one in opened.items()}
@@ -97,6 +99,7 @@ def merge_folders(
             "a rule that gives an adapter, such as stack (exact) or core_svd"
         )
         raise ConfigError(message)
+    merged = replace(merged, adapter=_tied_again(merged.adapter, tied))
     saved, copies = _whole(opened, shares)
     first = next(iter(opened.values())).config
     export_adapter(
@@ -105,7 +108,7 @@ def merge_folders(
         base_name=name,
         target_modules=_targets(opened, merged.adapter.modules),
         dropout=float(first.get("lora_dropout") or 0.0),
-        settings=_kept(first),
+        settings=_kept(first, tied=bool(tied)),
         saved=saved | copies,
         embeddings=frozenset[str]().union(*(one.embeddings for one in opened.values())),
     )
@@ -114,14 +117,23 @@ def merge_folders(
     return replace(told, saved=tuple(saved), copied=tuple(copies), renamed=renamed)
 
 
-def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the result has from the folders.
+def _kept(config: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
+    """Return the settings that the result has from the folders; a tie is needed to read it back."""
+    settings = {key: config[key] for key in ALIKE if config.get(key)}
+    tie = tied or (config.get("modules_to_save") and config.get("ensure_weight_tying"))
+    return settings | ({"ensure_weight_tying": True} if tie else {})
 
-    A tie is needed to read whole modules back. Tied factors are read back each by itself: so every
-    merged weight is the folders' mean, and no factor overwrites another.
+
+def _tied_again(adapter: Adapter, tied: Mapping[str, str]) -> Adapter:
+    """Return the adapter with every tied head's factors those of its embedding, transposed.
+
+    The two are one update: a rule gives the same product for both, up to the seed and rounding.
     """
-    tie = ("ensure_weight_tying",) if config.get("modules_to_save") else ()
-    return {key: config[key] for key in (*ALIKE, *tie) if config.get(key)}
+    a, b = dict(adapter.a), dict(adapter.b)
+    for head, embedding in tied.items():
+        a[head], b[head] = b[embedding].T.contiguous(), a[embedding].T.contiguous()
+    scales = {m: adapter.scales[tied.get(m, m)] for m in adapter.modules}
+    return replace(adapter, a=a, b=b, scales=scales)
 
 
 def _open(

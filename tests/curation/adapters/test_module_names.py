@@ -15,7 +15,7 @@ from fedwinnow.curation.adapters.peft_reader import open_adapter
 from fedwinnow.curation.adapters.shira_folder import export_sparse, open_entries
 from fedwinnow.curation.datatypes import Adapter, SparseAdapter
 from fedwinnow.curation.errors import CurationError, ModelError
-from fedwinnow.server.adapter_tools.folder_checks import check_alike, check_copies
+from fedwinnow.server.adapter_tools.folder_checks import check_copies, check_vocabulary
 from fedwinnow.server.adapter_tools.merge_folders import merge_folders
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
@@ -216,8 +216,8 @@ def test_an_embedding_in_one_folder_alone_is_refused(tmp_path):
     two = [folder(tmp_path / "a"), folder(tmp_path / "b", embeddings=(V,))]
     opened = {str(place): open_adapter(place) for place in two}
     assert opened[str(two[1])].embeddings == {V}
-    with pytest.raises(ModelError, match=rf"b: {V} is an embedding in one"):
-        check_alike(opened)
+    with pytest.raises(ModelError, match=rf"a: {V} is a linear layer, and an embedding in .*b;"):
+        check_vocabulary(opened)
     with pytest.raises(CurationError, match="factors of an embedding"):
         load_adapter(two[1], base="b")
 
