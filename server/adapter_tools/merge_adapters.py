@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 
 from fedwinnow.curation.adapters.checks import check_adapter
+from fedwinnow.curation.adapters.module_names import check_common_modules
 from fedwinnow.curation.adapters.peft_reader import LazyFactor
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError
@@ -35,7 +36,8 @@ def merge_adapters(
 
     Raises:
         ConfigError: there is no adapter, or weights are not those of the adapters.
-        ModelError: adapters are of different bases, or differ in a module's outputs or inputs.
+        ModelError: adapters are of different bases, differ in a module's outputs or inputs, or one
+            has no module in common with another.
         IncompatibleAdapterError: an adapter is not whole, or the rule cannot merge these.
         EmptySelectionError: all weights are 0.
         NonFiniteError: a factor or a weight is NaN or infinite.
@@ -57,6 +59,7 @@ def merge_adapters(
             "load them with base= where it has two names"
         )
         raise ModelError(message)
+    check_common_modules({name: one.modules for name, one in adapters.items()})
     shapes = {
         name: {m: (len(one.b[m]), len(one.a[m]), one.a[m].shape[1]) for m in one.modules}
         for name, one in adapters.items()

@@ -7,6 +7,8 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
+import fedwinnow as fw
+from fedwinnow.client.measuring.memory import token_bytes
 from fedwinnow.curation.adapters.peft_folder import export_adapter, load_adapter
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.strict_toml import canonical_json, parse
@@ -182,6 +184,20 @@ def test_gradients_on_conv1d_equal_a_loop_of_single_samples(loaded, way):
     assert {name.rsplit(".", 2)[1] for name in found} == {"c_attn", "c_proj", "c_fc"}
     for name, part in found.items():
         assert (part - expected[name]).abs().max() <= 1e-12 * expected[name].abs().max(), name
+
+
+def test_memory_of_a_pass_counts_conv1d(loaded, tokenizer):
+    """Law: a token holds at least what the widest Conv1D puts out, and all of them for a graph."""
+    wide = sum(layer.out_features for _, layer in loaded.layers())
+    head = 12 * len(tokenizer)
+    assert token_bytes(loaded.model, graph=True) >= 4 * 4 * wide + head
+    assert token_bytes(loaded.model, graph=False) >= 4 * 4 * 64 + head
+
+
+def test_model_of_ones_own_takes_the_word_for_all_linear_layers(gpt2, tokenizer):
+    """Equivalence: targets = "all-linear" in Python is the list of that word."""
+    made = fw.load_model(copy.deepcopy(gpt2), tokenizer=tokenizer, targets="all-linear", rank=2)
+    assert len(dict(made.layers())) == 8
 
 
 def test_training_on_conv1d_sums_what_samples_give(loaded):

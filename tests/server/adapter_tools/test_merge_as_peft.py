@@ -181,7 +181,7 @@ CASES = (
 SMALL = {
     "llama": ("patterns", "embedding and head", "whole", *REFUSED),
     "llama tied": ("head", "embedding and head", "tied factors", "tied whole", "tied head"),
-    "gpt2": ("all-linear", "patterns", "embedding and head", "tied factors"),
+    "gpt2": ("all-linear", "patterns", "embedding and head", "tied head"),
     "opt": ("all-linear", "tied whole"),
     "qwen2": ("one layer", "tied factors"),
     "gemma2": ("excluded", "embedding"),
@@ -190,7 +190,7 @@ SMALL = {
     "qwen3 moe": ("all-linear",),
     "bloom": ("plain", "tied whole"),
 }
-"""Family → the cases of the default run; the others are slow by number only."""
+"""Family → the cases of the default run; the others are slow by their number."""
 
 
 def saved(name: str, case: str, folder: Path, seed: int) -> Path:
