@@ -111,8 +111,7 @@ class AdapterSection:
     dropout: float = 0.0
     """Share of adapter inputs dropped in training, in [0, 1)."""
     targets: tuple[str, ...] = DEFAULT_TARGETS
-    """Last name parts of the linear layers that get an adapter; or ["all-linear"]: every one but
-    the output head."""
+    """Last name parts of the linear layers that get one; ["all-linear"]: all but the head."""
     target_regex: str = field(default="", metadata=OMIT_DEFAULT)
     """Regular expression of their whole names, in place of ``targets``; "" for none."""
     layers: tuple[int, ...] = field(default=(), metadata=OMIT_DEFAULT)

@@ -11,7 +11,8 @@ import torch
 from fedwinnow.curation.adapters.peft_reader import StoredAdapter
 from fedwinnow.curation.errors import ConfigError, ModelError, OutputError, RunError
 
-ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
+LAYOUT = "fan_in_fan_out"
+ALIKE = (LAYOUT, "task_type", "modules_to_save")
 """Keys of PEFT's configuration that must agree in all folders, as the result has one of each."""
 
 
@@ -84,6 +85,8 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
     for folder, other in rest:
         for key in ALIKE:
             mine, theirs = (c.config.get(key) or None for c in (one, other))
+            if key == LAYOUT and not (key in one.config and key in other.config):
+                continue  # a run's own folders leave it to PEFT, which sets it by the layer
             if key == "modules_to_save":  # a list in any order
                 mine, theirs = (sorted(found) if found else None for found in (mine, theirs))
             if mine != theirs:

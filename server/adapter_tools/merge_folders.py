@@ -101,14 +101,14 @@ def merge_folders(
         raise ConfigError(message)
     merged = replace(merged, adapter=_tied_again(merged.adapter, tied))
     saved, copies = _whole(opened, shares)
-    first = next(iter(opened.values())).config
+    configs = [one.config for one in opened.values()]
     export_adapter(
         merged.adapter,
         out,
         base_name=name,
         target_modules=_targets(opened, merged.adapter.modules),
-        dropout=float(first.get("lora_dropout") or 0.0),
-        settings=_kept(first, tied=bool(tied)),
+        dropout=float(configs[0].get("lora_dropout") or 0.0),
+        settings=_kept(configs, tied=bool(tied)),
         saved=saved | copies,
         embeddings=frozenset[str]().union(*(one.embeddings for one in opened.values())),
     )
@@ -117,10 +117,10 @@ def merge_folders(
     return replace(told, saved=tuple(saved), copied=tuple(copies), renamed=renamed)
 
 
-def _kept(config: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
+def _kept(configs: Sequence[Mapping[str, Any]], *, tied: bool) -> dict[str, Any]:
     """Return the settings that the result has from the folders; a tie is needed to read it back."""
-    settings = {key: config[key] for key in ALIKE if config.get(key)}
-    tie = tied or (config.get("modules_to_save") and config.get("ensure_weight_tying"))
+    settings = {key: one[key] for one in reversed(configs) for key in ALIKE if one.get(key)}
+    tie = tied or ("modules_to_save" in settings and configs[0].get("ensure_weight_tying"))
     return settings | ({"ensure_weight_tying": True} if tie else {})
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import math
 import re
 import warnings
@@ -15,6 +16,7 @@ from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from fedwinnow.curation.adapters.comparison import compare
+from fedwinnow.curation.adapters.peft_folder import export_adapter
 from fedwinnow.curation.adapters.peft_reader import READ, check_plain_lora, open_adapter
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.server.adapter_tools.merge_folders import merge_folders
@@ -286,6 +288,23 @@ def test_merge_of_unlike_folders_is_their_mean_and_reads_back(tmp_path):
             torch.testing.assert_close(one[key], wanted, rtol=0, atol=2e-6)  # fp32 weights
     for one in found[1:]:
         torch.testing.assert_close(one[embedding], found[0][embedding], rtol=0, atol=2e-6)
+
+
+def test_folder_of_a_run_merges_with_one_of_peft_on_conv1d(tmp_path):
+    """Oracle: a run's folder leaves fan_in_fan_out to PEFT; with PEFT's own it is the mean."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        two = [saved("gpt2", "all-linear", tmp_path / str(seed), seed) for seed in (1, 2)]
+        one = open_adapter(two[0]).adapter
+        export_adapter(one, tmp_path / "run", base_name="", target_modules=one.modules)
+        for folders in ([tmp_path / "run", two[1]], [two[1], tmp_path / "run"]):
+            out = tmp_path / f"out-{folders[0].name}"
+            merge_folders(folders, out, rule="stack")
+            assert json.loads((out / "adapter_config.json").read_text())["fan_in_fan_out"] is True
+            found, mine, theirs = (effect("gpt2", place) for place in (out, *folders))
+            for key, value in found.items():
+                wanted = (mine[key] + theirs[key]) / 2
+                torch.testing.assert_close(value, wanted, rtol=0, atol=1e-6)  # fp32 weights
 
 
 def test_every_setting_that_is_not_read_is_refused_by_name():
