@@ -18,7 +18,7 @@ Reference:
 
 import gc
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -81,14 +81,18 @@ def token_bytes(model: torch.nn.Module, *, graph: bool) -> int:
     """
     ask = getattr(model, "get_output_embeddings", None)
     head = None if ask is None else ask()
-    layers = [
-        part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head
-    ]
-    outputs = [part.out_features for part in layers]
+    outputs = [_width(part) for part in model.modules() if part is not head]
     floating = [p.element_size() for p in model.parameters() if p.is_floating_point()]
     held = (sum(outputs) if graph else max(outputs, default=0)) * _COPIES
     vocabulary = getattr(head, "out_features", 0)
     return max(1, held * max(floating, default=4) + _LOGIT_BYTES * vocabulary)
+
+
+def _width(part: Any) -> int:  # noqa: ANN401 - transformers' layers share no typed base
+    """Return the outputs of a linear layer, GPT-2's ``Conv1D`` included; 0 for other modules."""
+    if isinstance(part, torch.nn.Linear):
+        return part.out_features
+    return int(part.nf) if type(part).__name__ == "Conv1D" else 0
 
 
 class Gauge(Protocol):

@@ -2,7 +2,7 @@
 
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.client.signals.teacher import teacher_fingerprint
-from fedwinnow.client.training.site_adapter import check_site_part
+from fedwinnow.client.training.site_adapter import check_site_part, check_site_targets
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.model.lora_model import initial_adapter
 from fedwinnow.curation.protocol.messages import Reply
@@ -32,4 +32,5 @@ def join(run: SiteRun, request: JoinRequest) -> Reply:
     )
     write_json(run.files.gate, run.data.dropped)
     adapter = initial_adapter(run.loaded, seed=derive_seed(run.terms.run.seed, "adapter"))
+    check_site_targets(run.config.site, adapter)
     return Joined(header=request.header, site=run.site, card=card, adapter=adapter)

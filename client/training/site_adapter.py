@@ -12,7 +12,7 @@ Reference:
 from dataclasses import replace
 
 from fedwinnow.curation.adapters import algebra as maths
-from fedwinnow.curation.config.scoring import AdapterSection
+from fedwinnow.curation.config.scoring import ALL_LINEAR, AdapterSection
 from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError
@@ -31,11 +31,27 @@ def check_site_part(site: SiteSection, agreed: AdapterSection) -> None:
             f"{agreed.rank}; lower it, or set 0 to take the run's"
         )
         raise ConfigError(message)
-    strange = sorted(set(site.targets) - set(agreed.targets))
+    named = not agreed.target_regex and agreed.targets != (ALL_LINEAR,)
+    strange = sorted(set(site.targets) - set(agreed.targets)) if named else []
     if strange:
         message = (
             f"sites.targets of site {site.name!r}: {', '.join(strange)} are none of the run's "
             f"adapter.targets; choose from {', '.join(agreed.targets)}"
+        )
+        raise ConfigError(message)
+
+
+def check_site_targets(site: SiteSection, adapter: Adapter) -> None:
+    """Refuse layers of a site's own that the run's adapter does not have.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    there = sorted({_last_part(module) for module in adapter.modules})
+    if strange := sorted(set(site.targets) - set(there)):
+        message = (
+            f"sites.targets of site {site.name!r}: the run's adapter has no {', '.join(strange)}; "
+            f"choose from {', '.join(there)}"
         )
         raise ConfigError(message)
 
@@ -58,7 +74,11 @@ def untrained_modules(adapter: Adapter, site: SiteSection) -> frozenset[str]:
     """Return the modules that the site leaves as they came."""
     if not site.targets:
         return frozenset()
-    return frozenset(m for m in adapter.modules if m.rsplit(".", 1)[-1] not in site.targets)
+    return frozenset(m for m in adapter.modules if _last_part(m) not in site.targets)
+
+
+def _last_part(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def cut_to_site(adapter: Adapter, site: SiteSection) -> Adapter:

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedwinnow.curation.adapters.peft_reader import PREFIX, open_adapter
+from fedwinnow.curation.adapters.peft_keys import PREFIX
+from fedwinnow.curation.adapters.peft_reader import open_adapter
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, OutputError
 
@@ -31,6 +32,7 @@ def export_adapter(
     dropout: float = 0.0,
     settings: Mapping[str, Any] | None = None,
     saved: Mapping[str, Tensor] | None = None,
+    embeddings: Collection[str] = (),
 ) -> None:
     """Write a PEFT adapter folder, replacing one that is there.
 
@@ -41,7 +43,9 @@ def export_adapter(
         target_modules: Modules, or ends of their names, that the factors belong to.
         dropout: LoRA dropout for training on.
         settings: Further keys of PEFT's configuration.
-        saved: Parameter → value, of ``modules_to_save``, which ``settings`` must name.
+        saved: Parameter → value: of ``modules_to_save``, which ``settings`` must name, and copies
+            of the base's own.
+        embeddings: Those of the modules that are embeddings.
 
     Raises:
         OutputError: the folder cannot be written, or the disk is full.
@@ -65,10 +69,15 @@ def export_adapter(
         "alpha_pattern": {f"^{re.escape(name)}$": s * r for name, (r, s) in other.items()},
         **(settings or {}),
     }
-    weights = {f"{PREFIX}{name}": value.contiguous() for name, value in (saved or {}).items()}
+    weights = {}
+    for parameter, value in (saved or {}).items():
+        module, _, part = parameter.rpartition(".")
+        beside = ".base_layer" if module in adapter.a else ""  # what PEFT calls an adapted one
+        weights[f"{PREFIX}{module}{beside}.{part}"] = value.contiguous()
     for name in adapter.modules:
-        weights[f"{PREFIX}{name}.lora_A.weight"] = adapter.a[name].contiguous()
-        weights[f"{PREFIX}{name}.lora_B.weight"] = adapter.b[name].contiguous()
+        start, end = (".lora_embedding_", "") if name in embeddings else (".lora_", ".weight")
+        weights[f"{PREFIX}{name}{start}A{end}"] = adapter.a[name].contiguous()
+        weights[f"{PREFIX}{name}{start}B{end}"] = adapter.b[name].contiguous()
     write_folder(folder, config, weights)
 
 
@@ -113,16 +122,22 @@ def load_adapter(folder: Path, *, base: str) -> Adapter:
         base: Fingerprint of the base model that it belongs to.
 
     Raises:
-        IncompatibleAdapterError: the folder is no plain LoRA adapter, or holds whole modules.
+        IncompatibleAdapterError: the folder is no plain LoRA adapter of linear layers, or holds
+            whole modules.
     """
     try:
         found = open_adapter(folder, base=base)
     except ModelError as error:
         raise IncompatibleAdapterError(str(error)) from error
-    if found.saved:
-        names = ", ".join(found.saved)
-        message = f"{folder}: expected factors only, got modules_to_save ({names}); train without"
-        raise IncompatibleAdapterError(message)
+    for kind, names, cure in (
+        ("modules_to_save", found.saved, "train without"),
+        ("factors of an embedding", found.embeddings, "merge its folder by `fedwinnow merge`"),
+        ("the base's own weights", found.copies, "save it with save_embedding_layers = False"),
+    ):
+        if names:
+            words = ", ".join(sorted(names))
+            message = f"{folder}: expected factors of linear layers only, got {kind} ({words}); "
+            raise IncompatibleAdapterError(message + cure)
     one = found.adapter
     a = {name: factor.clone() for name, factor in one.a.items()}
     b = {name: factor.clone() for name, factor in one.b.items()}

@@ -3,24 +3,26 @@
 A folder holds ``adapter_config.json`` and ``adapter_model.safetensors``. A factor is a view of the
 mapped file, so that adapters of any number and size cost only what is being computed on. What a
 plain pair of factors cannot express (DoRA, biases, quantised or tokenwise variants, an
-initialisation that changed the base) is refused by the name of its setting. No model and no PEFT is
-needed.
+initialisation that changed the base) is refused by the name of its setting, and so is a file whose
+ranks are not those of its configuration. No model and no PEFT is needed.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fedwinnow.curation.adapters.peft_keys import SortedKeys, sort_keys
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ModelError
 
-PREFIX = "base_model.model."
 INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
 """Values of ``init_lora_weights`` that leave the base as it is."""
 READ = frozenset(
@@ -35,7 +37,10 @@ READ = frozenset(
 )
 """Keys of the configuration that are read, or do not say what a weight is; any other must be empty
 (``loftq_config`` counts only with ``init_lora_weights = "loftq"``)."""
-_FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
+_RANK, _ALPHA = 8, 8
+"""PEFT's defaults where the configuration is silent."""
+_TIED_BY_NAME = frozenset({"embed_tokens", "lm_head"})
+"""Last name parts by which PEFT finds that a tied embedding or head is adapted."""
 _MATRIX = 2
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -62,7 +67,7 @@ class LazyFactor(Mapping[str, Tensor]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAdapter:
-    """A LoRA adapter on disk: its configuration, its lazily read factors, and its whole modules."""
+    """A LoRA adapter on disk: its configuration and what its file holds, lazily read."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -71,6 +76,12 @@ class StoredAdapter:
     """Parameter → trained value, of ``modules_to_save``; lazily read."""
     shapes: Mapping[str, tuple[int, int, int]]
     """Module → outputs, rank, inputs; from the file's header."""
+    embeddings: frozenset[str] = frozenset()
+    """Modules that are embeddings: inputs are their rows; PEFT has other names for factors."""
+    copies: Mapping[str, Tensor] = field(default_factory=dict)
+    """Parameter of the base → its value as saved beside the adapter, untrained; lazily read."""
+    tied: Mapping[str, str] = field(default_factory=dict)
+    """Head → embedding whose factors are its own, transposed (``ensure_weight_tying``)."""
 
 
 def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
@@ -93,17 +104,93 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
         shapes = {key: (tuple(head.get_shape()), head.get_dtype()) for key, head in heads.items()}
     except (OSError, SafetensorError) as error:
         raise why_unreadable(path, error) from error
-    factors, saved = _sorted_keys(shapes, config, folder)
-    modules = tuple(sorted(factors["A"]))
-    sizes = {module: _size(module, factors, shapes, folder) for module in modules}
+    keys = sort_keys(shapes, config, folder)
+    modules = tuple(sorted(keys.a))
+    sizes = {module: _size(module, keys, shapes, folder) for module in modules}
+    for module in modules:
+        _check_rank(config, (keys.called[module], module), sizes[module][1], folder)
     adapter = Adapter(
         base=base,
-        a=LazyFactor(modules, lambda module: file.get_tensor(factors["A"][module])),
-        b=LazyFactor(modules, lambda module: file.get_tensor(factors["B"][module])),
-        scales={module: _scale(config, module, sizes[module][1], folder) for module in modules},
+        a=LazyFactor(modules, lambda module: file.get_tensor(keys.a[module])),
+        b=LazyFactor(modules, lambda module: file.get_tensor(keys.b[module])),
+        scales={m: _scale(config, (keys.called[m], m), sizes[m][1], folder) for m in modules},
     )
-    whole = LazyFactor(sorted(saved), lambda name: file.get_tensor(saved[name]))
-    return StoredAdapter(folder=folder, config=config, adapter=adapter, saved=whole, shapes=sizes)
+    tie = config.get("ensure_weight_tying")
+    tied = _tie(keys, adapter, sizes, file, folder) if tie else {}
+    _check_targets(config, modules, tied, folder)
+    return StoredAdapter(
+        folder=folder,
+        config=config,
+        adapter=adapter,
+        saved=LazyFactor(sorted(keys.saved), lambda name: file.get_tensor(keys.saved[name])),
+        shapes=sizes,
+        embeddings=frozenset(keys.embeddings),
+        copies=LazyFactor(sorted(keys.copies), lambda name: file.get_tensor(keys.copies[name])),
+        tied=tied,
+    )
+
+
+def _tie(
+    keys: SortedKeys,
+    adapter: Adapter,
+    sizes: Mapping[str, tuple[int, int, int]],
+    file: Any,  # noqa: ANN401 - its methods are untyped
+    folder: Path,
+) -> dict[str, str]:
+    """Return head → embedding; take a tied whole head for trained, refuse ties that do not hold.
+
+    PEFT saves a tied head beside its embedding, and reads both back into one memory: factors that
+    are not each other's transposes would overwrite each other.
+
+    Raises:
+        ModelError: factors or scales of an embedding and of the head differ.
+    """
+    for name in [name for name in keys.copies if name.rpartition(".")[0] not in keys.a]:
+        value = file.get_tensor(keys.copies[name])
+        if any(torch.equal(value, file.get_tensor(key)) for key in keys.saved.values()):
+            keys.saved[name] = keys.copies.pop(name)
+    tied = {}
+    for embedding in sorted(keys.embeddings):
+        size = sizes[embedding][::-1]
+        for head in (m for m in adapter.modules if sizes[m] == size and m not in keys.embeddings):
+            factors = adapter.a[head], adapter.b[head]
+            transposed = adapter.b[embedding].T, adapter.a[embedding].T
+            alike = adapter.scales[head] == adapter.scales[embedding]
+            if not alike or not all(map(torch.equal, factors, transposed)):
+                message = (
+                    f"{folder}: expected {head} to have the scale of {embedding} and its factors "
+                    "transposed, as ensure_weight_tying = true says, got others; save the adapter "
+                    "with ensure_weight_tying = false where the two weights are not tied"
+                )
+                raise ModelError(message)
+            tied[head] = embedding
+    return tied
+
+
+def _check_targets(
+    config: Mapping[str, Any], modules: Sequence[str], tied: Mapping[str, str], folder: Path
+) -> None:
+    """Refuse a module that the list of targets does not name: PEFT leaves it out without a word.
+
+    A tied head need not be named where PEFT knows the embedding by its name.
+
+    Raises:
+        ModelError: naming the folder and the module.
+    """
+    listed = config.get("target_modules")
+    if not isinstance(listed, list):  # an expression, which prefixes of names may be part of
+        return
+    ends = {str(name).rpartition(".")[2] for name in listed}
+    known = tied if ends & _TIED_BY_NAME else {}
+    for module in modules:
+        if module.rpartition(".")[2] not in ends and module not in known:
+            message = (
+                f"{folder}: the file holds factors of {module}, and target_modules = "
+                f"{sorted(map(str, listed))} does not name it, so PEFT would leave them out; "
+                "add it there, or save the adapter anew (with ensure_weight_tying = false, if it "
+                "is a tied head)"
+            )
+            raise ModelError(message)
 
 
 def why_unreadable(path: Path, error: Exception) -> ModelError:
@@ -181,6 +268,9 @@ def check_plain_lora(config: Mapping[str, Any], folder: Path | str) -> None:
     if config.get("init_lora_weights", True) not in INITIALISATIONS:
         cure = "save it with path_initial_model_for_weight_conversion"
         wrong.append(("init_lora_weights", f"one that leaves the base as it is; {cure}"))
+    wrong += [(key, "a table of regular expressions of module names")
+              for key in ("rank_pattern", "alpha_pattern")
+              if not _are_patterns(config.get(key) or {})]  # fmt: skip
     wrong += [(key, "nothing; only plain LoRA is read") for key in sorted(set(config) - READ)
               if config[key]]  # fmt: skip
     if wrong:
@@ -189,68 +279,75 @@ def check_plain_lora(config: Mapping[str, Any], folder: Path | str) -> None:
         raise ModelError(message)
 
 
-def _sorted_keys(
-    shapes: Mapping[str, Any], config: Mapping[str, Any], folder: Path
-) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Return keys of the factors by factor and module, and of whole modules by parameter."""
-    factors: dict[str, dict[str, str]] = {"A": {}, "B": {}}
-    whole: dict[str, str] = {}
-    kept = [str(name) for name in config.get("modules_to_save") or ()]
-    for key in shapes:
-        name = key.removeprefix(PREFIX)
-        match = _FACTOR.match(name)
-        if match:
-            factors[match["factor"]][match["module"]] = key
-        elif any(re.match(rf"(^|.*\.){re.escape(one)}($|\..*)", name) for one in kept):
-            whole[name] = key
-        else:
-            message = (
-                f"{folder}: {key} is no LoRA factor and no part of modules_to_save; save the "
-                "adapter anew without it"
-            )
-            raise ModelError(message)
-    odd = sorted(set(factors["A"]) ^ set(factors["B"]))
-    if odd or not factors["A"]:
-        what = "there is none"
-        if odd:
-            there, lacking = ("A", "B") if odd[0] in factors["A"] else ("B", "A")
-            what = f"module {odd[0]} has lora_{there} and no lora_{lacking}"
-        message = f"{folder}: expected pairs of lora_A and lora_B, but {what}; save it anew"
-        raise ModelError(message)
-    return factors, whole
+def _are_patterns(table: object) -> bool:
+    """Return whether every key of a table is a regular expression."""
+    try:
+        return isinstance(table, Mapping) and all(re.compile(f"({one})") for one in table)
+    except re.error:
+        return False
 
 
 def _size(
-    module: str, factors: Mapping[str, Mapping[str, str]], shapes: Mapping[str, Any], folder: Path
+    module: str, keys: SortedKeys, shapes: Mapping[str, Any], folder: Path
 ) -> tuple[int, int, int]:
-    (a, a_kind), (b, b_kind) = shapes[factors["A"][module]], shapes[factors["B"][module]]
+    (a, a_kind), (b, b_kind) = shapes[keys.a[module]], shapes[keys.b[module]]
     matrices = len(a) == len(b) == _MATRIX and {a_kind, b_kind} <= _FLOATS
     if not matrices or a[0] != b[1] or 0 in (*a, *b):
         message = (
             f"{folder}, module {module}: expected floating-point A (rank, inputs) and B (outputs, "
-            f"rank), got A {a} {a_kind} and B {b} {b_kind}; only linear layers are read"
+            f"rank), got A {a} {a_kind} and B {b} {b_kind}; only linear layers and embeddings are "
+            "read, in " + ", ".join(sorted(_FLOATS))
         )
         raise ModelError(message)
     return b[0], a[0], a[1]
 
 
-def _scale(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> float:
+def _check_rank(config: Mapping[str, Any], names: tuple[str, str], rank: int, folder: Path) -> None:
+    """Refuse a module whose rank in the file is not the one that the configuration gives it.
+
+    Args:
+        config: PEFT's configuration of the adapter.
+        names: The module's name at training, which may hold a wrapper's, and in the base.
+        rank: Of the file's factors.
+        folder: Where it comes from, for the message.
+
+    Raises:
+        ModelError: naming the setting, its value and the file's.
+    """
+    patterns = config.get("rank_pattern") or {}
+    pattern = _matched(patterns, names)
+    wanted = config.get("r", _RANK) if pattern is None else patterns[pattern]
+    if isinstance(wanted, bool) or wanted != rank:
+        setting = "r" if pattern is None else f"rank_pattern[{pattern!r}]"
+        message = (
+            f"{folder}, module {names[1]}: adapter_config.json says {setting} = {wanted!r}, and "
+            f"the file's lora_A has rank {rank}; the two are not of one adapter: save it anew, or "
+            "put the file's rank into rank_pattern"
+        )
+        raise ModelError(message)
+
+
+def _scale(config: Mapping[str, Any], names: tuple[str, str], rank: int, folder: Path) -> float:
     """Return α / r, or α / √r under rsLoRA; by PEFT's rule for patterns of names.
 
     Reference:
         D. Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023,
         section 3, https://arxiv.org/abs/2312.03732
     """
-    alpha = _pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha > 0:
-        message = f"{folder}, module {module}: expected lora_alpha above 0, got {alpha!r}"
+    patterns = config.get("alpha_pattern") or {}
+    pattern = _matched(patterns, names)
+    alpha = config.get("lora_alpha", _ALPHA) if pattern is None else patterns[pattern]
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        setting = "lora_alpha" if pattern is None else f"alpha_pattern[{pattern!r}]"
+        message = (
+            f"{folder}, module {names[1]}: expected a finite {setting} above 0, got {alpha!r}; "
+            "correct adapter_config.json"
+        )
         raise ModelError(message)
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def _pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:  # noqa: ANN401 - what JSON holds
-    """Return the value of the first pattern that matches the module's name or its end."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return value
-    return default
+def _matched(patterns: Mapping[str, Any], names: tuple[str, str]) -> str | None:
+    """Return the first pattern that matches a name of a module or its end; None where none does."""
+    found = (one for one in patterns if any(re.match(rf"(.*\.)?({one})$", name) for name in names))
+    return next(found, None)

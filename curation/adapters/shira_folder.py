@@ -19,8 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fedwinnow.curation.adapters.base_files import Shape, base_shapes
 from fedwinnow.curation.adapters.peft_folder import write_folder
-from fedwinnow.curation.adapters.peft_reader import PREFIX, read_config, why_unreadable
+from fedwinnow.curation.adapters.peft_keys import PREFIX, module_name
+from fedwinnow.curation.adapters.peft_reader import read_config, why_unreadable
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
 
@@ -34,9 +36,7 @@ READ = frozenset(
 """Keys of the configuration that are read, or do not say what a weight is; any other must be
 empty."""
 KIND = "SHIRA"
-Shape = tuple[int, int]
 _INDICES, _VALUES, _WEIGHT = ".shira_indices", ".shira_weight", ".weight"
-_MATRIX = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,11 @@ def _arrays(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
                 if kind is None:
                     message = f"{folder}: {key} is no part of a sparse difference; save it without"
                     raise ModelError(message)
-                found[kind][key.removeprefix(PREFIX).removesuffix(kind)] = opened.get_tensor(key)
+                module = module_name(key).removesuffix(kind)
+                if module in found[kind]:
+                    message = f"{folder}: two keys come to {module}, one is {key}; save one adapter"
+                    raise ModelError(message)
+                found[kind][module] = opened.get_tensor(key)
     except (OSError, SafetensorError) as error:
         raise why_unreadable(path, error) from error
     odd = sorted(set(found[_INDICES]) ^ set(found[_VALUES]))
@@ -125,7 +129,10 @@ def shapes_of(opened: Sequence[StoredEntries], base: Path | None = None) -> dict
     Raises:
         ModelError: folders contradict each other or the base, or do not determine a shape.
     """
-    known = _base_shapes(base) if base is not None else {}
+    known = base_shapes(base) if base is not None else {}
+    if base is not None and not known:
+        message = f"--base {base}: expected a model folder with *.safetensors, found no weights"
+        raise ModelError(message)
     return {
         module: _shape_of(module, [one for one in opened if module in one.sums], known)
         for module in sorted({name for one in opened for name in one.sums})
@@ -152,25 +159,6 @@ def _shape_of(module: str, opened: Sequence[StoredEntries], known: Mapping[str, 
         f"{columns}); give --base the folder of the base model that these belong to"
     )
     raise ModelError(message)
-
-
-def _base_shapes(folder: Path) -> dict[str, Shape]:
-    """Return module → shape of its weight, from the headers of a model's files."""
-    found: dict[str, Shape] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118 - no mapping
-                    shape = tuple(opened.get_slice(key).get_shape())
-                    if key.endswith(_WEIGHT) and len(shape) == _MATRIX:
-                        found[key.removesuffix(_WEIGHT)] = (shape[0], shape[1])
-        except (OSError, SafetensorError) as error:
-            message = f"{path}: expected the weights of the base model ({error})"
-            raise ModelError(message) from error
-    if not found:
-        message = f"--base {folder}: expected a model folder with *.safetensors, found no weights"
-        raise ModelError(message)
-    return found
 
 
 def sparse_adapter(

@@ -3,11 +3,14 @@
 Each field is followed by one line with its unit and range, as in ``curation/config/run.py``.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from fedwinnow.curation.config.prompt_template import template_columns
 from fedwinnow.curation.config.strict_toml import OMIT_DEFAULT, require_setting
+from fedwinnow.curation.errors import ConfigError
 
 LEAST = 8
 """Fewest tokens of a sample or batch that still hold a prompt and a response."""
@@ -89,6 +92,13 @@ class TeacherSection:
     """"4bit" loads it with bitsandbytes (CUDA only)."""
 
 
+ALL_LINEAR = "all-linear"
+"""The word of ``adapter.targets`` for every linear layer but the output head."""
+DEFAULT_TARGETS = ("q_proj", "v_proj")
+MOST_REPEATS = 4
+"""Most repeated parts of ``adapter.target_regex``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSection:
     """The LoRA adapter that every site trains."""
@@ -101,8 +111,14 @@ class AdapterSection:
     """Use s = alpha / √r instead."""
     dropout: float = 0.0
     """Share of adapter inputs dropped in training, in [0, 1)."""
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """Last name parts of the linear layers that get an adapter."""
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+    """Last name parts of the linear layers that get one; ["all-linear"]: all but the head."""
+    target_regex: str = field(default="", metadata=OMIT_DEFAULT)
+    """Regular expression of their whole names, in place of ``targets``; "" for none."""
+    layers: tuple[int, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    """Numbers of the transformer layers that get an adapter, from 0; empty: all."""
+    exclude: tuple[str, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    """Last name parts of linear layers that get none, whatever the others say."""
 
     def __post_init__(self) -> None:
         require_setting("adapter.rank", self.rank, self.rank >= 1, "at least 1")
@@ -111,6 +127,54 @@ class AdapterSection:
         require_setting(
             "adapter.targets", self.targets, len(self.targets) > 0, "at least one layer name"
         )
+        require_setting(
+            "adapter.targets",
+            self.targets,
+            ALL_LINEAR not in self.targets or len(self.targets) == 1,
+            f"layer names, or [{ALL_LINEAR!r}] alone",
+        )
+        require_setting(
+            "adapter.targets",
+            self.targets,
+            not self.target_regex or self.targets == DEFAULT_TARGETS,
+            "nothing beside adapter.target_regex, which takes its place",
+        )
+        require_setting(
+            "adapter.layers", self.layers, min(self.layers, default=0) >= 0, "numbers from 0"
+        )
+        _check_regex(self.target_regex)
+
+    def chooses_names(self) -> bool:
+        """Return whether modules are chosen by more than the last parts of their names."""
+        chosen = bool(self.target_regex or self.layers or self.exclude)
+        return chosen or self.targets == (ALL_LINEAR,)
+
+    def names_of(self, modules: Sequence[str]) -> tuple[str, ...]:
+        """Return what names the adapted modules in PEFT's configuration: ends, or full names."""
+        return tuple(modules) if self.chooses_names() else self.targets
+
+
+def _check_regex(regex: str) -> None:
+    """Refuse a text that is no regular expression, or one whose matching may take for ever.
+
+    A coordinator sends it and every site matches it: so no group is repeated, and few parts are.
+
+    Raises:
+        ConfigError: naming ``adapter.target_regex``.
+    """
+    try:
+        re.compile(regex)
+    except re.error as error:
+        message = f"adapter.target_regex = {regex!r} is no regular expression: {error}"
+        raise ConfigError(message) from error
+    bare = re.sub(r"\\.", "", regex)
+    repeats = len(re.findall(r"[*+{]", bare))
+    require_setting(
+        "adapter.target_regex",
+        regex,
+        repeats <= MOST_REPEATS and not re.search(r"\)[*+{]", bare),
+        f"at most {MOST_REPEATS} repeats (*, +, {{}}) and none of a group, so that matching ends",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

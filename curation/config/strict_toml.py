@@ -188,7 +188,13 @@ def _apply(tree: dict[str, Any], override: str, form: str) -> None:
         raise ConfigError(message)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.strip()[:1] in {'"', "'"}:
+            message = (
+                f"--set {override!r}: {text} is no text of TOML ({error}); a text with backslashes "
+                "stands in single quotes"
+            )
+            raise ConfigError(message) from error
         value = text  # a bare word is a string
     *sections, last = key.strip().split(".")
     node: Any = tree
@@ -222,7 +228,7 @@ def _value(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - one branch
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise _wrong(key, "a list", value)
+            raise _wrong(key, f"a list, such as [{value!r}]", value)
         (item, *_) = typing.get_args(hint)
         return tuple(_value(v, item, f"{key}.{i}") for i, v in enumerate(value))
     if origin is dict:

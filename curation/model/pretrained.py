@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection, TeacherSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.model.adapter_targets import target_modules
 from fedwinnow.curation.model.lora_model import (
     NAME,
     LoadedModel,
@@ -113,28 +114,20 @@ def _attach(base: Any, adapter: AdapterSection, called: str) -> tuple[Any, str]:
     Raises:
         ModelError: an adapter target is no linear layer of the base.
     """
-    linear = sorted(
-        {name.rsplit(".", 1)[-1] for name, part in base.named_modules() if _is_linear(part)}
-    )
-    absent = [target for target in adapter.targets if target not in linear]
-    if absent:
-        message = (
-            f"adapter.targets: {', '.join(absent)} are no linear layers of {called}; "
-            f"it has {', '.join(linear)}"
-        )
-        raise ModelError(message)
+    targets = target_modules(base, adapter, called)
     found = _frozen(base)
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # PEFT divides it, a float serves
         lora_dropout=adapter.dropout,
         use_rslora=adapter.rslora,
-        target_modules=list(adapter.targets),
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers renamed
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # PEFT sets it by the layer
         return get_peft_model(base, config), found
 
 
@@ -331,7 +324,3 @@ class _quiet:  # noqa: N801 - used as a word
     def __exit__(self, *_: object) -> None:
         if self.shown:
             transformers.utils.logging.enable_progress_bar()
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear) or "Linear" in type(module).__name__

@@ -72,7 +72,8 @@ def merge(
     """Merge LoRA adapters of one base into one; ranks, scales and modules may differ.
 
     The rule takes for the adapter before training the A and the scale of the largest rank of each
-    module, with B = 0; a module that an adapter lacks counts as its zero update.
+    module, with B = 0; a module that an adapter lacks counts as its zero update. The result has the
+    number format that holds every adapter's numbers exactly, whatever their order.
 
     Args:
         adapters: Name → adapter.
@@ -85,7 +86,8 @@ def merge(
 
     Raises:
         ConfigError: there is no adapter, or weights are not those of the adapters.
-        ModelError: adapters are of different bases, or differ in a module's outputs or inputs.
+        ModelError: adapters are of different bases, differ in a module's outputs or inputs, or one
+            has no module in common with another.
         PluginError: the rule is unknown, needs a setting, or merges sparse differences.
         IncompatibleAdapterError: the rule cannot merge these.
         EmptySelectionError: all weights are 0.

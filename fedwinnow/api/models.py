@@ -38,7 +38,8 @@ def load_model(
         rank: Rank of the attached adapter, at least 1; not read for a ``PeftModel``, nor are the
             next two and the seed.
         alpha: Numerator of its scale alpha / rank, above 0.
-        targets: Last name parts of the linear layers that get it.
+        targets: Last name parts of the linear layers that get it, or "all-linear": every one but
+            the output head.
         dtype: Number format of a base that is loaded by name.
         gguf_file: File name of a GGUF inside the folder or hub repository; "" for none.
         seed: Of the attached adapter, at least 0.
@@ -53,7 +54,8 @@ def load_model(
             another task), or comes without its tokenizer.
         ConfigError: ``rank`` or ``alpha`` is out of range.
     """
-    adapter = AdapterSection(rank=rank, alpha=alpha, targets=tuple(targets))
+    ends = (targets,) if isinstance(targets, str) else tuple(targets)
+    adapter = AdapterSection(rank=rank, alpha=alpha, targets=ends)
     named = isinstance(model, str | Path)
     if named == (tokenizer is not None):
         message = (

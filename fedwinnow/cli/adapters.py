@@ -1,7 +1,7 @@
 """Merge and compare PEFT adapters on disk: ``fedwinnow merge``, ``diff`` and ``remerge``."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +37,11 @@ def merge(
         typer.Option("--set", help="A setting of the rule: key=value; may be given often."),
     ] = None,
     base: Annotated[
-        str, typer.Option(help="Name or folder of the base model, where the folders differ in it.")
+        str,
+        typer.Option(
+            help="Name of the base model, where the folders differ in it; its local folder, where "
+            "they name its modules differently."
+        ),
     ] = "",
     *,
     as_json: AsJson = False,
@@ -62,12 +66,18 @@ def diff(
     picture: Annotated[
         Path | None, typer.Option(help="Draw layers by modules into this SVG file.")
     ] = None,
+    base: Annotated[
+        str,
+        typer.Option(help="Local folder of the base model, where its modules have two names."),
+    ] = "",
     *,
     as_json: AsJson = False,
 ) -> None:
     """Compare two PEFT adapters: norms, angles, and the energy outside a common rank, by layer."""
     from fedwinnow.curation.adapters.comparison import compare  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.adapters.module_names import common_spelling  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.adapters.peft_reader import check_finite, open_adapter  # noqa: PLC0415 - torch loads here
+    from fedwinnow.server.adapter_tools.folder_checks import check_copies  # noqa: PLC0415 - torch loads here
 
     if len(folders) != 2:  # noqa: PLR2004 - a difference has two sides
         message = f"diff: expected two adapter folders, got {len(folders)}; give A and B"
@@ -75,10 +85,13 @@ def diff(
     if picture is not None and picture.suffix != ".svg":
         message = f"--picture {picture}: expected a name that ends with .svg"
         raise ConfigError(message)
-    first, second = (open_adapter(folder, base="base") for folder in folders)
+    opened = [open_adapter(folder, base="base") for folder in folders]
+    (first, second), renamed = common_spelling(opened, base)
     for one in (first, second):
         check_finite(one)
+    check_copies({str(one.folder): one for one in (first, second)})
     _warn_of_bases(first, second)
+    _tell_of_names(renamed)
     try:
         found = compare(first.adapter, second.adapter, rank=rank)
     except IncompatibleAdapterError as error:
@@ -137,6 +150,13 @@ def _warn_of_bases(*opened: "StoredAdapter") -> None:
         )  # fmt: skip
 
 
+def _tell_of_names(renamed: Mapping[str, str]) -> None:
+    """Say on stderr whose module names were changed to those of the base's files."""
+    for folder, change in renamed.items():
+        words = f"{folder}: module names changed to those of the base's files, such as {change}"
+        Console(stderr=True).print(words, markup=False, highlight=False, soft_wrap=True)
+
+
 def _show_merge(found: "FolderMerge") -> None:
     table = Table("adapter", "weight", "‖ΔW‖", "rank", "modules", title=f"Merged by {found.rule}")
     for part in found.parts:
@@ -155,7 +175,10 @@ def _show_merge(found: "FolderMerge") -> None:
         costs.add_row(name, f"{value:.4g}")
     if found.saved:
         costs.add_row("modules_to_save, averaged with the same weights", ", ".join(found.saved))
+    if found.copied:
+        costs.add_row("the base's own weights beside factors, copied", ", ".join(found.copied))
     console.print(costs)
+    _tell_of_names(found.renamed)
     console.print(f"adapter  {found.out}", soft_wrap=True, markup=False, highlight=False)
 
 

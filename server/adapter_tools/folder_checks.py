@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from fedwinnow.curation.adapters.peft_reader import StoredAdapter
 from fedwinnow.curation.errors import ConfigError, ModelError, OutputError, RunError
 
-ALIKE = ("fan_in_fan_out", "task_type", "modules_to_save")
+LAYOUT = "fan_in_fan_out"
+ALIKE = (LAYOUT, "task_type", "modules_to_save")
 """Keys of PEFT's configuration that must agree in all folders, as the result has one of each."""
 
 
@@ -75,7 +76,7 @@ def base_name(configs: Mapping[str, Mapping[str, Any]], base: str) -> str:
 
 
 def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
-    """Refuse folders that differ in a key of ``ALIKE``, or in the shapes of their whole modules.
+    """Refuse folders that differ in a key of ``ALIKE``, in ties, or in shapes of whole modules.
 
     Raises:
         ModelError: two folders differ.
@@ -84,6 +85,8 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
     for folder, other in rest:
         for key in ALIKE:
             mine, theirs = (c.config.get(key) or None for c in (one, other))
+            if key == LAYOUT and not (key in one.config and key in other.config):
+                continue  # a run's own folders leave it to PEFT, which sets it by the layer
             if key == "modules_to_save":  # a list in any order
                 mine, theirs = (sorted(found) if found else None for found in (mine, theirs))
             if mine != theirs:
@@ -102,6 +105,78 @@ def check_alike(opened: Mapping[str, StoredAdapter]) -> None:
             raise ModelError(message)
 
 
+def check_vocabulary(opened: Mapping[str, StoredAdapter]) -> dict[str, str]:
+    """Return head → embedding of all folders' tied factors; refuse unlike kinds and ties.
+
+    Raises:
+        ModelError: a module is an embedding in one folder and a linear layer in another, or it is
+            tied in one alone of those that change it.
+    """
+    embeddings = {module: folder for folder, one in opened.items() for module in one.embeddings}
+    tied = {head: (e, folder) for folder, one in opened.items() for head, e in one.tied.items()}
+    for folder, one in opened.items():
+        for module in sorted(one.shapes):
+            if module in embeddings and module not in one.embeddings:
+                message = (
+                    f"{folder}: {module} is a linear layer, and an embedding in "
+                    f"{embeddings[module]}; merge adapters of one base"
+                )
+                raise ModelError(message)
+        for head, (embedding, first) in tied.items():
+            if {head, embedding} & set(one.shapes) and one.tied.get(head) != embedding:
+                message = (
+                    f"{folder}: expected ensure_weight_tying = true with factors of {head} and "
+                    f"{embedding} alike, as in {first}; merge adapters that were trained alike in "
+                    "this"
+                )
+                raise ModelError(message)
+    return {head: embedding for head, (embedding, _) in tied.items()}
+
+
+def check_copies(opened: Mapping[str, StoredAdapter]) -> None:
+    """Refuse folders whose copies of the base's own weights are not of one base.
+
+    Beside a LoRA on the embedding or the head, PEFT saves the base's whole weight. A folder without
+    that LoRA has no copy and is of the same base by its name; a vocabulary that was changed in one
+    folder alone is refused. Copies in two number formats agree where the wider rounds to the other.
+
+    Raises:
+        ModelError: naming two folders and the parameter.
+    """
+    for key in sorted({key for one in opened.values() for key in one.copies}):
+        holders = {folder: one for folder, one in opened.items() if key in one.copies}
+        (first, one), *rest = holders.items()
+        module = key.rpartition(".")[0]
+        beside = all(module in held.adapter.a for held in holders.values())
+        lacking = [folder for folder in opened if folder not in holders]
+        if lacking and not beside:
+            message = (
+                f"{lacking[0]}: lacks {key}, which {first} holds whole, untrained: its base has "
+                "another vocabulary; save both with save_embedding_layers = True, or neither"
+            )
+            raise ModelError(message)
+        for folder, other in rest:
+            if not _round_alike(one.copies[key], other.copies[key]):
+                message = (
+                    f"{folder}: its copy of the base's {key} is another than that of {first}, and "
+                    "neither names it in modules_to_save; merge adapters of one base, or name it "
+                    "there where it was trained"
+                )
+                raise ModelError(message)
+
+
+def _round_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two arrays are equal in the narrower of their number formats."""
+    if one.shape != other.shape:
+        return False
+    if one.dtype == other.dtype:
+        return torch.equal(one, other)
+    if not (one.is_floating_point() and other.is_floating_point()):
+        return False
+    narrow = min(one.dtype, other.dtype, key=lambda kind: (kind.itemsize, -torch.finfo(kind).eps))
+    return torch.equal(one.to(narrow), other.to(narrow))
+
+
 def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
     """Refuse folders whose A differ, for a rule that averages B alone.
 
@@ -111,7 +186,8 @@ def check_shared_a(opened: Mapping[str, StoredAdapter], rule: str) -> None:
     (first, one), *rest = opened.items()
     for folder, other in rest:
         for module in sorted(set(one.shapes) & set(other.shapes)):
-            if not torch.equal(one.adapter.a[module], other.adapter.a[module]):
+            mine, theirs = one.adapter.a[module], other.adapter.a[module]
+            if mine.dtype != theirs.dtype or not torch.equal(mine, theirs):
                 message = (
                     f"--rule {rule} needs folders with one lora_A, bit for bit; {folder} has "
                     f"another than {first} in module {module}; choose --rule core_svd or stack"
@@ -159,3 +235,7 @@ class FolderMerge:
     """Figures that the rule reports, by name."""
     saved: tuple[str, ...]
     """Parameters of ``modules_to_save``, averaged."""
+    copied: tuple[str, ...] = ()
+    """Parameters of the base that folders hold untrained, all alike; copied."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Folder → one of its module names, as it was and as the base's files have it."""

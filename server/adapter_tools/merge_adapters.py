@@ -2,15 +2,19 @@
 
 Every rule sees what a federation's server would: the adapters, and a previous adapter that changes
 nothing. That one has, in each module, A and the scale of the adapter with the largest rank there,
-and B = 0. A module that an adapter lacks counts as a zero update of that adapter.
+and B = 0. A module that an adapter lacks counts as a zero update of that adapter. All factors, and
+so the result, have the one number format that holds those of every adapter exactly
+(``torch.promote_types``: float32 where bfloat16 meets float16), whatever their order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import TypeAlias
 
 import torch
 
 from fedwinnow.curation.adapters.checks import check_adapter
+from fedwinnow.curation.adapters.module_names import check_common_modules
 from fedwinnow.curation.adapters.peft_reader import LazyFactor
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ConfigError, ModelError
@@ -32,7 +36,8 @@ def merge_adapters(
 
     Raises:
         ConfigError: there is no adapter, or weights are not those of the adapters.
-        ModelError: adapters are of different bases, or differ in a module's outputs or inputs.
+        ModelError: adapters are of different bases, differ in a module's outputs or inputs, or one
+            has no module in common with another.
         IncompatibleAdapterError: an adapter is not whole, or the rule cannot merge these.
         EmptySelectionError: all weights are 0.
         NonFiniteError: a factor or a weight is NaN or infinite.
@@ -54,6 +59,7 @@ def merge_adapters(
             "load them with base= where it has two names"
         )
         raise ModelError(message)
+    check_common_modules({name: one.modules for name, one in adapters.items()})
     shapes = {
         name: {m: (len(one.b[m]), len(one.a[m]), one.a[m].shape[1]) for m in one.modules}
         for name, one in adapters.items()
@@ -69,8 +75,15 @@ def merge_widened(
     Raises:
         RunError: the rule cannot merge these.
     """
-    full = {name: widened(one, sizes) for name, one in adapters.items()}
-    return merging(full, weights, unchanged(adapters, sizes))
+    factors = (f for one in adapters.values() for m in one.a for f in (one.a[m], one.b[m]))
+    kind = common_format(factors)
+    full = {name: widened(one, sizes, kind) for name, one in adapters.items()}
+    return merging(full, weights, unchanged(full, sizes))
+
+
+def common_format(arrays: Iterable[torch.Tensor]) -> torch.dtype:
+    """Return the narrowest number format that holds the values of all arrays exactly."""
+    return reduce(torch.promote_types, (one.dtype for one in arrays))
 
 
 def sizes_of(shapes: Mapping[str, Mapping[str, tuple[int, int, int]]]) -> Sizes:
@@ -97,13 +110,20 @@ def sizes_of(shapes: Mapping[str, Mapping[str, tuple[int, int, int]]]) -> Sizes:
     return sizes
 
 
-def widened(own: Adapter, sizes: Sizes) -> Adapter:
-    """Return an adapter with a zero pair of rank 1 in each module that it lacks."""
+def widened(own: Adapter, sizes: Sizes, kind: torch.dtype) -> Adapter:
+    """Return an adapter in ``kind``, with a zero pair of rank 1 in each module that it lacks."""
     modules = sorted(sizes)
+
+    def a(m: str) -> torch.Tensor:
+        return own.a[m].to(kind) if m in own.a else torch.zeros(1, sizes[m][1], dtype=kind)
+
+    def b(m: str) -> torch.Tensor:
+        return own.b[m].to(kind) if m in own.b else torch.zeros(sizes[m][0], 1, dtype=kind)
+
     return Adapter(
         base=own.base,
-        a=LazyFactor(modules, lambda m: own.a[m] if m in own.a else torch.zeros(1, sizes[m][1])),
-        b=LazyFactor(modules, lambda m: own.b[m] if m in own.b else torch.zeros(sizes[m][0], 1)),
+        a=LazyFactor(modules, a),
+        b=LazyFactor(modules, b),
         scales={module: own.scales.get(module, 1.0) for module in modules},
     )
 

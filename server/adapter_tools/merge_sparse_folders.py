@@ -5,11 +5,14 @@ A rule gets the folders' entries and, as the adapter before training, a differen
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from fedwinnow.curation.adapters import sparse
+from fedwinnow.curation.adapters.module_names import changed_names, check_common_modules
 from fedwinnow.curation.adapters.shira_folder import (
     StoredEntries,
     export_sparse,
@@ -25,7 +28,10 @@ from fedwinnow.server.adapter_tools.folder_checks import (
     base_name,
     reword_for_folders,
 )
+from fedwinnow.server.adapter_tools.merge_adapters import common_format
 from fedwinnow.strategies.interfaces.merging import SparseMerging
+
+T = TypeVar("T")
 
 
 def sum_folders(
@@ -49,6 +55,7 @@ def sum_folders(
     opened = {folder: open_entries(Path(folder)) for folder in shares}
     name = base_name({folder: one.config for folder, one in opened.items()}, base)
     task = _task(opened)
+    opened, renamed = _spelt(opened, base)
     local = Path(name) if name and Path(name).is_dir() else None
     shapes = shapes_of(list(opened.values()), local)
     adapters = {folder: sparse_adapter(one, shapes) for folder, one in opened.items()}
@@ -81,7 +88,35 @@ def sum_folders(
         error=apart / target if target > 0 else None,
         report=dict(merged.report),
         saved=(),
+        renamed=renamed,
     )
+
+
+def _spelt(
+    opened: Mapping[str, StoredEntries], base: str
+) -> tuple[dict[str, StoredEntries], dict[str, str]]:
+    """Return the folders with one name for every module, and whose names were changed."""
+    modules = {folder: tuple(one.sums) for folder, one in opened.items()}
+    bases = [base, *(str(o.config.get("base_model_name_or_path") or "") for o in opened.values())]
+    names = changed_names(modules, bases)
+
+    def spelt(values: Mapping[str, T]) -> dict[str, T]:
+        return {names.get(name, name): value for name, value in values.items()}
+
+    found = {
+        folder: replace(
+            one, places=spelt(one.places), values=spelt(one.values), sums=spelt(one.sums)
+        )
+        for folder, one in opened.items()
+    }
+    check_common_modules({folder: tuple(one.sums) for folder, one in found.items()})
+    changed = {
+        folder: f"{name} → {names[name]}"
+        for folder, own in modules.items()
+        for name in own
+        if names.get(name, name) != name
+    }
+    return found, changed
 
 
 def _task(opened: Mapping[str, StoredEntries]) -> str | None:
@@ -95,13 +130,16 @@ def _task(opened: Mapping[str, StoredEntries]) -> str | None:
 
 
 def _nothing(adapters: Mapping[str, SparseAdapter]) -> SparseAdapter:
-    """Return a difference without entries for every parameter that a folder has."""
+    """Return a difference without entries for every parameter that a folder has.
+
+    Its number format, which the result has, holds the values of every folder exactly.
+    """
     shapes = {name: shape for one in adapters.values() for name, shape in one.shapes.items()}
-    values = {name: value for one in adapters.values() for name, value in one.values.items()}
+    kind = common_format(value for one in adapters.values() for value in one.values.values())
     return SparseAdapter(
         base="",
         indices={name: torch.zeros(0, dtype=torch.int64) for name in shapes},
-        values={name: values[name].new_zeros(0) for name in shapes},
+        values={name: torch.zeros(0, dtype=kind) for name in shapes},
         shapes=shapes,
     )
 

@@ -142,7 +142,7 @@ def write_remerged(found: RemergeResult, out: Path, config: RunConfig) -> None:
         found.adapter,
         out,
         base_name=config.model.name,
-        target_modules=config.adapter.targets,
+        target_modules=config.adapter.names_of(found.adapter.modules),
         dropout=config.adapter.dropout,
     )
     about = {

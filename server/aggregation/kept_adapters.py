@@ -115,6 +115,6 @@ def _export(adapter: Adapter, folder: Path, config: RunConfig) -> None:
         adapter,
         folder,
         base_name=config.model.name,
-        target_modules=config.adapter.targets,
+        target_modules=config.adapter.names_of(adapter.modules),
         dropout=config.adapter.dropout,
     )

@@ -64,7 +64,7 @@ def _export(adapter: Adapter, config: RunConfig, store: RunFolder) -> RecordedAd
         adapter,
         store.folder / "adapter",
         base_name=config.model.name,
-        target_modules=config.adapter.targets,
+        target_modules=config.adapter.names_of(adapter.modules),
         dropout=config.adapter.dropout,
     )
     ranks = [int(factor.shape[0]) for factor in adapter.a.values()]

@@ -87,6 +87,13 @@ def test_merge_is_the_merge_of_the_folders(tmp_path, rule):
     assert merged.adapter.base == "base"
 
 
+def test_merge_of_nothing_in_common_is_refused():
+    """Edge: adapters of other modules would each be shrunk to its share; the name is said."""
+    apart = {"a": adapter(1, modules=("q_proj",)), "b": adapter(2, modules=("v_proj",))}
+    with pytest.raises(fw.errors.ModelError, match="a: changes no module that another"):
+        fw.merge(apart)
+
+
 def test_merge_takes_a_rule_with_settings():
     """A built rule is used as it is; without weights all count alike."""
     adapters = {"a": adapter(1), "b": adapter(2)}

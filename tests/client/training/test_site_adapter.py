@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedwinnow.client.training.site_adapter import (
     check_shared_factor,
     check_site_part,
+    check_site_targets,
     cut_to_site,
     untrained_modules,
 )
@@ -110,6 +111,20 @@ def test_own_part_beyond_the_runs_is_a_named_error(own, key):
     """A rank above the run's, or a layer that it has not, names the key and the site."""
     with pytest.raises(ConfigError, match=key):
         check_site_part(own, AdapterSection(rank=8, targets=("q_proj", "v_proj")))
+
+
+@pytest.mark.parametrize(
+    "agreed", [AdapterSection(targets=("all-linear",)), AdapterSection(target_regex=r".*q_proj")]
+)
+def test_own_layers_are_held_to_the_adapter_where_names_do_not_choose(agreed):
+    """Law: under all-linear or an expression the modules of the adapter itself decide."""
+    own = site(targets=("v_proj", "lm_head"))
+    check_site_part(own, agreed)
+    with pytest.raises(
+        ConfigError, match=r"sites\.targets .*no lm_head; choose from q_proj, v_proj"
+    ):
+        check_site_targets(own, make(1))
+    check_site_targets(site(targets=("v_proj",)), make(1))
 
 
 @pytest.mark.parametrize("frozen", ["a", "b"])

@@ -79,7 +79,7 @@ def write(folder, text):
         ('title = "x"\nshare = nan', ["share: expected a number, got nan"]),
         ('title = "x"\non = 1', ["on: expected true or false, got 1"]),
         ('title = "x"\ninner = 3', ["inner: expected a table, got 3"]),
-        ('title = "x"\nparts = "a"', ["parts: expected a list, got 'a'"]),
+        ('title = "x"\nparts = "a"', ["parts: expected a list, such as ['a'], got 'a'"]),
         ('title = "x"\nparts = ["a"]', ["parts.0: expected a table"]),
         ('title = "x"\n[inner]\nsizes = [1, "b"]', ["inner.sizes.1: expected a whole number"]),
         ('title = "x"\n[inner]\nmode = "wild"', ["inner.mode: expected one of 'slow', 'fast'"]),
@@ -161,6 +161,7 @@ def test_settings_override_wins_over_the_file(tmp_path, override, key, value):
         ("parts.1.name=b", "'1' is not a section"),
         ("parts.x.name=b", "'x' is not a section"),
         ("parts.0=b", "names no key"),
+        ('title=".*\\.x"', "is no text of TOML.*single quotes"),
         ("count=many", "count: expected a whole number, got 'many'"),
     ],
 )
