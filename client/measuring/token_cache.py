@@ -14,6 +14,7 @@ folder of the run, never leaves the silo, and is removed when the run closes.
 """
 
 import hashlib
+import json
 import logging
 import shutil
 import zlib
@@ -30,16 +31,27 @@ from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.tokenization import BLOCK, Encoding, prompt_tokens
+from fedwinnow.curation.model.answer_spans import Span
+from fedwinnow.curation.model.tokenization import BLOCK, Encoding, encode_sample
 from fedwinnow.curation.versions import versions
 
 logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_DTYPES = {"crc32": "uint32", "spans": "int64", "tokens": "int32"}
-"""Arrays of a file: checksum of the others; for each sample where its tokens end, its response
-starts and its body ends; the tokens of all samples, one after another."""
+_NAMED = 5
+"""Most rows that a warning names."""
+
+_DTYPES = {
+    "crc32": "uint32",
+    "earlier": "int64",
+    "refusals": "uint8",
+    "spans": "int64",
+    "tokens": "int32",
+}
+"""Arrays of a file: checksum of the others; the earlier answers that are learnt, each as sample,
+begin, end of body and end; why the chat template refuses samples, as JSON; for each sample where its
+tokens end, its response starts and its body ends; the tokens of all samples, one after another."""
 
 
 def cached_encodings(
@@ -47,13 +59,32 @@ def cached_encodings(
 ) -> list[Encoding]:
     """Return the tokens of every sample, as ``encode`` does; from disk where they are cached.
 
-    Samples are read block by block, and only their tokens are held.
+    Samples are read block by block, and only their tokens are held. A warning counts the samples
+    that the chat template refuses, and names the first.
 
     Raises:
-        ModelError: the chat template refuses a sample's turns.
+        ModelError: the chat template refuses the system prompt.
         OutputError: a block cannot be written.
     """
-    return [encoding for block in _blocks(samples) for encoding in _block(loaded, block, options)]
+    found = [encoding for block in _blocks(samples) for encoding in _block(loaded, block, options)]
+    tell_refusals(samples, found)
+    return found
+
+
+def tell_refusals(samples: Iterable[Sample], encodings: Sequence[Encoding]) -> None:
+    """Log which rows the chat template refuses, and why it does the first; nothing where none."""
+    places = [place for place, one in enumerate(encodings) if one.refusal]
+    if not places:
+        return
+    rows = getattr(samples, "rows", None)  # samples of a file know their rows in it
+    named = [str((place if rows is None else rows[place]) + 1) for place in places[:_NAMED]]
+    logger.warning(
+        "%s: the model's chat template refuses %d of %d samples (%s %s%s), which are left out; "
+        "the first: %s",
+        getattr(samples, "source", "samples"), len(places), len(encodings),
+        "sample" if rows is None else "row", ", ".join(named),
+        " …" if len(places) > _NAMED else "", encodings[places[0]].refusal,
+    )  # fmt: skip
 
 
 def remove_tokens(folder: Path) -> None:
@@ -92,9 +123,11 @@ def _block(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -
 
 def _name(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -> str:
     """Return a hash of all that the block's tokens depend on, as 32 hexadecimal digits."""
-    now = prompt_tokens(loaded.tokenizer, Sample(id="", prompt="?", response=""), "")
+    probe = Sample(id="", prompt="?", response="!")
+    now = encode_sample(loaded.tokenizer, probe, max_length=10**6, chat=loaded.chat)
     digest = hashlib.sha256()
-    made = (loaded.vocabulary, str(now), str(sorted(versions().items())), str(options.max_length))
+    software = str(sorted(versions().items()))
+    made = (loaded.vocabulary, str(now.tokens.tolist()), software, str(options.max_length))
     for text in (*made, options.system_prompt, *(text for one in block for text in _texts(one))):
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
@@ -111,17 +144,25 @@ def _texts(sample: Sample) -> Iterator[str]:
 
 
 def _bytes(encodings: Sequence[Encoding]) -> bytes:
-    """Return the tokens and spans of a block as a safetensors file."""
+    """Return the tokens, spans and refusals of a block as a safetensors file."""
     ends = np.cumsum([len(one.tokens) for one in encodings])
     starts_and_bodies = [(one.response_start, one.body_end) for one in encodings]
-    spans = np.column_stack([ends, np.array(starts_and_bodies)]).astype(np.int64, order="C")
-    tokens = np.concatenate([one.tokens for one in encodings]).astype(np.int32)
-    checksum = np.array([_checksum(spans, tokens)], dtype=np.uint32)
-    return save({"crc32": checksum, "spans": spans, "tokens": tokens})
+    earlier = [(row, *span) for row, one in enumerate(encodings) for span in one.earlier]
+    refusals = {row: one.refusal for row, one in enumerate(encodings) if one.refusal}
+    arrays = {
+        "earlier": np.array(earlier, dtype=np.int64).reshape(len(earlier), 4),
+        "refusals": np.frombuffer(json.dumps(refusals).encode(), dtype=np.uint8),
+        "spans": np.column_stack([ends, np.array(starts_and_bodies)]).astype(np.int64, order="C"),
+        "tokens": np.concatenate([one.tokens for one in encodings]).astype(np.int32),
+    }
+    return save({"crc32": np.array([_checksum(arrays)], dtype=np.uint32), **arrays})
 
 
-def _checksum(spans: Array, tokens: Array) -> int:
-    return zlib.crc32(tokens.data, zlib.crc32(spans.data))
+def _checksum(arrays: Mapping[str, Array]) -> int:
+    found = 0
+    for name in sorted(_DTYPES.keys() - {"crc32"}):
+        found = zlib.crc32(arrays[name].tobytes(), found)
+    return found
 
 
 def _read(file: Path, samples: int) -> list[Encoding] | None:
@@ -136,9 +177,19 @@ def _read(file: Path, samples: int) -> list[Encoding] | None:
         return None
     spans, tokens = arrays["spans"].tolist(), arrays["tokens"]
     begins = [0, *(end for end, _, _ in spans[:-1])]
+    earlier: dict[int, list[Span]] = {}
+    for row, *span in arrays["earlier"].tolist():
+        earlier.setdefault(row, []).append(Span(*span))
+    refusals = json.loads(arrays["refusals"].tobytes())
     return [
-        Encoding(tokens=tokens[begin:end], response_start=start, body_end=body)
-        for begin, (end, start, body) in zip(begins, spans, strict=True)
+        Encoding(
+            tokens=tokens[begin:end],
+            response_start=start,
+            body_end=body,
+            earlier=tuple(earlier.get(row, ())),
+            refusal=refusals.get(str(row), ""),
+        )
+        for row, (begin, (end, start, body)) in enumerate(zip(begins, spans, strict=True))
     ]
 
 
@@ -152,5 +203,6 @@ def _arrays(data: bytes, samples: int) -> Mapping[str, Array] | None:
         return None
     if arrays["spans"].shape != (samples, 3) or arrays["crc32"].shape != (1,):
         return None
-    same = arrays["crc32"][0] == _checksum(arrays["spans"], arrays["tokens"])
-    return arrays if same else None
+    if arrays["earlier"].shape[1:] != (4,):
+        return None
+    return arrays if arrays["crc32"][0] == _checksum(arrays) else None
