@@ -10,6 +10,7 @@ with <|eot_id|>, a ChatML model with <|im_end|>, whatever their EOS is.
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from typing import Any
 
 from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 """One turn as a chat template reads it."""
@@ -135,9 +138,14 @@ class ChatFormat:
             exchange = [{"role": "system", "content": system_prompt}, *_exchange()]
             why = ""
             try:
-                self.plain.render(exchange)
+                written = system_prompt.strip() in self.plain.render(exchange)
             except TemplateRefusal as refusal:
-                why = str(refusal)
+                why, written = str(refusal), True
+            if not written:  # some templates write it only before a question that is the last turn
+                logger.warning(
+                    "model.system_prompt: the model's chat template leaves it out of a "
+                    "conversation that ends with an answer, so samples are learnt without it"
+                )
             self._system[system_prompt] = why
         if why := self._system[system_prompt]:
             message = (

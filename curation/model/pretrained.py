@@ -297,7 +297,8 @@ def generate(
                 attention_mask=torch.ones_like(tokens),
                 generation_config=config,
             )
-            new = made[0, tokens.shape[1] :]
+            new = made[0, tokens.shape[1] :].tolist()
+            new = new[: min((new.index(one) for one in stop if one in new), default=len(new))]
             answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
     return tuple(answers)
 
