@@ -110,7 +110,9 @@ class ChatFormat:
         """
         plain, with_tools = _dialects(tokenizer)
         texts = _special_tokens(tokenizer) | (frozenset() if plain is None else plain.markers)
-        longest = sorted((text for text in texts if len(text) > 1), key=lambda one: (-len(one), one))
+        longest = sorted(
+            (text for text in texts if len(text) > 1), key=lambda one: (-len(one), one)
+        )
         unknown = getattr(tokenizer, "unk_token", None)
         return cls(
             tokenizer=tokenizer,

@@ -221,14 +221,23 @@ def _without_template(turns: Sequence[Message], tools: Sequence[Any], *, every: 
 
 
 def _plain_rendering(turns: Sequence[Message], tools: Sequence[Any]) -> str:
-    lines = [json.dumps(list(tools), ensure_ascii=False), *map(_plain_turn, turns)] if tools else map(_plain_turn, turns)
+    lines = (
+        [json.dumps(list(tools), ensure_ascii=False), *map(_plain_turn, turns)]
+        if tools
+        else map(_plain_turn, turns)
+    )
     return "".join(f"{line}\n" for line in lines) or "\n"
 
 
 def _plain_turn(turn: Message) -> str:
     """Return what a turn holds: its text, and whatever stands beside it as JSON below."""
     beside = {name: value for name, value in turn.items() if name not in {"role", "content"}}
-    return "\n".join([turn["content"], *([json.dumps(beside, ensure_ascii=False, sort_keys=True)] if beside else [])])
+    return "\n".join(
+        [
+            turn["content"],
+            *([json.dumps(beside, ensure_ascii=False, sort_keys=True)] if beside else []),
+        ]
+    )
 
 
 def _refused(tokenizer: Any, why: TemplateRefusal) -> Encoding:  # noqa: ANN401 - see encode_sample

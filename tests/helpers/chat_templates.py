@@ -6,9 +6,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-CORPUS = (
-    "What is 2 plus 3? It is 5. The answer is yes, no. <tool_call> {'name': 'find'} \n\n user assistant"
-)
+CORPUS = "What is 2 plus 3? It is 5. The answer is yes, no. <tool_call> {'name': 'find'} \n\n user assistant"
 TOOL_JSON = "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}"
 
 CHATML = (

@@ -21,7 +21,9 @@ CALL = json.dumps(
     {"tool_calls": [{"type": "function", "function": {"name": "find", "arguments": '{"at": "é"}'}}]}
 )
 WORDS = st.lists(
-    st.sampled_from(["yes", " no", "2", "+", "\n", "  ", "\t", "🙂", "é", "日本", "<", "|", ">", "."]),
+    st.sampled_from(
+        ["yes", " no", "2", "+", "\n", "  ", "\t", "🙂", "é", "日本", "<", "|", ">", "."]
+    ),
     max_size=5,
 ).map("".join)
 
@@ -39,7 +41,10 @@ def conversations(draw, family):
 
     def exchange():
         called = [Turn("assistant", "", CALL), Turn("tool", draw(content))]
-        return [*(called if tools and draw(st.booleans()) else []), Turn("assistant", draw(content))]
+        return [
+            *(called if tools and draw(st.booleans()) else []),
+            Turn("assistant", draw(content)),
+        ]
 
     history = [Turn("system", draw(content))] if family.system and draw(st.booleans()) else []
     for _ in range(draw(st.integers(0, 2))):
@@ -114,7 +119,10 @@ def written(chat, tokens):
 def with_contents(sample, contents):
     """The sample with other contents."""
     before = len(sample.history)
-    turns = [turn._replace(content=text) for turn, text in zip(sample.conversation, contents, strict=True)]
+    turns = [
+        turn._replace(content=text)
+        for turn, text in zip(sample.conversation, contents, strict=True)
+    ]
     return Sample(
         id="s",
         history=tuple(turns[:before]),
