@@ -4,6 +4,7 @@ Built alike at every site from the agreed terms; opened lazily, so that texts st
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -39,8 +40,15 @@ class SiteData:
     anchors_hash: str
 
 
-def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
+def open_site_data(
+    config: SiteConfig, terms: RunTerms, control: re.Pattern[str] | None = None
+) -> SiteData:
     """Open and gate a site's data, and split the anchors.
+
+    Args:
+        config: The site's own settings.
+        terms: The run's.
+        control: Matches a control token of the tokenizer; None where there is no tokenizer.
 
     Raises:
         DataError: a file or column is missing or malformed, or nothing passes the gate.
@@ -50,7 +58,7 @@ def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
     split = split_by(terms.anchors, anchors, terms.run.seed)
     rows = calibration_by(terms.anchors, split, terms.run.seed)
     everything = open_samples(site.data, site.columns, domain=site.domain)
-    gated = apply_gates(everything, anchors, site.gate)
+    gated = apply_gates(everything, anchors, site.gate, control)
     if not gated.kept:
         message = (
             f"{site.data}: none of {len(everything)} samples passes the gate of site {site.name}; "
@@ -69,6 +77,13 @@ def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
     dropped = len(gated.reasons)
     told = logger.warning if dropped and config.simulation else logger.info
     told("site %s: of %d samples the gate drops %d", site.name, len(everything), dropped)
+    if gated.control_tokens:
+        logger.warning(
+            "site %s: %d of %d samples spell a control token of the tokenizer; %s "
+            "(gate.control_tokens = %r)", site.name, gated.control_tokens, len(everything),
+            "it is encoded as text" if site.gate.control_tokens == "text" else "they are left out",
+            site.gate.control_tokens,
+        )  # fmt: skip
     return SiteData(
         samples=everything.subset(chosen),
         own_holdout=everything.subset(held),

@@ -2,8 +2,8 @@
 
     unconditional_i = ℓ(y_i | ∅)        contrast_ij = ℓ(y_i | q′_j),  q′_j ≠ q_i public, same domain
 
-The prompt is all that stands before the first body that is learnt. The other prompts of a response are drawn by a hash of the sample's id, so that they are the same in
-every run, order and process.
+The prompt is all that stands before the first body that is learnt. The other prompts of a response
+are drawn by a hash of the sample's id, so that they are the same in every run, order and process.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -30,8 +30,8 @@ from safetensors.numpy import load, save
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.answer_spans import Span
+from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.tokenization import BLOCK, Encoding, encode_sample
 from fedwinnow.curation.versions import versions
 
@@ -50,8 +50,9 @@ _DTYPES = {
     "tokens": "int32",
 }
 """Arrays of a file: checksum of the others; the earlier answers that are learnt, each as sample,
-begin, end of body and end; why the chat template refuses samples, as JSON; for each sample where its
-tokens end, its response starts and its body ends; the tokens of all samples, one after another."""
+begin, end of body and end; why the chat template refuses samples, as JSON; for each sample where
+its tokens end, its response starts and its body ends; the tokens of all samples, one after
+another."""
 
 
 def cached_encodings(
@@ -149,7 +150,7 @@ def _bytes(encodings: Sequence[Encoding]) -> bytes:
     starts_and_bodies = [(one.response_start, one.body_end) for one in encodings]
     earlier = [(row, *span) for row, one in enumerate(encodings) for span in one.earlier]
     refusals = {row: one.refusal for row, one in enumerate(encodings) if one.refusal}
-    arrays = {
+    arrays: dict[str, Array] = {
         "earlier": np.array(earlier, dtype=np.int64).reshape(len(earlier), 4),
         "refusals": np.frombuffer(json.dumps(refusals).encode(), dtype=np.uint8),
         "spans": np.column_stack([ends, np.array(starts_and_bodies)]).astype(np.int64, order="C"),

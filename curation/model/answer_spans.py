@@ -121,8 +121,8 @@ def _departure(
     mark = unused_character([text, *texts_in(list(messages)), *texts_in(list(tools))])
     marked = {**messages[place], "content": mark}
     other = dialect.render([*messages[:place], marked, *messages[place + 1 :]], tools)
-    begin = len(os.path.commonprefix([text, other]))
-    after = len(os.path.commonprefix([text[begin:][::-1], other[begin:][::-1]]))
+    begin = _common_prefix(text, other)
+    after = _common_prefix(text[begin:][::-1], other[begin:][::-1])
     return begin, len(text) - after
 
 
@@ -149,3 +149,8 @@ def _earlier_answer(
         return Span(begin, after, after)
     body_end = text.find(dialect.end, after)
     return None if body_end < 0 else Span(begin, body_end, body_end + len(dialect.end))
+
+
+def _common_prefix(one: str, other: str) -> int:
+    """Return how many characters two texts have in common at their beginning."""
+    return len(os.path.commonprefix([one, other]))  # noqa: RUF071 - of texts, not of paths

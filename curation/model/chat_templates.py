@@ -184,6 +184,21 @@ def texts_in(value: object) -> Iterator[str]:
             yield from texts_in(inner)
 
 
+def spelt_control_token(sample: Sample, control: re.Pattern[str]) -> str:
+    """Return the first control token that a sample's texts spell, "" where they spell none."""
+    found = (control.search(text) for text in _sample_texts(sample))
+    return next((one[0] for one in found if one), "")
+
+
+def _sample_texts(sample: Sample) -> Iterator[str]:
+    for turn in sample.conversation:
+        yield turn.content
+        if turn.details:
+            yield from texts_in(json.loads(turn.details))
+    if sample.tools:
+        yield from texts_in(json.loads(sample.tools))
+
+
 def unused_character(texts: Sequence[str]) -> str:
     """Return a private-use character that none of the texts holds.
 

@@ -6,7 +6,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-CORPUS = "What is 2 plus 3? It is 5. The answer is yes, no. <tool_call> {'name': 'find'} \n\n user assistant"
+CORPUS = "What is 2 plus 3? It is 5. The answer is yes, no. <tool_call> {'name': 'find'} \n\n user"
 TOOL_JSON = "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}"
 
 CHATML = (
@@ -30,7 +30,8 @@ LLAMA2 = (
 )
 LLAMA3 = (
     "{% for m in messages %}{% set c = '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n'"
-    " + m['content'] | trim + '<|eot_id|>' %}{{ (bos_token if loop.first else '') + c }}{% endfor %}"
+    " + m['content'] | trim + '<|eot_id|>' %}{{ (bos_token if loop.first else '') + c }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 LLAMA31 = (
@@ -85,8 +86,9 @@ QWEN25 = (
     "{% if m.content %}{{ '\n' + m.content }}{% endif %}"
     '{% for c in m.tool_calls %}\n<tool_call>\n{"name": "{{ c.function.name }}", "arguments": '
     "{{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n"
-    "{% elif m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response>"
-    "<|im_end|>\n{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}"
+    "{% elif m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}\n"
+    "</tool_response><|im_end|>\n"
+    "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 QWEN3 = (
@@ -133,7 +135,8 @@ DEEPSEEK = (
 )
 PARTS = (
     "{% for m in messages %}<|im_start|>{{ m.role | capitalize }}:{% for p in m.content %}"
-    "{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>Assistant:{% endif %}"
 )
 

@@ -248,10 +248,10 @@ def test_tokens_that_no_template_takes_leave_no_file(tiny_model, tmp_path):
 
 
 def test_refusals_and_earlier_answers_come_back_from_the_disk(tiny_model, tmp_path, caplog):
-    """Equivalence: what is read again is what was made, and each reading tells of the rows that
-    the template refuses, by number and reason."""
+    """Equivalence: what is read again is what was made, refused rows and their reason too."""
     tiny_model.tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.content == 'bad' %}{{ raise_exception('no bad') }}{% endif %}"
+        "{% for m in messages %}{% if m.content == 'bad' %}"
+        "{{ raise_exception('no bad') }}{% endif %}"
         "<{{ m.role[0] }}>{{ m.content }}</s>{% endfor %}"
     )
     tiny_model.__dict__.pop("chat", None)

@@ -63,8 +63,10 @@ def test_encoding_is_the_template_text(tokenizer):
 
 
 def test_encoding_body_is_the_same_under_any_prompt(tokenizer):
-    """Law: where no token straddles the border, the body's tokens do not depend on prompt,
-    history or system prompt. (Under other prompts they are spliced, not made again.)"""
+    """Law: where no token straddles its border, a body's tokens do not depend on what is before.
+
+    Under other prompts they are spliced in any case, not made again.
+    """
     bodies = set()
     for sample, system in ((one("", "yes"), ""), (one("p q", "yes"), "s"), (one("\n", "yes"), "")):
         found = encode_sample(tokenizer, sample, max_length=96, system_prompt=system)
@@ -107,8 +109,7 @@ def test_encoding_of_an_empty_response_has_no_target(tokenizer):
     [("</s>\\n", "</s>"), (".!</s>\\n", ".!</s>"), ("\\n", "</s>"), (None, "</s>")],
 )
 def test_end_of_turn_stops_at_the_templates_first_added_token(bare, after, end):
-    """Law: what a template writes after the end of turn is no target; where it writes no token
-    after an answer, or there is no template, the EOS ends it."""
+    """Law: the first added token after an answer ends its turn; where there is none, the EOS."""
     if after is not None:
         bare.chat_template = (
             "{% for m in messages %}{{ m['role'] }}: {{ m['content'] + '"
@@ -174,8 +175,7 @@ def test_prompt_is_never_empty():
 
 
 def test_template_that_refuses_a_system_turn_is_named(bare):
-    """Law: a refused system prompt is an error that names the setting; a row's own system turn
-    costs that row alone, with the reason."""
+    """Law: a refused system prompt is an error; a row's own system turn costs that row alone."""
     bare.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'system' %}"
         "{{ raise_exception('System role not supported') }}{% endif %}{{ m['content'] }}</s>"
@@ -222,8 +222,7 @@ def test_named_templates_serve_as_transformers_chooses_them(bare):
 
 
 def test_every_answer_is_learnt_where_asked(tokenizer):
-    """Law: train_on "all" puts the earlier answers, cut at the front as the prompt is, into the
-    targets, and leaves tokens and response alone."""
+    """Law: train_on "all" adds the earlier answers to the targets and changes nothing else."""
     sample = one("why?", "so.", history=(Turn("user", "ab"), Turn("assistant", "cdef")))
     last = encode_sample(tokenizer, sample, max_length=96)
     both = encode_sample(tokenizer, replace(sample, train_on="all"), max_length=96)
@@ -241,7 +240,8 @@ def test_every_answer_is_learnt_where_asked(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("name", "learnt"), [("qwen-3", "<think>\nhm\n</think>\n\nyes<|im_end|>"), ("r1", "\n\nyes<|eos|>")]
+    ("name", "learnt"),
+    [("qwen-3", "<think>\nhm\n</think>\n\nyes<|im_end|>"), ("r1", "\n\nyes<|eos|>")],
 )
 def test_thoughts_are_learnt_as_the_template_writes_them(name, learnt):
     """Law: the template decides whether a thought stays; the prompt is what comes before it."""
@@ -251,7 +251,5 @@ def test_thoughts_are_learnt_as_the_template_writes_them(name, learnt):
     encoding = encode_sample(family, replace(sample, train_on="all"), max_length=200)
     assert text_of(family, encoding.tokens[encoding.response_start :]) == learnt
     (earlier,) = encoding.earlier
-    assert (
-        text_of(family, encoding.tokens[earlier.begin : earlier.end])
-        == learnt[-len(learnt.split("\n")[-1]) :]
-    )
+    answer = text_of(family, encoding.tokens[earlier.begin : earlier.end])
+    assert answer == learnt.removeprefix("<think>\nhm\n</think>\n\n")
