@@ -5,8 +5,9 @@ prompt and body is the body's. The end of turn begins with the first token that 
 its first character.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from fedwinnow.curation.model.answer_spans import Rendering, Span
@@ -49,60 +50,72 @@ def _closed(chat: ChatFormat, rendering: Rendering, found: Tokenized) -> Tokeniz
 
 
 def _with_offsets(chat: ChatFormat, rendering: Rendering, mark: str, encoding: Any) -> Tokenized:  # noqa: ANN401 - tokenizers has no types
-    """Find the spans' tokens by the tokenizer's offsets."""
-    if not mark and rendering.text:
-        spans = [_quick_span(chat, rendering.text, span, encoding) for span in rendering.spans]
-        if None not in spans:
-            return Tokenized(encoding.ids, tuple(span for span in spans if span is not None))
-    ids = encoding.ids
-    begins, ends = _borders(encoding.offsets)
-    if mark:
-        covered = [mark in rendering.text[b:e] for b, e in zip(begins, ends, strict=True)]
-        kept = [i for i, cover in enumerate(covered) if not cover]
-        alone = all(ends[i] - begins[i] == 1 for i, cover in enumerate(covered) if cover)
-        ids = [ids[i] for i in kept]
-        begins, ends = [begins[i] for i in kept], [ends[i] for i in kept]
-        written = sum(1 for _ in chat.control.finditer(rendering.text))
-        if not alone or sum(token in chat.control_ids for token in ids) != written:
-            return _in_regions(chat, rendering, mark)
-    spans_found = []
-    for span in rendering.spans:
-        begin = bisect_left(ends, span.begin + 1)
-        body_end = max(begin, bisect_left(begins, span.body_end))
-        end = max(body_end, bisect_left(begins, span.end))
-        if body_end > begin and ends[body_end - 1] > span.body_end:
-            body_end -= ids[body_end - 1] in chat.control_ids
-        spans_found.append(Span(begin, body_end, end))
-    return Tokenized(ids, tuple(spans_found))
+    """Find the spans' tokens by the tokenizer's offsets, and leave the mark's tokens out."""
+    places = _Places(chat, rendering.text, encoding)
+    spans = [
+        Span(places.after(begin), places.since(body_end), places.since(end))
+        for begin, body_end, end in rendering.spans
+    ]
+    spans = [Span(begin, max(b, begin), max(e, b, begin)) for begin, b, e in spans]
+    if not mark:
+        return Tokenized(encoding.ids, tuple(spans))
+    covered = places.covered_by(mark)
+    kept = [token for i, token in enumerate(encoding.ids) if i not in covered]
+    written = sum(1 for _ in chat.control.finditer(rendering.text))
+    if not covered or sum(token in chat.control_ids for token in kept) != written:
+        return _in_regions(chat, rendering, mark)
+    before = [0, *accumulate(i not in covered for i in range(len(encoding.ids)))]
+    return Tokenized(kept, tuple(Span(*(before[place] for place in span)) for span in spans))
 
 
-def _quick_span(chat: ChatFormat, text: str, span: Span, encoding: Any) -> Span | None:  # noqa: ANN401 - see _with_offsets
-    """Return a span's tokens by look-ups; None where a character has no token of its own."""
-    places = (span.begin, span.body_end, max(span.body_end, 1) - 1, max(span.end, 1) - 1)
-    number = len(encoding.ids)
-    tokens = [encoding.char_to_token(p) if p < len(text) else number for p in places]
-    if None in tokens:
-        return None
-    begin, body_end, before, last = tokens
-    if span.begin == span.body_end:
-        body_end = begin
-    elif body_end == before and encoding.ids[before] not in chat.control_ids:
-        body_end += 1  # the token holds characters of the body too
-    end = last + 1 if span.end > span.body_end else body_end
-    return Span(begin, body_end, max(end, body_end))
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Tokens of a text by the places of its characters.
 
-
-def _borders(offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """Return where tokens begin and end; white space that offsets leave out goes to the next one.
-
-    The tokens of one character of several bytes share its place.
+    A token's first character is the one after the token before it: white space that offsets leave
+    out belongs to the token that follows. The tokens of one character of several bytes share it.
     """
-    begins, ends, reached = list[int](), list[int](), 0
-    for begin, end in offsets:
-        begins.append(min(begin, reached))
-        ends.append(max(end, reached))
-        reached = ends[-1]
-    return begins, ends
+
+    chat: ChatFormat
+    text: str
+    encoding: Any
+
+    def after(self, place: int) -> int:
+        """Return the first token that ends after a place."""
+        found = (self.encoding.char_to_token(p) for p in range(place, len(self.text)))
+        token = next((one for one in found if one is not None), len(self.encoding.ids))
+        while token > 0 and self.encoding.token_to_chars(token - 1)[1] > place:
+            token -= 1
+        return int(token)
+
+    def since(self, place: int) -> int:
+        """Return the first token that begins at or after a place, or is a control token there.
+
+        A control token may take white space before it along.
+        """
+        token = self.after(place)
+        if token in {0, len(self.encoding.ids)}:
+            return token
+        ends = self.encoding.token_to_chars(token - 1)[1]
+        straddles = min(self.encoding.token_to_chars(token)[0], ends) < place
+        return token + (straddles and self.encoding.ids[token] not in self.chat.control_ids)
+
+    def covered_by(self, mark: str) -> frozenset[int]:
+        """Return the tokens of a character; none where a token holds more than it."""
+        covered = set[int]()
+        place = self.text.find(mark)
+        while place >= 0:
+            token = self.after(place)
+            while token < len(self.encoding.ids):
+                begin, end = self.encoding.token_to_chars(token)
+                if begin > place:
+                    break
+                if (begin, end) != (place, place + 1):
+                    return frozenset()
+                covered.add(token)
+                token += 1
+            place = self.text.find(mark, place + 1)
+        return frozenset(covered)
 
 
 def _in_regions(chat: ChatFormat, rendering: Rendering, mark: str) -> Tokenized:

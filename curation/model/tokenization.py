@@ -36,6 +36,8 @@ from fedwinnow.curation.model.text_tokens import Tokenized, tokenize
 
 BLOCK = 1024
 """Samples whose texts are tokenised in one call."""
+_BARE = 2
+"""Keys of a turn that holds nothing beside role and content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +186,12 @@ def _defused(
     chat: ChatFormat, turns: list[Message], tools: list[Any]
 ) -> tuple[list[Message], list[Any], str]:
     """Part every text that spells a control token by an unused character; return that too."""
-    texts = [*texts_in(turns), *texts_in(tools)]
+    texts = [
+        text
+        for turn in turns
+        for text in ((turn["content"],) if len(turn) == _BARE else texts_in(turn))
+    ]
+    texts.extend(texts_in(tools))
     if not any(map(chat.control.search, texts)):
         return turns, tools, ""
     mark = unused_character(texts)

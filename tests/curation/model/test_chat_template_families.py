@@ -33,7 +33,7 @@ def texts(controls):
 
 @st.composite
 def conversations(draw, family):
-    """What a sample of the family holds: several turns, tools, an empty system turn, control tokens."""
+    """What a sample holds: several turns, tools, an empty system turn, control tokens."""
     content = texts([family.eos, family.end.strip(), *family.special])
     tools = family.tools and draw(st.booleans())
 
