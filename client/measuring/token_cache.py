@@ -19,6 +19,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.model.answer_spans import Span
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.tokenization import BLOCK, Encoding, encode_sample
+from fedwinnow.curation.model.tokenization import BLOCK, Encoding, encode_samples
 from fedwinnow.curation.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -124,11 +125,15 @@ def _block(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -
 
 def _name(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -> str:
     """Return a hash of all that the block's tokens depend on, as 32 hexadecimal digits."""
-    probe = Sample(id="", prompt="?", response="!")
-    now = encode_sample(loaded.tokenizer, probe, max_length=10**6, chat=loaded.chat)
+    plain = Sample(id="", prompt="?", response="!")
+    probes = (plain, replace(plain, tools="[]"))  # a tokenizer may have a template for tools
+    now = [
+        found.tokens.tolist()
+        for found in encode_samples(loaded.tokenizer, probes, max_length=10**6, chat=loaded.chat)
+    ]
     digest = hashlib.sha256()
     software = str(sorted(versions().items()))
-    made = (loaded.vocabulary, str(now.tokens.tolist()), software, str(options.max_length))
+    made = (loaded.vocabulary, str(now), software, str(options.max_length))
     for text in (*made, options.system_prompt, *(text for one in block for text in _texts(one))):
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
