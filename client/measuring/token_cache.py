@@ -40,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_NAMED = 5
-"""Most rows that a warning names."""
-
 _DTYPES = {
     "crc32": "uint32",
     "earlier": "int64",
@@ -62,31 +59,25 @@ def cached_encodings(
     """Return the tokens of every sample, as ``encode`` does; from disk where they are cached.
 
     Samples are read block by block, and only their tokens are held. A warning counts the samples
-    that the chat template refuses, and names the first.
+    that the chat template refuses, and says why it does the first.
 
     Raises:
         ModelError: the chat template refuses the system prompt.
         OutputError: a block cannot be written.
     """
     found = [encoding for block in _blocks(samples) for encoding in _block(loaded, block, options)]
-    tell_refusals(samples, found)
+    _tell_refusals(found)
     return found
 
 
-def tell_refusals(samples: Iterable[Sample], encodings: Sequence[Encoding]) -> None:
-    """Log which rows the chat template refuses, and why it does the first; nothing where none."""
-    places = [place for place, one in enumerate(encodings) if one.refusal]
-    if not places:
-        return
-    rows = getattr(samples, "rows", None)  # samples of a file know their rows in it
-    named = [str((place if rows is None else rows[place]) + 1) for place in places[:_NAMED]]
-    logger.warning(
-        "%s: the model's chat template refuses %d of %d samples (%s %s%s), which are left out; "
-        "the first: %s",
-        getattr(samples, "source", "samples"), len(places), len(encodings),
-        "sample" if rows is None else "row", ", ".join(named),
-        " …" if len(places) > _NAMED else "", encodings[places[0]].refusal,
-    )  # fmt: skip
+def _tell_refusals(encodings: Sequence[Encoding]) -> None:
+    """Log how many samples the chat template refuses, and why it does the first."""
+    why = [one.refusal for one in encodings if one.refusal]
+    if why:
+        logger.warning(
+            "the model's chat template refuses %d of %d samples; the first: %s",
+            len(why), len(encodings), why[0],
+        )  # fmt: skip
 
 
 def remove_tokens(folder: Path) -> None:

@@ -47,7 +47,7 @@ def positions(model: torch.nn.Module) -> int:
     Rotary and ALiBi models compute positions and have none.
     """
     tables = [
-        part.num_embeddings
+        part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
         for name, part in model.named_modules()
         if isinstance(part, torch.nn.Embedding) and name.rpartition(".")[2] in _TABLES
     ]
@@ -60,7 +60,7 @@ def positions(model: torch.nn.Module) -> int:
         return 0
     config = getattr(model, "config", None)
     said = getattr(config, "max_position_embeddings", None) or min(tables)
-    return min(*tables, int(said))  # OPT's table has two rows more than positions
+    return min(*tables, int(said))  # OPT's table has two rows more, RoBERTa counts from its padding
 
 
 def check_positions(most: int, max_length: int, what: str = "model.name") -> None:

@@ -109,7 +109,8 @@ def test_a_row_that_the_template_refuses_costs_itself_alone(
     assert [i for i, row in enumerate(rows) if row["score"] is None] == [1, 3]
     assert rows[1]["reason"] == "spells the tokenizer's control token '</s>'"
     assert rows[3]["reason"] == "refused by the chat template"
-    assert "data.jsonl: the model's chat template refuses 1 of 11 samples (row 4)" in caplog.text
+    assert "refuses 1 of 11 samples, which are left out (rows of" in caplog.text
+    assert f"{tmp_path / 'data.jsonl'}: 4)" in caplog.text
     assert "1 of 12 samples spell a control token" in caplog.text
 
 

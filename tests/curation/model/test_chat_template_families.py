@@ -157,6 +157,43 @@ def check_spans(name, tokenizer, sample, found):
     assert mask is None or set(mask) == places
 
 
+class Slow:
+    """A family's tokenizer without offsets."""
+
+    is_fast = False
+
+    def __init__(self, fast) -> None:
+        self.fast = fast
+
+    def __getattr__(self, name) -> object:
+        return getattr(self.fast, name)
+
+    def __call__(self, text, **options) -> dict:
+        """The tokens."""
+        return self.fast(text, **options)
+
+    def __len__(self) -> int:
+        return len(self.fast)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_tokenizer_without_offsets_gives_the_same_texts(name):
+    """Law: prompt, bodies and ends are texts as with offsets, control tokens in texts included."""
+    family, fast = FAMILIES[name], family_tokenizer(name)
+    turns = (Turn("user", f"a {family.eos} b"), Turn("assistant", "yes"))
+    sample = Sample(id="s", history=turns, prompt="é?", response="🙂 no", train_on="all")
+    one, other = (encode_sample(t, sample, max_length=999) for t in (fast, Slow(fast)))
+    assert len(one.earlier) == len(other.earlier) == 1
+    for spans in zip([*one.targets, *one.bodies], [*other.targets, *other.bodies], strict=True):
+        texts = [
+            decoded(fast, e.tokens[slice(*s)]) for e, s in zip((one, other), spans, strict=True)
+        ]
+        assert texts[0] == texts[1]
+    chat = ChatFormat.of(fast)
+    assert decoded(fast, one.tokens) == decoded(fast, other.tokens)
+    assert written(chat, one.tokens) == written(chat, other.tokens)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_generation_stops_at_the_templates_end_of_turn(name):
     """A model that says "yes", the end that it was taught, and "no" answers "yes"."""

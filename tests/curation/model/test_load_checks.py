@@ -29,12 +29,19 @@ def gptj():
     return tf.GPTJForCausalLM(tf.GPTJConfig(n_positions=40, **sizes))
 
 
+def roberta():
+    sizes = {"intermediate_size": 8, "vocab_size": 400, "is_decoder": True}
+    return tf.RobertaForCausalLM(tf.RobertaConfig(max_position_embeddings=42, **SMALL, **sizes))
+
+
 def llama(rows=400):
     sizes = {"intermediate_size": 8, "vocab_size": rows, "bos_token_id": None, "eos_token_id": None}
     return tf.LlamaForCausalLM(tf.LlamaConfig(max_position_embeddings=40, **SMALL, **sizes))
 
 
-@pytest.mark.parametrize(("make", "most"), [(gpt2, 40), (opt, 40), (gptj, 40), (llama, 0)])
+@pytest.mark.parametrize(
+    ("make", "most"), [(gpt2, 40), (opt, 40), (gptj, 40), (roberta, 40), (llama, 0)]
+)
 def test_positions_are_those_that_a_pass_can_reach(make, most):
     """Oracle: a pass of so many tokens runs; one token more ends in an index error, if any."""
     import torch
@@ -42,10 +49,10 @@ def test_positions_are_those_that_a_pass_can_reach(make, most):
     model = make().eval()
     assert positions(model) == most
     with torch.no_grad():
-        model(input_ids=torch.zeros(1, 40, dtype=torch.int64))
+        model(input_ids=torch.full((1, 40), 7, dtype=torch.int64))
         if most:
             with pytest.raises((IndexError, RuntimeError)):
-                model(input_ids=torch.zeros(1, 43, dtype=torch.int64))
+                model(input_ids=torch.full((1, 43), 7, dtype=torch.int64))
 
 
 @pytest.fixture

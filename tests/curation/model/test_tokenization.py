@@ -27,6 +27,11 @@ def tokenizer(tiny_model_folder):
     return AutoTokenizer.from_pretrained(tiny_model_folder)
 
 
+@pytest.fixture(scope="module")
+def chat(tokenizer):
+    return ChatFormat.of(tokenizer)
+
+
 @pytest.fixture
 def bare(tiny_model_folder):
     """A tokenizer of its own, to be changed; no chat template."""
@@ -76,10 +81,13 @@ def test_encoding_body_is_the_same_under_any_prompt(tokenizer):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(8, 48))
-def test_truncation_keeps_a_target_and_its_order(tokenizer, asked, answered, max_length):
+def test_truncation_keeps_a_target_and_its_order(tokenizer, chat, asked, answered, max_length):
     """Never too long; front of the prompt first, then the body's end and with it the end token."""
-    full = encode_sample(tokenizer, one("p" * asked, "r" * answered), max_length=1000)
-    cut = encode_sample(tokenizer, one("p" * asked, "r" * answered), max_length=max_length)
+    sample = one("p" * asked, "r" * answered)
+    full, cut = (
+        encode_sample(tokenizer, sample, max_length=length, chat=chat)
+        for length in (1000, max_length)
+    )
     before, body = full.response_start, full.body_end - full.response_start
     kept, kept_body = cut.response_start, cut.body_end - cut.response_start
     assert len(cut.tokens) <= max_length
