@@ -84,7 +84,8 @@ QWEN25 = (
     + "<|im_end|>\n{% endif %}{% for m in messages %}"
     "{% if m.role == 'assistant' and m.tool_calls %}<|im_start|>assistant"
     "{% if m.content %}{{ '\n' + m.content }}{% endif %}"
-    '{% for c in m.tool_calls %}\n<tool_call>\n{"name": "{{ c.function.name }}", "arguments": '
+    "{% for c in m.tool_calls %}{{ '\n<tool_call>\n' }}"
+    '{"name": "{{ c.function.name }}", "arguments": '
     "{{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n"
     "{% elif m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}\n"
     "</tool_response><|im_end|>\n"
@@ -102,7 +103,8 @@ QWEN3 = (
     "{% if loop.index0 > ns.last and (loop.last or thought) %}"
     "<|im_start|>assistant\n<think>\n{{ thought.strip('\n') }}\n</think>\n\n"
     "{{ content.lstrip('\n') }}{% else %}<|im_start|>assistant\n{{ content }}{% endif %}"
-    "{% for c in m.tool_calls or [] %}\n<tool_call>\n{{ c.function | tojson }}\n</tool_call>"
+    "{% for c in m.tool_calls or [] %}{{ '\n<tool_call>\n' }}"
+    "{{ c.function | tojson }}\n</tool_call>"
     "{% endfor %}<|im_end|>\n"
     "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -212,6 +214,13 @@ FAMILIES = {
         template=DEEPSEEK, special=(), eos="<|eos|>", bos="<|bos|>", end="<|eos|>",
     ),
     "named": _chatml(template={"default": CHATML, "tool_use": QWEN25}, tools=True),
+    "plain end": Family(
+        template=(
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{{ eos_token }}{% endfor %}"
+            "{% if add_generation_prompt %}assistant:{% endif %}"
+        ),
+        special=(), eos="<|eos|>", end="\n<|eos|>",
+    ),
     "content parts": Family(
         template=PARTS, special=("<|im_start|>", "<end_of_utterance>"), eos="<end_of_utterance>",
         end="<end_of_utterance>", parts=True,

@@ -152,6 +152,18 @@ def test_turns_without_a_template_lose_nothing(bare):
     assert text == '["t"]\np\na\n{"k": 1}\nr</s>'
 
 
+def test_a_token_across_a_border_counts_as_body():
+    """Law: the line break that ends the prompt and that which begins the answer are one token."""
+    family = family_tokenizer("chatml")
+    (both,) = family("\n\n", add_special_tokens=False)["input_ids"]
+    encoding = encode_sample(family, one("?", "\n\nyes"), max_length=99)
+    assert encoding.tokens[encoding.response_start] == both
+    assert text_of(family, encoding.tokens[: encoding.response_start]).endswith("assistant")
+    base = family_tokenizer("plain end")
+    encoding = encode_sample(base, one("?", "yes\n"), max_length=99)
+    assert text_of(base, encoding.tokens[encoding.body_end - 1 :]) == "\n\n<|eos|>"
+
+
 class BareTokenizer:
     """Tokenises letters, and an empty line to nothing."""
 
