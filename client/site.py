@@ -27,6 +27,8 @@ from fedwinnow.curation.errors import (
     OutputError,
     ProtocolError,
 )
+from fedwinnow.curation.model.chat_templates import ChatFormat
+from fedwinnow.curation.model.pretrained import load_tokenizer
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.header import PROTOCOL
 from fedwinnow.curation.protocol.messages import Reply, Request
@@ -129,11 +131,15 @@ class Site:
         model = replace(
             terms.model, name=self.config.model.name, gguf_file=self.config.model.gguf_file
         )
+        control = self.cache.keep(
+            ("control tokens", canonical_json(model)),
+            lambda: ChatFormat.of(load_tokenizer(model)).control,
+        )
         return SiteRun(
             config=self.config,
             terms=terms,
             folder=folder,
-            data=open_site_data(self.config, terms),
+            data=open_site_data(self.config, terms, control),
             model=model,
             cache=self.cache,
             plugins=plugins,

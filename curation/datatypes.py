@@ -87,6 +87,8 @@ class Status(enum.IntEnum):
     """No response token is left to compute a loss on."""
     NON_FINITE = 2
     """The model returned a NaN or an infinity for this sample."""
+    REFUSED = 3
+    """The model's chat template does not render this sample's turns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

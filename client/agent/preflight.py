@@ -14,15 +14,16 @@ from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary.disclosure import STAYS, describe_releases, why_all_refused
 from fedwinnow.client.boundary.guarded_site import site_key
 from fedwinnow.client.boundary.ledger_chain import file_of, verify_chain
-from fedwinnow.client.data.gate import apply_gates
-from fedwinnow.client.data.samples import data_hash, open_samples
+from fedwinnow.client.data.gate import GateResult, apply_gates
+from fedwinnow.client.data.samples import Samples, data_hash, open_samples
 from fedwinnow.client.data_files.sources import local_path
 from fedwinnow.client.signals.workers import WorkerModel, Workers
 from fedwinnow.curation.config.scoring import AdapterSection
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
+from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.pretrained import load_model as load_base
-from fedwinnow.curation.model.pretrained import load_teacher
+from fedwinnow.curation.model.pretrained import load_teacher, load_tokenizer
 from fedwinnow.curation.protocol.exchanges import EXCHANGES
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.phases import Phase
@@ -90,10 +91,7 @@ def check_site(config: SiteConfig, *, load_model: bool = True) -> SiteReport:
         )
         raise ConfigError(message)
     samples = open_samples(config.site.data, config.site.columns, domain=config.site.domain)
-    gated = apply_gates(samples, anchors, config.site.gate)
-    if not gated.kept:
-        message = f"{config.site.data}: none of {len(samples)} samples passes site.gate; look at it"
-        raise DataError(message)
+    gated = _gated(config, samples, anchors, with_tokenizer=load_model)
     facts: dict[str, Any] = {
         "site": config.site.name,
         "public_key": key.public.text,
@@ -135,6 +133,22 @@ def _counted_reasons(reasons: Iterable[str]) -> dict[str, int]:
     """Return how often the gate gave each reason, lengths apart."""
     plain = (re.sub(r"of \d+ characters ", "", reason) for reason in reasons)
     return dict(sorted(Counter(plain).items()))
+
+
+def _gated(
+    config: SiteConfig, samples: Samples, anchors: Samples, *, with_tokenizer: bool
+) -> GateResult:
+    """Gate the site's samples; the tokenizer's control tokens are known only with it.
+
+    Raises:
+        DataError: no sample passes.
+    """
+    control = ChatFormat.of(load_tokenizer(config.model)).control if with_tokenizer else None
+    gated = apply_gates(samples, anchors, config.site.gate, control)
+    if not gated.kept:
+        message = f"{config.site.data}: none of {len(samples)} samples passes site.gate; look at it"
+        raise DataError(message)
+    return gated
 
 
 def _try_workers(config: SiteConfig) -> int:

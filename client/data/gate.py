@@ -1,4 +1,4 @@
-"""Gate a silo's samples by labels, length, personal data, duplicates and overlap with anchors.
+"""Gate a silo's samples: labels, length, personal data, control tokens, duplicates, anchors.
 
 Two samples are near duplicates if their texts (turns, prompt and response together) are at least
 ``gate.near_duplicates`` similar in 5-word shingles, *and* prompt agrees with prompt and response
@@ -12,6 +12,7 @@ words or more alone. Such samples are dropped silently, and the reason stays at 
 would reveal what a silo holds.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from fedwinnow.client.data.minhash import (
 from fedwinnow.client.data.personal_data import Finder, finder
 from fedwinnow.curation.config.site import GateSection
 from fedwinnow.curation.datatypes import Sample
+from fedwinnow.curation.model.chat_templates import spelt_control_token
 
 LONG_RESPONSE = 8
 """Fewest words of a response that is compared with the anchors by itself."""
@@ -41,10 +43,15 @@ class GateResult:
 
     kept: tuple[int, ...]
     reasons: Mapping[int, str]
+    control_tokens: int = 0
+    """Samples whose text spells a control token of the tokenizer, kept or not."""
 
 
 def apply_gates(
-    samples: Sequence[Sample], anchors: Sequence[Sample], section: GateSection
+    samples: Sequence[Sample],
+    anchors: Sequence[Sample],
+    section: GateSection,
+    control: re.Pattern[str] | None = None,
 ) -> GateResult:
     """Apply a site's gates in the order of the data; of duplicates the first is kept.
 
@@ -52,6 +59,7 @@ def apply_gates(
         samples: The silo's data; read three times, texts are not kept.
         anchors: Public anchors.
         section: The site's own settings.
+        control: Matches a control token of the tokenizer; None where there is no tokenizer.
 
     Returns:
         Rows kept, and a reason for every other row.
@@ -67,11 +75,16 @@ def apply_gates(
     index = Index(threshold=threshold)
     seen: set[str] = set()
     kept: list[int] = []
+    spelling = 0
     reasons: dict[int, str] = {}
     for row, sample in enumerate(samples):
         keys = number_bands(known.keys[row])[useful[row]]
+        token = spelt_control_token(sample, control) if control else ""
+        spelling += bool(token)
         if reason := _own(sample, section, personal):
             reasons[row] = reason
+        elif token and section.control_tokens == "drop":
+            reasons[row] = f"spells the tokenizer's control token {token!r}"
         elif row in near_anchor:
             reasons[row] = "equals or nearly equals a public anchor"
         elif sample.id in seen:
@@ -85,7 +98,7 @@ def apply_gates(
             seen.add(sample.id)
             index.add(row, keys)
             kept.append(row)
-    return GateResult(kept=tuple(kept), reasons=reasons)
+    return GateResult(kept=tuple(kept), reasons=reasons, control_tokens=spelling)
 
 
 def _own(sample: Sample, section: GateSection, personal: Finder) -> str:

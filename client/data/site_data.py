@@ -4,6 +4,7 @@ Built alike at every site from the agreed terms; opened lazily, so that texts st
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -14,7 +15,7 @@ from fedwinnow.client.data.anchors import (
     calibration_by,
     split_by,
 )
-from fedwinnow.client.data.gate import apply_gates
+from fedwinnow.client.data.gate import GateResult, apply_gates
 from fedwinnow.client.data.samples import Samples, data_hash, open_samples
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import SiteConfig
@@ -39,8 +40,15 @@ class SiteData:
     anchors_hash: str
 
 
-def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
+def open_site_data(
+    config: SiteConfig, terms: RunTerms, control: re.Pattern[str] | None = None
+) -> SiteData:
     """Open and gate a site's data, and split the anchors.
+
+    Args:
+        config: The site's own settings.
+        terms: The run's.
+        control: Matches a control token of the tokenizer; None where there is no tokenizer.
 
     Raises:
         DataError: a file or column is missing or malformed, or nothing passes the gate.
@@ -50,7 +58,7 @@ def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
     split = split_by(terms.anchors, anchors, terms.run.seed)
     rows = calibration_by(terms.anchors, split, terms.run.seed)
     everything = open_samples(site.data, site.columns, domain=site.domain)
-    gated = apply_gates(everything, anchors, site.gate)
+    gated = apply_gates(everything, anchors, site.gate, control)
     if not gated.kept:
         message = (
             f"{site.data}: none of {len(everything)} samples passes the gate of site {site.name}; "
@@ -66,14 +74,7 @@ def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
     if not chosen:
         message = f"{site.data}: evaluation.own_holdout leaves no sample to train on; lower it"
         raise DataError(message)
-    dropped = len(gated.reasons)
-    told = logger.warning if dropped and config.simulation else logger.info
-    told("site %s: of %d samples the gate drops %d", site.name, len(everything), dropped)
-    logger.info("site %s reads %s", site.name, everything.reading)
-    for note in everything.notes:
-        logger.warning("site %s: %s", site.name, note)
-    for note in anchors.notes:
-        logger.info("site %s: anchors: %s", site.name, note)
+    _tell(config, everything, anchors, gated)
     return SiteData(
         samples=everything.subset(chosen),
         own_holdout=everything.subset(held),
@@ -82,6 +83,26 @@ def open_site_data(config: SiteConfig, terms: RunTerms) -> SiteData:
         rows=rows,
         anchors_hash=data_hash(anchors),
     )
+
+
+def _tell(config: SiteConfig, everything: Samples, anchors: Samples, gated: GateResult) -> None:
+    """Log how the data were read, what was not read, and what the gate found."""
+    name, treated = config.site.name, config.site.gate.control_tokens
+    dropped = len(gated.reasons)
+    told = logger.warning if dropped and config.simulation else logger.info
+    told("site %s: of %d samples the gate drops %d", name, len(everything), dropped)
+    logger.info("site %s reads %s", name, everything.reading)
+    for note in everything.notes:
+        logger.warning("site %s: %s", name, note)
+    for note in anchors.notes:
+        logger.info("site %s: anchors: %s", name, note)
+    if gated.control_tokens:
+        logger.warning(
+            "site %s: %d of %d samples spell a control token of the tokenizer; %s "
+            "(gate.control_tokens = %r)", name, gated.control_tokens, len(everything),
+            "it is encoded as text" if treated == "text" else "they are left out",
+            treated,
+        )  # fmt: skip
 
 
 def warm_up_samples(data: SiteData, site: str, sites: Sequence[str], seed: int) -> "ConcatSequence":

@@ -2,8 +2,8 @@
 
     unconditional_i = ℓ(y_i | ∅)        contrast_ij = ℓ(y_i | q′_j),  q′_j ≠ q_i public, same domain
 
-The other prompts of a response are drawn by a hash of the sample's id, so that they are the same in
-every run, order and process.
+The prompt is all that stands before the first body that is learnt. The other prompts of a response
+are drawn by a hash of the sample's id, so that they are the same in every run, order and process.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,8 @@ from jaxtyping import Float32, Int32
 from fedwinnow.client.measuring.batching import Places, run_in_batches
 from fedwinnow.client.measuring.pass_options import PassOptions, PassProgress
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.errors import DataError, ModelError
+from fedwinnow.curation.model.answer_spans import Span
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
@@ -37,16 +38,14 @@ class ContrastPrompts:
     def of(
         cls, loaded: LoadedModel, public: Sequence[Sample], options: PassOptions
     ) -> "ContrastPrompts":
-        """Encode the prompts of public samples."""
-        domains = {sample.domain for sample in public}
+        """Encode the prompts of public samples; leave out those that the chat template refuses."""
+        found = zip(public, _prompts(loaded, public, options), strict=True)
+        readable = [(sample, one) for sample, one in found if not one.refusal]
+        domains = {sample.domain for sample, _ in readable}
         return cls(
-            every=tuple(public),
-            by_domain={d: tuple(s for s in public if s.domain == d) for d in domains},
-            tokens=dict(
-                zip(
-                    (sample.id for sample in public), _prompts(loaded, public, options), strict=True
-                )
-            ),
+            every=tuple(sample for sample, _ in readable),
+            by_domain={d: tuple(s for s, _ in readable if s.domain == d) for d in domains},
+            tokens={sample.id: one.tokens[: one.response_start] for sample, one in readable},
         )
 
     def others(self, sample: Sample, number: int) -> list[Sample]:
@@ -77,7 +76,11 @@ class ContrastPrompts:
 def unconditional_losses(
     loaded: LoadedModel, encodings: Sequence[Encoding], options: PassOptions, progress: PassProgress
 ) -> Float32[np.ndarray, " samples"]:
-    """Return the mean body loss of each sample under an empty prompt, nats."""
+    """Return the mean body loss of each sample under an empty prompt, nats.
+
+    Raises:
+        ModelError: the chat template refuses an empty prompt.
+    """
     empty = prompt_tokens(loaded, Sample(id="", prompt="", response=""), options)
     return _under_prompts(loaded, [(e, empty) for e in encodings], options, progress)
 
@@ -107,17 +110,29 @@ def contrastive_losses(
 def prompt_tokens(
     loaded: LoadedModel, sample: Sample, options: PassOptions
 ) -> Int32[np.ndarray, " tokens"]:
-    """Return the tokens of a sample's prompt alone."""
-    return next(_prompts(loaded, [sample], options))
+    """Return the tokens of a sample's prompt alone.
+
+    Raises:
+        ModelError: the chat template refuses it.
+    """
+    found = next(_prompts(loaded, [sample], options))
+    if found.refusal:
+        message = (
+            f"model.name: the chat template refuses a prompt of {len(sample.prompt)} characters: "
+            f"{found.refusal}; choose a scorer without unconditional_loss"
+        )
+        raise ModelError(message)
+    return found.tokens[: found.response_start]
 
 
 def _prompts(
     loaded: LoadedModel, samples: Sequence[Sample], options: PassOptions
-) -> Iterator[Int32[np.ndarray, " tokens"]]:
-    """Return the tokens of each sample's prompt alone."""
-    alone = (replace(sample, response="") for sample in samples)
-    found = options.encode(loaded, alone)
-    return (encoding.tokens[: encoding.response_start] for encoding in found)
+) -> Iterator[Encoding]:
+    """Encode each sample without its response."""
+    alone = (
+        replace(sample, response="", response_details="", train_on="last") for sample in samples
+    )
+    return options.encode(loaded, alone)
 
 
 def _under_prompts(
@@ -129,10 +144,18 @@ def _under_prompts(
     """Return the mean loss of the same body tokens under another prompt, in the pairs' order."""
     encodings = []
     for encoding, prompt in pairs:
-        body = encoding.tokens[encoding.response_start : encoding.body_end]
-        kept = prompt[-max(1, options.max_length - len(body)) :]
-        tokens = np.concatenate([kept, body]).astype(np.int32)
-        encodings.append(Encoding(tokens=tokens, response_start=len(kept), body_end=len(tokens)))
+        bodies = encoding.bodies
+        rest = encoding.tokens[bodies[0][0] : encoding.body_end]
+        kept = prompt[-max(1, options.max_length - len(rest)) :]
+        off = len(kept) - bodies[0][0]
+        encodings.append(
+            Encoding(
+                tokens=np.concatenate([kept, rest]).astype(np.int32),
+                response_start=encoding.response_start + off,
+                body_end=encoding.body_end + off,
+                earlier=tuple(Span(b + off, e + off, e + off) for b, e in bodies[:-1]),
+            )
+        )
     values = np.full(len(pairs), np.nan, dtype=np.float32)
 
     def run(places: Places, batch: Batch) -> None:

@@ -35,7 +35,9 @@ class SignalTableBuilder:
     def usable(self, encodings: Sequence[Encoding]) -> np.ndarray:
         """Return the rows with a target; mark the others."""
         targets = np.array([encoding.has_target for encoding in encodings], dtype=bool)
+        refused = np.array([bool(encoding.refusal) for encoding in encodings], dtype=bool)
         self.status[~targets] = Status.NO_TARGET
+        self.status[refused] = Status.REFUSED
         return np.flatnonzero(targets)
 
     def reduce(self, rows: np.ndarray, values: np.ndarray) -> None:
@@ -53,11 +55,11 @@ class SignalTableBuilder:
     def put_losses(
         self, rows: np.ndarray, losses: Tensor, batch: Batch, encodings: Sequence[Encoding]
     ) -> None:
-        """Fill the statistics of the body's token losses, and the loss of the end of turn."""
+        """Fill the statistics of the bodies' token losses, and the loss of the last end of turn."""
         values = losses.float().cpu()
         first = batch.first
         for row, line, encoding in zip(rows, values, encodings, strict=True):
-            body = line[encoding.response_start - first : encoding.body_end - first].double()
+            body = _bodies(line, encoding, first).double()
             closing = encoding.body_end - first
             has_end = len(encoding.tokens) > encoding.body_end
             found = {
@@ -75,13 +77,11 @@ class SignalTableBuilder:
     def put_entropies(
         self, rows: np.ndarray, values: Tensor, batch: Batch, encodings: Sequence[Encoding]
     ) -> None:
-        """Fill each body's mean, in float64; ``values`` hold all targets of a batch row by row."""
-        first, start, flat = batch.first, 0, values.cpu()
-        for row, encoding in zip(rows, encodings, strict=True):
-            begin = max(encoding.response_start, first)
-            line = flat[start : start + len(encoding.tokens) - begin]
-            start += len(line)
-            body = line[: encoding.body_end - begin].double()
+        """Fill the bodies' mean, in float64; ``values`` hold all targets of a batch row by row."""
+        targets = batch.targets[:, batch.first :].cpu()
+        lines = torch.zeros(targets.shape, dtype=values.dtype).masked_scatter(targets, values.cpu())
+        for row, line, encoding in zip(rows, lines, encodings, strict=True):
+            body = _bodies(line, encoding, batch.first).double()
             self.columns["student_entropy"][row] = float(body.mean())
 
     def close(self) -> None:
@@ -112,3 +112,8 @@ class SignalTableBuilder:
             reference_gram=np.zeros((0, 0)) if references is None else references.gram,
             learning_rate=learning_rate,
         )
+
+
+def _bodies(line: Tensor, encoding: Encoding, first: int) -> Tensor:
+    """Return the values at the learnt bodies' tokens; ``line`` begins at place ``first``."""
+    return torch.cat([line[begin - first : end - first] for begin, end in encoding.bodies])

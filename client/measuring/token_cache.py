@@ -14,10 +14,12 @@ folder of the run, never leaves the silo, and is removed when the run closes.
 """
 
 import hashlib
+import json
 import logging
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,17 +31,26 @@ from safetensors.numpy import load, save
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.datatypes import Sample
+from fedwinnow.curation.model.answer_spans import Span
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.tokenization import BLOCK, Encoding, prompt_tokens
+from fedwinnow.curation.model.tokenization import BLOCK, Encoding, encode_samples
 from fedwinnow.curation.versions import versions
 
 logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_DTYPES = {"crc32": "uint32", "spans": "int64", "tokens": "int32"}
-"""Arrays of a file: checksum of the others; for each sample where its tokens end, its response
-starts and its body ends; the tokens of all samples, one after another."""
+_DTYPES = {
+    "crc32": "uint32",
+    "earlier": "int64",
+    "refusals": "uint8",
+    "spans": "int64",
+    "tokens": "int32",
+}
+"""Arrays of a file: checksum of the others; the earlier answers that are learnt, each as sample,
+begin, end of body and end; why the chat template refuses samples, as JSON; for each sample where
+its tokens end, its response starts and its body ends; the tokens of all samples, one after
+another."""
 
 
 def cached_encodings(
@@ -47,13 +58,26 @@ def cached_encodings(
 ) -> list[Encoding]:
     """Return the tokens of every sample, as ``encode`` does; from disk where they are cached.
 
-    Samples are read block by block, and only their tokens are held.
+    Samples are read block by block, and only their tokens are held. A warning counts the samples
+    that the chat template refuses, and says why it does the first.
 
     Raises:
-        ModelError: the chat template refuses a sample's turns.
+        ModelError: the chat template refuses the system prompt.
         OutputError: a block cannot be written.
     """
-    return [encoding for block in _blocks(samples) for encoding in _block(loaded, block, options)]
+    found = [encoding for block in _blocks(samples) for encoding in _block(loaded, block, options)]
+    _tell_refusals(found)
+    return found
+
+
+def _tell_refusals(encodings: Sequence[Encoding]) -> None:
+    """Log how many samples the chat template refuses, and why it does the first."""
+    why = [one.refusal for one in encodings if one.refusal]
+    if why:
+        logger.warning(
+            "the model's chat template refuses %d of %d samples; the first: %s",
+            len(why), len(encodings), why[0],
+        )  # fmt: skip
 
 
 def remove_tokens(folder: Path) -> None:
@@ -92,9 +116,15 @@ def _block(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -
 
 def _name(loaded: LoadedModel, block: Sequence[Sample], options: PassOptions) -> str:
     """Return a hash of all that the block's tokens depend on, as 32 hexadecimal digits."""
-    now = prompt_tokens(loaded.tokenizer, Sample(id="", prompt="?", response=""), "")
+    plain = Sample(id="", prompt="?", response="!")
+    probes = (plain, replace(plain, tools="[]"))  # a tokenizer may have a template for tools
+    now = [
+        found.tokens.tolist()
+        for found in encode_samples(loaded.tokenizer, probes, max_length=10**6, chat=loaded.chat)
+    ]
     digest = hashlib.sha256()
-    made = (loaded.vocabulary, str(now), str(sorted(versions().items())), str(options.max_length))
+    software = str(sorted(versions().items()))
+    made = (loaded.vocabulary, str(now), software, str(options.max_length))
     for text in (*made, options.system_prompt, *(text for one in block for text in _texts(one))):
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
@@ -111,17 +141,25 @@ def _texts(sample: Sample) -> Iterator[str]:
 
 
 def _bytes(encodings: Sequence[Encoding]) -> bytes:
-    """Return the tokens and spans of a block as a safetensors file."""
+    """Return the tokens, spans and refusals of a block as a safetensors file."""
     ends = np.cumsum([len(one.tokens) for one in encodings])
     starts_and_bodies = [(one.response_start, one.body_end) for one in encodings]
-    spans = np.column_stack([ends, np.array(starts_and_bodies)]).astype(np.int64, order="C")
-    tokens = np.concatenate([one.tokens for one in encodings]).astype(np.int32)
-    checksum = np.array([_checksum(spans, tokens)], dtype=np.uint32)
-    return save({"crc32": checksum, "spans": spans, "tokens": tokens})
+    earlier = [(row, *span) for row, one in enumerate(encodings) for span in one.earlier]
+    refusals = {row: one.refusal for row, one in enumerate(encodings) if one.refusal}
+    arrays: dict[str, Array] = {
+        "earlier": np.array(earlier, dtype=np.int64).reshape(len(earlier), 4),
+        "refusals": np.frombuffer(json.dumps(refusals).encode(), dtype=np.uint8),
+        "spans": np.column_stack([ends, np.array(starts_and_bodies)]).astype(np.int64, order="C"),
+        "tokens": np.concatenate([one.tokens for one in encodings]).astype(np.int32),
+    }
+    return save({"crc32": np.array([_checksum(arrays)], dtype=np.uint32), **arrays})
 
 
-def _checksum(spans: Array, tokens: Array) -> int:
-    return zlib.crc32(tokens.data, zlib.crc32(spans.data))
+def _checksum(arrays: Mapping[str, Array]) -> int:
+    found = 0
+    for name in sorted(_DTYPES.keys() - {"crc32"}):
+        found = zlib.crc32(arrays[name].tobytes(), found)
+    return found
 
 
 def _read(file: Path, samples: int) -> list[Encoding] | None:
@@ -136,9 +174,19 @@ def _read(file: Path, samples: int) -> list[Encoding] | None:
         return None
     spans, tokens = arrays["spans"].tolist(), arrays["tokens"]
     begins = [0, *(end for end, _, _ in spans[:-1])]
+    earlier: dict[int, list[Span]] = {}
+    for row, *span in arrays["earlier"].tolist():
+        earlier.setdefault(row, []).append(Span(*span))
+    refusals = json.loads(arrays["refusals"].tobytes())
     return [
-        Encoding(tokens=tokens[begin:end], response_start=start, body_end=body)
-        for begin, (end, start, body) in zip(begins, spans, strict=True)
+        Encoding(
+            tokens=tokens[begin:end],
+            response_start=start,
+            body_end=body,
+            earlier=tuple(earlier.get(row, ())),
+            refusal=refusals.get(str(row), ""),
+        )
+        for row, (begin, (end, start, body)) in enumerate(zip(begins, spans, strict=True))
     ]
 
 
@@ -152,5 +200,6 @@ def _arrays(data: bytes, samples: int) -> Mapping[str, Array] | None:
         return None
     if arrays["spans"].shape != (samples, 3) or arrays["crc32"].shape != (1,):
         return None
-    same = arrays["crc32"][0] == _checksum(arrays["spans"], arrays["tokens"])
-    return arrays if same else None
+    if arrays["earlier"].shape[1:] != (4,):
+        return None
+    return arrays if arrays["crc32"][0] == _checksum(arrays) else None

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
+
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter
 from fedwinnow.client.signals.collect import measure_public_rows, signal_measurer
@@ -11,7 +13,7 @@ from fedwinnow.client.signals.extra_columns import ExtraColumns, with_extra_colu
 from fedwinnow.client.signals.reviewers import check_reviewers, review_columns
 from fedwinnow.client.signals.shards import remove_shards
 from fedwinnow.client.signals.teacher import teacher_columns
-from fedwinnow.curation.datatypes import Adapter
+from fedwinnow.curation.datatypes import Adapter, SignalTable, Status
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import (
@@ -24,6 +26,9 @@ from fedwinnow.curation.protocol.requests import (
 from fedwinnow.curation.signal_columns import OTHER_MODELS, REVIEWS, TEACHER
 
 logger = logging.getLogger(__name__)
+
+_NAMED = 5
+"""Most rows that a warning names."""
 
 
 def probe(run: SiteRun, request: ProbeRequest) -> Reply:
@@ -72,6 +77,7 @@ def _signals(
         run.data.samples, f"{run.site} measures its samples"
     )
     tables.write_signals(run.files.signals(checkpoint), private)
+    _tell_refused(run, private)
     public = measure_public_rows(
         run, checked, with_extra_columns(table, extra.public),
         columns=columns, checkpoint=checkpoint, extra_key=extra.key,
@@ -82,3 +88,16 @@ def _signals(
     return PublicSignals(
         header=header, site=run.site, table=shown, kinds=public.kinds, parents=public.parents
     )
+
+
+def _tell_refused(run: SiteRun, private: SignalTable) -> None:
+    """Log in which rows of the data the chat template refuses the turns; stays at the site."""
+    places = np.flatnonzero(private.status == Status.REFUSED).tolist()
+    if places:
+        rows = [str(run.data.samples.rows[place] + 1) for place in places[:_NAMED]]
+        more = " …" if len(places) > _NAMED else ""
+        logger.warning(
+            "site %s: the model's chat template refuses %d of %d samples, which are left out "
+            "(rows of %s: %s%s)",
+            run.site, len(places), len(private.ids), run.data.samples.source, ", ".join(rows), more,
+        )  # fmt: skip

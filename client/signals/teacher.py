@@ -95,8 +95,8 @@ def teacher_confidences(
         rows = usable[places]
         losses = token_losses(teacher.model, batch).float().cpu()
         for row, line in zip(rows, losses, strict=True):
-            begin, end = encodings[row].response_start, encodings[row].body_end
-            body = line[begin - batch.first : end - batch.first].double()
+            first, spans = batch.first, encodings[row].bodies
+            body = torch.cat([line[begin - first : end - first] for begin, end in spans]).double()
             values[row] = float((-body).exp().mean())
         progress.add(len(rows))
 

@@ -5,6 +5,7 @@ Each field is followed by one line with its unit and range, as in ``curation/con
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fedwinnow.curation.config.scoring import (
     AnchorsSection,
@@ -31,6 +32,9 @@ class GateSection:
     """Most characters of prompt, history and response together; 0 allows any."""
     personal_data: tuple[str, ...] = ()
     """Samples with such text are left out: email, phone, iban, card, ip, or a pattern "re:…"."""
+
+    control_tokens: Literal["text", "drop"] = "text"
+    """Samples whose text spells a control token of the tokenizer: encoded as text, or left out."""
 
     def __post_init__(self) -> None:
         require_setting(

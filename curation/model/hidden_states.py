@@ -1,4 +1,4 @@
-"""Collect the last hidden states of a pass, and average them over each response's body."""
+"""Collect the last hidden states of a pass, and average them over the learnt bodies."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,11 +24,12 @@ def last_hidden(loaded: LoadedModel) -> Iterator[list[Tensor]]:
 
 
 def mean_states(hidden: Tensor, batch: Batch, encodings: Sequence[Encoding]) -> Tensor:
-    """Return the mean last hidden state over the body's tokens, (batch, hidden), float32."""
+    """Return the mean last hidden state over the bodies' tokens, (batch, hidden), float32."""
     start = batch.tokens.shape[1] - hidden.shape[1]
-    places = torch.arange(start, batch.tokens.shape[1], device=hidden.device)
-    begins = torch.tensor([e.response_start for e in encodings], device=hidden.device)
-    ends = torch.tensor([e.body_end for e in encodings], device=hidden.device)
-    body = (places >= begins[:, None]) & (places < ends[:, None])
+    body = torch.zeros(batch.tokens.shape, dtype=torch.bool)
+    for row, encoding in enumerate(encodings):
+        for begin, end in encoding.bodies:
+            body[row, begin:end] = True
+    body = body[:, start:].to(hidden.device)
     total = torch.einsum("bp,bph->bh", body.float(), hidden.float())
     return total / body.sum(dim=1, keepdim=True)

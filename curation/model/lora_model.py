@@ -20,6 +20,8 @@ from torch import nn
 
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, ProtocolError
+from fedwinnow.curation.model.chat_templates import ChatFormat
+from fedwinnow.curation.model.load_checks import positions
 from fedwinnow.curation.model.tokenization import end_tokens
 from fedwinnow.curation.seeds import derive_seed
 
@@ -52,9 +54,19 @@ class LoadedModel:
     """Kind of pass → token budget of its batches (``client/measuring/batching.py``)."""
 
     @cached_property
+    def chat(self) -> ChatFormat:
+        """Return how the tokenizer's chat template writes an exchange."""
+        return ChatFormat.of(self.tokenizer)
+
+    @cached_property
+    def positions(self) -> int:
+        """Return how many positions the model has a table for; 0 where it has no such table."""
+        return positions(self.model)
+
+    @cached_property
     def end_tokens(self) -> tuple[int, ...]:
-        """Return the end-of-turn tokens that follow every response."""
-        return end_tokens(self.tokenizer)
+        """Return the end-of-turn tokens that follow a plain response."""
+        return end_tokens(self.chat)
 
     @cached_property
     def vocabulary(self) -> str:
@@ -62,7 +74,8 @@ class LoadedModel:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return ""
-        given = (str(self.tokenizer.chat_template), *map(str, self.tokenizer.all_special_ids))
+        special = sorted(self.chat.control_ids)
+        given = (str(self.tokenizer.chat_template), self.chat.control.pattern, *map(str, special))
         text = "\0".join((backend.to_str(), str(self.end_tokens), *given))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from fedwinnow.curation.adapters.peft_reader import check_plain_lora
 from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.model.load_checks import check_embeddings
 from fedwinnow.curation.model.lora_model import NAME, lora_layers
 
 
@@ -20,13 +21,7 @@ def check_causal(base: Any, tokenizer: Any) -> None:  # noqa: ANN401 - transform
             "with AutoModelForCausalLM"
         )
         raise ModelError(message)
-    rows = base.get_input_embeddings().weight.shape[0]
-    if rows < len(tokenizer):
-        message = (
-            f"load_model: {type(base).__name__} embeds {rows} tokens, the tokenizer has "
-            f"{len(tokenizer)}; give the tokenizer of this model"
-        )
-        raise ModelError(message)
+    check_embeddings(base, tokenizer, f"load_model: {type(base).__name__}")
 
 
 def check_bare(base: Any) -> None:  # noqa: ANN401 - see check_causal

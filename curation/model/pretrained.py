@@ -21,6 +21,13 @@ from fedwinnow.curation.config.scoring import AdapterSection, ModelSection, Teac
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.adapter_targets import target_modules
+from fedwinnow.curation.model.chat_templates import ChatFormat, TemplateRefusal
+from fedwinnow.curation.model.load_checks import (
+    check_embeddings,
+    check_positions,
+    check_template,
+    positions,
+)
 from fedwinnow.curation.model.lora_model import (
     NAME,
     LoadedModel,
@@ -53,6 +60,11 @@ def load_model(model: ModelSection, adapter: AdapterSection, *, seed: int) -> Lo
     """
     tokenizer = load_tokenizer(model)
     base, device = _load_base(model), _device()
+    check_embeddings(base, tokenizer, f"model.name: {model.name!r}")
+    check_positions(positions(base), model.max_length)
+    chat = ChatFormat.of(tokenizer)
+    chat.check_system(model.system_prompt)
+    check_template(chat)
     wrapped, found = _attach(base, adapter, repr(model.name))
     if model.quantization == "none":
         wrapped.to(device)
@@ -94,6 +106,7 @@ def adopt_model(
         )
         raise ModelError(message)
     check_causal(base, tokenizer)
+    check_template(ChatFormat.of(tokenizer))
     if own:
         check_lora(model)
         found = fingerprint_of(base_weights(model))
@@ -157,13 +170,8 @@ def load_teacher(teacher: TeacherSection, student: ModelSection) -> LoadedModel:
     tokenizer = load_tokenizer(student)
     _check_same_tokens(load_tokenizer(section, "teacher"), tokenizer, teacher.name)
     base = _load_base(section, "teacher").eval()
-    rows = base.get_input_embeddings().weight.shape[0]
-    if rows < len(tokenizer):
-        message = (
-            f"teacher.name: {teacher.name!r} embeds {rows} tokens, the tokenizer has "
-            f"{len(tokenizer)}; choose a teacher made for the tokenizer of model.name"
-        )
-        raise ModelError(message)
+    check_embeddings(base, tokenizer, f"teacher.name: {teacher.name!r}")
+    check_positions(positions(base), student.max_length, "teacher.name")
     found, device = _frozen(base), _device()
     if teacher.quantization == "none":
         base.to(device)
@@ -216,51 +224,74 @@ def load_tokenizer(model: ModelSection, section: str = "model") -> Any:  # noqa:
 def encode(
     loaded: LoadedModel, sample: Sample, *, max_length: int, system_prompt: str = ""
 ) -> Encoding:
-    """Encode a sample with the loaded tokenizer; see :func:`encode_sample`."""
+    """Encode a sample with the loaded tokenizer; see :func:`encode_sample`.
+
+    Raises:
+        ModelError: ``max_length`` is more than the model has positions for.
+    """
+    check_positions(loaded.positions, max_length)
     return encode_sample(
         loaded.tokenizer,
         sample,
         max_length=max_length,
         system_prompt=system_prompt,
-        end=loaded.end_tokens,
+        chat=loaded.chat,
     )
 
 
 def encode_all(
     loaded: LoadedModel, samples: Iterable[Sample], *, max_length: int, system_prompt: str = ""
 ) -> Iterator[Encoding]:
-    """Encode samples as :func:`encode` does, many at a time."""
+    """Encode samples as :func:`encode` does, many at a time.
+
+    Raises:
+        ModelError: see :func:`encode`.
+    """
+    check_positions(loaded.positions, max_length)
     return encode_samples(
         loaded.tokenizer,
         samples,
         max_length=max_length,
         system_prompt=system_prompt,
-        end=loaded.end_tokens,
+        chat=loaded.chat,
     )
 
 
 def generate(
     loaded: LoadedModel, samples: Sequence[Sample], *, max_new_tokens: int, system_prompt: str = ""
 ) -> tuple[str, ...]:
-    """Generate greedy answers to the samples' prompts, one after the other."""
+    """Generate greedy answers to the samples' prompts, one after the other.
+
+    An answer stops at the template's end of turn, or at the tokenizer's EOS. It is "" where the
+    chat template refuses the sample, which is logged.
+    """
     tokenizer, answers = loaded.tokenizer, []
-    stop = loaded.end_tokens[-1] if loaded.end_tokens else None
+    stops = dict.fromkeys([*loaded.end_tokens[-1:], tokenizer.eos_token_id])
+    stop = [int(token) for token in stops if token is not None]
     config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=stop,
-        pad_token_id=stop if stop is not None else 0,
+        eos_token_id=stop or None,
+        pad_token_id=stop[0] if stop else 0,
     )
+    loaded.chat.check_system(system_prompt)
+    room = (loaded.positions or 10**9) - max_new_tokens
     with evaluation_mode(loaded.model), torch.no_grad():
         for sample in samples:
-            prompt = prompt_tokens(tokenizer, sample, system_prompt)
-            tokens = torch.tensor([prompt], device=loaded.device)
+            try:
+                prompt = prompt_tokens(loaded.chat, sample, system_prompt)
+            except TemplateRefusal as refusal:
+                logger.warning("sample %s is not answered: %s", sample.id, refusal)
+                answers.append("")
+                continue
+            tokens = torch.tensor([prompt[-max(1, room) :]], device=loaded.device)
             made = loaded.model.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
                 generation_config=config,
             )
-            new = made[0, tokens.shape[1] :]
+            new = made[0, tokens.shape[1] :].tolist()
+            new = new[: min((new.index(one) for one in stop if one in new), default=len(new))]
             answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
     return tuple(answers)
 

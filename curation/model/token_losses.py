@@ -74,7 +74,8 @@ def collate(encodings: Sequence[Encoding]) -> Batch:
         size = len(encoding.tokens)
         tokens[row, :size] = torch.as_tensor(np.asarray(encoding.tokens), dtype=torch.int64)
         mask[row, :size] = 1
-        targets[row, max(encoding.response_start, 1) : size] = True
+        for begin, end in encoding.targets:
+            targets[row, begin:end] = True
     first = int(targets.any(dim=0).int().argmax())
     return Batch(tokens=tokens, mask=mask, targets=targets, first=first)
 

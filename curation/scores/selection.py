@@ -17,6 +17,7 @@ QUEUED = "for a person to decide"
 _REASONS = {
     Status.NO_TARGET: "no target token",
     Status.NON_FINITE: "not finite",
+    Status.REFUSED: "refused by the chat template",
 }
 _BLOCK = 4096
 Statuses = Int8[np.ndarray, " samples"]

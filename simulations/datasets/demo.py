@@ -10,6 +10,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import ModelSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
+from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.pretrained import load_tokenizer
 from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.simulations import scenarios
@@ -93,12 +94,17 @@ def write_texts(
     """
     folder = Path(config.run.output) / f"{config.run.name}-data"
     tokenizer = load_tokenizer(config.model)
+    chat = ChatFormat.of(tokenizer)
     section = config.model
 
     def count(prompt: str, response: str) -> int:
         sample = Sample(id="", prompt=prompt, response=response)
         found = encode_sample(
-            tokenizer, sample, max_length=10**6, system_prompt=section.system_prompt
+            tokenizer,
+            sample,
+            max_length=10**6,
+            system_prompt=section.system_prompt,
+            chat=chat,
         )
         return len(found.tokens)
 

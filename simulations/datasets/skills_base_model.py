@@ -23,6 +23,7 @@ from torch.utils.data import IterableDataset
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
+from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.simulations.datasets.skills import SKILLS, Manner, pair
@@ -170,8 +171,10 @@ class _Tasks(IterableDataset[dict[str, list[int]]]):
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
         draw = random.Random(self.seed)  # noqa: S311 - generated texts, no secret
+        chat = ChatFormat.of(self.tokenizer)
         while True:
-            encoded = encode_sample(self.tokenizer, _task(draw, self.house), max_length=256)
+            task = _task(draw, self.house)
+            encoded = encode_sample(self.tokenizer, task, max_length=256, chat=chat)
             yield {"input_ids": encoded.tokens.tolist()}
 
 

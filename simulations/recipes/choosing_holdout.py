@@ -13,6 +13,7 @@ from fedwinnow.client.data.anchors import split_scenario_anchors
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.pretrained import load_tokenizer
 from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.curation.seeds import derive_seed
@@ -42,11 +43,16 @@ def scenario_holdout(config: RunConfig) -> Holdout:
     section, model = config.anchors, config.model
     split = split_scenario_anchors(config.anchors, config.run.seed)
     tokenizer = load_tokenizer(model)
+    chat = ChatFormat.of(tokenizer)
     samples = tuple(
         sample
         for sample in split.holdout
         if encode_sample(
-            tokenizer, sample, max_length=model.max_length, system_prompt=model.system_prompt
+            tokenizer,
+            sample,
+            max_length=model.max_length,
+            system_prompt=model.system_prompt,
+            chat=chat,
         ).has_target
     )
     choosing = np.array([derive_seed(0, "choosing", s.id) % 2 == 0 for s in samples], dtype=bool)

@@ -1,5 +1,6 @@
 """The gate: licences, duplicates, anchors, in the order of the data."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -195,3 +196,21 @@ def test_templates_do_not_slow_the_gate():
     start = time.perf_counter()
     assert len(apply_gates(samples, (), GateSection()).kept) == 1500
     assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize(("setting", "kept"), [("text", (0, 1, 2)), ("drop", (0,))])
+def test_control_tokens_in_texts_are_counted_and_dropped_where_asked(setting, kept):
+    """Law: who spells a control token, be it in a call, is counted, and dropped if set."""
+    call = '{"tool_calls": [{"function": {"arguments": {"q": "<\\uff5cend\\uff5c>"}}}]}'
+    samples = [
+        sample("q1", "one"),
+        sample("q2 <eot>", "two"),
+        sample("q3", "three", followup=(Turn("assistant", "", call),)),
+    ]
+    control = re.compile("<eot>|<\uff5cend\uff5c>")
+    found = apply_gates(samples, (), GateSection(control_tokens=setting), control)
+    assert found.kept == kept
+    assert found.control_tokens == 2
+    assert [("<eot>" in why, "end" in why) for why in found.reasons.values()] == (
+        [(True, False), (False, True)] if setting == "drop" else []
+    )

@@ -10,7 +10,7 @@ from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import reference_state
 from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.datatypes import Sample, Status
-from fedwinnow.curation.errors import NonFiniteError
+from fedwinnow.curation.errors import ModelError, NonFiniteError
 from fedwinnow.curation.model.lora_model import get_adapter, set_adapter
 from fedwinnow.curation.signal_columns import CONTRASTS, GRADIENTS, LOSSES, OTHER_PROMPTS
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
@@ -76,6 +76,20 @@ def test_other_prompts_are_of_the_domain_and_never_the_own(model):
         assert all(one.prompt != sample.prompt for one in chosen)
         assert sample.domain == "new" or {one.domain for one in chosen} == {sample.domain}
     assert len(prompts.others(public[0], 5)) == 5
+
+
+def test_prompts_that_the_template_refuses_stand_against_no_answer(model):
+    """Edge: a refused anchor is never drawn; a refused empty prompt is an error in words."""
+    model.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.content in ('r asks 2', '') and m.role == 'user' %}"
+        "{{ raise_exception('no') }}{% endif %}<{{ m.role[0] }}>{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<a>{% endif %}"
+    )
+    prompts = ContrastPrompts.of(model, some(6, "r"), OPTIONS)
+    drawn = {one.id for sample in some(9, "s") for one in prompts.others(sample, 5)}
+    assert drawn == {"r0", "r1", "r3", "r4", "r5"}
+    with pytest.raises(ModelError, match=r"refuses a prompt of 0 characters.*no"):
+        measured(model, some(2, "s"), {"unconditional_loss"})
 
 
 def test_other_prompts_depend_on_the_id_alone(model):

@@ -12,7 +12,7 @@ from warmed import warmed
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.references import reference_state
-from fedwinnow.curation.datatypes import Sample, Status
+from fedwinnow.curation.datatypes import Sample, Status, Turn
 from fedwinnow.curation.errors import DataError, ModelError, RunError
 from fedwinnow.curation.gradients.contraction import BETAS, EPSILON, Contraction
 from fedwinnow.curation.gradients.hooks import sample_gradients
@@ -309,6 +309,39 @@ def test_other_prompts_score_the_same_body(model):
     same = [v for v, a in zip(high, anchors, strict=True) if a.domain == sample.domain]
     assert min(same) * (1 - 1e-5) <= table.columns["contrast_loss_min"][0] <= max(same) * (1 + 1e-5)
     assert table.columns["contrast_loss_min"][0] <= table.columns["contrast_loss_mean"][0]
+
+
+def test_every_answer_is_measured_where_asked(model):
+    """Oracle: with train_on "all" the columns are means over both bodies, under any prompt."""
+    history = (Turn("user", "q"), Turn("assistant", "first one"))
+    sample = replace(some(1, "s")[0], history=history, train_on="all")
+    wanted = frozenset(
+        {"loss", "length", "unconditional_loss", "student_entropy", "representation"}
+    )
+    anchors = some(6, "r")
+    table = table_of(model, [sample], anchors=anchors, columns=wanted)
+    encoding = encode(model, sample, max_length=96)
+    places = np.concatenate([np.arange(begin, end) for begin, end in encoding.bodies])
+    assert table.columns["length"][0] == len(places) == len("first one") + len(sample.response)
+    empty = encode(model, Sample(id="", prompt="", response="x"), max_length=96)
+    first = places[0]
+    other = np.concatenate([empty.tokens[: empty.response_start], encoding.tokens[first:]])
+    off = empty.response_start - first
+    for tokens, at, name in ((encoding.tokens, places, "loss"),
+                             (other, places + off, "unconditional_loss")):  # fmt: skip
+        with torch.no_grad():
+            given = torch.tensor(tokens[None].astype(np.int64))
+            found = model.model(input_ids=given, output_hidden_states=True)
+        logs = found.logits[0].log_softmax(-1)
+        expected = -np.mean([float(logs[place - 1, int(tokens[place])]) for place in at])
+        assert table.columns[name][0] == pytest.approx(expected, rel=1e-4)
+        if name == "loss":
+            entropy = -(logs.exp() * logs).sum(-1)[places - 1].mean() / np.log(logs.shape[1])
+            state = found.hidden_states[-1][0, places].mean(0)
+    assert table.columns["student_entropy"][0] == pytest.approx(float(entropy), rel=1e-4)
+    references = reference_state(model, anchors, OPTIONS, columns=frozenset({"representation"}))
+    cosine = references.similarity(state[None])["representation"][0]
+    assert table.columns["representation"][0] == pytest.approx(cosine.numpy(), rel=1e-4)
 
 
 def test_empty_response_gets_a_status_not_a_nan_score(model):

@@ -16,7 +16,7 @@ from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.measuring.token_cache import cached_encodings, remove_tokens
 from fedwinnow.client.phases.close import close
 from fedwinnow.client.runs.run_files import RunFiles
-from fedwinnow.curation.datatypes import Sample, Turn
+from fedwinnow.curation.datatypes import Sample, Status, Turn
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model import tokenization
 from fedwinnow.curation.model.pretrained import encode
@@ -52,6 +52,8 @@ def same(found, expected):
         and found.tokens.dtype == expected.tokens.dtype
         and found.response_start == expected.response_start
         and found.body_end == expected.body_end
+        and found.earlier == expected.earlier
+        and found.refusal == expected.refusal
     )
 
 
@@ -132,7 +134,8 @@ def test_tokens_are_made_once_and_again_for_whatever_changes(tiny_model, tmp_pat
     counted.clear()
     cached_encodings(tiny_model, samples, replace(options, tokens=None))
     assert counted == [3, 3, 1]
-    tiny_model.__dict__.pop("vocabulary")
+    for name in ("vocabulary", "chat", "end_tokens"):
+        tiny_model.__dict__.pop(name, None)
     kept = tiny_model.tokenizer.chat_template
     tiny_model.tokenizer.chat_template = kept.replace("</s>", "</s></s>")
     counted.clear()
@@ -236,13 +239,38 @@ def test_tokens_that_cannot_be_removed_are_told_of(tmp_path, monkeypatch, caplog
 
 
 def test_tokens_that_no_template_takes_leave_no_file(tiny_model, tmp_path):
-    """A refusal of the chat template is raised, and nothing is kept of its block."""
+    """Edge: a template that renders nothing is an error, and nothing is kept of its block."""
     tiny_model.tokenizer.chat_template = "{{ raise_exception('no') }}"
-    tiny_model.__dict__["end_tokens"] = (1,)
     options = PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
-    with pytest.raises(ModelError, match="chat template refuses"):
+    with pytest.raises(ModelError, match="chat template does not write a plain exchange"):
         cached_encodings(tiny_model, some(3, "s"), options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals_and_earlier_answers_come_back_from_the_disk(tiny_model, tmp_path, caplog):
+    """Equivalence: what is read again is what was made, refused rows and their reason too."""
+    tiny_model.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.content == 'bad' %}"
+        "{{ raise_exception('no bad') }}{% endif %}"
+        "<{{ m.role[0] }}>{{ m.content }}</s>{% endfor %}"
+    )
+    tiny_model.__dict__.pop("chat", None)
+    history = (Turn("user", "q"), Turn("assistant", "a"))
+    samples = [
+        Sample(id="s", prompt=prompt, response="r", history=history, train_on="all")
+        for prompt in ("good", "bad", "good")
+    ]
+    options = PassOptions(batch_tokens=8, max_length=60, tokens=tmp_path)
+    made = cached_encodings(tiny_model, samples, options)
+    assert "refuses 1 of 3 samples" in caplog.text
+    assert "no bad" in caplog.text
+    assert [len(one.earlier) for one in made] == [1, 0, 1]
+    caplog.clear()
+    assert all(map(same, cached_encodings(tiny_model, samples, options), made))
+    assert "refuses 1 of 3 samples" in caplog.text
+    table = table_of(tiny_model, samples, None, {"loss"}, options)
+    assert table.status.tolist() == [Status.OK, Status.REFUSED, Status.OK]
+    assert np.isnan(table.columns["loss"]).tolist() == [False, True, False]
 
 
 def test_tables_are_the_same_with_tokens_from_the_disk(tiny_model, tmp_path):
