@@ -7,7 +7,6 @@ that a silo sees alone what it would contribute.
 import contextlib
 import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from fedwinnow.curation.atomic_files import replace_atomically
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse, to_plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
+from fedwinnow.curation.processes.guard import scratch_folder
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.state import required
 from fedwinnow.simulations.datasets.demo import local_model
@@ -111,7 +111,7 @@ def score_silo(
         ]
         for target in targets:
             target.touch()  # an unwritable folder is found before anything is computed
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fedwinnow-score-"))
+        folder = str(stack.enter_context(scratch_folder("score")))
         alone = replace(
             config,
             run=replace(config.run, output=folder),

@@ -86,7 +86,7 @@ def test_house_no_file_is_long_and_no_function_either():
 ORDER = """
 curation.errors curation.seeds curation.datatypes curation.versions curation.atomic_files
     curation.signal_columns curation.learning_rate curation.tabular
-curation.scores curation.adapters
+curation.processes curation.scores curation.adapters
 curation.protocol
 curation.config
 curation.model

@@ -8,8 +8,6 @@ No local file leaves a copy in the shared cache of ``datasets``, and none goes t
 import csv
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ import datasets
 import pyarrow.parquet as pq
 
 from fedwinnow.curation.errors import DataError
+from fedwinnow.curation.processes.guard import scratch_folder
 
 ENDINGS = (".jsonl", ".parquet", ".csv")
 """Endings of data files."""
@@ -172,12 +171,9 @@ def _check_hub_name(source: str) -> None:
 
 @contextmanager
 def _cache() -> Iterator[str]:
-    """Yield a folder for locks of ``datasets``; TemporaryDirectory would warn when collected."""
-    folder = tempfile.mkdtemp(prefix="fedwinnow-arrow-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Yield a folder for locks of ``datasets``."""
+    with scratch_folder("arrow") as folder:
+        yield str(folder)
 
 
 @contextmanager

@@ -5,9 +5,11 @@ own. Samples travel to them in memory, never over the disk; they return numbers.
 ``site.toml`` alone decides whether there are workers: nothing that a server sends can.
 """
 
+import atexit
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,7 @@ from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.errors import ConfigError, CurationError, ModelError
 from fedwinnow.curation.model.lora_model import LoadedModel, set_adapter
 from fedwinnow.curation.model.pretrained import load_model
+from fedwinnow.curation.processes.guard import marked_children, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -167,12 +170,7 @@ def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
     gpus = _gpus(section)
     try:
         if not ray.is_initialized():
-            ray.init(
-                address=section.ray or "local",
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                **({} if section.ray else _OWN),
-            )
+            _reach_ray(section.ray)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         message = f"compute.ray {section.ray!r}: no Ray there ({error}); start it, or leave it ''"
         raise ConfigError(message) from error
@@ -188,7 +186,40 @@ def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
         Worker
     )
     logger.info("%d workers load the model", section.workers)
-    return [actor.remote(model) for _ in range(section.workers)]
+    actors = [actor.remote(model) for _ in range(section.workers)]
+    try:
+        ray.get([one.process.remote() for one in actors])
+    except ray.exceptions.RayActorError as error:
+        if isinstance(cause := getattr(error, "cause", None), CurationError):
+            raise cause from error
+        message = (
+            f"compute.workers: a worker could not load the model: {_last_line(error)}; lower "
+            "compute.workers if memory ran out, or look at model.name"
+        )
+        raise ModelError(message) from error
+    logger.info("%d workers hold the model", section.workers)
+    return actors
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the last line of an error's text, which Ray ends with the worker's own error."""
+    return str(error).strip().rpartition("\n")[2]
+
+
+def _reach_ray(address: str) -> None:
+    """Reach the silo's Ray cluster, or start one here whose processes and files go with us."""
+    import ray  # noqa: PLC0415 - as above
+
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address:
+        ray.init(address=address, **common)
+        return
+    with ExitStack() as cleaning:
+        folder = cleaning.enter_context(scratch_folder("ray", short=True))  # it holds sockets
+        with marked_children():
+            ray.init(address="local", _temp_dir=str(folder), **common, **_OWN)
+        cleaning.callback(ray.shutdown)
+        atexit.register(cleaning.pop_all().close)
 
 
 def _gpus(section: ComputeSection) -> float:

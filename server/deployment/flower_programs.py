@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation.errors import ConfigError, TransportError
+from fedwinnow.curation.processes.guard import child_environment
 
 PATIENCE = 120.0
 """Longest wait for a SuperLink that does not answer, seconds."""
@@ -93,7 +94,7 @@ class Connection:
 def _environment() -> dict[str, str]:
     """Return our environment, without telemetry and update checks: only the SuperLink is called."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    return dict(os.environ) | quiet
+    return child_environment() | quiet
 
 
 _APP = """\

@@ -9,7 +9,6 @@ import fcntl
 import json
 import logging
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from fedwinnow.curation.errors import (
     RunError,
     TransportError,
 )
+from fedwinnow.curation.processes.guard import scratch_folder
 from fedwinnow.curation.protocol.keys import PublicKey
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.deployment.flower_programs import (
@@ -194,13 +194,13 @@ def _stop(connection: Connection, run: str) -> None:
 
 def _submit(connection: Connection, file: Path, *, resume: bool) -> str:
     """Submit an app without code, whose components are each machine's package; return its id."""
-    with tempfile.TemporaryDirectory(prefix="fedwinnow-") as name:
-        given = Path(name) / "run-config.toml"
+    with scratch_folder() as folder:
+        given = folder / "run-config.toml"
         given.write_text(
             f"scenario = {json.dumps(str(file.resolve()))}\nresume = {json.dumps(resume)}\n",
             encoding="utf-8",
         )
-        app = thin_app(Path(name))
+        app = thin_app(folder)
         run = str(connection.flwr("run", str(app), "--run-config", str(given))["run-id"])
     logger.info("Flower run %s started", run)
     return run

@@ -271,7 +271,7 @@ def test_local_files_touch_no_shared_cache(tmp_path):
         cwd=tmp_path,
     )
     assert [path for path in home.rglob("*") if path.is_file()] == []
-    assert list(tmp_path.glob("fedwinnow-arrow-*")) == []
+    assert list(tmp_path.glob("fw-arrow-*")) == []
 
 
 def test_opening_leaves_the_settings_of_datasets(tmp_path, capfd):
