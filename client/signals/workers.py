@@ -66,17 +66,35 @@ class Worker:
     """Model of one process, and the adapter that it holds."""
 
     def __init__(self, model: WorkerModel) -> None:
-        """Load the model.
+        """Load the model; keep the error of a model that cannot be loaded for the first call.
+
+        Ray would start a worker that raises here again and again, and print each traceback.
+        """
+        set_deterministic(model.threads)
+        self._loaded: LoadedModel | CurationError
+        try:
+            self._loaded = load_model(model.section, model.adapter, seed=model.seed)
+        except CurationError as error:
+            self._loaded = error
+        self._held = ""
+
+    def model(self) -> LoadedModel:
+        """Return the loaded model.
 
         Raises:
             ModelError: it cannot be loaded here.
         """
-        set_deterministic(model.threads)
-        self._loaded: LoadedModel = load_model(model.section, model.adapter, seed=model.seed)
-        self._held = ""
+        if isinstance(self._loaded, CurationError):
+            raise self._loaded
+        return self._loaded
 
     def process(self) -> int:
-        """Return the worker's process id on its machine."""
+        """Return the worker's process id on its machine, once its model is loaded.
+
+        Raises:
+            ModelError: it cannot be loaded here.
+        """
+        self.model()
         return os.getpid()
 
     def measure(self, task: MeasuringTask, samples: Sequence[Sample]) -> SignalTable:
@@ -87,9 +105,9 @@ class Worker:
         """
         wanted = adapter_hash(task.adapter)
         if wanted != self._held:
-            set_adapter(self._loaded, task.adapter)
+            set_adapter(self.model(), task.adapter)
             self._held = wanted
-        return measure(self._loaded, samples, task.options, **task.arguments)
+        return measure(self.model(), samples, task.options, **task.arguments)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,22 +162,27 @@ class Workers:
         return self._actors
 
 
-def _result(reference: Any) -> SignalTable:  # noqa: ANN401 - Ray is not typed
+def _result(reference: Any, during: str = "measured one shard") -> Any:  # noqa: ANN401 - Ray is not typed
+    """Return what a worker answered.
+
+    Raises:
+        CurationError: the worker raised it.
+        ModelError: the worker died again and again.
+    """
     import ray  # noqa: PLC0415 - as above
 
     try:
-        found: SignalTable = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, CurationError):
             raise error.cause from error
         raise
     except ray.exceptions.RayActorError as error:
         message = (
-            f"compute.workers: a worker died {RESTARTS + 1} times while it measured one shard; "
+            f"compute.workers: a worker died {RESTARTS + 1} times while it {during}; "
             "lower measuring.batch_tokens, or compute.workers if memory ran out"
         )
         raise ModelError(message) from error
-    return found
 
 
 def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
@@ -186,24 +209,11 @@ def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
         Worker
     )
     logger.info("%d workers load the model", section.workers)
-    actors = [actor.remote(model) for _ in range(section.workers)]
-    try:
-        ray.get([one.process.remote() for one in actors])
-    except ray.exceptions.RayActorError as error:
-        if isinstance(cause := getattr(error, "cause", None), CurationError):
-            raise cause from error
-        message = (
-            f"compute.workers: a worker could not load the model: {_last_line(error)}; lower "
-            "compute.workers if memory ran out, or look at model.name"
-        )
-        raise ModelError(message) from error
+    actors: list[Any] = [actor.remote(model) for _ in range(section.workers)]
+    for worker in actors:  # a model that cannot be loaded is said before a shard waits for it
+        _result(worker.process.remote(), "loaded its model")
     logger.info("%d workers hold the model", section.workers)
     return actors
-
-
-def _last_line(error: BaseException) -> str:
-    """Return the last line of an error's text, which Ray ends with the worker's own error."""
-    return str(error).strip().rpartition("\n")[2]
 
 
 def _reach_ray(address: str) -> None:
