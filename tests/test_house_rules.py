@@ -85,8 +85,9 @@ def test_house_no_file_is_long_and_no_function_either():
 
 ORDER = """
 curation.errors curation.seeds curation.datatypes curation.versions curation.atomic_files
+    curation.processes
     curation.signal_columns curation.learning_rate curation.tabular
-curation.processes curation.scores curation.adapters
+curation.scores curation.adapters
 curation.protocol
 curation.config
 curation.model

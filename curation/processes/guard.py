@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import platform
 import secrets
@@ -32,6 +33,8 @@ PREFIX = "fw-"
 """First letters of every scratch folder; short, as the path of a socket has at most 107 bytes."""
 SHORT = Path("/tmp")  # noqa: S108 - as above; each folder in it is private (mode 0700)
 """Folder for scratch that holds sockets."""
+logger = logging.getLogger(__name__)
+
 MARK = "FEDWINNOW_CHILD_OF_"
 """First letters of the name of every mark."""
 _OWNER = ".owner"
@@ -88,15 +91,19 @@ class Guard:
     def _start(self) -> None:
         """Start a watchdog and tell it everything; a killed one is replaced."""
         kept = ("PATH", "LD_LIBRARY_PATH", "LANG")
-        self._process = subprocess.Popen(  # noqa: S603 - our own module, by its path
-            [sys.executable, "-I", watchdog.__file__, str(os.getpid()), self.entry],
-            env={name: os.environ[name] for name in kept if name in os.environ},
-            cwd="/",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C and the end of a session are not for it
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module, by its path
+                [sys.executable, "-I", watchdog.__file__, str(os.getpid()), self.entry],
+                env={name: os.environ[name] for name in kept if name in os.environ},
+                cwd="/",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C, a session's end are not for it
+            )
+        except OSError as error:
+            logger.warning("no watchdog can be started (%s): kill -9 would leave children", error)
+            return
         for path in tuple(self._paths):
             self._write("add", path)
 
@@ -172,9 +179,14 @@ def scratch_folder(what: str = "", *, short: bool = False) -> Iterator[Path]:
             guard.tell("drop", folder)
 
 
-def socket_until_end(path: Path) -> None:
-    """Have a socket removed that this process leaves behind, unless somebody listens there."""
+def remove_at_end(path: Path) -> None:
+    """Have a half-written file removed that this process leaves, or a socket without listener."""
     current_guard().tell("add", path.absolute())
+
+
+def keep_at_end(path: Path) -> None:
+    """Take back :func:`remove_at_end`."""
+    current_guard().tell("drop", path.absolute())
 
 
 def remove_stale(root: Path) -> None:

@@ -86,13 +86,18 @@ def send_signal(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a scratch folder of this user, or a socket that nobody listens on any more."""
+    """Remove scratch of this user: a folder, a half-written file, or a socket without listener."""
     try:
         found = path.lstat()
     except OSError:
         return
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+    if found.st_uid != os.getuid():
+        return
+    if stat.S_ISDIR(found.st_mode):
         shutil.rmtree(path, ignore_errors=True)
+    elif stat.S_ISREG(found.st_mode):
+        with contextlib.suppress(OSError):
+            path.unlink()
     elif stat.S_ISSOCK(found.st_mode):
         with socket.socket(socket.AF_UNIX) as caller:
             caller.settimeout(1.0)

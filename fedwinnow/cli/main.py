@@ -1,7 +1,7 @@
 """Define the command line; groups of commands lie in files of their own beside this one.
 
-Exit codes: 0 done, 1 the run failed, 2 the input is wrong. Progress goes to standard error, results
-to standard output, as JSON with ``--json``.
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 128 + N ended by signal N. Progress goes
+to standard error, results to standard output, as JSON with ``--json``.
 """
 
 import json
@@ -19,6 +19,7 @@ from rich.console import Console
 from fedwinnow.cli import adapters, bench, plugins, recipes, score, site, studies
 from fedwinnow.cli import run as cli_run
 from fedwinnow.cli.options import AsJson, Resume, Set, typed_command
+from fedwinnow.cli.stopping import StoppedError, resumed_by, saying, stopping_on_signals
 from fedwinnow.curation.errors import CurationError, DataError
 from fedwinnow.server.report.record import read_record
 
@@ -71,13 +72,18 @@ def main() -> None:
     """Run the command line; entry point of the console script."""
     offline()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        app()
-    except CurationError as error:
-        Console(stderr=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        sys.exit(error.exit_code)
+    with stopping_on_signals():
+        try:
+            app()
+        except CurationError as error:
+            Console(stderr=True).print(
+                f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
+            sys.exit(error.exit_code)
+        except StoppedError as error:
+            words = f"; {error.saved}" if error.saved else ""
+            print(f"stopped by {error.signal}{words}", file=sys.stderr)
+            raise
 
 
 def offline() -> None:
@@ -134,7 +140,8 @@ def simulate(
         logging.getLogger("fedwinnow.simulations.runtimes.flower").setLevel(
             logging.INFO
         )  # a line a phase
-        folder = simulate_with_flower(config, resume=resume, command=typed_command())
+        with saying(resumed_by(Path(config.run.output) / config.run.name)):
+            folder = simulate_with_flower(config, resume=resume, command=typed_command())
         _show(folder, as_json=as_json)
     else:
         _simulate(config, resume=resume, as_json=as_json, budget={})
@@ -189,13 +196,14 @@ def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:
     from fedwinnow.simulations.runtimes.in_process import simulate as run  # noqa: PLC0415 - torch loads here
 
     watch = ProgressDisplay(budget=budget)
-    folder = run(
-        config,
-        resume=resume,
-        progress=watch.delivery,
-        command=typed_command(),
-        cache=ProcessCache(progress=watch.work),
-    )
+    with saying(resumed_by(Path(config.run.output) / config.run.name)):
+        folder = run(
+            config,
+            resume=resume,
+            progress=watch.delivery,
+            command=typed_command(),
+            cache=ProcessCache(progress=watch.work),
+        )
     for line in watch.over_budget():
         Console(stderr=True).print(f"over its time budget: {line}", style="yellow")
     _show(folder, as_json=as_json)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedwinnow.cli.options import AsJson, Resume
+from fedwinnow.cli.stopping import resumed_by, saying
 from fedwinnow.server.report.record import RunRecord, read_record
 
 
@@ -27,8 +27,9 @@ def run(
     from fedwinnow.server.deployment.supervise import supervise  # noqa: PLC0415 - Flower loads here
 
     logging.getLogger("fedwinnow.server").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
-    folder = supervise(file, load_run(file), resume=resume)
+    config = load_run(file)
+    with saying(resumed_by(Path(config.run.output) / config.run.name)):
+        folder = supervise(file, config, resume=resume)
     if as_json:
         print((folder / "summary.json").read_text(encoding="utf-8"))
         return

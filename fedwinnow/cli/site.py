@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from fedwinnow.cli.options import AsJson, Set
+from fedwinnow.cli.stopping import listened
 from fedwinnow.curation.errors import DataError, OutputError
 
 app = typer.Typer(
@@ -68,12 +69,13 @@ def serve(file: File, settings: Set = None) -> None:
     logging.getLogger("fedwinnow").setLevel(logging.INFO)
     os.umask(0o077)  # scores and decisions by sample are the agent's alone
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     config = load_site(file, settings or ())
     check_settings(config)
     agent = Agent(boundary=GuardedSite.open(config), section=config.agent)
     agent.start()
+    signal.set_wakeup_fd(-1)  # stopping takes as long as it must: its own end follows below
+    for number in listened():
+        signal.signal(number, lambda *_: ended.set())
     print(f"site {config.site.name} listens on {config.agent.socket}", flush=True)
     ended.wait()
     busy = agent.activity.current is not None
