@@ -90,6 +90,9 @@ class Guard:
 
     def _start(self) -> None:
         """Start a watchdog and tell it everything; a killed one is replaced."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         kept = ("PATH", "LD_LIBRARY_PATH", "LANG")
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by its path

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-GRACE = 2.0
+GRACE = 1.0
 """Pause between SIGTERM and SIGKILL, seconds."""
 _LONGEST = 8.0
 """Longest time in which processes are sought again and again, seconds."""
