@@ -95,6 +95,8 @@ def offline() -> None:
     ):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():  # bars of other libraries would fill a log with carriage returns
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 @app.command()
@@ -195,8 +197,8 @@ def _simulate(config: Any, *, resume: bool, as_json: bool, budget: Any) -> None:
     from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.runtimes.in_process import simulate as run  # noqa: PLC0415 - torch loads here
 
-    watch = ProgressDisplay(budget=budget)
-    with saying(resumed_by(Path(config.run.output) / config.run.name)):
+    saved = resumed_by(Path(config.run.output) / config.run.name)
+    with saying(saved), ProgressDisplay(budget=budget) as watch:
         folder = run(
             config,
             resume=resume,

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fedwinnow.cli.options import AsJson, Set, typed_command
+from fedwinnow.cli.stopping import saying
+from fedwinnow.cli.studies import GOES_ON
 from fedwinnow.curation.config.strict_toml import to_plain
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Compare recipes: whole scenarios.")
 
+NOTHING = "nothing was written; run the command again"
 HALVES = (
     "Half of the public hold-out chose, the other half reports: figures of the anchors that chose "
     "flatter the winner. Steps count training only, not measuring."
@@ -47,14 +50,15 @@ def compare(
     from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.recipes import compare as recipes_of  # noqa: PLC0415 - torch loads here
 
-    watch = ProgressDisplay()
-    found = recipes_of.compare_recipes(
-        recipes_of.load_recipes(scenarios, recipe or (), settings or ()),
-        seeds=seeds,
-        command=typed_command(),
-        progress=watch.delivery,
-        on_progress=watch.work,
-    )
+    recipes = recipes_of.load_recipes(scenarios, recipe or (), settings or ())
+    with saying(GOES_ON), ProgressDisplay() as watch:
+        found = recipes_of.compare_recipes(
+            recipes,
+            seeds=seeds,
+            command=typed_command(),
+            progress=watch.delivery,
+            on_progress=watch.work,
+        )
     if as_json:
         print(json.dumps(to_plain(found) | {"note": HALVES}, indent=1, ensure_ascii=False))
         return
@@ -95,8 +99,8 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
         steps=steps or config.training.rounds * config.training.steps,
         buckets=buckets, passes=numbers, seeds=seeds, most=most, rate=rate,
     )  # fmt: skip
-    watch = ProgressDisplay()
-    found = fit_budget(config, plan, progress=watch.delivery, on_progress=watch.work)
+    with saying(NOTHING), ProgressDisplay() as watch:
+        found = fit_budget(config, plan, progress=watch.delivery, on_progress=watch.work)
     if out is not None:
         write_atomically(out, found.section().encode())
     if as_json:
@@ -183,7 +187,8 @@ def mixture(
     from fedwinnow.simulations.recipes.merge_mixture import fit_mixture as measured  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.recipes.merge_mixture import section_text  # noqa: PLC0415 - likewise
 
-    found = measured(run, count=mixtures, number=training_round, on_progress=ProgressDisplay().work)
+    with saying(NOTHING), ProgressDisplay() as watch:
+        found = measured(run, count=mixtures, number=training_round, on_progress=watch.work)
     if out is not None:
         write_atomically(out, section_text(found).encode())
     if as_json:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fedwinnow.cli.options import AsJson, Set
+from fedwinnow.cli.stopping import saying
 
 if TYPE_CHECKING:
     from fedwinnow.simulations.single_silo import ScoreResult
@@ -43,10 +44,10 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
 
     words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
     config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
-    watch = ProgressDisplay()
-    found = score_silo(
-        config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)
-    )
+    with saying(f"{out} was not written; run the command again"), ProgressDisplay() as watch:
+        found = score_silo(
+            config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)
+        )
     if as_json:
         told = {"out": str(out), **{f.name: getattr(found, f.name) for f in fields(found)}}
         print(json.dumps(told, indent=1))

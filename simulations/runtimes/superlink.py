@@ -134,6 +134,7 @@ def _environment(home: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: take 127.0.0.1 as own address
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "TQDM_DISABLE": "1",  # its output is a log file
         "TMPDIR": str(home),  # leftovers of stopped processes are removed with the home
     }
 

@@ -471,7 +471,7 @@ def test_full_disk_is_named(tmp_path, monkeypatch):
         patch.setattr(data_module.pa, "OSFile", full)
         with pytest.raises(OutputError, match=r"No space left.*TMPDIR"):
             open_samples(source, PLAIN)
-    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(OutputError, match="TMPDIR"):
         open_samples(source, PLAIN)
 
