@@ -26,6 +26,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse, to_plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.processes.guard import scratch_folder
+from fedwinnow.server.run.advice import selection_warnings
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.state import required
 from fedwinnow.simulations.datasets.demo import local_model
@@ -33,6 +34,8 @@ from fedwinnow.simulations.runtimes.in_process import run_phases
 
 SHOWN = 5
 """Most overlapping samples that an error names."""
+WARNINGS = "fedwinnow.warnings"
+"""Key of the table's metadata with a JSON list of warnings about the selection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,8 @@ class ScoreResult:
     threshold: float | None
     forecast: dict[str, float]
     evidence: dict[str, float]
+    warnings: tuple[str, ...] = ()
+    """What speaks against the selection, and what to change."""
 
 
 def score_config(
@@ -87,7 +92,7 @@ def score_silo(
     Args:
         config: A configuration with exactly one site; its training section is not used.
         out: Parquet of row (from 0), id, signals by checkpoint, scores, kept and reason, one row
-            per sample of the data in the order of the file.
+            per sample of the data in the order of the file; warnings are in its metadata.
         kept: File for the kept rows as JSONL, with every column, or None.
         progress: Called on every delivery.
         cache: Process cache with the loaded model, or None.
@@ -118,18 +123,23 @@ def score_silo(
             training=replace(config.training, rounds=0),
         )
         state, _ = run_phases(alone, progress=progress, cache=cache)
+        decision = required(state.decision, "decision")
         table = _gather(simulated_run_files(alone, site.name), data)
         chosen = table["kept"].to_pylist()
-        pq.write_table(table, targets[0])
+        warnings = selection_warnings(
+            config.scorer.name, state.forecast, decision.evidence, kept_all=sum(chosen) == len(data)
+        )
+        told = json.dumps(warnings, ensure_ascii=False)
+        pq.write_table(table.replace_schema_metadata({WARNINGS: told}), targets[0])
         if kept is not None:
             _write_kept(targets[1], site.data, chosen)
-    decision = required(state.decision, "decision")
     return ScoreResult(
         samples=len(data),
         kept=sum(chosen),
         threshold=decision.value if math.isfinite(decision.value) else None,
         forecast=dict(state.forecast),
         evidence=dict(decision.evidence),
+        warnings=warnings,
     )
 
 

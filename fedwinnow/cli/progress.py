@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -82,7 +83,7 @@ class ProgressDisplay:
         """Begin to count the time."""
         self._began = self._since = self._said = self.clock()
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> Self:
         """Begin to break the silence of a log."""
         if not self.console.is_terminal:
             threading.Thread(target=self._watch, name="progress", daemon=True).start()

@@ -106,6 +106,8 @@ def _said(found: Mapping[str, Any], site: str) -> str:
 
 def show_run(record: RunRecord, folder: Path) -> None:
     """Print what was kept, how well, how the arms compare, and where the report lies."""
+    from fedwinnow.server.run.advice import selection_warnings  # noqa: PLC0415 - numpy loads here
+
     console = Console(soft_wrap=False)
     console.print(_kept(record))
     if record.selection is not None:
@@ -115,8 +117,13 @@ def show_run(record: RunRecord, folder: Path) -> None:
         console.print(_arms(record))
     for remark in record.remarks:
         console.print(remark, soft_wrap=True)
-    if record.threshold.evidence.get("inseparable"):
-        console.print("The anchors cannot be told from their corruptions: everything is kept.")
+    for line in selection_warnings(
+        record.scorer.name,
+        record.forecast,
+        record.threshold.evidence,
+        kept_all=record.kept == record.samples,
+    ):
+        console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"report   {folder / 'report.html'}", soft_wrap=True)
     if record.adapter is not None:
         console.print(f"adapter  {folder / record.adapter.path}", soft_wrap=True)

@@ -14,9 +14,6 @@ from fedwinnow.cli.stopping import saying
 if TYPE_CHECKING:
     from fedwinnow.simulations.single_silo import ScoreResult
 
-WEAK = 0.6
-"""Forecast AUROC below which a selection is not worth much."""
-
 
 def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may change
     data: Annotated[
@@ -48,20 +45,18 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
         found = score_silo(
             config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)
         )
+    for line in found.warnings:
+        Console(stderr=True).print(
+            f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
     if as_json:
         told = {"out": str(out), **{f.name: getattr(found, f.name) for f in fields(found)}}
         print(json.dumps(told, indent=1))
     else:
-        _show(found, scorer, out)
+        _show(found, out)
 
 
-def _show(found: "ScoreResult", scorer: str, out: Path) -> None:
+def _show(found: "ScoreResult", out: Path) -> None:
     print(f"{found.kept} of {found.samples} samples kept; table in {out}")
     if (auroc := found.forecast.get("auroc")) is not None:
         print(f"forecast AUROC on the corrupted anchors: {auroc:.3f}")
-        if auroc < WEAK:
-            Console(stderr=True).print(
-                f"warning: scorer {scorer} hardly tells clean anchors from corrupted ones here; "
-                "what it drops is little better than chance",
-                style="yellow",
-            )

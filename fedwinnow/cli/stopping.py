@@ -36,6 +36,9 @@ class StoppedError(SystemExit):
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
     """Raise :class:`StoppedError` inside the block at a signal; an ignored one stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may listen
+        return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     heard, told = socket.socketpair()
     told.settimeout(0)
