@@ -29,8 +29,9 @@ from fedwinnow.curation.processes.guard import scratch_folder
 from fedwinnow.server.run.advice import selection_warnings
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.state import required
-from fedwinnow.simulations.datasets.demo import local_model
+from fedwinnow.simulations.datasets.demo_scenario import local_model
 from fedwinnow.simulations.runtimes.in_process import run_phases
+from fedwinnow.simulations.score_settings import score_settings
 
 SHOWN = 5
 """Most overlapping samples that an error names."""
@@ -63,12 +64,7 @@ def score_config(
         DataError: a file is missing or its columns cannot be mapped.
     """
     named = any(line.startswith("sites.0.columns.") for line in overrides)
-    base: dict[str, Any] = {
-        "run": {"name": "score"},
-        "model": {"name": model},
-        "anchors": {"path": str(anchors)},
-        "sites": [{"name": "silo", "data": str(data)}],
-    }
+    base = score_settings(data, anchors, model)
     if not named:
         for section, source in ((base["sites"][0], data), (base["anchors"], anchors)):
             section["columns"] = to_plain(guess_columns(columns_of(str(source)), str(source)))

@@ -117,7 +117,8 @@ server.app
 simulations.scenarios simulations.datasets
 simulations.runtimes
 simulations.studies simulations.rehearsal
-simulations.recipes simulations.attacks simulations.benchmarks simulations.single_silo
+simulations.recipes simulations.attacks simulations.benchmarks
+    simulations.score_settings simulations.single_silo
 api
 cli
 """

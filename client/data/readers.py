@@ -7,7 +7,6 @@ No local file leaves a copy in the shared cache of ``datasets``, and none goes t
 
 import csv
 import json
-import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +15,11 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 
+from fedwinnow.client.data.source_names import ENDINGS, refuse_missing
 from fedwinnow.curation.errors import DataError
 from fedwinnow.curation.processes.guard import scratch_folder
 
-ENDINGS = (".jsonl", ".parquet", ".csv")
-"""Endings of data files."""
 _BATCH = 1000
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 Row = tuple[str, Mapping[str, Any]]
 """Place of a row (file and line, or file and row) and its values by column."""
@@ -49,7 +46,7 @@ def read_rows(source: str) -> Generator[Row, None, None]:
             for file in _files(path):
                 yield from _file_rows(file)
     else:
-        _check_hub_name(source)
+        refuse_missing(source)
         name, _, split = source.partition(":")
         yield from _table_rows(
             source, lambda _: datasets.load_dataset(name, split=split or "train")
@@ -153,20 +150,6 @@ def _files(folder: Path) -> list[Path]:
         raise DataError(message)
     (files,) = present.values()
     return files
-
-
-def _check_hub_name(source: str) -> None:
-    """Tell a mistyped path from a hub name before anything asks the network."""
-    parent = Path(source).parent
-    path_like = (
-        not _HUB_NAME.fullmatch(source)
-        or Path(source).suffix in ENDINGS
-        or source.startswith(".")
-        or (parent != Path() and parent.is_dir())
-    )
-    if path_like:
-        message = f"{source!r}: no such data file; give its path, a folder or a hub name"
-        raise DataError(message)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -161,7 +161,6 @@ def scoring(  # noqa: PLR0913 - options of a command
     """Time measuring against a LoRA step, the batch-1 loop, vmap and other projects."""
     import torch  # noqa: PLC0415 - torch loads here
 
-    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.benchmarks.scoring import EVERY, Plan, bench_scoring  # noqa: PLC0415
     from fedwinnow.simulations.benchmarks.workload import DATA, SHAPES  # noqa: PLC0415
 
@@ -172,13 +171,20 @@ def scoring(  # noqa: PLR0913 - options of a command
     sizes = partial(_sizes, samples, batch_tokens, cuda=cuda)
     plans = [Plan(model=m, data=d, threads=threads, **sizes(m)) for m in models for d in kinds]
     run = partial(bench_scoring, pairs=pairs, only=only, peers=peers, memory=memory)
-    with ProgressDisplay() as watch:
-        tables = [run(one, told=watch.say) for one in plans]
+    tables = _each_told(run, plans)
     if as_json:
         print(json.dumps({"machine": _machine(), "tables": tables}, indent=1))
         return
     for found in tables:
         Console().print(scoring_table(found, peak=peak))
+
+
+def _each_told(run: Callable[..., Any], plans: Iterable[Any]) -> list[Any]:
+    """Return what ``run`` gives for each plan, and tell its progress meanwhile."""
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+
+    with ProgressDisplay() as watch:
+        return [run(one, told=watch.say) for one in plans]
 
 
 @app.command()

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedwinnow.cli.options import AsJson, Set, typed_command
+from fedwinnow.cli.options import AsJson, Set, require_folders, require_sources, typed_command
 from fedwinnow.cli.stopping import saying
 from fedwinnow.cli.studies import GOES_ON
 from fedwinnow.curation.config.strict_toml import to_plain
@@ -47,6 +47,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Find the best of several recipes by successive halving; finished runs are not run again."""
+    from fedwinnow.simulations.recipes.recipe_files import read_recipes  # noqa: PLC0415 - with the rest of this command
+
+    read_recipes(scenarios, recipe or (), settings or ())  # a mistake is said before torch loads
     from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.recipes import compare as recipes_of  # noqa: PLC0415 - torch loads here
 
@@ -81,20 +84,22 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
     as_json: AsJson = False,
 ) -> None:
     """Fit how much data a training budget is worth, in a local simulation; prints [threshold]."""
-    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - likewise
-    from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.simulations.datasets.demo import local_model  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.recipes.data_budget import BudgetPlan, fit_budget  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - likewise
+    from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - likewise
+    from fedwinnow.simulations.datasets.demo_scenario import local_model  # noqa: PLC0415 - likewise
 
     config = load_scenario(scenario, settings or ())
     config = replace(config, model=local_model(config.model))
+    require_sources(config)
     try:
         numbers = tuple(int(word) for word in passes.split(","))
     except ValueError as error:
         message = f"--passes {passes!r}: expected whole numbers like 1,2,4,8"
         raise ConfigError(message) from error
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.recipes.data_budget import BudgetPlan, fit_budget  # noqa: PLC0415 - likewise
+
     plan = BudgetPlan(
         steps=steps or config.training.rounds * config.training.steps,
         buckets=buckets, passes=numbers, seeds=seeds, most=most, rate=rate,
@@ -182,6 +187,7 @@ def mixture(
     as_json: AsJson = False,
 ) -> None:
     """Fit a law of mixing to many merges of a run's kept adapters; nobody trains."""
+    require_folders(run)
     from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - likewise
     from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - torch loads with the rest
     from fedwinnow.simulations.recipes.merge_mixture import fit_mixture as measured  # noqa: PLC0415 - torch loads here

@@ -23,11 +23,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run over many sites through Flower; submit again whenever Flower ends the run too early."""
-    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
-    from fedwinnow.server.deployment.supervise import supervise  # noqa: PLC0415 - Flower loads here
+    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - with the rest of this command
+
+    config = load_run(file)  # a mistake is said before torch and Flower load
+    from fedwinnow.server.deployment.supervise import supervise  # noqa: PLC0415 - torch loads here
 
     logging.getLogger("fedwinnow.server").setLevel(logging.INFO)
-    config = load_run(file)
     with saying(resumed_by(Path(config.run.output) / config.run.name)):
         folder = supervise(file, config, resume=resume)
     if as_json:
@@ -42,7 +43,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a run's phase, deadline, members, who answered, who is missing and why, and bytes."""
-    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.server.run.status import read_status  # noqa: PLC0415 - with the rest of this command
 
     folder = run

@@ -35,12 +35,16 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
     as_json: AsJson = False,
 ) -> None:
     """Score and filter one data set against public anchors; no federation, no server."""
+    from fedwinnow.simulations.score_settings import check_score_settings  # noqa: PLC0415 - with the rest of this command
+
+    words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
+    overrides = (*words, *(settings or ()))
+    check_score_settings(data, anchors, model, overrides=overrides)  # before torch loads
     from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.single_silo import score_config, score_silo  # noqa: PLC0415 - torch loads here
 
-    words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
-    config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
+    config = score_config(data, anchors, model, overrides=overrides)
     with saying(f"{out} was not written; run the command again"), ProgressDisplay() as watch:
         found = score_silo(
             config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedwinnow.cli.options import Set, typed_command
+from fedwinnow.cli.options import Set, require_sources, typed_command
 from fedwinnow.cli.stopping import saying
 
 GOES_ON = "finished runs and the last commit are kept; the same command goes on from them"
@@ -25,10 +25,10 @@ def study(
     ] = False,
 ) -> None:
     """Run a study over several seeds and write its evidence tables; without a name, list them."""
-    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.studies import run_study as studies  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.studies.ablation import ablate  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - with the rest of this command
+
+    if name.endswith(".toml"):  # a mistake is said before torch loads
+        require_sources(load_scenario(Path(name), settings or ()))
     from fedwinnow.simulations.studies.definitions import load_study, names, plan  # noqa: PLC0415 - torch loads here
 
     if not name:
@@ -37,6 +37,11 @@ def study(
             print(f"{known}: {found.about} Splits: {', '.join(s.name for s in found.splits)}.")
         return
     planned = plan(name, seeds, tuple(settings or ()))
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - likewise
+    from fedwinnow.simulations.studies import run_study as studies  # noqa: PLC0415 - likewise
+    from fedwinnow.simulations.studies.ablation import ablate  # noqa: PLC0415 - likewise
+
     with saying(GOES_ON), ProgressDisplay() as watch:
         cache = ProcessCache(progress=watch.work)
         studies.run_study(
