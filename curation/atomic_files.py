@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.processes.guard import keep_at_end, remove_at_end
+from fedwinnow.curation.process_guard import keep_at_end, remove_at_end
 
 
 @contextlib.contextmanager

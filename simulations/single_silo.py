@@ -25,7 +25,7 @@ from fedwinnow.curation.atomic_files import replace_atomically
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse, to_plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.processes.guard import scratch_folder
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.server.run.advice import selection_warnings
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.state import required

@@ -85,7 +85,7 @@ def test_house_no_file_is_long_and_no_function_either():
 
 ORDER = """
 curation.errors curation.seeds curation.datatypes curation.versions curation.atomic_files
-    curation.processes
+    curation.watchdog curation.process_guard
     curation.signal_columns curation.learning_rate curation.tabular
 curation.scores curation.adapters
 curation.protocol

@@ -38,7 +38,7 @@ from fedwinnow.curation.errors import (
     ProtocolError,
     UnauthorisedError,
 )
-from fedwinnow.curation.processes.guard import remove_at_end
+from fedwinnow.curation.process_guard import remove_at_end
 from fedwinnow.curation.protocol.envelope import Stamp, UnsignedEnvelope
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from fedwinnow.client.data.source_names import ENDINGS, refuse_missing
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.processes.guard import scratch_folder
+from fedwinnow.curation.process_guard import scratch_folder
 
 _BATCH = 1000
 

@@ -24,7 +24,7 @@ from fedwinnow.client.data.readers import read_rows
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.errors import DataError, OutputError
-from fedwinnow.curation.processes.guard import scratch_folder
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.curation.tabular import counted
 
 _BATCH = 1000

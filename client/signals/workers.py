@@ -25,7 +25,7 @@ from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.errors import ConfigError, CurationError, ModelError
 from fedwinnow.curation.model.lora_model import LoadedModel, set_adapter
 from fedwinnow.curation.model.pretrained import load_model
-from fedwinnow.curation.processes.guard import marked_children, scratch_folder
+from fedwinnow.curation.process_guard import marked_children, scratch_folder
 
 logger = logging.getLogger(__name__)
 

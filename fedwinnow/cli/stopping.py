@@ -2,7 +2,7 @@
 
 The signal is raised as an exception in the main thread, so that every block clears up after itself.
 A computation in C hears of no exception: after ``LONGEST`` seconds a thread ends the process, and
-the watchdog (:mod:`fedwinnow.curation.processes`) clears up.
+the watchdog (:mod:`fedwinnow.curation.watchdog`) clears up.
 """
 
 import os

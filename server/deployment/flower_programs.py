@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation.errors import ConfigError, TransportError
-from fedwinnow.curation.processes.guard import child_environment
+from fedwinnow.curation.process_guard import child_environment
 
 PATIENCE = 120.0
 """Longest wait for a SuperLink that does not answer, seconds."""

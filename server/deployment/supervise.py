@@ -23,7 +23,7 @@ from fedwinnow.curation.errors import (
     RunError,
     TransportError,
 )
-from fedwinnow.curation.processes.guard import scratch_folder
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.curation.protocol.keys import PublicKey
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.deployment.flower_programs import (

@@ -27,7 +27,7 @@ from fedwinnow.client.agent.relay import relay_envelope
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.processes.guard import child_environment, scratch_folder
+from fedwinnow.curation.process_guard import child_environment, scratch_folder
 from fedwinnow.curation.protocol.envelope import Stamp, UnsignedEnvelope, decrypt, encrypt, sign
 from fedwinnow.curation.protocol.envelope import verify_stamp as verify
 from fedwinnow.curation.protocol.keys import PrivateKey

@@ -18,7 +18,7 @@ from fedwinnow.client.site import Site
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import load_run, load_scenario, site_configs
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.processes.guard import child_environment, scratch_folder
+from fedwinnow.curation.process_guard import child_environment, scratch_folder
 from fedwinnow.server.deployment.flower_programs import program
 from fedwinnow.server.run.fold import initial_state
 from fedwinnow.server.run.run_folder import RunFolder

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedwinnow.curation.processes.guard import scratch_folder
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.simulations.benchmarks.gradient_methods import ROWS, Outcome, Row, factors
 from fedwinnow.simulations.benchmarks.instruments.process_memory import (
     can_be_measured,

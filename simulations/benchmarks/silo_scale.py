@@ -35,7 +35,7 @@ from fedwinnow.curation.config.scoring import AdapterSection, ColumnsSection, Mo
 from fedwinnow.curation.datatypes import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
 from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
 from fedwinnow.curation.model.pretrained import encode, load_model
-from fedwinnow.curation.processes.guard import scratch_folder
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.curation.scores.histogram import quantile, summarise
 from fedwinnow.curation.scores.histogram_edges import Edges, edges_from_public, snap_to_grid
 from fedwinnow.curation.scores.selection import select_above

@@ -18,7 +18,7 @@ import psutil
 
 import fedwinnow
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.processes.guard import child_environment
+from fedwinnow.curation.process_guard import child_environment
 
 DEPLOY = Path(fedwinnow.__file__).resolve().parents[1] / "docs" / "deploy"
 """Folder of the pages, scripts and settings; only in a checkout."""

@@ -21,8 +21,8 @@ from fedwinnow.curation.config.coordinator import MemberSection
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.processes.guard import scratch_folder
-from fedwinnow.curation.processes.watchdog import end_marked
+from fedwinnow.curation.process_guard import scratch_folder
+from fedwinnow.curation.watchdog import end_marked
 from fedwinnow.simulations.rehearsal.documented_steps import (
     DEPLOY,
     RehearsedMachine,

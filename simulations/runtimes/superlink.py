@@ -2,7 +2,7 @@
 
 It is offline by construction: no installation at run time, no telemetry, no update check, and Ray
 takes 127.0.0.1 as its own address. Whatever happens, SIGKILL of this process too, every process
-that was started here is stopped, and no other (:mod:`fedwinnow.curation.processes`).
+that was started here is stopped, and no other (:mod:`fedwinnow.curation.watchdog`).
 """
 
 import json
@@ -20,8 +20,8 @@ from typing import Any
 
 import fedwinnow
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.curation.processes.guard import child_environment, scratch_folder
-from fedwinnow.curation.processes.watchdog import end_marked
+from fedwinnow.curation.process_guard import child_environment, scratch_folder
+from fedwinnow.curation.watchdog import end_marked
 from fedwinnow.server.deployment.flower_programs import program
 
 logger = logging.getLogger(__name__)

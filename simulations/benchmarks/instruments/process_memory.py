@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from fedwinnow.curation.processes.guard import child_environment
+from fedwinnow.curation.process_guard import child_environment
 
 
 def can_be_measured() -> bool:

@@ -15,15 +15,15 @@ import psutil
 import pytest
 from repository import ROOT
 
+from fedwinnow.curation import watchdog
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.processes import watchdog
-from fedwinnow.curation.processes.guard import current_guard, remove_stale, scratch_folder
+from fedwinnow.curation.process_guard import current_guard, remove_stale, scratch_folder
 
 PARENT = """
 import json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 from fedwinnow.curation.atomic_files import replace_atomically
-from fedwinnow.curation.processes.guard import child_environment, remove_at_end, scratch_folder
+from fedwinnow.curation.process_guard import child_environment, remove_at_end, scratch_folder
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
 CHILD = (  # a grandchild in a session of its own, whose parent ends and whose environment is bare

@@ -1,6 +1,6 @@
 """Mark the processes that this process starts, and make scratch that goes when it goes.
 
-One watchdog (:mod:`fedwinnow.curation.processes.watchdog`) is started at first use. Nothing is put
+One watchdog (:mod:`fedwinnow.curation.watchdog`) is started at first use. Nothing is put
 into this process's own environment for longer than a block: what a notebook starts beside us is
 not ours, and is never ended.
 
@@ -26,8 +26,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedwinnow.curation import watchdog
 from fedwinnow.curation.errors import OutputError
-from fedwinnow.curation.processes import watchdog
 
 PREFIX = "fw-"
 """First letters of every scratch folder; short, as the path of a socket has at most 107 bytes."""
