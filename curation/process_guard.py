@@ -22,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from fedwinnow.curation import watchdog
 from fedwinnow.curation.errors import OutputError
@@ -48,7 +49,8 @@ class Guard:
     """Mark of this process's children, and the pipe to its watchdog."""
 
     name: str = field(default_factory=lambda: f"{MARK}{secrets.token_hex(8)}")
-    _paths: dict[str, None] = field(default_factory=dict)
+    _told: dict[tuple[str, str], None] = field(default_factory=dict)
+    """What the watchdog is to do, as (verb, value): paths to remove, commands to run."""
     _process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -56,16 +58,16 @@ class Guard:
         """Return the entry that marks an environment, ``NAME=value``."""
         return f"{self.name}=1"
 
-    def tell(self, verb: str, path: Path) -> None:
-        """Tell the watchdog to remove a path ("add") or to leave it ("drop")."""
+    def tell(self, verb: Literal["add", "drop", "run", "spare"], value: str) -> None:
+        """Tell the watchdog to remove a path ("add") or to leave it ("drop"); see its ``watch``."""
         with _MAKING:
-            if verb == "add":
-                self._paths[str(path)] = None
+            if verb in {"add", "run"}:
+                self._told[verb, value] = None
             else:
-                self._paths.pop(str(path), None)
+                self._told.pop(("add" if verb == "drop" else "run", value), None)
             if self._running():
                 with contextlib.suppress(BrokenPipeError):
-                    self._write(verb, str(path))
+                    self._write(verb, value)
                     return
             self._start()
 
@@ -79,8 +81,9 @@ class Guard:
         """Remove what is left and let the watchdog go, at the end of the process."""
         if self._process is None or self._process.stdin is None:
             return
-        for path in tuple(self._paths):
-            watchdog.remove(Path(path))
+        for verb, value in tuple(self._told):
+            if verb == "add":
+                watchdog.remove(Path(value))
         self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):  # it ends what is still there
             self._process.wait(timeout=watchdog.GRACE + 1)
@@ -107,12 +110,12 @@ class Guard:
         except OSError as error:
             logger.warning("no watchdog can be started (%s): kill -9 would leave children", error)
             return
-        for path in tuple(self._paths):
-            self._write("add", path)
+        for verb, value in tuple(self._told):
+            self._write(verb, value)
 
-    def _write(self, verb: str, path: str) -> None:
+    def _write(self, verb: str, value: str) -> None:
         if self._process is not None and self._process.stdin is not None:
-            os.write(self._process.stdin.fileno(), json.dumps([verb, path]).encode() + b"\n")
+            os.write(self._process.stdin.fileno(), json.dumps([verb, value]).encode() + b"\n")
 
 
 def current_guard() -> Guard:
@@ -162,12 +165,12 @@ def scratch_folder(what: str = "", *, short: bool = False) -> Iterator[Path]:
     guard = current_guard()
     root = SHORT if short and os.access(SHORT, os.W_OK) else Path(tempfile.gettempdir())
     folder = root / f"{PREFIX}{what}{'-' * bool(what)}{secrets.token_hex(4)}"
-    guard.tell("add", folder)
+    guard.tell("add", str(folder))
     try:
         folder.mkdir(mode=0o700)
         lock = _locked(folder, guard)
     except OSError as error:
-        guard.tell("drop", folder)
+        guard.tell("drop", str(folder))
         message = (
             f"TMPDIR {root}: no temporary folder can be made ({error.strerror}); "
             "name a writable one"
@@ -179,17 +182,29 @@ def scratch_folder(what: str = "", *, short: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
         if not folder.exists():
-            guard.tell("drop", folder)
+            guard.tell("drop", str(folder))
 
 
 def remove_at_end(path: Path) -> None:
     """Have a half-written file removed that this process leaves, or a socket without listener."""
-    current_guard().tell("add", path.absolute())
+    current_guard().tell("add", str(path.absolute()))
 
 
 def keep_at_end(path: Path) -> None:
     """Take back :func:`remove_at_end`."""
-    current_guard().tell("drop", path.absolute())
+    current_guard().tell("drop", str(path.absolute()))
+
+
+@contextlib.contextmanager
+def undone_if_killed(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+    """Have a command run if this process is killed inside the block, to undo what it began."""
+    command = json.dumps([list(arguments), dict(environment)])
+    guard = current_guard()
+    guard.tell("run", command)
+    try:
+        yield
+    finally:
+        guard.tell("spare", command)
 
 
 def remove_stale(root: Path) -> None:
@@ -212,10 +227,11 @@ def remove_stale(root: Path) -> None:
 
 def _locked(folder: Path, guard: Guard) -> int:
     """Write the owner's file, lock it, only then give it its name; return its handle."""
+    owner = {"host": platform.node(), "process": os.getpid(), "entry": guard.entry}
     draft = folder / f"{_OWNER}.new"
     handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     with contextlib.suppress(OSError):  # a file system without locks: nobody takes it for stale
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(handle, json.dumps({"host": platform.node(), "entry": guard.entry}).encode())
+        os.write(handle, json.dumps(owner).encode())
         draft.rename(folder / _OWNER)
     return handle

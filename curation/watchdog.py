@@ -2,10 +2,11 @@
 
 This file is also the program of the watchdog, a small child in a session of its own. It waits
 until its parent is gone, whatever ended it (SIGKILL and the out-of-memory killer too), ends every
-process that bears the parent's mark or descends from one that does, and removes the folders and
-stale sockets that the parent had told it of. The mark is an entry of the environment with a random
-name, so that no process of anybody else bears it. A signal goes to a pidfd, whose process was
-identified by its start time before: a process id that was given away again is never hit.
+process that bears the parent's mark or descends from one that does, removes the folders and stale
+sockets that the parent had told it of, and runs the commands that undo what the parent began in
+another's process, such as a Flower run in a SuperLink. The mark is an entry of the environment with
+a random name, so that no process of anybody else bears it. A signal goes to a pidfd, whose process
+was identified by its start time before: a process id that was given away again is never hit.
 """
 
 import contextlib
@@ -16,9 +17,9 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -115,21 +116,26 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
-def _clear(entry: str, paths: Iterable[str]) -> None:
-    """End the marked processes, then remove the paths."""
-    end_marked(entry)
-    for path in paths:
-        remove(Path(path))
+def _run(arguments: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603 - a command of our own parent, no shell
+        arguments,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def watch(parent: int, entry: str) -> None:
-    """Read paths from standard input until the parent is gone; then clear up after it.
+    """Read paths and commands from standard input until the parent is gone; then clear up.
 
-    A line of the input is a JSON list: "add" or "drop", and a path.
+    A line of the input is a JSON list: "add" or "drop", and a path; or "run" or "spare", and a
+    command (arguments and environment) that undoes what the parent began elsewhere.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a service manager tells all; this ends by itself
     paths: dict[str, None] = {}
+    commands: dict[str, None] = {}
     buffer, is_open = b"", True
     while is_open and (os.getppid() == parent or select.select([0], [], [], 0)[0]):
         if not select.select([0], [], [], _LOOK)[0]:
@@ -138,12 +144,20 @@ def watch(parent: int, entry: str) -> None:
         is_open = bool(data)
         *lines, buffer = (buffer + data).split(b"\n")
         for line in lines:
-            verb, path = json.loads(line)
-            if verb == "add":
-                paths[path] = None
+            verb, value = json.loads(line)
+            kind = paths if verb in {"add", "drop"} else commands
+            if verb in {"add", "run"}:
+                kind[value] = None
             else:
-                paths.pop(path, None)
-    _clear(entry, paths)
+                kind.pop(value, None)
+    end_marked(entry)
+    undoing = [_run(*json.loads(command)) for command in commands]
+    for path in paths:
+        remove(Path(path))
+    for process in undoing:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_LONGEST)
+        process.kill()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Connection:
             TransportError: the command failed, or the SuperLink does not answer.
         """
         self._refuse_flowers_own()
-        command = [program("flwr"), *arguments, *filter(None, [self.name]), "--format", "json"]
+        command = self.command(*arguments)
         try:
             done = subprocess.run(  # noqa: S603 - our own command, no shell
                 command,
@@ -59,6 +59,10 @@ class Connection:
             message = f"flwr {arguments[0]} failed with code {done.returncode}: {said}"
             raise TransportError(message)
         return answer
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return a command line of Flower's on this connection, with a JSON answer."""
+        return [program("flwr"), *arguments, *filter(None, [self.name]), "--format", "json"]
 
     def _refuse_flowers_own(self) -> None:
         """Refuse a missing connection: Flower would start a SuperLink here and install packages.

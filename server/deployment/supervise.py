@@ -8,6 +8,7 @@ fail again (a wrong input) is not submitted again.
 import fcntl
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from fedwinnow.curation.errors import (
     RunError,
     TransportError,
 )
-from fedwinnow.curation.process_guard import scratch_folder
+from fedwinnow.curation.process_guard import scratch_folder, undone_if_killed
 from fedwinnow.curation.protocol.keys import PublicKey
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.deployment.flower_programs import (
@@ -159,6 +160,16 @@ def _once(connection: Connection, file: Path, store: RunFolder, *, resume: bool)
     """
     told = len(metrics_lines(store.folder))
     run = _submit(connection, file, resume=resume)
+    with undone_if_killed(connection.command("stop", run), os.environ):
+        return _watched(connection, run, store, told)
+
+
+def _watched(connection: Connection, run: str, store: RunFolder, told: int) -> tuple[str, str]:
+    """Watch a Flower run until it is finished, and return its status and details.
+
+    Raises:
+        TransportError: the SuperLink is silent for too long.
+    """
     began = heard = asked = time.monotonic()
     try:
         while True:

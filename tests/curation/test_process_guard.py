@@ -125,10 +125,10 @@ def test_a_killed_watchdog_is_replaced(tmp_path, monkeypatch):
         guard._process.wait()
         with scratch_folder() as second:
             assert guard._process.poll() is None
-            assert {str(first), str(second)} <= guard._paths.keys()
+            assert {("add", str(first)), ("add", str(second))} <= guard._told.keys()
     assert not first.exists()
     assert not second.exists()
-    assert not {str(first), str(second)} & guard._paths.keys()
+    assert not {("add", str(first)), ("add", str(second))} & guard._told.keys()
 
 
 def test_a_recycled_process_id_is_not_hit():
