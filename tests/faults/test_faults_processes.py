@@ -52,6 +52,7 @@ class Watched:
     process: subprocess.Popen
     entry: str
     folder: Path
+    log: Path
     seen: dict[int, psutil.Process] = field(default_factory=dict)
     scratch: set[Path] = field(default_factory=set)
 
@@ -72,7 +73,7 @@ class Watched:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        return cls(process=process, entry=entry, folder=folder)
+        return cls(process=process, entry=entry, folder=folder, log=folder / "log")
 
     def look(self) -> list[psutil.Process]:
         """Note and return the processes that live, and note their scratch."""
@@ -164,13 +165,14 @@ def nothing_is_left(run: Watched, dice, story, *, longest: float, others: bool =
     try:
         told = strike(run, dice, longest=longest, others=others)
         left = run.wait_until_clear()
-        code = run.process.poll()
+        code = run.process.wait(timeout=LONGEST)
         story.update(
             where=WHERE, broken=told, outcome="left: " + "; ".join(left) if left else "clear"
         )
-        assert left == [], (told, code, (run.folder / "log").read_text()[-1500:])
+        assert left == [], (told, code, run.log.read_text()[-1500:])
         if told.startswith(("SIGTERM to the front", "SIGHUP to the front")):
-            assert code in {0, 143, 129, -signal.SIGTERM, -signal.SIGHUP}, (told, code)
+            said = run.log.read_text()[-1500:]
+            assert code in {0, 143, 129, -signal.SIGTERM, -signal.SIGHUP}, (told, code, said)
     finally:
         watchdog.end_marked(run.entry, grace=0.0)
         run.process.wait()
