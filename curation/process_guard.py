@@ -49,6 +49,8 @@ class Guard:
     """Mark of this process's children, and the pipe to its watchdog."""
 
     name: str = field(default_factory=lambda: f"{MARK}{secrets.token_hex(8)}")
+    owner: int = field(default_factory=os.getpid)
+    """Process id of the process that it guards."""
     _told: dict[tuple[str, str], None] = field(default_factory=dict)
     """What the watchdog is to do, as (verb, value): paths to remove, commands to run."""
     _process: "subprocess.Popen[bytes] | None" = None
@@ -79,8 +81,8 @@ class Guard:
 
     def close(self) -> None:
         """Remove what is left and let the watchdog go, at the end of the process."""
-        if self._process is None or self._process.stdin is None:
-            return
+        if self._process is None or self._process.stdin is None or os.getpid() != self.owner:
+            return  # a fork leaves what is its parent's
         for verb, value in tuple(self._told):
             if verb == "add":
                 watchdog.remove(Path(value))
@@ -179,10 +181,11 @@ def scratch_folder(what: str = "", *, short: bool = False) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-        if not folder.exists():
-            guard.tell("drop", str(folder))
+        if os.getpid() == guard.owner:  # a fork leaves what is its parent's
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+            if not folder.exists():
+                guard.tell("drop", str(folder))
 
 
 def remove_at_end(path: Path) -> None:

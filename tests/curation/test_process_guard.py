@@ -23,7 +23,9 @@ PARENT = """
 import json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 from fedwinnow.curation.atomic_files import replace_atomically
-from fedwinnow.curation.process_guard import child_environment, remove_at_end, scratch_folder
+from fedwinnow.curation.process_guard import (
+    child_environment, remove_at_end, scratch_folder, undone_if_killed,
+)
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
 CHILD = (  # a grandchild in a session of its own, whose parent ends and whose environment is bare
@@ -41,7 +43,12 @@ foreign = subprocess.Popen(["sleep", "300"], stdout=subprocess.DEVNULL)
 door = socket.socket(socket.AF_UNIX)
 door.bind(str(here / "door"))
 remove_at_end(here / "door")
-with scratch_folder("texts") as folder, replace_atomically(here / "half") as half:
+def touch(name):
+    return undone_if_killed(["touch", str(here / name)], {"PATH": "/usr/bin:/bin"})
+
+with touch("spared"):
+    pass
+with touch("undone"), scratch_folder("texts") as folder, replace_atomically(here / "half") as half:
     (folder / "samples").write_text("private")
     half.write_text("half")
     told = {"ours": ours, "foreign": foreign.pid, "scratch": [str(folder), str(half)]}
@@ -84,8 +91,8 @@ def dogs_of(process) -> list[psutil.Process]:
 def test_what_a_process_started_goes_with_it(tmp_path):
     """Law: after SIGKILL, grandchildren of other sessions, sockets and scratch are gone.
 
-    One grandchild does not hear SIGTERM, one has lost the mark. What the process started
-    without the mark lives on, and so does a socket that somebody listens on.
+    The command that undoes what was begun has run, unless its block had ended. One grandchild
+    does not hear SIGTERM, one has lost the mark. What was started without the mark lives on.
     """
     with a_parent(tmp_path) as (process, told):
         [dog] = dogs_of(process)
@@ -95,6 +102,8 @@ def test_what_a_process_started_goes_with_it(tmp_path):
         assert gone([*told["ours"], dog.pid])
         assert [path for path in map(Path, told["scratch"]) if path.exists()] == []
         assert not (tmp_path / "door").exists()
+        assert (tmp_path / "undone").exists()
+        assert not (tmp_path / "spared").exists()
         assert psutil.Process(told["foreign"]).is_running()
 
 
@@ -129,6 +138,23 @@ def test_a_killed_watchdog_is_replaced(tmp_path, monkeypatch):
     assert not first.exists()
     assert not second.exists()
     assert not {("add", str(first)), ("add", str(second))} & guard._told.keys()
+
+
+def test_a_forked_process_removes_nothing_of_its_parent(tmp_path):
+    """Edge: a fork inherits folders and exit functions; they are its parent's."""
+    code = (
+        "import os, sys; from pathlib import Path;"
+        "from fedwinnow.curation.process_guard import scratch_folder\n"
+        "with scratch_folder() as folder:\n"
+        "    if os.fork() == 0: sys.exit()\n"
+        "    os.wait(); print(folder.is_dir())\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recycled_process_id_is_not_hit():
