@@ -124,7 +124,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Run the main job on a real small model and real text: three silos, about 10 minutes."""
-    from fedwinnow.simulations.datasets.demo_scenario import BUDGET, demo_settings  # noqa: PLC0415 - numpy loads here
+    from fedwinnow.simulations.datasets.demo_scenario import BUDGET, demo_settings  # noqa: PLC0415 - with the rest of this command
 
     overrides = (f"run.output={json.dumps(str(output))}", *(settings or ()))
     demo_settings(seed, overrides=overrides)  # a mistake is said before torch loads

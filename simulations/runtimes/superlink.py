@@ -22,7 +22,7 @@ import fedwinnow
 from fedwinnow.curation.errors import TransportError
 from fedwinnow.curation.process_guard import child_environment, scratch_folder
 from fedwinnow.curation.watchdog import end_marked
-from fedwinnow.server.deployment.flower_programs import program
+from fedwinnow.server.deployment.flower_programs import PATIENCE, program
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +80,18 @@ class SuperLink:
         return answer
 
     def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 - our own command, no shell
-            [program("flwr"), *arguments],
-            env=dict(self.environment),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            return subprocess.run(  # noqa: S603 - our own command, no shell
+                [program("flwr"), *arguments],
+                env=dict(self.environment),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE,
+            )
+        except subprocess.TimeoutExpired as error:
+            message = f"flwr {arguments[0]} gave no answer in {PATIENCE:.0f} s:\n{self.tail()}"
+            raise TransportError(message) from error
 
 
 @contextmanager
