@@ -17,7 +17,7 @@ def refuse_missing(source: str) -> None:
         DataError: there is no such file or folder.
     """
     path = Path(source)
-    if source and path.exists():
+    if source and (path.is_file() or path.is_dir()):
         return
     path_like = (
         not _HUB_NAME.fullmatch(source)
