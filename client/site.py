@@ -52,7 +52,10 @@ class Site:
         return self.config.site.name
 
     def handle(self, request: Request) -> Reply:
-        """Answer a request; never raises, and no error text holds anything of the silo's data."""
+        """Answer a request; never raises, and no error text holds anything of the silo's data.
+
+        In a simulation all is one person's, who has no log of the site's own: errors are told.
+        """
         try:
             return self.answer(request)
         except CurationError as error:
@@ -62,7 +65,7 @@ class Site:
             return refusal_of(error, request.header, self.name, told=told)
         except Exception as error:
             logger.exception("site %s failed in phase %s", self.name, request.header.phase)
-            return refusal_of(error, request.header, self.name, told=False)
+            return refusal_of(error, request.header, self.name, told=self.config.simulation)
 
     def answer(self, request: Request) -> Reply:
         """Answer a request, raising every error: for tests and for a local simulation.

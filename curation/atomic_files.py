@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation.errors import OutputError
+from fedwinnow.curation.process_guard import keep_at_end, remove_at_end
 
 
 @contextlib.contextmanager
@@ -25,6 +26,7 @@ def replace_atomically(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_at_end(temporary)  # where this process is killed meanwhile
         yield temporary
         if durable:
             with temporary.open("rb") as file:
@@ -39,6 +41,7 @@ def replace_atomically(path: Path, *, durable: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # nothing to remove where nothing could be written
             temporary.unlink(missing_ok=True)
+            keep_at_end(temporary)
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:

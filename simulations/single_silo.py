@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,15 +27,20 @@ from fedwinnow.curation.atomic_files import replace_atomically
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import parse, to_plain, with_overrides
 from fedwinnow.curation.errors import DataError, OutputError
+from fedwinnow.curation.process_guard import scratch_folder
+from fedwinnow.server.run.advice import selection_warnings
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.state import required
-from fedwinnow.simulations.datasets.demo import local_model
+from fedwinnow.simulations.datasets.demo_scenario import local_model
 from fedwinnow.simulations.runtimes.in_process import run_phases
+from fedwinnow.simulations.score_settings import score_settings
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 5
 """Most overlapping samples that an error names."""
+WARNINGS = "fedwinnow.warnings"
+"""Key of the table's metadata with a JSON list of warnings about the selection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,8 @@ class ScoreResult:
     threshold: float | None
     forecast: dict[str, float]
     evidence: dict[str, float]
+    warnings: tuple[str, ...] = ()
+    """What speaks against the selection, and what to change."""
 
 
 def score_config(
@@ -64,12 +70,7 @@ def score_config(
     """
     named = _names_content("sites.0.columns.", overrides)
     apart = _names_content("anchors.columns.", overrides)
-    base: dict[str, Any] = {
-        "run": {"name": "score"},
-        "model": {"name": model},
-        "anchors": {"path": str(anchors)},
-        "sites": [{"name": "silo", "data": str(data)}],
-    }
+    base = score_settings(data, anchors, model)
     if not named:
         base["sites"][0]["columns"] = to_plain(map_columns(str(data)))
     if not named and not apart:
@@ -101,7 +102,7 @@ def score_silo(
     Args:
         config: A configuration with exactly one site; its training section is not used.
         out: Parquet of row (from 0), id, signals by checkpoint, scores, kept and reason, one row
-            per sample of the data in the order of the file.
+            per sample of the data in the order of the file; warnings are in its metadata.
         kept: File for the kept rows as they came, in the format of its ending, or None; see
             ``client/data_files/kept_rows.py``.
         progress: Called on every delivery.
@@ -133,25 +134,30 @@ def score_silo(
         ]
         for target in targets:
             target.touch()  # an unwritable folder is found before anything is computed
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fedwinnow-score-"))
+        folder = str(stack.enter_context(scratch_folder("score")))
         alone = replace(
             config,
             run=replace(config.run, output=folder),
             training=replace(config.training, rounds=0),
         )
         state, _ = run_phases(alone, progress=progress, cache=cache)
+        decision = required(state.decision, "decision")
         table = _gather(simulated_run_files(alone, site.name), data)
         chosen = table["kept"].to_pylist()
-        pq.write_table(table, targets[0])
+        warnings = selection_warnings(
+            config.scorer.name, state.forecast, decision.evidence, kept_all=sum(chosen) == len(data)
+        )
+        told = json.dumps(warnings, ensure_ascii=False)
+        pq.write_table(table.replace_schema_metadata({WARNINGS: told}), targets[0])
         if kept is not None:
             write_kept(find_source(site.data), chosen, targets[1], ending_of(kept))
-    decision = required(state.decision, "decision")
     return ScoreResult(
         samples=len(data),
         kept=sum(chosen),
         threshold=decision.value if math.isfinite(decision.value) else None,
         forecast=dict(state.forecast),
         evidence=dict(decision.evidence),
+        warnings=warnings,
     )
 
 

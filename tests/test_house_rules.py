@@ -85,6 +85,7 @@ def test_house_no_file_is_long_and_no_function_either():
 
 ORDER = """
 curation.errors curation.seeds curation.datatypes curation.versions curation.atomic_files
+    curation.watchdog curation.process_guard
     curation.signal_columns curation.learning_rate curation.tabular
 curation.scores curation.adapters
 curation.protocol
@@ -117,7 +118,8 @@ server.app
 simulations.scenarios simulations.datasets
 simulations.runtimes
 simulations.studies simulations.rehearsal
-simulations.recipes simulations.attacks simulations.benchmarks simulations.single_silo
+simulations.recipes simulations.attacks simulations.benchmarks
+    simulations.score_settings simulations.single_silo
 api
 cli
 """

@@ -38,6 +38,7 @@ from fedwinnow.curation.errors import (
     ProtocolError,
     UnauthorisedError,
 )
+from fedwinnow.curation.process_guard import remove_at_end
 from fedwinnow.curation.protocol.envelope import Stamp, UnsignedEnvelope
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ class Agent:
             raise OutputError(message) from error
         finally:
             os.umask(previous)
+        remove_at_end(Path(self.section.socket))  # where this process is killed
         listener.share_with_group(self.section)
         self._server = server
         logger.info("site %s listens on %s", self.boundary.site.name, self.section.socket)

@@ -8,8 +8,6 @@ enters a shared cache, and no local file asks the network.
 import hashlib
 import itertools
 import json
-import shutil
-import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +25,7 @@ from fedwinnow.client.data_files.sources import find_source
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.errors import DataError, OutputError
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.curation.tabular import counted
 
 _BATCH = 1000
@@ -132,8 +131,7 @@ def open_samples(source: str, columns: ColumnsSection, *, domain: str = "") -> S
     """
     found, reader = find_source(source), RowReader(source, columns, domain)
     with ExitStack() as cleaning:  # the folder is removed silently with the last of the samples
-        folder = _scratch()
-        cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = cleaning.enter_context(scratch_folder("arrow"))
         file = folder / "samples.arrow"
         with closing(read_rows(found)) as rows:
             ids, domains = _store(map(reader.sample, rows), file)
@@ -163,14 +161,6 @@ def data_hash(samples: Samples) -> str:
     """Return the SHA-256 over the ids and domains, whatever their order."""
     pairs = sorted(zip(samples.ids, samples.domains, strict=True))
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
-
-
-def _scratch() -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix="fedwinnow-arrow-"))
-    except OSError as error:
-        message = f"TMPDIR: no temporary folder can be made ({error.strerror}); name a writable one"
-        raise OutputError(message) from error
 
 
 def _store(samples: Iterable[Sample], file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -88,8 +88,29 @@ def find_source(source: str) -> DataSource:
     if source and path.is_dir():
         split = "" if Path(source).is_dir() else source.rpartition(":")[2]
         return _folder(source, path, split)
-    _check_hub_name(source)
+    refuse_missing(source)
     return DataSource(name=source, kind="arrow", split=source.partition(":")[2] or "train")
+
+
+def refuse_missing(source: str) -> None:
+    """Refuse a path that leads nowhere; what can be a hub's name passes.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    path = local_path(source)
+    if source and (path.is_file() or path.is_dir()):
+        return
+    parent = Path(source).parent
+    path_like = (
+        not _HUB_NAME.fullmatch(source)
+        or ending_of(Path(source)) in KINDS
+        or source.startswith(".")
+        or (parent != Path() and parent.is_dir())
+    )
+    if path_like:
+        message = f"{source!r}: no such data file; give its path, a folder or a hub name"
+        raise DataError(message)
 
 
 def _one_file(source: str, path: Path) -> DataSource:
@@ -186,17 +207,3 @@ def _left_out(found: list[Path], files: list[Path], full: list[Path]) -> tuple[s
     empty = [file.name for file in files if file not in full]
     told = [f"{split} ({counted(count, 'file')})" for split, count in others.items()]
     return (*told, *(f"{name} (empty)" for name in empty))
-
-
-def _check_hub_name(source: str) -> None:
-    """Tell a mistyped path from a hub name before anything asks the network."""
-    parent = Path(source).parent
-    path_like = (
-        not _HUB_NAME.fullmatch(source)
-        or ending_of(Path(source)) in KINDS
-        or source.startswith(".")
-        or (parent != Path() and parent.is_dir())
-    )
-    if path_like:
-        message = f"{source!r}: no such data file; give its path, a folder or a hub name"
-        raise DataError(message)

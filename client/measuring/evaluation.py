@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 
 from fedwinnow.client.measuring.batching import Places, run_in_batches
-from fedwinnow.client.measuring.pass_options import PassOptions
+from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions, PassProgress
 from fedwinnow.client.measuring.token_cache import cached_encodings
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import NonFiniteError
@@ -23,6 +23,8 @@ def evaluate(
     loaded: LoadedModel,
     samples: Sequence[Sample],
     options: PassOptions,
+    *,
+    on_progress: OnProgress | None = None,
 ) -> Float64[np.ndarray, " samples"]:
     """Return the mean token loss of each response, nats, in the samples' order.
 
@@ -30,6 +32,7 @@ def evaluate(
         loaded: Model with the adapter to evaluate; left as it was, dropout off meanwhile.
         samples: May be empty.
         options: How samples are read and batched.
+        on_progress: Called with (samples done, samples).
 
     Returns:
         float64; NaN exactly where a sample has no response token: leave such samples out of sums
@@ -42,9 +45,11 @@ def evaluate(
     encodings = cached_encodings(loaded, samples, options)
     usable = np.array([i for i, e in enumerate(encodings) if e.has_target], dtype=np.int64)
     readable = [encodings[i] for i in usable]
+    progress = PassProgress(total=len(readable), on_progress=on_progress)
 
     def run(places: Places, batch: Batch) -> None:
         losses[usable[places]] = sample_losses(loaded.model, batch).double().cpu().numpy()
+        progress.add(len(places))
 
     training = loaded.model.training
     loaded.model.eval()

@@ -17,6 +17,7 @@ def with_target(run: SiteRun, samples: Sequence[Sample]) -> list[Sample]:
 
 def sample_losses(run: SiteRun, samples: Sequence[Sample]) -> np.ndarray:
     """Return the mean token loss of each sample that has a response token, nats."""
-    values = evaluate(run.loaded, samples, run.pass_options)
+    report = run.cache.on_progress(f"{run.site} evaluates")
+    values = evaluate(run.loaded, samples, run.pass_options, on_progress=report)
     known: np.ndarray = values[~np.isnan(values)]
     return known

@@ -5,9 +5,11 @@ own. Samples travel to them in memory, never over the disk; they return numbers.
 ``site.toml`` alone decides whether there are workers: nothing that a server sends can.
 """
 
+import atexit
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,7 @@ from fedwinnow.curation.datatypes import Adapter, Sample, SignalTable
 from fedwinnow.curation.errors import ConfigError, CurationError, ModelError
 from fedwinnow.curation.model.lora_model import LoadedModel, set_adapter
 from fedwinnow.curation.model.pretrained import load_model
+from fedwinnow.curation.process_guard import marked_children, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +66,35 @@ class Worker:
     """Model of one process, and the adapter that it holds."""
 
     def __init__(self, model: WorkerModel) -> None:
-        """Load the model.
+        """Load the model; keep the error of a model that cannot be loaded for the first call.
+
+        Ray would start a worker that raises here again and again, and print each traceback.
+        """
+        set_deterministic(model.threads)
+        self._loaded: LoadedModel | CurationError
+        try:
+            self._loaded = load_model(model.section, model.adapter, seed=model.seed)
+        except CurationError as error:
+            self._loaded = error
+        self._held = ""
+
+    def model(self) -> LoadedModel:
+        """Return the loaded model.
 
         Raises:
             ModelError: it cannot be loaded here.
         """
-        set_deterministic(model.threads)
-        self._loaded: LoadedModel = load_model(model.section, model.adapter, seed=model.seed)
-        self._held = ""
+        if isinstance(self._loaded, CurationError):
+            raise self._loaded
+        return self._loaded
 
     def process(self) -> int:
-        """Return the worker's process id on its machine."""
+        """Return the worker's process id on its machine, once its model is loaded.
+
+        Raises:
+            ModelError: it cannot be loaded here.
+        """
+        self.model()
         return os.getpid()
 
     def measure(self, task: MeasuringTask, samples: Sequence[Sample]) -> SignalTable:
@@ -84,9 +105,9 @@ class Worker:
         """
         wanted = adapter_hash(task.adapter)
         if wanted != self._held:
-            set_adapter(self._loaded, task.adapter)
+            set_adapter(self.model(), task.adapter)
             self._held = wanted
-        return measure(self._loaded, samples, task.options, **task.arguments)
+        return measure(self.model(), samples, task.options, **task.arguments)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,22 +162,27 @@ class Workers:
         return self._actors
 
 
-def _result(reference: Any) -> SignalTable:  # noqa: ANN401 - Ray is not typed
+def _result(reference: Any, during: str = "measured one shard") -> Any:  # noqa: ANN401 - Ray is not typed
+    """Return what a worker answered.
+
+    Raises:
+        CurationError: the worker raised it.
+        ModelError: the worker died again and again.
+    """
     import ray  # noqa: PLC0415 - as above
 
     try:
-        found: SignalTable = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, CurationError):
             raise error.cause from error
         raise
     except ray.exceptions.RayActorError as error:
         message = (
-            f"compute.workers: a worker died {RESTARTS + 1} times while it measured one shard; "
+            f"compute.workers: a worker died {RESTARTS + 1} times while it {during}; "
             "lower measuring.batch_tokens, or compute.workers if memory ran out"
         )
         raise ModelError(message) from error
-    return found
 
 
 def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
@@ -167,12 +193,7 @@ def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
     gpus = _gpus(section)
     try:
         if not ray.is_initialized():
-            ray.init(
-                address=section.ray or "local",
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                **({} if section.ray else _OWN),
-            )
+            _reach_ray(section.ray)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         message = f"compute.ray {section.ray!r}: no Ray there ({error}); start it, or leave it ''"
         raise ConfigError(message) from error
@@ -188,7 +209,27 @@ def _start(section: ComputeSection, model: WorkerModel) -> list[Any]:
         Worker
     )
     logger.info("%d workers load the model", section.workers)
-    return [actor.remote(model) for _ in range(section.workers)]
+    actors: list[Any] = [actor.remote(model) for _ in range(section.workers)]
+    for worker in actors:  # a model that cannot be loaded is said before a shard waits for it
+        _result(worker.process.remote(), "loaded its model")
+    logger.info("%d workers hold the model", section.workers)
+    return actors
+
+
+def _reach_ray(address: str) -> None:
+    """Reach the silo's Ray cluster, or start one here whose processes and files go with us."""
+    import ray  # noqa: PLC0415 - as above
+
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address:
+        ray.init(address=address, **common)
+        return
+    with ExitStack() as cleaning:
+        folder = cleaning.enter_context(scratch_folder("ray", short=True))  # it holds sockets
+        with marked_children():
+            ray.init(address="local", _temp_dir=str(folder), **common, **_OWN)
+        cleaning.callback(ray.shutdown)
+        atexit.register(cleaning.pop_all().close)
 
 
 def _gpus(section: ComputeSection) -> float:

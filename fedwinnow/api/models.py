@@ -8,7 +8,7 @@ from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model import pretrained
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.simulations.datasets.demo import local_model
+from fedwinnow.simulations.datasets.demo_scenario import local_model
 
 
 def load_model(

@@ -10,7 +10,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.server.report.record import RunRecord, read_record
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.simulations import single_silo
-from fedwinnow.simulations.datasets.demo import local_model
+from fedwinnow.simulations.datasets.demo_scenario import local_model
 from fedwinnow.simulations.runtimes import in_process
 from fedwinnow.simulations.single_silo import ScoreResult
 

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fedwinnow.cli.options import AsJson
+from fedwinnow.cli.options import AsJson, require_folders
 from fedwinnow.curation.errors import ConfigError, IncompatibleAdapterError, ModelError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge PEFT adapters of any rank and scale into one that PEFT loads; nothing is trained."""
+    require_folders(*folders)
     from fedwinnow.curation.config.strict_toml import with_overrides  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.server.adapter_tools.merge_folders import merge_folders  # noqa: PLC0415 - torch loads here
 
@@ -74,17 +75,18 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two PEFT adapters: norms, angles, and the energy outside a common rank, by layer."""
-    from fedwinnow.curation.adapters.comparison import compare  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.adapters.module_names import common_spelling  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.adapters.peft_reader import check_finite, open_adapter  # noqa: PLC0415 - torch loads here
-    from fedwinnow.server.adapter_tools.folder_checks import check_copies  # noqa: PLC0415 - torch loads here
-
     if len(folders) != 2:  # noqa: PLR2004 - a difference has two sides
         message = f"diff: expected two adapter folders, got {len(folders)}; give A and B"
         raise ConfigError(message)
     if picture is not None and picture.suffix != ".svg":
         message = f"--picture {picture}: expected a name that ends with .svg"
         raise ConfigError(message)
+    require_folders(*folders)
+    from fedwinnow.curation.adapters.comparison import compare  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.adapters.module_names import common_spelling  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.adapters.peft_reader import check_finite, open_adapter  # noqa: PLC0415 - torch loads here
+    from fedwinnow.server.adapter_tools.folder_checks import check_copies  # noqa: PLC0415 - torch loads here
+
     opened = [open_adapter(folder, base="base") for folder in folders]
     (first, second), renamed = common_spelling(opened, base)
     for one in (first, second):
@@ -120,6 +122,7 @@ def remerge(
     ] = None,
 ) -> None:
     """Merge a run's kept adapters again without a site that opts out; nobody trains."""
+    require_folders(run)
     from fedwinnow.server.adapter_tools.remerge import (  # noqa: PLC0415 - torch loads here
         read_configuration,
         write_remerged,

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -46,16 +46,20 @@ def rounds(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Time rounds without computing, and a large adapter up and down; run it on an idle machine."""
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.benchmarks.agent_transfer import bench_transfer  # noqa: PLC0415 - likewise
     from fedwinnow.simulations.benchmarks.rounds import (  # noqa: PLC0415 - torch loads here
         bench_deployed,
         bench_in_process,
     )
 
-    found = {"in_process": bench_in_process(pairs)}
-    found["transfer"] = bench_transfer(min(pairs, 5), megabytes=megabytes)
-    if deployed:
-        found["deployed"] = bench_deployed(pairs)
+    with ProgressDisplay(doing="rounds in this process") as watch:
+        found = {"in_process": bench_in_process(pairs)}
+        watch.say(f"{megabytes} MB up and down")
+        found["transfer"] = bench_transfer(min(pairs, 5), megabytes=megabytes)
+        if deployed:
+            watch.say("rounds of a whole deployment")
+            found["deployed"] = bench_deployed(pairs)
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -94,6 +98,7 @@ def merging(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Time every merging rule, and compare core_svd with dense SVDs and the adapters' own size."""
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.benchmarks.merging import (  # noqa: PLC0415 - torch loads here
         bench_accuracy,
         bench_memory,
@@ -101,14 +106,17 @@ def merging(
         bench_rules,
     )
 
-    found: dict[str, Any] = {
-        "accuracy": bench_accuracy(min(size, 512), sites, min(rank, size)),
-        "rules": bench_rules(size, sites, min(rank, size)),
-    }
-    if peft:
-        found["peft"] = bench_peft(size, sites, min(rank, size))
-    if memory:
-        found["memory"] = bench_memory(memory_sites, rank=rank, layers=layers)
+    with ProgressDisplay(doing="accuracy and time of the rules") as watch:
+        found: dict[str, Any] = {
+            "accuracy": bench_accuracy(min(size, 512), sites, min(rank, size)),
+            "rules": bench_rules(size, sites, min(rank, size)),
+        }
+        if peft:
+            watch.say("PEFT's SVD")
+            found["peft"] = bench_peft(size, sites, min(rank, size))
+        if memory:
+            watch.say("memory")
+            found["memory"] = bench_memory(memory_sites, rank=rank, layers=layers)
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -163,12 +171,20 @@ def scoring(  # noqa: PLR0913 - options of a command
     sizes = partial(_sizes, samples, batch_tokens, cuda=cuda)
     plans = [Plan(model=m, data=d, threads=threads, **sizes(m)) for m in models for d in kinds]
     run = partial(bench_scoring, pairs=pairs, only=only, peers=peers, memory=memory)
-    tables = [run(one, told=Console(stderr=True).print) for one in plans]
+    tables = _each_told(run, plans)
     if as_json:
         print(json.dumps({"machine": _machine(), "tables": tables}, indent=1))
         return
     for found in tables:
         Console().print(scoring_table(found, peak=peak))
+
+
+def _each_told(run: Callable[..., Any], plans: Iterable[Any]) -> list[Any]:
+    """Return what ``run`` gives for each plan, and tell its progress meanwhile."""
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+
+    with ProgressDisplay() as watch:
+        return [run(one, told=watch.say) for one in plans]
 
 
 @app.command()
@@ -184,6 +200,7 @@ def scale(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Take growing silos and federations through curation, and show time and memory (Linux)."""
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.benchmarks.federation_scale import bench_silos  # noqa: PLC0415 - likewise
     from fedwinnow.simulations.benchmarks.instruments.process_memory import can_be_measured  # noqa: PLC0415
     from fedwinnow.simulations.benchmarks.silo_scale import bench_scale  # noqa: PLC0415 - torch loads here
@@ -192,11 +209,11 @@ def scale(
         message = f"bench scale reads memory from /proc, which {platform.system()} lacks; use Linux"
         raise ConfigError(message)
     found: dict[str, Any] = {"machine": _machine()}
-    tell = Console(stderr=True).print
-    if samples:
-        found["samples"] = bench_scale(samples, first=first, told=tell)
-    if silos:
-        found["silos"] = bench_silos(silos, told=tell)
+    with ProgressDisplay() as watch:
+        if samples:
+            found["samples"] = bench_scale(samples, first=first, told=watch.say)
+        if silos:
+            found["silos"] = bench_silos(silos, told=watch.say)
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedwinnow.cli.options import AsJson, Set, typed_command
+from fedwinnow.cli.options import AsJson, Set, require_folders, require_sources, typed_command
+from fedwinnow.cli.stopping import saying
+from fedwinnow.cli.studies import GOES_ON
 from fedwinnow.curation.config.strict_toml import to_plain
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Compare recipes: whole scenarios.")
 
+NOTHING = "nothing was written; run the command again"
 HALVES = (
     "Half of the public hold-out chose, the other half reports: figures of the anchors that chose "
     "flatter the winner. Steps count training only, not measuring."
@@ -44,17 +47,21 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Find the best of several recipes by successive halving; finished runs are not run again."""
+    from fedwinnow.simulations.recipes.recipe_files import read_recipes  # noqa: PLC0415 - with the rest of this command
+
+    read_recipes(scenarios, recipe or (), settings or ())  # a mistake is said before torch loads
     from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.recipes import compare as recipes_of  # noqa: PLC0415 - torch loads here
 
-    watch = ProgressDisplay()
-    found = recipes_of.compare_recipes(
-        recipes_of.load_recipes(scenarios, recipe or (), settings or ()),
-        seeds=seeds,
-        command=typed_command(),
-        progress=watch.delivery,
-        on_progress=watch.work,
-    )
+    recipes = recipes_of.load_recipes(scenarios, recipe or (), settings or ())
+    with saying(GOES_ON), ProgressDisplay() as watch:
+        found = recipes_of.compare_recipes(
+            recipes,
+            seeds=seeds,
+            command=typed_command(),
+            progress=watch.delivery,
+            on_progress=watch.work,
+        )
     if as_json:
         print(json.dumps(to_plain(found) | {"note": HALVES}, indent=1, ensure_ascii=False))
         return
@@ -77,26 +84,28 @@ def budget(  # noqa: PLR0913, PLR0917 - one option per thing that a user may cha
     as_json: AsJson = False,
 ) -> None:
     """Fit how much data a training budget is worth, in a local simulation; prints [threshold]."""
-    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - likewise
-    from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.simulations.datasets.demo import local_model  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.recipes.data_budget import BudgetPlan, fit_budget  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - likewise
+    from fedwinnow.curation.errors import ConfigError  # noqa: PLC0415 - likewise
+    from fedwinnow.simulations.datasets.demo_scenario import local_model  # noqa: PLC0415 - likewise
 
     config = load_scenario(scenario, settings or ())
     config = replace(config, model=local_model(config.model))
+    require_sources(config)
     try:
         numbers = tuple(int(word) for word in passes.split(","))
     except ValueError as error:
         message = f"--passes {passes!r}: expected whole numbers like 1,2,4,8"
         raise ConfigError(message) from error
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+    from fedwinnow.simulations.recipes.data_budget import BudgetPlan, fit_budget  # noqa: PLC0415 - likewise
+
     plan = BudgetPlan(
         steps=steps or config.training.rounds * config.training.steps,
         buckets=buckets, passes=numbers, seeds=seeds, most=most, rate=rate,
     )  # fmt: skip
-    watch = ProgressDisplay()
-    found = fit_budget(config, plan, progress=watch.delivery, on_progress=watch.work)
+    with saying(NOTHING), ProgressDisplay() as watch:
+        found = fit_budget(config, plan, progress=watch.delivery, on_progress=watch.work)
     if out is not None:
         write_atomically(out, found.section().encode())
     if as_json:
@@ -178,12 +187,14 @@ def mixture(
     as_json: AsJson = False,
 ) -> None:
     """Fit a law of mixing to many merges of a run's kept adapters; nobody trains."""
+    require_folders(run)
     from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - likewise
     from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - torch loads with the rest
     from fedwinnow.simulations.recipes.merge_mixture import fit_mixture as measured  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.recipes.merge_mixture import section_text  # noqa: PLC0415 - likewise
 
-    found = measured(run, count=mixtures, number=training_round, on_progress=ProgressDisplay().work)
+    with saying(NOTHING), ProgressDisplay() as watch:
+        found = measured(run, count=mixtures, number=training_round, on_progress=watch.work)
     if out is not None:
         write_atomically(out, section_text(found).encode())
     if as_json:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedwinnow.cli.options import AsJson, Resume
+from fedwinnow.cli.stopping import resumed_by, saying
 from fedwinnow.server.report.record import RunRecord, read_record
 
 
@@ -23,12 +23,14 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run over many sites through Flower; submit again whenever Flower ends the run too early."""
-    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
-    from fedwinnow.server.deployment.supervise import supervise  # noqa: PLC0415 - Flower loads here
+    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - with the rest of this command
+
+    config = load_run(file)  # a mistake is said before torch and Flower load
+    from fedwinnow.server.deployment.supervise import supervise  # noqa: PLC0415 - torch loads here
 
     logging.getLogger("fedwinnow.server").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
-    folder = supervise(file, load_run(file), resume=resume)
+    with saying(resumed_by(Path(config.run.output) / config.run.name)):
+        folder = supervise(file, config, resume=resume)
     if as_json:
         print((folder / "summary.json").read_text(encoding="utf-8"))
         return
@@ -41,7 +43,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a run's phase, deadline, members, who answered, who is missing and why, and bytes."""
-    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_run  # noqa: PLC0415 - with the rest of this command
     from fedwinnow.server.run.status import read_status  # noqa: PLC0415 - with the rest of this command
 
     folder = run
@@ -105,6 +107,8 @@ def _said(found: Mapping[str, Any], site: str) -> str:
 
 def show_run(record: RunRecord, folder: Path) -> None:
     """Print what was kept, how well, how the arms compare, and where the report lies."""
+    from fedwinnow.server.run.advice import selection_warnings  # noqa: PLC0415 - numpy loads here
+
     console = Console(soft_wrap=False)
     console.print(_kept(record))
     if record.selection is not None:
@@ -114,8 +118,13 @@ def show_run(record: RunRecord, folder: Path) -> None:
         console.print(_arms(record))
     for remark in record.remarks:
         console.print(remark, soft_wrap=True)
-    if record.threshold.evidence.get("inseparable"):
-        console.print("The anchors cannot be told from their corruptions: everything is kept.")
+    for line in selection_warnings(
+        record.scorer.name,
+        record.forecast,
+        record.threshold.evidence,
+        kept_all=record.kept == record.samples,
+    ):
+        console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"report   {folder / 'report.html'}", soft_wrap=True)
     if record.adapter is not None:
         console.print(f"adapter  {folder / record.adapter.path}", soft_wrap=True)

@@ -10,12 +10,10 @@ import typer
 from rich.console import Console
 
 from fedwinnow.cli.options import AsJson, Set
+from fedwinnow.cli.stopping import saying
 
 if TYPE_CHECKING:
     from fedwinnow.simulations.single_silo import ScoreResult
-
-WEAK = 0.6
-"""Forecast AUROC below which a selection is not worth much."""
 
 
 def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may change
@@ -38,31 +36,33 @@ def score(  # noqa: PLR0913, PLR0917 - one option per thing that a user may chan
     as_json: AsJson = False,
 ) -> None:
     """Score and filter one data set against public anchors; no federation, no server."""
+    from fedwinnow.simulations.score_settings import check_score_settings  # noqa: PLC0415 - with the rest of this command
+
+    words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
+    overrides = (*words, *(settings or ()))
+    check_score_settings(data, anchors, model, overrides=overrides)  # before torch loads
     from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.single_silo import score_config, score_silo  # noqa: PLC0415 - torch loads here
 
-    words = (f"scorer.name={scorer}", f"threshold.name={threshold}", f"run.trajectory={trajectory}")
-    config = score_config(data, anchors, model, overrides=(*words, *(settings or ())))
+    config = score_config(data, anchors, model, overrides=overrides)
     logging.getLogger("fedwinnow.simulations.single_silo").setLevel(logging.INFO)  # a line a source
-    watch = ProgressDisplay()
-    found = score_silo(
-        config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)
-    )
+    with saying(f"{out} was not written; run the command again"), ProgressDisplay() as watch:
+        found = score_silo(
+            config, out, kept=kept, progress=watch.delivery, cache=ProcessCache(progress=watch.work)
+        )
+    for line in found.warnings:
+        Console(stderr=True).print(
+            f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
     if as_json:
         told = {"out": str(out), **{f.name: getattr(found, f.name) for f in fields(found)}}
         print(json.dumps(told, indent=1))
     else:
-        _show(found, scorer, out)
+        _show(found, out)
 
 
-def _show(found: "ScoreResult", scorer: str, out: Path) -> None:
+def _show(found: "ScoreResult", out: Path) -> None:
     print(f"{found.kept} of {found.samples} samples kept; table in {out}")
     if (auroc := found.forecast.get("auroc")) is not None:
         print(f"forecast AUROC on the corrupted anchors: {auroc:.3f}")
-        if auroc < WEAK:
-            Console(stderr=True).print(
-                f"warning: scorer {scorer} hardly tells clean anchors from corrupted ones here; "
-                "what it drops is little better than chance",
-                style="yellow",
-            )

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from fedwinnow.cli.options import AsJson, Set
+from fedwinnow.cli.stopping import listened
 from fedwinnow.curation.errors import DataError, OutputError
 
 app = typer.Typer(
@@ -36,10 +37,12 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check data, anchors, model, policy and socket, and say in plain words what may leave."""
-    from fedwinnow.client.agent.preflight import check_site  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - with the rest of this command
 
-    found = check_site(load_site(file, settings or ()), load_model=model)
+    config = load_site(file, settings or ())  # a mistake is said before torch loads
+    from fedwinnow.client.agent.preflight import check_site  # noqa: PLC0415 - torch loads here
+
+    found = check_site(config, load_model=model)
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
         return
@@ -60,20 +63,22 @@ def check(
 @app.command()
 def serve(file: File, settings: Set = None) -> None:
     """Listen on the Unix socket and answer the pinned coordinator, until Ctrl-C or SIGTERM."""
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - with the rest of this command
+
+    config = load_site(file, settings or ())  # a mistake is said before torch loads
     from fedwinnow.client.agent.grpc_service import Agent  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.agent.preflight import check_settings  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.boundary.guarded_site import GuardedSite  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
 
     logging.getLogger("fedwinnow").setLevel(logging.INFO)
     os.umask(0o077)  # scores and decisions by sample are the agent's alone
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    config = load_site(file, settings or ())
     check_settings(config)
     agent = Agent(boundary=GuardedSite.open(config), section=config.agent)
     agent.start()
+    signal.set_wakeup_fd(-1)  # stopping takes as long as it must: its own end follows below
+    for number in listened():
+        signal.signal(number, lambda *_: ended.set())
     print(f"site {config.site.name} listens on {config.agent.socket}", flush=True)
     ended.wait()
     busy = agent.activity.current is not None
@@ -89,7 +94,7 @@ def serve(file: File, settings: Set = None) -> None:
 def status(file: File, *, as_json: AsJson = False) -> None:
     """Show what the agent is doing: run, phase, progress, queue."""
     from fedwinnow.client.agent.relay import agent_status  # noqa: PLC0415 - gRPC loads here
-    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - with the rest of this command
 
     agent = load_site(file).agent
     tree = agent_status(agent.socket, agent.token)
@@ -115,10 +120,12 @@ def queue(
 
     They are not trained on. The list is for the silo's own operator, and leaves with no message.
     """
-    from fedwinnow.client.runs.review_queue import read_questions  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - with the rest of this command
 
-    found = read_questions(load_site(file), run)
+    config = load_site(file)  # a mistake is said before pyarrow loads
+    from fedwinnow.client.runs.review_queue import read_questions  # noqa: PLC0415 - pyarrow loads here
+
+    found = read_questions(config, run)
     if as_json:
         print(json.dumps([dataclasses.asdict(one) for one in found], indent=1))
         return
@@ -152,7 +159,7 @@ def egress(
     """Print the ledger of everything that left, or verify that nobody changed it."""
     from fedwinnow.client.boundary.ledger_chain import file_of, read_chain  # noqa: PLC0415 - torch loads here
     from fedwinnow.client.boundary.ledger_chain import verify_chain as findings_of  # noqa: PLC0415 - torch loads here
-    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - with the rest of this command
 
     folder = Path(load_site(file).work)
     if not folder.is_dir():

@@ -5,7 +5,11 @@ from typing import Annotated
 
 import typer
 
-from fedwinnow.cli.options import Set, typed_command
+from fedwinnow.cli.options import Set, require_sources, typed_command
+from fedwinnow.cli.stopping import saying
+
+GOES_ON = "finished runs and the last commit are kept; the same command goes on from them"
+"""What a stopped study or recipe comparison leaves, in words."""
 
 
 def study(
@@ -21,10 +25,10 @@ def study(
     ] = False,
 ) -> None:
     """Run a study over several seeds and write its evidence tables; without a name, list them."""
-    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.studies import run_study as studies  # noqa: PLC0415 - torch loads here
-    from fedwinnow.simulations.studies.ablation import ablate  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - with the rest of this command
+
+    if name.endswith(".toml"):  # a mistake is said before torch loads
+        require_sources(load_scenario(Path(name), settings or ()))
     from fedwinnow.simulations.studies.definitions import load_study, names, plan  # noqa: PLC0415 - torch loads here
 
     if not name:
@@ -32,18 +36,24 @@ def study(
             found = load_study(known)
             print(f"{known}: {found.about} Splits: {', '.join(s.name for s in found.splits)}.")
         return
-    watch, planned = ProgressDisplay(), plan(name, seeds, tuple(settings or ()))
-    cache = ProcessCache(progress=watch.work)
-    studies.run_study(
-        planned,
-        folder=evidence,
-        command=typed_command(),
-        progress=watch.delivery,
-        cache=cache,
-    )
-    print((evidence / f"{planned.title}.md").read_text(encoding="utf-8"))
-    if signals:
-        print(ablate(planned, folder=evidence, command=typed_command(), cache=cache))
+    planned = plan(name, seeds, tuple(settings or ()))
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.runs.process_cache import ProcessCache  # noqa: PLC0415 - likewise
+    from fedwinnow.simulations.studies import run_study as studies  # noqa: PLC0415 - likewise
+    from fedwinnow.simulations.studies.ablation import ablate  # noqa: PLC0415 - likewise
+
+    with saying(GOES_ON), ProgressDisplay() as watch:
+        cache = ProcessCache(progress=watch.work)
+        studies.run_study(
+            planned,
+            folder=evidence,
+            command=typed_command(),
+            progress=watch.delivery,
+            cache=cache,
+        )
+        print((evidence / f"{planned.title}.md").read_text(encoding="utf-8"))
+        if signals:
+            print(ablate(planned, folder=evidence, command=typed_command(), cache=cache))
 
 
 def base(
@@ -54,10 +64,12 @@ def base(
     """Train the base model of the generated skills: less than two million weights, minutes."""
     from dataclasses import replace  # noqa: PLC0415 - with the rest of this command
 
+    from fedwinnow.cli.progress import ProgressDisplay  # noqa: PLC0415 - torch loads here
     from fedwinnow.simulations.datasets.skills_base_model import BaseSection, write_base_model  # noqa: PLC0415 - torch loads here
 
     section = BaseSection(seed=seed)
-    write_base_model(out, replace(section, steps=steps) if steps else section)
+    with ProgressDisplay(doing="train the base model"):
+        write_base_model(out, replace(section, steps=steps) if steps else section)
     print((out / "base.json").read_text(encoding="utf-8"))
 
 
@@ -83,7 +95,8 @@ def attacks(
         seeds=tuple(range(1, seeds + 1)),
         settings=tuple(settings or ()),
     )
-    run_attacks.run_attacks(
-        plan, folder=evidence, command=typed_command(), progress=ProgressDisplay().delivery
-    )
+    with saying(GOES_ON), ProgressDisplay() as watch:
+        run_attacks.run_attacks(
+            plan, folder=evidence, command=typed_command(), progress=watch.delivery
+        )
     print((evidence / "attacks.md").read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwinnow.curation.errors import ConfigError, TransportError
+from fedwinnow.curation.process_guard import child_environment
 
 PATIENCE = 120.0
 """Longest wait for a SuperLink that does not answer, seconds."""
@@ -33,7 +34,7 @@ class Connection:
             TransportError: the command failed, or the SuperLink does not answer.
         """
         self._refuse_flowers_own()
-        command = [program("flwr"), *arguments, *filter(None, [self.name]), "--format", "json"]
+        command = self.command(*arguments)
         try:
             done = subprocess.run(  # noqa: S603 - our own command, no shell
                 command,
@@ -58,6 +59,10 @@ class Connection:
             message = f"flwr {arguments[0]} failed with code {done.returncode}: {said}"
             raise TransportError(message)
         return answer
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return a command line of Flower's on this connection, with a JSON answer."""
+        return [program("flwr"), *arguments, *filter(None, [self.name]), "--format", "json"]
 
     def _refuse_flowers_own(self) -> None:
         """Refuse a missing connection: Flower would start a SuperLink here and install packages.
@@ -93,7 +98,7 @@ class Connection:
 def _environment() -> dict[str, str]:
     """Return our environment, without telemetry and update checks: only the SuperLink is called."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    return dict(os.environ) | quiet
+    return child_environment() | quiet
 
 
 _APP = """\

@@ -8,8 +8,8 @@ fail again (a wrong input) is not submitted again.
 import fcntl
 import json
 import logging
+import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from fedwinnow.curation.errors import (
     RunError,
     TransportError,
 )
+from fedwinnow.curation.process_guard import scratch_folder, undone_if_killed
 from fedwinnow.curation.protocol.keys import PublicKey
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.server.deployment.flower_programs import (
@@ -159,6 +160,16 @@ def _once(connection: Connection, file: Path, store: RunFolder, *, resume: bool)
     """
     told = len(metrics_lines(store.folder))
     run = _submit(connection, file, resume=resume)
+    with undone_if_killed(connection.command("stop", run), os.environ):
+        return _watched(connection, run, store, told)
+
+
+def _watched(connection: Connection, run: str, store: RunFolder, told: int) -> tuple[str, str]:
+    """Watch a Flower run until it is finished, and return its status and details.
+
+    Raises:
+        TransportError: the SuperLink is silent for too long.
+    """
     began = heard = asked = time.monotonic()
     try:
         while True:
@@ -194,13 +205,13 @@ def _stop(connection: Connection, run: str) -> None:
 
 def _submit(connection: Connection, file: Path, *, resume: bool) -> str:
     """Submit an app without code, whose components are each machine's package; return its id."""
-    with tempfile.TemporaryDirectory(prefix="fedwinnow-") as name:
-        given = Path(name) / "run-config.toml"
+    with scratch_folder() as folder:
+        given = folder / "run-config.toml"
         given.write_text(
             f"scenario = {json.dumps(str(file.resolve()))}\nresume = {json.dumps(resume)}\n",
             encoding="utf-8",
         )
-        app = thin_app(Path(name))
+        app = thin_app(folder)
         run = str(connection.flwr("run", str(app), "--run-config", str(given))["run-id"])
     logger.info("Flower run %s started", run)
     return run

@@ -67,9 +67,11 @@ def _check_rounds_and_sites(config: RunConfig, plugins: MergePlugins) -> None:
     sites = len(config.sites) or len(config.members)
     counting = plugins.merging
     if isinstance(counting, CountingMerging) and 0 < sites < counting.fewest:
+        named = ", ".join(f"merging.settings.{key}" for key in config.merging.settings)
         message = (
             f"merging.name = {config.merging.name!r} with {dict(config.merging.settings)} needs at "
-            f"least {counting.fewest} sites, and the run has {sites}; lower num_malicious_nodes"
+            f"least {counting.fewest} sites, and the run has {sites}; take more sites, "
+            f"{f'change {named}, ' if named else ''}or choose another merging.name"
         )
         raise ConfigError(message)
 

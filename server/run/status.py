@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import DataError, OutputError
 from fedwinnow.curation.protocol.header import Header
-from fedwinnow.curation.protocol.replies import Refusal
 
 if TYPE_CHECKING:
     from fedwinnow.server.transport.interface import Delivery
@@ -65,6 +64,8 @@ class Status:
         Raises:
             OutputError: the run folder cannot be written.
         """
+        from fedwinnow.curation.protocol.replies import Refusal  # noqa: PLC0415 - torch loads here
+
         site, seconds = delivery.site, round(time.time() - self.tree["began"], 3)
         cost = {"bytes_down": delivery.bytes_down, "bytes_up": delivery.bytes_up}
         if delivery.reply is None:

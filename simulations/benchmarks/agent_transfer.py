@@ -10,7 +10,6 @@ of their ratios. Encryption is not part of the hop; it is measured separately.
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from fedwinnow.client.agent.relay import relay_envelope
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.curation.process_guard import child_environment, scratch_folder
 from fedwinnow.curation.protocol.envelope import Stamp, UnsignedEnvelope, decrypt, encrypt, sign
 from fedwinnow.curation.protocol.envelope import verify_stamp as verify
 from fedwinnow.curation.protocol.keys import PrivateKey
@@ -109,8 +109,8 @@ def bench_transfer(pairs: int = 5, *, megabytes: int = 100) -> dict[str, float]:
     Raises:
         TransportError: the servers did not start.
     """
-    with tempfile.TemporaryDirectory(prefix="fw-") as place:
-        folder, key = Path(place), PrivateKey.new()
+    with scratch_folder() as folder:
+        key = PrivateKey.new()
         key.save(folder / "key")
         payload = np.random.default_rng(0).bytes(megabytes * MEGABYTE)
         words = {"site": "echo", "run": "bench", "phase": "train", "ledger": ""}
@@ -173,7 +173,9 @@ class _servers:  # noqa: N801 - a context manager
     def __enter__(self) -> None:
         module = __spec__.name
         self.process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", module, str(self.folder)], stdin=subprocess.PIPE
+            [sys.executable, "-m", module, str(self.folder)],
+            env=child_environment(),
+            stdin=subprocess.PIPE,
         )
         end = time.monotonic() + 120
         while not (self.folder / "ready").exists():

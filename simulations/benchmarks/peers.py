@@ -16,11 +16,9 @@ import importlib
 import importlib.util
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -30,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwinnow.client.measuring.length_buckets import plan_batches
 from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.simulations.benchmarks.gradient_methods import (
     Outcome,
     Row,
@@ -73,8 +72,8 @@ def bergson(bench: Bench) -> Outcome:
     scorer = peer.Scorer(
         queries, list(queries), writer, bench.loaded.device, torch.float32, unit_normalize=True
     )
-    with tempfile.TemporaryDirectory() as place, _silent():
-        config = peer.IndexConfig(run_path=str(Path(place) / "run"), loss_reduction="mean")
+    with scratch_folder() as place, _silent():
+        config = peer.IndexConfig(run_path=str(place / "run"), loss_reduction="mean")
         config.partial_run_path.mkdir(parents=True)
         collector = peer.InMemoryCollector(
             model=inner,

@@ -7,10 +7,8 @@ Flower message alternates with each round in the same Flower run; the difference
 """
 
 import json
-import os
 import statistics
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from fedwinnow.client.site import Site
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import load_run, load_scenario, site_configs
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.curation.process_guard import child_environment, scratch_folder
 from fedwinnow.server.deployment.flower_programs import program
 from fedwinnow.server.run.fold import initial_state
 from fedwinnow.server.run.run_folder import RunFolder
@@ -72,8 +71,8 @@ def bench_in_process(rounds: int = 20) -> dict[str, float]:
     Returns:
         ``seconds`` (median of a round), ``rounds``.
     """
-    with tempfile.TemporaryDirectory(prefix="fw-") as place:
-        config = load_scenario(write_toy_scenario(Path(place)))
+    with scratch_folder() as place:
+        config = load_scenario(write_toy_scenario(place))
         shared = ProcessCache()
         sites = {
             site.site.name: Site(config=site, cache=shared)
@@ -154,7 +153,7 @@ def _submit(app: Path, given: Path, environment: Mapping[str, str]) -> None:
     command = [program("flwr"), "run", str(app), "federation", "--run-config", str(given)]
     done = subprocess.run(  # noqa: S603 - our own command, no shell
         [*command, "--format", "json"],
-        env=dict(os.environ) | dict(environment) | quiet,
+        env=child_environment() | dict(environment) | quiet,
         capture_output=True,
         text=True,
         check=False,

@@ -14,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.simulations.benchmarks.gradient_methods import ROWS, Outcome, Row, factors
 from fedwinnow.simulations.benchmarks.instruments.process_memory import (
     can_be_measured,
@@ -98,9 +98,9 @@ def bench_scoring(
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     try:
-        with tempfile.TemporaryDirectory(prefix="fw-") as place:
+        with scratch_folder() as place:
             told(f"{plan.model}, {plan.data}: write and load the model")
-            folder = write_model(Path(place) / "model", plan.model, dtype=plan.dtype)
+            folder = write_model(place / "model", plan.model, dtype=plan.dtype)
             bench = _prepare(folder, plan)
             rows, statuses = _rows(bench, peers=peers, only=only)
             found = _timed(plan, bench, rows, pairs, told)

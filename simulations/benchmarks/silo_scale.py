@@ -16,7 +16,6 @@ both are counted after the stage, at their real size.
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -36,6 +35,7 @@ from fedwinnow.curation.config.scoring import AdapterSection, ColumnsSection, Mo
 from fedwinnow.curation.datatypes import Adapter, Fitted, Sample, Scores, ScoreSummary, SignalTable
 from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
 from fedwinnow.curation.model.pretrained import encode, load_model
+from fedwinnow.curation.process_guard import scratch_folder
 from fedwinnow.curation.scores.histogram import quantile, summarise
 from fedwinnow.curation.scores.histogram_edges import Edges, edges_from_public, snap_to_grid
 from fedwinnow.curation.scores.selection import select_above
@@ -219,8 +219,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("samples", type=int)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="fw-") as place:
-        run_here(parser.parse_args().samples, Path(place))
+    with scratch_folder() as place:
+        run_here(parser.parse_args().samples, place)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ their settings and not run again. Half of the public hold-out chooses, the other
 """
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from fedwinnow.client.measuring.pass_options import OnTaskProgress
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.run_files import simulated_run_files
 from fedwinnow.curation.config.identity import run_id
-from fedwinnow.curation.config.load_files import load_scenario
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import PluginSection
 from fedwinnow.curation.config.strict_toml import canonical_json, to_plain
@@ -28,13 +26,13 @@ from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.server.report.record import RunRecord, read_record
 from fedwinnow.server.run.driver import Progress
 from fedwinnow.server.run.preflight import check_config
-from fedwinnow.simulations.datasets.demo import local_model
 from fedwinnow.simulations.recipes.choosing_holdout import scenario_holdout
 from fedwinnow.simulations.recipes.recipe_comparison import (
     HoldoutHalves,
     RecipeComparison,
     ReportedRecipe,
 )
+from fedwinnow.simulations.recipes.recipe_files import read_recipes
 from fedwinnow.simulations.recipes.successive_halving import (
     RecipeCurves,
     Rung,
@@ -49,7 +47,6 @@ from fedwinnow.simulations.studies.run_study import is_finished
 
 EARLY = 10
 """Number of first steps of a site whose gradient norm counts as early."""
-GIVEN = "as given"
 
 Recipes = Mapping[str, RunConfig]
 
@@ -57,39 +54,15 @@ Recipes = Mapping[str, RunConfig]
 def load_recipes(
     scenarios: Sequence[Path], groups: Sequence[str], settings: Sequence[str] = ()
 ) -> dict[str, RunConfig]:
-    """Load recipes by name: one per scenario, or one per group of settings on a single scenario.
-
-    Args:
-        scenarios: TOML files.
-        groups: Texts like ``"scorer.name=ifd training.schedule=constant"``; "" is the scenario.
-        settings: Lines ``section.key=value`` for every recipe; its own group wins over them.
+    """Read recipes, as ``read_recipes`` of ``recipe_files.py`` does, and check them.
 
     Raises:
         ConfigError: a file or setting is wrong, a name comes twice, groups have two scenarios.
         PluginError: a plug-in or one of its settings is unknown.
     """
-    if groups and len(scenarios) != 1:
-        message = f"--recipe: expected one scenario that all groups change, got {len(scenarios)}"
-        raise ConfigError(message)
-    stems = [path.stem for path in scenarios]
-    named_by = (
-        [path.stem if stems.count(path.stem) == 1 else str(path) for path in scenarios]
-        if not groups
-        else [group or GIVEN for group in groups]
-    )
-    if len(set(named_by)) != len(named_by):
-        message = f"recipes: expected distinct ones, got {named_by}; leave the copies out"
-        raise ConfigError(message)
-    found = {}
-    for name, path, group in zip(
-        named_by,
-        scenarios if not groups else list(scenarios) * len(groups),
-        groups or [""] * len(scenarios),
-        strict=True,
-    ):
-        config = load_scenario(path, (*settings, *shlex.split(group)))
-        found[name] = replace(config, model=local_model(config.model))
-        check_config(found[name])
+    found = read_recipes(scenarios, groups, settings)
+    for config in found.values():
+        check_config(config)
     return found
 
 

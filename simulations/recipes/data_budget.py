@@ -61,13 +61,15 @@ class BudgetPlan:
         wrong = {
             "--steps": self.steps < 1,
             "--buckets": self.buckets < 2,  # noqa: PLR2004 - one bucket leaves no choice
-            "--passes": len(self.passes) < 3 or list(self.passes) != sorted(set(self.passes)),  # noqa: PLR2004 - the law needs three
+            "--passes": len(self.passes) < 3  # noqa: PLR2004 - the law needs three
+            or self.passes[0] < 1
+            or list(self.passes) != sorted(set(self.passes)),
             "--seeds": self.seeds < 1,
             "--most": self.most < 1,
             "--rate": not 0 < self.rate <= 1,
         }
         for option, bad in wrong.items():
-            if bad or self.passes[0] < 1:
+            if bad:
                 value = getattr(self, option.strip("-"))
                 message = (
                     f"{option} {value}: out of range; allowed: at least 1 step, seed and sample, 2 "

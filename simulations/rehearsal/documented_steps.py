@@ -18,6 +18,7 @@ import psutil
 
 import fedwinnow
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.curation.process_guard import child_environment
 
 DEPLOY = Path(fedwinnow.__file__).resolve().parents[1] / "docs" / "deploy"
 """Folder of the pages, scripts and settings; only in a checkout."""
@@ -64,7 +65,7 @@ class RehearsedMachine:
             done = subprocess.run(  # noqa: S603 - a line of our own page
                 ["/bin/sh", "-eu", "-c", self._lines("step", name)],
                 cwd=self.folder,
-                env={**self.environment, **extra},
+                env=child_environment({**self.environment, **extra}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -86,7 +87,7 @@ class RehearsedMachine:
             self.running[name] = subprocess.Popen(  # noqa: S603 - a line of our own page
                 ["/bin/sh", "-eu", "-c", "exec " + self._lines("serve", name)],
                 cwd=self.folder,
-                env={**self.environment, **extra},
+                env=child_environment({**self.environment, **extra}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -9,10 +9,8 @@ stopped, and no other.
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +21,8 @@ from fedwinnow.curation.config.coordinator import MemberSection
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import to_toml
 from fedwinnow.curation.errors import TransportError
+from fedwinnow.curation.process_guard import scratch_folder
+from fedwinnow.curation.watchdog import end_marked
 from fedwinnow.simulations.rehearsal.documented_steps import (
     DEPLOY,
     RehearsedMachine,
@@ -30,7 +30,6 @@ from fedwinnow.simulations.rehearsal.documented_steps import (
     wait_until,
 )
 from fedwinnow.simulations.rehearsal.toy_deployment import deployed_config, site_config
-from fedwinnow.simulations.runtimes.superlink import bearers
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,11 +86,7 @@ class Rehearsal:
         for party in (*self.silos.values(), self.coordinator):
             for name in list(party.running):
                 party.stop(name)
-        for pid in bearers(f"FEDWINNOW_REHEARSAL={self.root}"):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # it has ended
+        end_marked(f"FEDWINNOW_REHEARSAL={self.root}", grace=0.0)
 
 
 @contextmanager
@@ -104,9 +99,7 @@ def open_rehearsal(sites: tuple[str, ...]) -> Iterator[Rehearsal]:
     if not DEPLOY.is_dir():
         message = f"{DEPLOY}: not there; rehearse in a checkout of the repository"
         raise TransportError(message)
-    short = "/tmp"  # noqa: S108 - paths of Unix sockets must stay below 108 bytes
-    with tempfile.TemporaryDirectory(prefix="fw-", dir=short, ignore_cleanup_errors=True) as name:
-        root = Path(name)
+    with scratch_folder(short=True) as root:
         ports = iter(free_ports(2 + len(sites)))
         superlink, proxy = (f"127.0.0.1:{next(ports)}" for _ in range(2))
         home = root / "coordinator"

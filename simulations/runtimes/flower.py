@@ -25,6 +25,7 @@ from fedwinnow.server.deployment.flower_programs import metrics_lines, thin_app
 from fedwinnow.server.report.final_files import finish
 from fedwinnow.server.run.preflight import check_config
 from fedwinnow.server.run.run_folder import RunFolder
+from fedwinnow.server.run.status import read_status, status_file
 from fedwinnow.simulations.datasets.planted_truth import selection_figures
 from fedwinnow.simulations.runtimes.superlink import SuperLink, private_superlink
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST = 7 * 24 * 3600.0
 """Default time limit of a run, seconds."""
+SILENCE = 25.0
+"""Longest pause between two lines about a run, seconds."""
 
 
 def simulate_with_flower(
@@ -102,7 +105,8 @@ def _resources(config: RunConfig, at_once: int) -> str:
 
 def _wait(superlink: SuperLink, run: str, store: RunFolder, deadline: float) -> None:
     """Wait until the run is finished; poll seldom, as each query costs seconds of CPU."""
-    end, asked, cost = time.monotonic() + deadline, time.monotonic(), 1.0
+    began = asked = said = time.monotonic()
+    end, cost = began + deadline, 1.0
     told = 0
     while time.monotonic() < end:
         if superlink.process.poll() is not None:
@@ -111,6 +115,7 @@ def _wait(superlink: SuperLink, run: str, store: RunFolder, deadline: float) -> 
         lines = metrics_lines(store.folder)
         for line in lines[told:]:
             logger.info("phase %(phase)s round %(round)d arm %(arm)s: %(seconds).1f s", line)
+            said = time.monotonic()
         told, closed = len(lines), bool(lines) and lines[-1]["phase"] == "close"
         if time.monotonic() - asked > (1.0 if closed else 5 * cost):
             asked = time.monotonic()
@@ -118,11 +123,24 @@ def _wait(superlink: SuperLink, run: str, store: RunFolder, deadline: float) -> 
             cost = time.monotonic() - asked
             if str(answer["status"]).startswith("finished"):
                 return _judge(answer, run, superlink)
+        if time.monotonic() - said > SILENCE:
+            said = time.monotonic()
+            logger.info("Flower run %s, %.0f s so far: %s", run, said - began, _doing(store.folder))
         time.sleep(0.2)
     message = (
         f"run {run} is not finished after {deadline:.0f} s; its log ends:\n{superlink.run_log(run)}"
     )
     raise TransportError(message)
+
+
+def _doing(folder: Path) -> str:
+    """Return the phase that goes on and how many sites answered in it, in words."""
+    if not status_file(folder).exists():
+        return "sites start"
+    found = read_status(folder)
+    where = " ".join(str(part) for part in (found["phase"], found["round"], found["arm"]) if part)
+    answered, members = len(found["answered"]), len(found["members"])
+    return f"phase {where}, {answered} of {members} sites answered"
 
 
 def _judge(answer: Mapping[str, Any], run: str, superlink: SuperLink) -> None:

@@ -1,18 +1,16 @@
 """Start a private SuperLink on a free loopback port with its own home, and stop it for certain.
 
 It is offline by construction: no installation at run time, no telemetry, no update check, and Ray
-takes 127.0.0.1 as its own address. Whatever happens, every process that was started here is
-stopped, and no other: the SuperLink's session, and processes with its private ``FLWR_HOME``.
+takes 127.0.0.1 as its own address. Whatever happens, SIGKILL of this process too, every process
+that was started here is stopped, and no other (:mod:`fedwinnow.curation.watchdog`).
 """
 
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import fedwinnow
 from fedwinnow.curation.errors import TransportError
-from fedwinnow.server.deployment.flower_programs import program
+from fedwinnow.curation.process_guard import child_environment, scratch_folder
+from fedwinnow.curation.watchdog import end_marked
+from fedwinnow.server.deployment.flower_programs import PATIENCE, program
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +80,25 @@ class SuperLink:
         return answer
 
     def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 - our own command, no shell
-            [program("flwr"), *arguments],
-            env=dict(self.environment),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            return subprocess.run(  # noqa: S603 - our own command, no shell
+                [program("flwr"), *arguments],
+                env=dict(self.environment),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE,
+            )
+        except subprocess.TimeoutExpired as error:
+            message = f"flwr {arguments[0]} gave no answer in {PATIENCE:.0f} s:\n{self.tail()}"
+            raise TransportError(message) from error
 
 
 @contextmanager
 def private_superlink() -> Iterator[SuperLink]:
     """Run a private SuperLink inside the block; stop it with all that it started at the end."""
-    short = "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 - Ray's socket paths must stay below 108 bytes
-    with tempfile.TemporaryDirectory(prefix="fw-", dir=short, ignore_cleanup_errors=True) as name:
-        home, port = Path(name), _free_port()
+    with scratch_folder(short=True) as home:
+        port = _free_port()
         (home / "config.toml").write_text(_CONNECTION.format(port=port), encoding="utf-8")
         environment = _environment(home)
         with (home / "superlink.log").open("wb") as log:
@@ -125,7 +127,7 @@ def _environment(home: Path) -> dict[str, str]:
     """Return our environment without a foreign Ray cluster and without network access."""
     programs = str(Path(sys.executable).parent)
     packages = str(Path(fedwinnow.__file__).resolve().parents[1])
-    inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    inherited = {key: value for key, value in child_environment().items() if key != "RAY_ADDRESS"}
     return inherited | {
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -137,6 +139,7 @@ def _environment(home: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: take 127.0.0.1 as own address
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "TQDM_DISABLE": "1",  # its output is a log file
         "TMPDIR": str(home),  # leftovers of stopped processes are removed with the home
     }
 
@@ -165,36 +168,8 @@ def _free_port() -> int:
 
 
 def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
-    """Stop the SuperLink's session, then every other process with our private ``FLWR_HOME``."""
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=10)
-    except ProcessLookupError:
-        pass  # it has ended
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+    """Stop the SuperLink and every other process with our private ``FLWR_HOME``."""
+    left = end_marked(f"FLWR_HOME={home}")
     process.wait()
-    for _ in range(50):
-        ours = bearers(f"FLWR_HOME={home}")
-        if not ours:
-            return
-        for pid in ours:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # it has ended
-        time.sleep(0.1)
-    logger.warning("processes %s of the run in %s do not end", ours, home)
-
-
-def bearers(start: str) -> list[int]:
-    """Return the processes with an environment entry ``NAME=value`` that starts with ``start``."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            entries = process.environ()
-        except (psutil.Error, OSError):
-            continue  # it has ended, or we may not read it
-        if any(f"{name}={value}".startswith(start) for name, value in entries.items()):
-            found.append(process.pid)
-    return found
+    if left:
+        logger.warning("processes %s of the run in %s do not end", left, home)

@@ -19,7 +19,8 @@ from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.config.strict_toml import load_toml, require_setting
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations import scenarios
-from fedwinnow.simulations.datasets.demo import demo_config, local_model, write_texts
+from fedwinnow.simulations.datasets.demo import demo_config, write_texts
+from fedwinnow.simulations.datasets.demo_scenario import local_model
 from fedwinnow.simulations.datasets.demo_texts import ANCHORS, KINDS, Silo
 from fedwinnow.simulations.datasets.skills import build_skills
 from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model_folder

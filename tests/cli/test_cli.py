@@ -88,7 +88,10 @@ def test_cli_simulate_prints_tables_and_paths(place, fedwinnow):
 
 
 def test_cli_score_writes_one_row_per_sample(place, toy, fedwinnow):
-    """Ids, signals, score, kept and reason, in the order of the file; duplicates say why."""
+    """Ids, signals, score, kept and reason, in the order of the file; duplicates say why.
+
+    Law: what speaks against the selection stands in the JSON, the table and the log alike.
+    """
     data = place / "south.jsonl"
     lines = data.read_text(encoding="utf-8").splitlines()
     data.write_text("\n".join([*lines, lines[0]]) + "\n", encoding="utf-8")
@@ -114,6 +117,10 @@ def test_cli_score_writes_one_row_per_sample(place, toy, fedwinnow):
     originals = [json.loads(line) for line, row in zip(lines, rows, strict=False) if row["kept"]]
     assert chosen == originals  # whole rows, every column
     assert [row["row"] for row in rows] == list(range(len(rows)))
+    [warning] = found["warnings"]
+    assert "clean anchors from corrupted ones" in warning
+    assert json.loads(pq.read_schema(out_file).metadata[b"fedwinnow.warnings"]) == [warning]
+    assert f"warning: {warning}" in err
 
 
 @pytest.mark.flower

@@ -12,6 +12,7 @@ import torch
 from fedwinnow.client import site as door
 from fedwinnow.client.measuring.measuring_pass import measure
 from fedwinnow.client.runs.process_cache import ProcessCache
+from fedwinnow.client.runs.refusals import OWN
 from fedwinnow.client.runs.site_run import take_rows
 from fedwinnow.client.runs.tables import read_signals
 from fedwinnow.client.signals import collect
@@ -473,16 +474,21 @@ def test_site_refusals_hold_nothing_of_the_silo(heard, scenario, cache, tmp_path
 
 
 def test_site_failure_inside_tells_the_server_its_class_only(heard, joined, monkeypatch, caplog):
-    """Any exception becomes a refusal; its text, which may hold data, stays in the log."""
+    """Law: any exception becomes a refusal; its text, which may hold data, stays in the log.
+
+    In a simulation all is one person's, who has no log of the site's own: there it is told.
+    """
 
     def fails(*_):
         raise ValueError(CANARY)
 
     monkeypatch.setattr(door, "answer", fails)
-    reply = joined.handle(of(heard, m.ProbeRequest))
-    assert (reply.clause, reply.site) == ("ValueError", "south")
+    real = Site(config=replace(joined.config, simulation=False), cache=joined.cache)
+    reply = real.handle(of(heard, m.ProbeRequest))
+    assert (reply.clause, reply.site, reply.reason) == ("ValueError", "south", OWN)
     assert CANARY.encode() not in wire.encode(reply)
     assert CANARY in caplog.text
+    assert joined.handle(of(heard, m.ProbeRequest)).reason == CANARY
 
 
 def test_site_full_disk_is_a_refusal_and_no_half_reply(heard, joined, monkeypatch):

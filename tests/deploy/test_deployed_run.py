@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.watchdog import marked
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.rehearsal.documented_steps import read_steps
 from fedwinnow.simulations.rehearsal.loopback import open_rehearsal, write_deployment
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.simulations.runtimes.superlink import bearers
 
 pytestmark = [
     pytest.mark.flower,
@@ -44,5 +44,5 @@ def test_deployed_run_by_the_pages_equals_the_run_in_process():
             assert silo.taken == set(read_steps("silo.md"))
         assert stage.coordinator.taken == set(read_steps("coordinator.md"))
         root = stage.root
-    assert not bearers(f"FEDWINNOW_REHEARSAL={root}")
+    assert not marked(f"FEDWINNOW_REHEARSAL={root}")
     assert not root.exists()

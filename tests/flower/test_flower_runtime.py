@@ -11,10 +11,10 @@ from fedwinnow.cli import main
 from fedwinnow.client.runs.tables import read_scores
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.load_files import load_scenario
+from fedwinnow.curation.watchdog import marked
 from fedwinnow.simulations.datasets.toy_federation import SITES, write_toy_scenario
 from fedwinnow.simulations.runtimes.flower import simulate_with_flower
 from fedwinnow.simulations.runtimes.in_process import simulate
-from fedwinnow.simulations.runtimes.superlink import bearers
 
 pytestmark = [
     pytest.mark.flower,
@@ -62,13 +62,14 @@ def test_flower_run_equals_the_run_in_process(scenario, tmp_path, mark):
         assert first[0] == second[0]
         assert first[2].tobytes() == second[2].tobytes()
     assert (tmp_path / "there" / "toy" / "report.html").is_file()
-    assert not bearers(mark)
+    assert not marked(mark)
 
 
 def test_flower_run_fails_where_every_client_fails(scenario, tmp_path, mark, monkeypatch, capsys):
-    """Silos without data fail the run: a message with the cause, code 2, nothing left running."""
-    missing = [f"sites.{i}.data={tmp_path / 'nothing.jsonl'}" for i in range(len(SITES))]
-    settings = [f"run.output={tmp_path}", *missing]
+    """Silos with broken data fail the run: its cause is told, code 2, nothing is left running."""
+    (tmp_path / "broken.jsonl").write_text("{", encoding="utf-8")
+    broken = [f"sites.{i}.data={tmp_path / 'broken.jsonl'}" for i in range(len(SITES))]
+    settings = [f"run.output={tmp_path}", *broken]
     argv = ["fedwinnow", "simulate", str(scenario), "--runtime", "flower"]
     argv += [part for item in settings for part in ("--set", item)]
     monkeypatch.setattr(sys, "argv", argv)
@@ -77,6 +78,6 @@ def test_flower_run_fails_where_every_client_fails(scenario, tmp_path, mark, mon
     said = "".join(capsys.readouterr())
     assert ended.value.code == 2, said
     assert "DataError" in said
-    assert "nothing.jsonl" in said
+    assert "broken.jsonl" in said
     assert not (tmp_path / "toy" / "adapter").exists()
-    assert not bearers(mark)
+    assert not marked(mark)

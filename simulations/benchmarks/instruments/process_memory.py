@@ -5,11 +5,12 @@ maps, which the kernel may take back at any time. psutil gives both. It lacks th
 reset, so these use ``/proc``.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+
+from fedwinnow.curation.process_guard import child_environment
 
 
 def can_be_measured() -> bool:
@@ -52,4 +53,7 @@ def reset_peak() -> None:
 
 def environment() -> Mapping[str, str]:
     """Return the environment of a measured child process, which returns freed memory at once."""
-    return os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    return child_environment() | {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }

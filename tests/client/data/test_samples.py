@@ -273,7 +273,7 @@ def test_local_files_touch_no_shared_cache(tmp_path):
         cwd=tmp_path,
     )
     assert [path for path in home.rglob("*") if path.is_file()] == []
-    assert list(tmp_path.glob("fedwinnow-arrow-*")) == []
+    assert list(tmp_path.glob("fw-arrow-*")) == []
 
 
 def test_opening_leaves_the_settings_of_datasets(tmp_path, capfd):
@@ -477,7 +477,7 @@ def test_full_disk_is_named(tmp_path, monkeypatch):
         patch.setattr(data_module.pa, "OSFile", full)
         with pytest.raises(OutputError, match=r"No space left.*TMPDIR"):
             open_samples(source, PLAIN)
-    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(OutputError, match="TMPDIR"):
         open_samples(source, PLAIN)
 

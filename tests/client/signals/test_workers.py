@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fedwinnow.client.signals.shards import measure_in_shards
 from fedwinnow.client.signals.workers import MeasuringTask, WorkerModel, Workers
 from fedwinnow.curation.config.scoring import AdapterSection, ModelSection
 from fedwinnow.curation.config.site import ComputeSection
-from fedwinnow.curation.errors import ConfigError, DataError
+from fedwinnow.curation.errors import ConfigError, DataError, ModelError
 from fedwinnow.curation.model.lora_model import get_adapter
 from fedwinnow.curation.model.pretrained import load_model
 from fedwinnow.curation.signal_columns import ADAM, KNOWN, REVIEWS, TEACHER
@@ -70,6 +71,15 @@ def arguments(warm) -> dict:
         "contrast": anchors,
         "contrast_prompts": 1,
     }
+
+
+def test_a_model_that_cannot_be_loaded_is_said_before_a_shard_is_read(model, capfd):
+    """Law: the start waits for the models; an error keeps its class, and no traceback floods."""
+    missing = replace(model, section=replace(model.section, name="./missing"))
+    broken = Workers(section=ComputeSection(workers=1), model=missing)
+    with pytest.raises(ModelError, match=r"model\.name: .*'\./missing'"):
+        next(broken.each(None, iter(lambda: pytest.fail("a shard was read"), None)))
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_workers_give_the_table_of_one_process(workers, warm, arguments, tmp_path: Path):

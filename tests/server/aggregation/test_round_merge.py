@@ -26,6 +26,7 @@ from fedwinnow.server.aggregation.round_merge import RoundEvidence, check_mergin
 from fedwinnow.server.run.fold import absorb, next_request
 from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.state import RunState
+from fedwinnow.strategies.registry import build
 from fedwinnow.strategies.run_plugins import MergePlugins
 
 
@@ -229,8 +230,25 @@ def test_plan_refuses_more_liars_than_the_sites_can_outvote():
         if fits:
             check_plan(config)
             continue
-        with pytest.raises(ConfigError, match=f"at least {2 * liars + 3} sites, and the run has 3"):
+        words = rf"at least {2 * liars + 3} sites, .* 3; .*settings\.num_malicious_nodes, or choose"
+        with pytest.raises(ConfigError, match=words):
             check_plan(config)
+
+
+def test_plan_names_no_setting_that_the_rule_does_not_have(monkeypatch):
+    """Law: what to change is a setting of the chosen rule, or the rule."""
+
+    class FourSites:
+        fewest = 4
+
+        def __call__(self, *_: object) -> None:
+            """Merge nothing."""
+
+    members = tuple(MemberSection(name=site, key="") for site in SITES)
+    own = MergePlugins(weighting=build("weighting", "uniform", {}), merging=FourSites())
+    monkeypatch.setattr(MergePlugins, "of", lambda _: own)
+    with pytest.raises(ConfigError, match=r"needs at least 4 sites.*; take more sites, or choose"):
+        check_plan(make_config(members=members))
 
 
 def test_merge_goes_on_where_judges_leave_too_few_for_krum():

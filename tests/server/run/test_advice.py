@@ -9,7 +9,7 @@ from fedwinnow.curation.config.coordinator import GuardsSection
 from fedwinnow.curation.config.scoring import AdapterSection, PluginSection
 from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.server.run.advice import run_remarks, sites_without_adapter
+from fedwinnow.server.run.advice import run_remarks, selection_warnings, sites_without_adapter
 from fedwinnow.server.run.preflight import check_plan
 from fedwinnow.server.state import RoundRecord, SiteRound
 
@@ -20,6 +20,24 @@ def train(number: int, arm: str = "curated", **weights: float) -> RoundRecord:
         site: SiteRound(samples=9, weight=weight, losses=()) for site, weight in weights.items()
     }
     return RoundRecord(phase="train", round=number, arm=arm, sites=sites)
+
+
+WEAK_CASES = [
+    ({"auroc": 0.9}, {"inseparable": 0.0}, True, ()),
+    ({}, {}, True, ()),
+    ({"auroc": 0.65, "auroc_se": 0.1}, {"inseparable": 1.0}, True, ("0.650 ± 0.100", "nothing is")),
+    ({"auroc": 0.7, "inseparable": 1.0}, {}, False, ("cannot tell", "little better than chance")),
+    ({"auroc": 0.59}, {"inseparable": 0.0}, False, ("hardly tells", "0.590", "take more anchors")),
+    ({"auroc": 0.6}, {}, False, ()),
+]
+
+
+@pytest.mark.parametrize(("forecast", "evidence", "kept_all", "words"), WEAK_CASES)
+def test_a_scorer_that_tells_nothing_apart_is_said(forecast, evidence, kept_all, words):
+    """Law: with what it means for the selection and what to change; a good scorer gets no word."""
+    found = selection_warnings("calibrated", forecast, evidence, kept_all=kept_all)
+    assert len(found) == bool(words)
+    assert all(word in found[0] for word in words)
 
 
 def test_remarks_name_each_site_whose_adapter_was_not_merged():

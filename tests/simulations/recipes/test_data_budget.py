@@ -121,7 +121,15 @@ def test_budget_doubts_are_told(found):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"buckets": 1}, {"passes": (1, 2)}, {"passes": (4, 2, 1)}, {"rate": 0.0}],
+    [
+        {"steps": 0},
+        {"buckets": 1},
+        {"passes": (1, 2)},
+        {"passes": (4, 2, 1)},
+        {"passes": ()},
+        {"passes": (0, 1, 2)},
+        {"rate": 0.0},
+    ],
 )
 def test_budget_plan_names_the_option(changes):
     """Each option out of range is named."""
