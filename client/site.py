@@ -27,12 +27,12 @@ from fedwinnow.curation.errors import (
     OutputError,
     ProtocolError,
 )
-from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.pretrained import load_tokenizer
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.header import PROTOCOL
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.requests import JoinRequest
+from fedwinnow.curation.tokens.chat_templates import ChatFormat
 from fedwinnow.strategies.terms_check import check_teacher, check_terms
 
 logger = logging.getLogger(__name__)

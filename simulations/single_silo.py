@@ -119,13 +119,7 @@ def score_silo(
     )
     if kept is not None:
         check_kept(find_source(site.data), kept)
-    data = open_samples(site.data, site.columns, domain=site.domain)
-    anchors = open_samples(config.anchors.path, config.anchors.columns)
-    logger.info("reads %s", data.reading)
-    logger.info("reads anchors %s", anchors.reading)
-    for note in anchors.notes:  # those of the data are told where the site opens them
-        logger.warning("%s", note)
-    _refuse_overlap(config, data, anchors)
+    data = _open(config)
     with contextlib.ExitStack() as stack:
         targets = [
             stack.enter_context(replace_atomically(path))
@@ -159,6 +153,19 @@ def score_silo(
         evidence=dict(decision.evidence),
         warnings=warnings,
     )
+
+
+def _open(config: RunConfig) -> Samples:
+    """Open the silo's data; say how they and the anchors were read, and refuse an overlap."""
+    site = config.sites[0]
+    data = open_samples(site.data, site.columns, domain=site.domain)
+    anchors = open_samples(config.anchors.path, config.anchors.columns)
+    logger.info("reads %s", data.reading)
+    logger.info("reads anchors %s", anchors.reading)
+    for note in anchors.notes:  # those of the data are told where the site opens them
+        logger.warning("%s", note)
+    _refuse_overlap(config, data, anchors)
+    return data
 
 
 def _refuse_overlap(config: RunConfig, data: Samples, anchors: Samples) -> None:

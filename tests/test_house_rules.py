@@ -90,6 +90,7 @@ curation.errors curation.seeds curation.datatypes curation.versions curation.ato
 curation.scores curation.adapters
 curation.protocol
 curation.config
+curation.tokens
 curation.model
 curation.gradients
 strategies.interfaces

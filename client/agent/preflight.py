@@ -21,12 +21,12 @@ from fedwinnow.client.signals.workers import WorkerModel, Workers
 from fedwinnow.curation.config.scoring import AdapterSection
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import ConfigError, DataError, OutputError, TransportError
-from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.pretrained import load_model as load_base
 from fedwinnow.curation.model.pretrained import load_teacher, load_tokenizer
 from fedwinnow.curation.protocol.exchanges import EXCHANGES
 from fedwinnow.curation.protocol.keys import PrivateKey, PublicKey
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.tokens.chat_templates import ChatFormat
 from fedwinnow.strategies.registry import KINDS, plugin_names
 
 

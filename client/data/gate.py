@@ -29,7 +29,7 @@ from fedwinnow.client.data.minhash import (
 from fedwinnow.client.data.personal_data import Finder, finder
 from fedwinnow.curation.config.site import GateSection
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.model.chat_templates import spelt_control_token
+from fedwinnow.curation.tokens.chat_templates import spelt_control_token
 
 LONG_RESPONSE = 8
 """Fewest words of a response that is compared with the anchors by itself."""

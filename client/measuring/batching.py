@@ -44,7 +44,7 @@ from fedwinnow.curation.config.scoring import LEAST
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.lora_model import BatchBudget, LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, collate
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 logger = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from fedwinnow.client.measuring.batching import Places, run_in_batches
 from fedwinnow.client.measuring.pass_options import PassOptions, PassProgress
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError, ModelError
-from fedwinnow.curation.model.answer_spans import Span
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
-from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.tokens.answer_spans import Span
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from fedwinnow.client.measuring.batching import Places, run_in_batches
 from fedwinnow.curation.gradients.per_sample import Way, per_sample_gradients
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 DAMPING = 0.1
 """λ as a share of a factor's mean squared gradient entry (section 3 of the paper)."""

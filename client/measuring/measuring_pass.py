@@ -39,7 +39,6 @@ from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch, entropies
-from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import (
     CONTRASTS,
     ENTROPY,
@@ -48,6 +47,7 @@ from fedwinnow.curation.signal_columns import (
     OTHER_PROMPTS,
     REPRESENTATIONS,
 )
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 
 def measure(  # noqa: PLR0913 - every choice is an argument, not a section of the config

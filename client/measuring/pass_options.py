@@ -8,7 +8,7 @@ from fedwinnow.curation.config.scoring import MeasuringSection, ModelSection
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.pretrained import encode_all
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 OnProgress = Callable[[int, int], None]
 """Called with (units of work done, all of them): sample passes, samples or optimizer steps."""

@@ -39,8 +39,8 @@ from fedwinnow.curation.model.hidden_states import last_hidden, mean_states
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.token_losses import Batch, sample_losses
-from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import ADAM, GRADIENTS, REPRESENTATIONS
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

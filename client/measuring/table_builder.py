@@ -10,8 +10,8 @@ from torch import Tensor
 from fedwinnow.client.measuring.references import References
 from fedwinnow.curation.datatypes import Sample, SignalTable, Status
 from fedwinnow.curation.model.token_losses import Batch
-from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.signal_columns import WIDE
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 
 @dataclass(slots=True, kw_only=True)

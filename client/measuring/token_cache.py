@@ -31,9 +31,9 @@ from safetensors.numpy import load, save
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.model.answer_spans import Span
 from fedwinnow.curation.model.lora_model import LoadedModel
-from fedwinnow.curation.model.tokenization import BLOCK, Encoding, encode_samples
+from fedwinnow.curation.tokens.answer_spans import Span
+from fedwinnow.curation.tokens.tokenization import BLOCK, Encoding, encode_samples
 from fedwinnow.curation.versions import versions
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from fedwinnow.curation.errors import EmptySelectionError, PluginError
 from fedwinnow.curation.model.token_losses import Batch, collate
-from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.tokens.tokenization import Encoding
 from fedwinnow.strategies.interfaces.ordering import Order
 
 

@@ -1,1 +1,1 @@
-"""A frozen base model with one LoRA adapter: loading, tokens, losses, hidden states."""
+"""A frozen base model with one LoRA adapter: loading, losses, hidden states."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedwinnow.curation.model.lora_model import LoadedModel
 from fedwinnow.curation.model.token_losses import Batch
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import torch
 
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.model.chat_templates import ChatFormat, messages_of
-from fedwinnow.curation.model.tokenization import encode_sample
+from fedwinnow.curation.tokens.chat_templates import ChatFormat, messages_of
+from fedwinnow.curation.tokens.tokenization import encode_sample
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from torch import nn
 
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError, ProtocolError
-from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.load_checks import positions
-from fedwinnow.curation.model.tokenization import end_tokens
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.tokens.chat_templates import ChatFormat
+from fedwinnow.curation.tokens.tokenization import end_tokens
 
 NAME = "default"
 """Name under which PEFT holds the one adapter."""

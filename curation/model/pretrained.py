@@ -1,7 +1,7 @@
 """Load base models, attach adapters, encode and generate, through transformers and PEFT.
 
 No other module of a run imports transformers or PEFT. The rest of the code uses ``LoadedModel``
-(``curation/model/lora_model.py``), ``Encoding`` (``curation/model/tokenization.py``) and
+(``curation/model/lora_model.py``), ``Encoding`` (``curation/tokens/tokenization.py``) and
 ``Adapter``.
 """
 
@@ -21,7 +21,6 @@ from fedwinnow.curation.config.scoring import AdapterSection, ModelSection, Teac
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.adapter_targets import target_modules
-from fedwinnow.curation.model.chat_templates import ChatFormat, TemplateRefusal
 from fedwinnow.curation.model.load_checks import (
     check_embeddings,
     check_positions,
@@ -39,7 +38,8 @@ from fedwinnow.curation.model.lora_model import (
 )
 from fedwinnow.curation.model.modes import evaluation_mode
 from fedwinnow.curation.model.own_model import check_bare, check_causal, check_lora
-from fedwinnow.curation.model.tokenization import (
+from fedwinnow.curation.tokens.chat_templates import ChatFormat, TemplateRefusal
+from fedwinnow.curation.tokens.tokenization import (
     Encoding,
     encode_sample,
     encode_samples,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedwinnow.curation.model.chunked_cross_entropy import Look, chunked_losses
 from fedwinnow.curation.model.hook_support import is_compiled
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwinnow.client.measuring.length_buckets import plan_batches
-from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.process_guard import scratch_folder
+from fedwinnow.curation.tokens.tokenization import Encoding
 from fedwinnow.simulations.benchmarks.gradient_methods import (
     Outcome,
     Row,

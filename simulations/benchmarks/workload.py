@@ -25,7 +25,7 @@ from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
 from fedwinnow.curation.model.pretrained import encode, load_model
 from fedwinnow.curation.model.token_losses import Batch, collate
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 
 COLUMNS = frozenset({"dot", "norm"})

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.pretrained import load_tokenizer
-from fedwinnow.curation.model.tokenization import encode_sample
+from fedwinnow.curation.tokens.chat_templates import ChatFormat
+from fedwinnow.curation.tokens.tokenization import encode_sample
 from fedwinnow.simulations.datasets.demo_scenario import demo_settings
 from fedwinnow.simulations.datasets.demo_texts import (
     ANCHORS,

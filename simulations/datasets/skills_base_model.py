@@ -23,9 +23,9 @@ from torch.utils.data import IterableDataset
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError, OutputError
-from fedwinnow.curation.model.chat_templates import ChatFormat
-from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.tokens.chat_templates import ChatFormat
+from fedwinnow.curation.tokens.tokenization import encode_sample
 from fedwinnow.simulations.datasets.skills import SKILLS, Manner, pair
 from fedwinnow.simulations.datasets.tiny_model import byte_pair_tokenizer, tiny_llama
 

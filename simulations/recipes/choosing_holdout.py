@@ -13,10 +13,10 @@ from fedwinnow.client.data.anchors import split_scenario_anchors
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.datatypes import Sample
 from fedwinnow.curation.errors import DataError
-from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.pretrained import load_tokenizer
-from fedwinnow.curation.model.tokenization import encode_sample
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.tokens.chat_templates import ChatFormat
+from fedwinnow.curation.tokens.tokenization import encode_sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""A deployment rehearsed on this machine by the documented steps."""
+"""Runtimes on one machine: in process, sockets, Flower, and a deployment rehearsed by its pages."""

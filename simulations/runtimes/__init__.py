@@ -1,1 +1,1 @@
-"""Runtimes of a federation on one machine: in process, sockets, Flower."""
+"""Runtimes on one machine: in process, sockets, Flower, and a deployment rehearsed by its pages."""

@@ -19,7 +19,7 @@ from fedwinnow.client.measuring.memory import available_bytes, out_of_memory, to
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.lora_model import BatchBudget, LoadedModel
 from fedwinnow.curation.model.token_losses import collate, sample_losses
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 CPU_WORDS = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
 ERRORS = (

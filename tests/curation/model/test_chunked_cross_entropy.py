@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedwinnow.curation.model import token_losses as losses
 from fedwinnow.curation.model.chunked_cross_entropy import chunked_losses
 from fedwinnow.curation.model.token_losses import collate, entropies, sample_losses, token_losses
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 
 def plain(hidden, head, wanted):

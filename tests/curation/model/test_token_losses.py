@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fedwinnow.curation.model.token_losses import collate, sample_losses
-from fedwinnow.curation.model.tokenization import Encoding
+from fedwinnow.curation.tokens.tokenization import Encoding
 
 
 def encoding(size: int, start: int, seed: int) -> Encoding:

@@ -3,7 +3,7 @@
     text = … [begin, body_end) body … [body_end, end) end of turn …
 
 Most renderings end with the opening, the answer and the tail that the template's plain exchange
-showed (``curation/model/chat_templates.py``): one rendering is enough. Where the template changes
+showed (``curation/tokens/chat_templates.py``): one rendering is enough. Where the template changes
 the answer (strips it, drops thoughts, adds tool calls), the answer begins after the generation
 prompt if that is a prefix of the text, else where a rendering with another answer departs from it.
 """
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fedwinnow.curation.model.chat_templates import (
+from fedwinnow.curation.tokens.chat_templates import (
     Dialect,
     Message,
     TemplateRefusal,

@@ -11,10 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fedwinnow.curation.config.scoring import AdapterSection
 from fedwinnow.curation.datatypes import Sample, Turn
-from fedwinnow.curation.model.chat_templates import ChatFormat, messages_of, tools_of
 from fedwinnow.curation.model.pretrained import adopt_model, generate
 from fedwinnow.curation.model.token_losses import collate
-from fedwinnow.curation.model.tokenization import encode_sample, prompt_tokens
+from fedwinnow.curation.tokens.chat_templates import ChatFormat, messages_of, tools_of
+from fedwinnow.curation.tokens.tokenization import encode_sample, prompt_tokens
 
 TOOLS = json.dumps([{"type": "function", "function": {"name": "find", "parameters": {}}}])
 CALL = json.dumps(

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer
 
 from fedwinnow.curation.datatypes import Sample, Turn
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.model.chat_templates import ChatFormat
 from fedwinnow.curation.model.load_checks import check_template
 from fedwinnow.curation.model.token_losses import collate
-from fedwinnow.curation.model.tokenization import (
+from fedwinnow.curation.tokens.chat_templates import ChatFormat
+from fedwinnow.curation.tokens.tokenization import (
     encode_sample,
     encode_samples,
     end_tokens,

@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from fedwinnow.curation.datatypes import Sample
-from fedwinnow.curation.model.answer_spans import Rendering, Span, render_answers
-from fedwinnow.curation.model.chat_templates import (
+from fedwinnow.curation.tokens.answer_spans import Rendering, Span, render_answers
+from fedwinnow.curation.tokens.chat_templates import (
     ChatFormat,
     Message,
     TemplateRefusal,
@@ -32,7 +32,7 @@ from fedwinnow.curation.model.chat_templates import (
     tools_of,
     unused_character,
 )
-from fedwinnow.curation.model.text_tokens import Tokenized, tokenize
+from fedwinnow.curation.tokens.text_tokens import Tokenized, tokenize
 
 BLOCK = 1024
 """Samples whose texts are tokenised in one call."""

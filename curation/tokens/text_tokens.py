@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from fedwinnow.curation.model.answer_spans import Rendering, Span
-from fedwinnow.curation.model.chat_templates import ChatFormat
+from fedwinnow.curation.tokens.answer_spans import Rendering, Span
+from fedwinnow.curation.tokens.chat_templates import ChatFormat
 
 
 class Tokenized(NamedTuple):

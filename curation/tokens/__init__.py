@@ -1,0 +1,1 @@
+"""Turn conversations into tokens: chat templates, answers, spans that are learnt."""
