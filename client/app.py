@@ -93,8 +93,9 @@ def _computed(message: Message, context: Context) -> RecordDict:
         return to_records(site.handle(request))
     except Exception as error:
         logger.exception("node %d cannot answer as site %r", context.node_id, name)
-        # a simulated site is of the person who reads this: there is no log of its own
-        return to_records(refusal_of(error, header, name, told=True))
+        # not even in a simulation: the run's config named the file that may be at fault here
+        reason = "the node could not carry the message to its site; its own log says why"
+        return to_records(refusal_of(error, header, name, told=False, otherwise=reason))
 
 
 def site_of(context: Context) -> "Site":

@@ -8,7 +8,9 @@ OWN = "the site could not compute this; its own log says why"
 """Reason in place of an error text, as error texts name the silo's paths, columns and counts."""
 
 
-def refusal_of(error: Exception, header: Header, site: str, *, told: bool) -> Refusal:
+def refusal_of(
+    error: Exception, header: Header, site: str, *, told: bool, otherwise: str = OWN
+) -> Refusal:
     """Return the refusal for an error; its clause is a policy's, or the name of the error's class.
 
     Args:
@@ -16,7 +18,8 @@ def refusal_of(error: Exception, header: Header, site: str, *, told: bool) -> Re
         header: Header of the request.
         site: Name of the site.
         told: Whether the error's own text may leave the site.
+        otherwise: The reason where it may not.
     """
     clause = error.clause if isinstance(error, RefusalError) else type(error).__name__
-    reason = str(error) or "no words" if told else OWN
+    reason = str(error) or "no words" if told else otherwise
     return Refusal(header=header, site=site, clause=clause, reason=reason)

@@ -18,10 +18,10 @@ from fedwinnow.client.phases.close import close
 from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.curation.datatypes import Sample, Status, Turn
 from fedwinnow.curation.errors import ModelError
-from fedwinnow.curation.model import tokenization
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.requests import CloseRequest
+from fedwinnow.curation.tokens import tokenization
 from fedwinnow.curation.tokens.tokenization import encode_sample, encode_samples
 
 TEXTS = st.text(max_size=20)
