@@ -6,6 +6,7 @@ difference from the header would shift values into other columns, and is an erro
 """
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,15 +42,23 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            message = (
-                f"{path}: line {first}: broken CSV ({error}) in the row that begins here; quote "
-                'each field that holds a quote or a line break, and double the quotes in it ("")'
-            )
-            raise DataError(message) from error
+            raise _broken(f"{path}: line {first}", str(error)) from error
         if fields is None:
             return
         if fields:
             yield first, fields
+
+
+def _broken(place: str, why: str) -> DataError:
+    if "new-line character" in why:
+        return DataError(
+            f"{place}: broken CSV (a carriage return without a line feed, outside quotes); save "
+            "the file with the line ends of Windows or Unix, or quote the field"
+        )
+    return DataError(
+        f"{place}: broken CSV ({why}) in the row that begins here; quote each field that holds a "
+        'quote or a line break, and double the quotes in it ("")'
+    )
 
 
 def _header(path: Path, line: int, fields: list[str], separator: str) -> list[str]:
@@ -62,6 +71,9 @@ def _header(path: Path, line: int, fields: list[str], separator: str) -> list[st
     while names and not names[-1]:
         names.pop()
     place = f"{path}: line {line}"
+    if names and line == 1 and re.fullmatch("sep=.?", names[0].lower()):
+        message = f"{place}: a line for Excel ({names[0]}), not a header; remove the line"
+        raise DataError(message)
     if not names:
         message = f"{place}: the header names no column; write the column names there"
         raise DataError(message)

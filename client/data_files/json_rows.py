@@ -17,6 +17,7 @@ from fedwinnow.curation.errors import DataError
 
 _PIECE = 2**20
 _BLANK = " \t\r\n"
+_CURE = "mend or remove the row"
 _BREAKS = re.compile(r"[\r\n][ \t\r\n]*")
 
 
@@ -43,8 +44,18 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
             try:
                 value = strict_json(text)
             except (ValueError, RecursionError) as error:
-                raise _broken(place, error) from error
-            yield _row(place, value, text)
+                raise _broken(place, error, _line_cure(error)) from error
+            yield _row(place, value, text, "end a list's file name with .json")
+
+
+def _line_cure(error: Exception) -> str:
+    """Return what to change about a line: it may hold half an object, or more than one."""
+    if isinstance(error, json.JSONDecodeError):
+        if not error.doc[error.pos :].strip(_BLANK):
+            return "write each object on one line, or end the file's name with .json"
+        if error.msg == "Extra data":
+            return "write one object a line, each line ended by a line feed"
+    return _CURE
 
 
 def json_rows(path: Path) -> Iterator[Row]:
@@ -63,7 +74,7 @@ def json_rows(path: Path) -> Iterator[Row]:
                 break
             place = f"{path}: line {window.line}"
             value, text = window.value()
-            yield _row(place, value, text)
+            yield _row(place, value, text, "write each row as an object of its columns")
             if listed and window.next() == ",":
                 window.drop(1)
                 if window.next() == "]":
@@ -145,10 +156,9 @@ class _Window:
         return bool(more)
 
 
-def _row(place: str, value: object, text: str) -> Row:
+def _row(place: str, value: object, text: str, cure: str) -> Row:
     if not isinstance(value, dict):
-        got = type(value).__name__
-        message = f"{place}: expected a JSON object, got {got}; end a list's file name with .json"
+        message = f"{place}: expected a JSON object, got {type(value).__name__}; {cure}"
         raise DataError(message)
     return Row(place, value, text)
 
@@ -169,6 +179,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(message)
 
 
-def _broken(place: str, error: Exception) -> DataError:
+def _broken(place: str, error: Exception, cure: str = _CURE) -> DataError:
     why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-    return DataError(f"{place}: broken JSON ({why}); mend or remove the row")
+    if "int_max_str_digits" in why:  # Python's own limit, whose cure is no cure of the file
+        why = "a number of too many digits"
+    return DataError(f"{place}: broken JSON ({why}); {cure}")

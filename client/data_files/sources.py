@@ -26,9 +26,9 @@ KINDS: dict[str, Kind] = {
 """Ending of a data file, in any case → kind of its rows."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 _SPLITS = {
-    "train": ("train", "training"),
-    "test": ("test", "testing", "eval", "evaluation"),
-    "validation": ("validation", "valid", "val", "dev"),
+    "train": ("train", "training", "trainset"),
+    "test": ("test", "testing", "testset", "eval", "evaluation", "evalset"),
+    "validation": ("validation", "valid", "val", "dev", "validset", "valset", "devset"),
 }
 _ABOUT = {"dataset_infos.json", "dataset_info.json", "config.json"}
 """Files beside the data of a hub data set that hold no rows."""
