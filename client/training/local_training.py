@@ -37,8 +37,8 @@ from fedwinnow.curation.gradients.clipped_sum import SampleClipper, clipped_grad
 from fedwinnow.curation.learning_rate import learning_rate as planned_rate
 from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
 from fedwinnow.curation.model.pretrained import encode
-from fedwinnow.curation.model.tokenization import Encoding
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.tokens.tokenization import Encoding
 from fedwinnow.strategies.interfaces.objective import Objective
 from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.maths.order_schedule import why_undone
