@@ -11,7 +11,7 @@ Reference:
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -33,10 +33,12 @@ from fedwinnow.client.training.watcher import Watch, Watcher
 from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.datatypes import Adapter, Sample
 from fedwinnow.curation.errors import ConfigError, NonFiniteError
+from fedwinnow.curation.gradients.clipped_sum import SampleClipper, clipped_gradients
 from fedwinnow.curation.learning_rate import learning_rate as planned_rate
 from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_adapter
 from fedwinnow.curation.model.pretrained import encode
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.curation.tokens.tokenization import Encoding
 from fedwinnow.strategies.interfaces.objective import Objective
 from fedwinnow.strategies.interfaces.ordering import Order
 from fedwinnow.strategies.maths.order_schedule import why_undone
@@ -88,8 +90,8 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
         loaded: Model to train with; holds the trained adapter afterwards.
         samples: The samples that the site kept.
         adapter: Adapter to start from.
-        section: Batch size, accumulation, clipping, decay, precision; its rate and schedule are
-            NOT read, see ``learning_rate`` and ``schedule``.
+        section: Batch size, accumulation, both clippings, decay, precision; its rate and schedule
+            are NOT read, see ``learning_rate`` and ``schedule``.
         steps: Optimizer steps of this call, at least 1.
         step_offset: Optimizer steps of earlier rounds.
         total_steps: Optimizer steps of all rounds: the learning-rate plan spans them.
@@ -122,19 +124,16 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
     start = (step_offset - first_step) * section.batch_size * section.accumulation
-    length, system_prompt = options.max_length, options.system_prompt
     drawn = training_batches(
         sample_stream(order, seed, start),
-        lambda place: encode(
-            loaded, samples[place], max_length=length, system_prompt=system_prompt
-        ),
+        _encoder(loaded, samples, options),
         weights=np.ones(len(samples)) if weights is None else weights,
         size=section.batch_size,
         patience=len(samples),
     )
     dropout = derive_seed(seed, "dropout", step_offset)
-    with _training_mode(loaded, section, dropout), (watch or _unwatched)(loaded) as watcher:
-        losses, norms = _run(loaded, drawn, section, objective, rates, on_progress, watcher)
+    with _training_mode(loaded, section, dropout) as clip, (watch or _unwatched)(loaded) as watcher:
+        losses, norms = _run(loaded, drawn, section, objective, rates, on_progress, watcher, clip)
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
     return TrainingResult(
         adapter=get_adapter(loaded),
@@ -142,6 +141,27 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
         learning_rate=math.fsum(rates) / len(rates),
         gradient_norms=tuple(norms),
     )
+
+
+def _encoder(
+    loaded: LoadedModel, samples: Sequence[Sample], options: PassOptions
+) -> Callable[[int], Encoding]:
+    """Return the function that encodes the sample at a place; no tokens are kept."""
+    length, system_prompt = options.max_length, options.system_prompt
+    return lambda place: encode(
+        loaded, samples[place], max_length=length, system_prompt=system_prompt
+    )
+
+
+@contextmanager
+def _clipped(loaded: LoadedModel, section: TrainingSection) -> Iterator[SampleClipper | None]:
+    """Clip samples' gradients inside the block, where the section asks for it."""
+    if section.sample_grad_norm == 0:
+        yield None
+        return
+    layers = dict(loaded.layers())
+    with clipped_gradients(loaded.model, layers, section.sample_grad_norm) as clipper:
+        yield clipper
 
 
 @contextmanager
@@ -157,6 +177,7 @@ def _run(
     rates: Sequence[float],
     on_progress: OnProgress | None,
     watcher: Watcher,
+    clipper: SampleClipper | None,
 ) -> tuple[list[float], list[float]]:
     """Run the optimizer loop; return the mean sample loss and the gradient norm of each step."""
     accelerator = _accelerator(loaded.device, section)
@@ -168,6 +189,7 @@ def _run(
     optimizer.zero_grad()
     losses, norms = [], []
     norm = torch.zeros(())
+    draws = section.batch_size * section.accumulation
     for step, rate in enumerate(rates):
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -180,6 +202,8 @@ def _run(
                 value = objective(each * drawn.weights.to(each), parameters, initial)
                 mean += each.detach().mean() / section.accumulation
                 accelerator.backward(value)
+                if clipper is not None:
+                    clipper.add_clipped(draws)
                 watcher.passed(drawn, step)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(parameters.values(), section.max_grad_norm)
@@ -232,8 +256,10 @@ def _accelerator(device: torch.device, section: TrainingSection) -> Accelerator:
 
 
 @contextmanager
-def _training_mode(loaded: LoadedModel, section: TrainingSection, seed: int) -> Iterator[None]:
-    """Set train mode, checkpointing and seeded dropout inside the block, and restore all after."""
+def _training_mode(
+    loaded: LoadedModel, section: TrainingSection, seed: int
+) -> Iterator[SampleClipper | None]:
+    """Set train mode, checkpointing, seeded dropout and clipping inside the block; restore all."""
     model, was_training = loaded.model, loaded.model.training
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -242,7 +268,8 @@ def _training_mode(loaded: LoadedModel, section: TrainingSection, seed: int) -> 
         if section.gradient_checkpointing:
             _checkpointing(model, "enable")
         try:
-            yield
+            with _clipped(loaded, section) as clip:
+                yield clip
         finally:
             if section.gradient_checkpointing:
                 _checkpointing(model, "disable")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedwinnow.curation.config.scoring import PluginSection
-from fedwinnow.curation.config.strict_toml import require_setting
+from fedwinnow.curation.config.strict_toml import OMIT_DEFAULT, require_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,8 @@ class TrainingSection:
     """AdamW's weight decay, at least 0."""
     max_grad_norm: float = 1.0
     """Largest gradient norm of a step, above 0."""
+    sample_grad_norm: float = field(default=0.0, metadata=OMIT_DEFAULT)
+    """Largest gradient norm of one sample, clipped before a step sums them up; 0 clips none."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of training."""
     gradient_checkpointing: bool = False
@@ -77,6 +79,18 @@ class TrainingSection:
         )
         require_setting(
             "training.max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0"
+        )
+        require_setting(
+            "training.sample_grad_norm",
+            self.sample_grad_norm,
+            self.sample_grad_norm >= 0,
+            "at least 0",
+        )
+        require_setting(
+            "training.precision",
+            self.precision,
+            self.precision != "fp16" or self.sample_grad_norm == 0,
+            "'no' or 'bf16' beside training.sample_grad_norm, as fp16 scales the loss",
         )
 
 

@@ -41,7 +41,12 @@ AXES = 3
 
 @contextmanager
 def sample_gradients(
-    model: nn.Module, layers: Mapping[str, Any], consume: Consume, *, training: bool = False
+    model: nn.Module,
+    layers: Mapping[str, Any],
+    consume: Consume,
+    *,
+    training: bool = False,
+    own_sum: bool = True,
 ) -> Iterator["SeenFactors"]:
     """Hand ``consume`` the per-sample gradients of the backward passes inside the block.
 
@@ -55,11 +60,12 @@ def sample_gradients(
         training: Leave mode and trainable parameters as they are, for signals of training steps.
             A factor's own gradient is then the sum of its samples', which differs from
             autograd's by rounding. Layers that a checkpoint computes again may run forward twice.
+        own_sum: Whether a trained factor gets the sum of its samples' gradients; else it gets none.
 
     Raises:
         ModelError: an adapter that cannot be measured; see :func:`check_hookable`.
     """
-    check_hookable(model, layers)
+    check_hookable(model, layers, from_zero=not own_sum)
     expected = tuple(f"{name}.{f}" for name in layers for f in "AB")
     firing = SeenFactors(expected=expected, recomputed=training)
     with ExitStack() as stack:
@@ -67,11 +73,11 @@ def sample_gradients(
             stack.enter_context(frozen_weights(model))
         for name, layer in layers.items():
             for letter, factor in zip("AB", factors_of(layer), strict=True):
-                trained = factor.weight.requires_grad and _is_plain(factor)
+                trained = factor.weight.requires_grad and is_plain(factor)
                 if trained:  # one product a factor and pass, not two
                     factor.forward = partial(_without_its_weight, factor)
                     stack.callback(delattr, factor, "forward")
-                hook = _watch(f"{name}.{letter}", firing, consume, trained=trained)
+                hook = _watch(f"{name}.{letter}", firing, consume, summed=trained and own_sum)
                 stack.callback(factor.register_forward_hook(hook).remove)
         yield firing
 
@@ -112,14 +118,19 @@ class SeenFactors:
         self.backward.clear()
 
 
-def check_hookable(model: nn.Module, layers: Mapping[str, Any]) -> None:
+def check_hookable(model: nn.Module, layers: Mapping[str, Any], *, from_zero: bool = False) -> None:
     """Refuse every model and adapter whose per-sample gradients hooks cannot compute.
+
+    Args:
+        model: The model that is run.
+        layers: Module name → PEFT LoRA layer.
+        from_zero: Whether B may be 0 everywhere, as where training begins.
 
     Raises:
         ModelError: hooks would not see the model's layers, hooks are left on a factor, or
             :func:`why_no_gradients` gives a reason.
     """
-    problem = why_no_gradients(layers)
+    problem = why_no_gradients(layers, from_zero=from_zero)
     why = why_no_hooks(model)
     if why:
         problem = (
@@ -133,12 +144,12 @@ def check_hookable(model: nn.Module, layers: Mapping[str, Any]) -> None:
         raise ModelError(message)
 
 
-def why_no_gradients(layers: Mapping[str, Any]) -> str:
+def why_no_gradients(layers: Mapping[str, Any], *, from_zero: bool = False) -> str:
     """Return why no backend can give an adapter's per-sample gradients; "" where they can.
 
     Reasons: no LoRA layer, no or several active adapters, a disabled or merged adapter, DoRA or
     another variant, adapter biases, an adapter of an embedding, shared factors, or B = 0
-    everywhere.
+    everywhere, unless ``from_zero`` allows it.
     """
     if not layers:
         return "the model has no LoRA layer"
@@ -148,7 +159,7 @@ def why_no_gradients(layers: Mapping[str, Any]) -> str:
     weights = [_local(factor.weight) for layer in layers.values() for factor in factors_of(layer)]
     if len({weight.data_ptr() for weight in weights}) != len(weights):
         return "two layers share a factor, so its norm is not the sum of theirs; untie them"
-    if not any(bool(weight.any()) for weight in weights[1::2]):
+    if not from_zero and not any(bool(weight.any()) for weight in weights[1::2]):
         return "B = 0 in every layer, so the gradient of A is zero; warm up first"
     return ""
 
@@ -193,7 +204,7 @@ def factors_of(layer: Any) -> tuple[Any, Any]:  # noqa: ANN401 - PEFT's layers h
     return layer.lora_A[key], layer.lora_B[key]
 
 
-def _is_plain(factor: nn.Linear) -> bool:
+def is_plain(factor: nn.Linear) -> bool:
     """Return whether the factor runs the code of ``nn.Linear``, with no forward of its own."""
     return type(factor) is nn.Linear and "forward" not in vars(factor)
 
@@ -204,7 +215,7 @@ def _without_its_weight(factor: nn.Linear, given: Tensor) -> Tensor:
 
 
 def _watch(
-    name: str, firing: SeenFactors, consume: Consume, *, trained: bool
+    name: str, firing: SeenFactors, consume: Consume, *, summed: bool
 ) -> Callable[..., Tensor | None]:
     def took(gradient: Tensor, given: Tensor) -> Tensor:
         firing.backward[name] = firing.backward.get(name, 0) + 1
@@ -224,7 +235,7 @@ def _watch(
                 "tokens and features; leave routed experts out of adapter.targets"
             )
             raise ModelError(message)
-        weight = factor.get_parameter("weight") if trained else None
+        weight = factor.get_parameter("weight") if summed else None
         if weight is None and not output.requires_grad:
             output.requires_grad_()  # nothing above requires a gradient: the graph begins here
         seen: Tensor = _Seen.apply(output, inputs[0].detach(), weight, took)  # type: ignore[no-untyped-call]  # torch's

@@ -15,6 +15,7 @@ from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest
 from fedwinnow.curation.scores import loss_clusters
 from fedwinnow.curation.scores.loss_clusters import BOUND
 from fedwinnow.curation.seeds import derive_seed
+from fedwinnow.server.phases.limits import why_no_count
 from fedwinnow.server.phases.values import (
     Outcome,
     Replies,
@@ -95,8 +96,10 @@ def why_unusable(reply: ClusterReply, at: ReplyContext) -> str:
     shape = required(at.state.clusters, "clusters").centroids.shape
     if (len(counts), *sums.shape[1:]) != shape or len(sums) != len(counts):
         return f"it tells {len(counts)} counts and sums of shape {sums.shape}, not of {shape}"
-    if min(counts) < 0 or not is_finite(sums):
-        return "a count of its clusters is below 0, or a sum is a NaN or an infinity"
+    if why := next(filter(None, (why_no_count(n, "a cluster") for n in counts)), ""):
+        return why
+    if not is_finite(sums):
+        return "a sum of its clusters is a NaN or an infinity"
     if why := why_too_many(sum(counts), at.samples):
         return why
     most = np.array(counts, dtype=np.float64)[:, None] * BOUND * (1 + 1e-9)

@@ -1,6 +1,5 @@
 """Evaluate: median losses of public anchors, and sums over the sites' own hold-outs."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +8,18 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import MetricsReply
 from fedwinnow.curation.protocol.requests import EvaluateRequest
+from fedwinnow.server.phases.limits import (
+    MOST_LOSS,
+    clean_text,
+    why_no_count,
+    why_no_losses,
+)
 from fedwinnow.server.phases.quorum import majority, require_quorum
 from fedwinnow.server.phases.values import (
     Outcome,
     Replies,
     ReplyContext,
     ServerPhase,
-    is_finite,
     replies_of,
     request_adapter,
 )
@@ -35,10 +39,12 @@ def request(state: RunState, config: RunConfig, header: Header) -> EvaluateReque
 def why_unusable(reply: MetricsReply, at: ReplyContext) -> str:
     """Check sums, losses and the number of answers."""
     own, losses = reply.own, reply.public_losses
-    if own.samples < 0 or not math.isfinite(own.loss_sum) or own.loss_sum < 0:
-        return f"its own loss is {own.loss_sum} over {own.samples} samples"
-    if not is_finite(losses) or bool((losses < 0).any()):
-        return "a public loss is below 0 or no number"
+    if why := why_no_count(own.samples, "own hold-out samples"):
+        return why
+    if not 0 <= own.loss_sum <= MOST_LOSS * own.samples:
+        return f"its own hold-out's loss is none of {own.samples} samples"
+    if why := why_no_losses(losses.tolist(), "public losses"):
+        return why
     shown = {len(reply.prompts), len(reply.references), len(reply.generations)}
     if len(shown) != 1 or max(shown) > at.config.evaluation.generate:
         return f"its answers to public prompts do not belong together: {sorted(shown)} of them"
@@ -57,15 +63,17 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     said = {site: reply for site, reply in said.items() if site not in missing}
     require_quorum(said, config, record.phase, missing)
     losses = np.median(np.stack([said[site].public_losses for site in said]), axis=0)
-    first = said[min(said)]
+    prompts, references, generations = majority(
+        {site: (one.prompts, one.references, one.generations) for site, one in said.items()}
+    )
     record = replace(
         record,
         public_losses=tuple(float(value) for value in losses),
         own_loss_sum=float(sum(said[site].own.loss_sum for site in sorted(said))),
         own_samples=sum(reply.own.samples for reply in said.values()),
-        prompts=first.prompts,
-        references=first.references,
-        generations=first.generations,
+        prompts=tuple(map(clean_text, prompts)),
+        references=tuple(map(clean_text, references)),
+        generations=tuple(map(clean_text, generations)),
         missing=missing,
     )
     return state, record

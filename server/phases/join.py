@@ -8,6 +8,7 @@ from fedwinnow.curation.config.strict_toml import canonical_json
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import Joined
 from fedwinnow.curation.protocol.requests import JoinRequest
+from fedwinnow.server.phases.limits import clean_line, clean_table, why_no_count, why_no_update
 from fedwinnow.server.phases.quorum import majority, needs_reviewers, require_quorum
 from fedwinnow.server.phases.values import Outcome, Replies, ReplyContext, ServerPhase, replies_of
 from fedwinnow.server.state import RoundRecord, RunState
@@ -22,11 +23,13 @@ def why_unusable(reply: Joined, at: ReplyContext) -> str:
     """Check the site card and the initial adapter."""
     check_adapter(reply.adapter, site=at.site)
     card = reply.card
-    if card.site != at.site or card.samples <= 0:
-        return f"its card names site {card.site!r} with {card.samples} samples"
+    if card.site != at.site:
+        return f"its card names site {clean_line(repr(card.site), longest=64)}"
+    if why := why_no_count(card.samples, "samples", least=1):
+        return why
     if card.header != reply.header:
         return "its card belongs to another message"
-    return ""
+    return why_no_update(reply.adapter, "initial adapter")
 
 
 def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
@@ -49,7 +52,10 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
         ):
             if mine != theirs:
                 missing[site] = f"{name} {mine[:12]} differs from the others' {theirs[:12]}"
-    members = tuple(joined[site].card for site in sorted(joined) if site not in missing)
+    members = tuple(
+        replace(card, versions=clean_table(card.versions))
+        for card in (joined[site].card for site in sorted(joined) if site not in missing)
+    )
     require_quorum(members, config, record.phase, missing)
     needs_reviewers([card.site for card in members], config, missing)
     initial = next(joined[card.site].adapter for card in members)

@@ -9,6 +9,7 @@ from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import JudgedAdapters
 from fedwinnow.curation.protocol.requests import JudgeRequest
 from fedwinnow.server.aggregation.update_guards import effects_on_anchors, harmful_sites
+from fedwinnow.server.phases.limits import why_no_losses
 from fedwinnow.server.phases.quorum import majority, require_quorum
 from fedwinnow.server.phases.train import merge_into_state
 from fedwinnow.server.phases.values import (
@@ -16,7 +17,6 @@ from fedwinnow.server.phases.values import (
     Replies,
     ReplyContext,
     ServerPhase,
-    is_finite,
     replies_of,
     request_adapter,
 )
@@ -41,13 +41,10 @@ def why_unusable(reply: JudgedAdapters, at: ReplyContext) -> str:
     if len(reply.domains) != number:
         return f"it names {len(reply.domains)} domains for {number} anchors"
     for losses in (reply.before, *reply.losses.values()):
-        if (
-            len(losses) != number
-            or number == 0
-            or not is_finite(losses)
-            or bool((losses < 0).any())
-        ):
-            return "a loss that it measured is below 0 or no number, or one is missing"
+        if len(losses) != number or number == 0:
+            return "a loss that it measured is missing"
+        if why := why_no_losses(losses.tolist(), "judgements"):
+            return why
     return ""
 
 

@@ -1,7 +1,9 @@
 """Score: merge the sites' histograms, and set the threshold."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import median_low
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import SummaryReply
 from fedwinnow.curation.protocol.requests import ScoreRequest
 from fedwinnow.server.aggregation.count_guards import median_summaries
+from fedwinnow.server.phases.limits import hold_to_count, why_no_names, why_too_full
 from fedwinnow.server.phases.quorum import majority, require_quorum
 from fedwinnow.server.phases.values import (
     Outcome,
@@ -38,8 +41,8 @@ def request(state: RunState, config: RunConfig, header: Header) -> ScoreRequest:
     )
 
 
-def why_unusable(reply: SummaryReply, at: ReplyContext) -> str:  # noqa: ARG001 - every phase has the same form
-    """Check cells, edges, forecast and the scores of the public rows."""
+def why_unusable(reply: SummaryReply, at: ReplyContext) -> str:
+    """Check cells, edges, forecast, the scores of the public rows, and the histogram's total."""
     edges, counts = reply.summary.edges, reply.summary.counts
     if len(counts) != len(edges) + 1 or len(edges) == 0 or not bool((np.diff(edges) > 0).all()):
         return f"its histogram has {len(counts)} cells on {len(edges)} edges"
@@ -48,7 +51,9 @@ def why_unusable(reply: SummaryReply, at: ReplyContext) -> str:  # noqa: ARG001 
         return "its histogram holds a count below 0, or its forecast is no number"
     if not (is_finite(counts) and is_finite(edges) and is_finite(reply.public_scores)):
         return "a cell, an edge or a public score is a NaN or an infinity"
-    return ""
+    if why := why_no_names(reply.forecast, "forecast"):
+        return why
+    return why_too_full(reply.summary, reply.unscored, at.samples)
 
 
 def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRecord) -> Outcome:
@@ -75,23 +80,30 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
             missing[site] = f"its scores of the public rows differ from the median by {apart:.2g}"
     said = {site: reply for site, reply in said.items() if site not in missing}
     require_quorum(said, config, record.phase, missing)
-    summaries = {site: said[site].summary for site in sorted(said)}
+    joined = state.joined
+    summaries = {site: hold_to_count(said[site].summary, joined[site]) for site in sorted(said)}
     threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
     heard = median_summaries(summaries) if config.guards.summaries == "median" else summaries
     decision = threshold(
         heard, PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
     )
-    first = said[min(said)]
     logger.info("threshold %s = %.6g", config.threshold.name, decision.value)
     state = replace(
         state,
         summaries=summaries,
         unscored={site: said[site].unscored for site in sorted(said)},
         public_scores=tuple(float(value) for value in middle),
-        forecast=dict(first.forecast),
+        forecast=_forecast([said[site].forecast for site in sorted(said)]),
         decision=decision,
     )
     return state, replace(record, missing=missing)
+
+
+def _forecast(said: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the median forecast by name: it follows from public rows, so honest sites agree."""
+    names = majority({str(place): tuple(sorted(one)) for place, one in enumerate(said)})
+    told = [one for one in said if tuple(sorted(one)) == names]
+    return {name: float(median_low(one[name] for one in told)) for name in names}
 
 
 PHASE = ServerPhase(request=request, why_unusable=why_unusable, absorb=absorb)

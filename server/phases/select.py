@@ -8,6 +8,7 @@ from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import KeptReply
 from fedwinnow.curation.protocol.requests import QuotaRequest, SelectRequest
 from fedwinnow.server.phases.cluster import quota_request
+from fedwinnow.server.phases.limits import why_no_count
 from fedwinnow.server.phases.values import (
     Outcome,
     Replies,
@@ -31,9 +32,12 @@ def request(state: RunState, config: RunConfig, header: Header) -> SelectRequest
 
 def why_unusable(reply: KeptReply, at: ReplyContext) -> str:
     """Check that there is a kept count of each arm, none above what the site joined with."""
-    whole = set(reply.kept) == set(at.config.study.arms) and min(reply.kept.values()) >= 0
-    if not whole:
-        return f"expected a kept count of each arm, got {dict(reply.kept)}"
+    if set(reply.kept) != set(at.config.study.arms):
+        return "expected a kept count of each arm of the run and no other"
+    if why := next(
+        filter(None, (why_no_count(n, "kept samples") for n in reply.kept.values())), ""
+    ):
+        return why
     return why_too_many(max(reply.kept.values()), at.samples)
 
 

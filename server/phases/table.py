@@ -22,6 +22,7 @@ from fedwinnow.server.phases import (
     select,
     train,
 )
+from fedwinnow.server.phases.limits import clean_line
 from fedwinnow.server.phases.values import ReplyContext, ServerPhase
 from fedwinnow.server.state import RunState
 
@@ -58,11 +59,13 @@ def why_unusable(
     if not isinstance(reply, expected):
         return f"answered with a {type(reply).__name__}, not a {expected.__name__}"
     if reply.site != site:
-        return f"speaks as site {reply.site!r}"
+        return f"speaks as site {clean_line(repr(reply.site), longest=64)}"
     if phase is not Phase.JOIN and site not in joined:
         return "is no member of this run"
     context = ReplyContext(site=site, state=state, config=config, samples=joined.get(site, 0))
     try:
         return PHASES[phase].why_unusable(reply, context)
     except CurationError as error:
-        return str(error)
+        return clean_line(str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's numbers do, others go on
+        return f"its reply cannot be checked ({type(error).__name__})"

@@ -16,13 +16,18 @@ from fedwinnow.curation.protocol.requests import TrainRequest
 from fedwinnow.server.aggregation.count_guards import bound_reported_counts
 from fedwinnow.server.aggregation.round_merge import RoundEvidence, merge_round
 from fedwinnow.server.aggregation.update_alignment import gradient_sites, update_alignments
+from fedwinnow.server.phases.limits import (
+    MOST_RATE,
+    why_no_count,
+    why_no_losses,
+    why_no_update,
+)
 from fedwinnow.server.phases.quorum import needs_reviewers
 from fedwinnow.server.phases.values import (
     Outcome,
     Replies,
     ReplyContext,
     ServerPhase,
-    all_finite,
     replies_of,
     request_adapter,
     why_too_many,
@@ -141,14 +146,18 @@ def _weights_before(state: RunState, record: RoundRecord) -> dict[str, float]:
     return {}
 
 
-def why_unusable(reply: TrainedAdapter, at: ReplyContext) -> str:
+def why_unusable(reply: TrainedAdapter, at: ReplyContext) -> str:  # noqa: PLR0911 - one return a check
     """Check count, losses and the shape and rank of the factors."""
     state, config = at.state, at.config
-    if reply.samples < 0 or (reply.adapter is None) != (reply.samples == 0):
+    if why := why_no_count(reply.samples, "samples"):
+        return why
+    if (reply.adapter is None) != (reply.samples == 0):
         what = "no adapter" if reply.adapter is None else "an adapter"
         return f"sent {what} for {reply.samples} samples"
-    if not all_finite((reply.learning_rate, *reply.losses)) or reply.learning_rate < 0:
-        return "a loss or its learning rate is infinite; lower training.learning_rate"
+    if why := why_no_losses(reply.losses, "training losses"):
+        return f"{why}; lower training.learning_rate"
+    if not 0 <= reply.learning_rate <= MOST_RATE:
+        return f"its learning rate is none; expected 0 to {MOST_RATE:g}"
     warm_up = state.phase == Phase.WARM_UP.value
     steps = (config.warm_up if warm_up else config.training).steps
     if len(reply.losses) > steps:
@@ -166,13 +175,15 @@ def _factors(site: str, reply: TrainedAdapter, sent: Adapter) -> str:
         other = [name for name, a in reply.gradient.a.items() if len(a) != ranks[name]]
         if other:
             return f"its gradient has another rank than was sent in {other[0]}"
+        if why := why_no_update(reply.gradient, "gradient"):
+            return why
     if reply.adapter is None:
         return ""
     check_compatible({site: reply.adapter}, sent)
     higher = [name for name, a in reply.adapter.a.items() if len(a) > ranks[name]]
-    return (
-        f"its rank in {higher[0]} is above the {ranks[higher[0]]} that was sent" if higher else ""
-    )
+    if higher:
+        return f"its rank in {higher[0]} is above the {ranks[higher[0]]} that was sent"
+    return why_no_update(reply.adapter, "adapter")
 
 
 PHASE = ServerPhase(request=request, why_unusable=why_unusable, absorb=absorb)

@@ -13,15 +13,22 @@ from dataclasses import replace
 from fedwinnow.curation.adapters.checks import adapter_hash
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical_json
-from fedwinnow.curation.errors import EmptySelectionError, ProtocolError
+from fedwinnow.curation.errors import (
+    EmptySelectionError,
+    EmptySummaryError,
+    InputError,
+    ProtocolError,
+)
 from fedwinnow.curation.model.base_change import effective_adapter
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.server.phases.cluster import start_clusters
+from fedwinnow.server.phases.limits import clean_line
+from fedwinnow.server.phases.quorum import require_quorum
 from fedwinnow.server.phases.table import PHASES, why_unusable
-from fedwinnow.server.phases.values import request_adapter
+from fedwinnow.server.phases.values import Outcome, Replies, request_adapter
 from fedwinnow.server.run.advice import run_remarks
 from fedwinnow.server.state import RoundRecord, RunState, required, run_config
 
@@ -73,8 +80,38 @@ def absorb(
         )
         raise ProtocolError(message)
     record = RoundRecord(phase=state.phase, round=state.round, arm=state.arm, missing=absent)
-    state, record = PHASES[Phase(state.phase)].absorb(state, config, fitting, record)
+    state, record = _absorb_usable(state, config, fitting, record)
     return _advance(state, config, record)
+
+
+def _absorb_usable(
+    state: RunState, config: RunConfig, replies: Replies, record: RoundRecord
+) -> Outcome:
+    """Absorb replies; where that fails, find the site whose reply is the cause and leave it out.
+
+    A verdict on the whole run (too few sites, nothing kept) stands. Anything else is the fault of a
+    reply that passed its own check: the first site by name without which the others can be absorbed
+    is missing from this exchange.
+    """
+    absorb_phase = PHASES[Phase(state.phase)].absorb
+    try:
+        return absorb_phase(state, config, replies, record)
+    except (ProtocolError, EmptySelectionError, EmptySummaryError, InputError):
+        raise
+    except Exception as error:
+        for site in sorted(replies):
+            others = {name: reply for name, reply in replies.items() if name != site}
+            why = f"its reply cannot be absorbed ({type(error).__name__})"
+            missing = {**record.missing, site: why}
+            try:
+                found = absorb_phase(state, config, others, replace(record, missing=missing))
+            except Exception as other:  # noqa: BLE001 - the cause is another site, or several
+                logger.debug("without site %s: %s", site, type(other).__name__)
+                continue
+            logger.warning("site %s is missing in phase %s: %s", site, record.phase, why)
+            require_quorum(others, config, record.phase, missing)
+            return found
+        raise
 
 
 def usable_replies(
@@ -85,10 +122,12 @@ def usable_replies(
     fitting: dict[str, Reply] = {}
     for site, reply in sorted(replies.items()):
         if isinstance(reply, Refusal):
-            absent[site] = f"refused ({reply.clause}): {reply.reason}"
+            clause, reason = clean_line(reply.clause, longest=64), clean_line(reply.reason)
+            absent[site] = f"refused ({clause}): {reason}"
         elif reply.header != header:
             wrong = [
-                f"{name} is {getattr(reply.header, name)!r}, not {getattr(header, name)!r}"
+                f"{name} is {clean_line(repr(getattr(reply.header, name)), longest=100)}, not "
+                f"{getattr(header, name)!r}"
                 for name in ("run", "phase", "round", "arm", "adapter", "protocol")
                 if getattr(reply.header, name) != getattr(header, name)
             ]

@@ -120,6 +120,12 @@ def train_round(bench: Bench) -> Outcome:
     return Outcome(dots=None, norms=None, kept=0)
 
 
+def train_clipped(bench: Bench) -> Outcome:
+    """Train one round on every sample, each sample's gradient clipped by itself."""
+    _round(bench, None, clip=1.0)
+    return Outcome(dots=None, norms=None, kept=0)
+
+
 def piggyback(bench: Bench) -> Outcome:
     """Train one round on every sample and collect signals in its own passes."""
     watch = Piggyback(samples=bench.samples, columns=COLUMNS, references=bench.references)
@@ -129,7 +135,7 @@ def piggyback(bench: Bench) -> Outcome:
     return Outcome(dots=seen.columns["dot"], norms=seen.columns["norm"], kept=kept)
 
 
-def _round(bench: Bench, watch: Watch | None) -> None:
+def _round(bench: Bench, watch: Watch | None, clip: float = 0.0) -> None:
     """Train on every sample once, longest first, in batches of the mean size of measuring."""
     lengths = np.array([len(one.prompt) + len(one.response) for one in bench.samples])
     number, room = len(lengths), max(1, int(bench.options.batch_tokens / lengths.mean()))
@@ -138,7 +144,7 @@ def _round(bench: Bench, watch: Watch | None) -> None:
         bench.loaded,
         bench.samples,
         adapter=bench.adapter,
-        section=TrainingSection(batch_size=size),
+        section=TrainingSection(batch_size=size, sample_grad_norm=clip),
         steps=number // size,
         step_offset=0,
         total_steps=number // size,
@@ -203,6 +209,7 @@ ROWS: Mapping[str, Row] = {
     "probe": measure_by_probe,
     "forward": measure_forward_only,
     "train": train_round,
+    "train, clipped": train_clipped,
     "piggyback": piggyback,
     "loop": one_by_one,
     "vmap": vmap_gradients,

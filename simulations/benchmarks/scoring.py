@@ -46,7 +46,7 @@ from fedwinnow.simulations.benchmarks.workload import (
 )
 
 BASELINE, OURS, IDEAL = "plain", "measure", "measure, no padding"
-TRAINING, PIGGYBACK, LAST = "train", "piggyback", "last half"
+TRAINING, PIGGYBACK, CLIPPED, LAST = "train", "piggyback", "train, clipped", "last half"
 """Names of rows that are compared."""
 EVERY: Mapping[str, Row] = {**ROWS, **PEERS}
 """Name → row, other projects' included."""
@@ -122,7 +122,7 @@ def _rows(
     bench: Bench, *, peers: bool, only: Collection[str] = ()
 ) -> tuple[dict[str, Row], dict[str, str]]:
     """Return the rows that can be run, and why each other row cannot."""
-    wanted = {*only, BASELINE, OURS} | ({TRAINING} if PIGGYBACK in only else set())
+    wanted = {*only, BASELINE, OURS} | ({TRAINING} if {PIGGYBACK, CLIPPED} & {*only} else set())
     wanted = wanted if only else set(EVERY)
     rows, statuses = {name: row for name, row in ROWS.items() if name in wanted}, dict[str, str]()
     for name, row in PEERS.items() if peers else ():
@@ -183,6 +183,8 @@ def _timed(
         }
         if name == IDEAL:
             found["ragged_over_ideal"] = ratio_of(times[OURS], each)
+    if CLIPPED in times:
+        found["clipped_over_training"] = ratio_of(times[CLIPPED], times[TRAINING])
     if PIGGYBACK in times:
         found["piggyback_over_training"] = ratio_of(times[PIGGYBACK], times[TRAINING])
     return found

@@ -136,7 +136,7 @@ class FakeSites:
                 domains=("law", "law", "law"),
             )
         if isinstance(request, m.ScoreRequest):
-            counts = np.random.default_rng(derive_seed(0, site)).integers(0, 9, size=4)
+            counts = np.random.default_rng(derive_seed(0, site)).integers(0, 3, size=4)
             return m.SummaryReply(
                 header=header,
                 site=site,

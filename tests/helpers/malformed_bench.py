@@ -75,20 +75,29 @@ class Bench:
         return self.saying(adapter=replace(self.reply.adapter, **changes))
 
     def factors(self, change: Callable[[torch.Tensor], torch.Tensor], which: str) -> Envelope:
-        """Each factor A or B changed."""
-        factors = getattr(self.reply.adapter, which)
-        return self.adapter(**{which: {name: change(f) for name, f in factors.items()}})
+        """Each factor A or B changed, or of both."""
+        held = {one: getattr(self.reply.adapter, one) for one in which}
+        return self.adapter(
+            **{
+                one: {name: change(f) for name, f in factors.items()}
+                for one, factors in held.items()
+            }
+        )
 
     def table(self, **changes: object) -> Envelope:
         """Public rows with another table."""
         return self.saying(table=replace(self.reply.table, **changes))
 
-    def summary(self, edges: object = None, counts: object = None) -> Envelope:
+    def summary(
+        self, edges: object = None, counts: object = None, largest_merged: float = 0.0
+    ) -> Envelope:
         """Another histogram."""
         old = self.reply.summary
         edges = old.edges if edges is None else np.array(edges, dtype=np.float64)
         counts = old.counts if counts is None else np.array(counts, dtype=np.float64)
-        return self.saying(summary=ScoreSummary(edges=edges, counts=counts))
+        return self.saying(
+            summary=ScoreSummary(edges=edges, counts=counts, largest_merged=largest_merged)
+        )
 
 
 def changed(envelope: Envelope, **parts: Callable[[bytes], bytes]) -> Envelope:

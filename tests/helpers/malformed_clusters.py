@@ -31,7 +31,7 @@ CLUSTERS: Mapping[str, tuple[str, Callable[[Bench], Envelope], str]] = {
     "cluster's count below nothing": (
         "cluster",
         lambda b: b.saying(counts=(-1, 1, 1, 1)),
-        "of its clusters is below 0",
+        "of a cluster is -",
     ),
     "too few clusters": (
         "cluster",

@@ -151,11 +151,11 @@ CONTENTS: Kinds = {
         lambda b: b.adapter(scales=dict.fromkeys(b.reply.adapter.scales, 0.0)),
         "scale above 0",
     ),
-    "negative count": ("train", lambda b: b.saying(samples=-1), "-1 samples"),
+    "negative count": ("train", lambda b: b.saying(samples=-1), "samples is -1"),
     "count beyond the card": ("train", lambda b: b.saying(samples=10**9), "joined with 8"),
     "adapter of no sample": ("train", lambda b: b.saying(samples=0), "an adapter for 0"),
     "samples without adapter": ("train", lambda b: b.saying(adapter=None), "no adapter for"),
-    "infinite loss": ("train", lambda b: b.saying(losses=(INF,)), "infinite"),
+    "infinite loss": ("train", lambda b: b.saying(losses=(INF,)), "is no loss"),
     "too many losses": ("train", lambda b: b.saying(losses=(1.0,) * 99), "99 losses"),
     "negative rate": ("train", lambda b: b.saying(learning_rate=-1.0), "learning rate"),
     "warm-up of another base": ("warm_up", lambda b: b.adapter(base="x"), "expected base"),
@@ -207,7 +207,7 @@ CONTENTS: Kinds = {
     "card of no samples": (
         "join",
         lambda b: b.saying(card=replace(b.reply.card, samples=0)),
-        "with 0 samples",
+        "samples is 0",
     ),
     "negative cell": ("score", lambda b: b.summary(counts=[1, -1, 2, 3]), "below 0"),
     "cells without edges": ("score", lambda b: b.summary(edges=[], counts=[1]), "0 edges"),
@@ -229,7 +229,7 @@ CONTENTS: Kinds = {
     "kept below nothing": (
         "select",
         lambda b: b.saying(kept={"curated": -1, "keep_all": 8}),
-        "kept count of each arm",
+        "kept samples is -1",
     ),
     "kept more than there are": (
         "select",
@@ -240,12 +240,12 @@ CONTENTS: Kinds = {
     "own loss of no number": (
         "evaluate",
         lambda b: b.saying(own=Metrics(loss_sum=INF, samples=1)),
-        "its own loss is inf",
+        "own hold-out's loss",
     ),
     "own count below nothing": (
         "evaluate",
         lambda b: b.saying(own=Metrics(loss_sum=1.0, samples=-1)),
-        "over -1 samples",
+        "samples is -1",
     ),
     "too few public losses": (
         "evaluate",
@@ -255,7 +255,7 @@ CONTENTS: Kinds = {
     "public loss below nothing": (
         "evaluate",
         lambda b: b.saying(public_losses=-np.ones(3)),
-        "below 0",
+        "is no loss",
     ),
     "answers without questions": (
         "evaluate",
@@ -263,4 +263,70 @@ CONTENTS: Kinds = {
         "do not belong together",
     ),
 }
-KINDS = {**ENVELOPES, **WIRE, **CONTENTS, **CLUSTERS}
+BIG, TEXT = 10**400, "\x1b[31mred\x07\u202e"
+BEYOND: Kinds = {
+    "card beyond any silo": (
+        "join",
+        lambda b: b.saying(card=replace(b.reply.card, samples=BIG)),
+        "a number beyond",
+    ),
+    "trained beyond any silo": ("train", lambda b: b.saying(samples=BIG), "a number beyond"),
+    "kept beyond any silo": (
+        "select",
+        lambda b: b.saying(kept=dict.fromkeys(b.reply.kept, BIG)),
+        "a number beyond",
+    ),
+    "unscored beyond the card": ("score", lambda b: b.saying(unscored=10**4290), "unscored"),
+    "cells beyond the card": (
+        "score",
+        lambda b: b.summary(counts=[1e12, 0, 0, 0]),
+        "joined with, 8",
+    ),
+    "cells beyond any sum": ("score", lambda b: b.summary(counts=[1e308] * 4), "joined with, 8"),
+    "merged cells beyond the card": (
+        "score",
+        lambda b: b.summary(largest_merged=1e308),
+        "joined with, 8",
+    ),
+    "forecast of a hostile name": (
+        "score",
+        lambda b: b.saying(forecast={TEXT: 1.0}),
+        "beyond letters",
+    ),
+    "factors whose product is none": (
+        "train",
+        lambda b: b.factors(lambda f: torch.full_like(f, 3e38), "ab"),
+        "norm beyond",
+    ),
+    "scale beyond any update": (
+        "train",
+        lambda b: b.adapter(scales=dict.fromkeys(b.reply.adapter.scales, 1e308)),
+        "norm beyond",
+    ),
+    "losses beyond any model": ("train", lambda b: b.saying(losses=(1e308,)), "is no loss"),
+    "rate beyond any plan": ("train", lambda b: b.saying(learning_rate=1e308), "learning rate"),
+    "own loss beyond any model": (
+        "evaluate",
+        lambda b: b.saying(own=Metrics(loss_sum=1e308, samples=1)),
+        "own hold-out's loss",
+    ),
+    "own count beyond any silo": (
+        "evaluate",
+        lambda b: b.saying(own=Metrics(loss_sum=1.0, samples=BIG)),
+        "a number beyond",
+    ),
+    "public losses beyond any model": (
+        "evaluate",
+        lambda b: b.saying(public_losses=np.full(3, 1e308)),
+        "is no loss",
+    ),
+    "name of a hostile text": ("train", lambda b: b.saying(site=TEXT), "speaks as site"),
+    "refusal of a hostile text": (
+        "train",
+        lambda b: b.envelope(
+            wire.encode(m.Refusal(header=b.request.header, site=BAD, clause=TEXT, reason=TEXT))
+        ),
+        r"refused \(<U\+001B>\[31mred<U\+0007><U\+202E>\)",
+    ),
+}
+KINDS = {**ENVELOPES, **WIRE, **CONTENTS, **BEYOND, **CLUSTERS}

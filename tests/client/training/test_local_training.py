@@ -369,3 +369,18 @@ def test_train_changes_the_adapter_only(tiny_model):
             assert torch.equal(value, frozen[name])
     set_adapter(tiny_model, start)
     assert torch.equal(before, sample_losses(tiny_model.model, batch))
+
+
+def test_clipped_samples_move_the_adapter_no_further_than_their_bound(tiny_model):
+    """Law: a bound that no sample reaches changes nothing; one that all exceed scales the step."""
+    start = get_adapter(tiny_model)
+    plain = run(tiny_model, start, max_grad_norm=1e9)
+    wide = run(tiny_model, start, max_grad_norm=1e9, sample_grad_norm=1e6)
+    assert gap(plain.adapter, wide.adapter) <= 1e-6
+    for bound in (1e-3, 1e-5):
+        tight = run(tiny_model, start, max_grad_norm=1e9, sample_grad_norm=bound)
+        assert max(tight.gradient_norms) <= bound * (1 + 1e-6) < min(plain.gradient_norms)
+    again = run(tiny_model, start, max_grad_norm=1e9, sample_grad_norm=1e-5, accumulation=2)
+    assert max(again.gradient_norms) <= 1e-5 * (1 + 1e-6)
+    with pytest.raises(ConfigError, match=r"training\.precision"):
+        TrainingSection(precision="fp16", sample_grad_norm=1.0)

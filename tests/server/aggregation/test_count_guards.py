@@ -109,11 +109,11 @@ def test_guards_on_summaries_give_the_rule_the_median():
         if not lies:
             return reply
         cells = np.zeros_like(reply.summary.counts)
-        cells[-1] = 1000.0
+        cells[-1] = 8.0
         return replace(reply, summary=replace(reply.summary, counts=cells))
 
     liars = FakeSites(alter=inflated)
-    rule = PluginSection(name="keep_fraction", settings={"share": 0.5})
+    rule = PluginSection(name="keep_fraction", settings={"share": 0.6})
     found = {}
     for how in ("sum", "median"):
         config = make_config(threshold=rule, guards=GuardsSection(summaries=how))

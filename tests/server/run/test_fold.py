@@ -247,22 +247,22 @@ def _nan(reply):
     ("phase", "spoil", "said"),
     [
         ("join", lambda r: replace(r, card=replace(r.card, site="alpha")), "its card names"),
-        ("join", lambda r: replace(r, card=replace(r.card, samples=0)), "with 0 samples"),
+        ("join", lambda r: replace(r, card=replace(r.card, samples=0)), "of samples is 0"),
         (
             "probe",
             lambda r: m.Receipt(header=r.header, site=r.site),
             "with a Receipt, not a Publ",
         ),
-        ("train", lambda r: replace(r, samples=-4), "an adapter for -4 samples"),
+        ("train", lambda r: replace(r, samples=-4), "of samples is -4"),
         ("train", lambda r: replace(r, adapter=None), "no adapter for 3 samples"),
         ("train", lambda r: replace(r, samples=0), "an adapter for 0 samples"),
         ("train", lambda r: replace(r, adapter=replace(r.adapter, base="x")), "expected base"),
-        ("train", _infinite, "infinite"),
+        ("train", _infinite, "is no loss"),
         ("train", _other_modules, "site 'beta'"),
         ("train", _nan, "NaN or infinity"),
         ("warm_up", _nan, "NaN or infinity"),
         ("select", lambda r: replace(r, kept={"curated": 3}), "kept count of each arm"),
-        ("select", lambda r: replace(r, kept={"curated": -3, "keep_all": 8}), "kept count"),
+        ("select", lambda r: replace(r, kept={"curated": -3, "keep_all": 8}), "kept samples is -3"),
         (
             "score",
             lambda r: replace(r, summary=ScoreSummary(edges=EDGES, counts=np.ones(7))),
@@ -281,7 +281,7 @@ def _nan(reply):
         ("score", lambda r: replace(r, public_scores=np.zeros(2)), "2 public rows, not 6"),
         ("score", lambda r: replace(r, forecast={"auroc": float("inf")}), "no number"),
         ("evaluate", lambda r: replace(r, public_losses=np.zeros(2)), "the others 3"),
-        ("evaluate", lambda r: replace(r, own=Metrics(loss_sum=1.0, samples=-2)), "-2 samples"),
+        ("evaluate", lambda r: replace(r, own=Metrics(loss_sum=1.0, samples=-2)), "is -2"),
     ],
 )
 def test_rounds_senseless_reply_is_refused_by_name(phase, spoil, said):
