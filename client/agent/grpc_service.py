@@ -58,12 +58,34 @@ class Activity:
     since: float = 0.0
     work: tuple[str, int, int] = ("", 0, 0)
     """Name of the current computation, units done, units in all."""
+    work_began: tuple[float, int] = (0.0, 0)
+    """When its progress was first told, and the units done then."""
     last_error: str = ""
     """Class of the last error."""
 
     def told(self, what: str, done: int, total: int) -> None:
         """Record the progress of a long computation."""
+        before, done_before, _ = self.work
+        if what != before or done < done_before:
+            self.work_began = time.time(), done
         self.work = (what, done, total)
+
+    def words(self) -> str:
+        """Return what is computed, how fast, and how much time is left; "" while idle.
+
+        The counts tell how large the silo is: they are for its own log and nobody else.
+        """
+        current, (what, done, total), (began, at_first) = self.current, self.work, self.work_began
+        if current is None:
+            return ""
+        now = time.time()
+        place = f"run {current.run}, phase {current.phase}, {now - self.since:.0f} s so far"
+        spent = now - began
+        if not 0 < done < total or done <= at_first or spent <= 0:
+            return place
+        rate = (done - at_first) / spent
+        left = (total - done) / rate
+        return f"{place}: {what}: {done} of {total}, {rate:.3g} a second, about {left:.0f} s left"
 
     def tree(self) -> dict[str, Any]:
         """Return the activity as plain values (seconds, counts, per cent), for token holders."""

@@ -25,6 +25,39 @@ KINDS: dict[str, Kind] = {
 }
 """Ending of a data file, in any case → kind of its rows."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_OTHER_FILES = frozenset(
+    [
+        ".arrow",
+        ".bin",
+        ".docx",
+        ".gz",
+        ".h5",
+        ".html",
+        ".log",
+        ".md",
+        ".ndjson",
+        ".npy",
+        ".npz",
+        ".pdf",
+        ".pickle",
+        ".pkl",
+        ".pt",
+        ".py",
+        ".safetensors",
+        ".sqlite",
+        ".tar",
+        ".toml",
+        ".txt",
+        ".xls",
+        ".xlsx",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".zip",
+        ".zst",
+    ]
+)
+"""Endings of files that are no data here; a hub's name has none of them."""
 _SPLITS = {
     "train": ("train", "training", "trainset"),
     "test": ("test", "testing", "testset", "eval", "evaluation", "evalset"),
@@ -105,6 +138,7 @@ def refuse_missing(source: str) -> None:
     path_like = (
         not _HUB_NAME.fullmatch(source)
         or ending_of(Path(source)) in KINDS
+        or Path(source).suffix.lower() in _OTHER_FILES
         or source.startswith(".")
         or (parent != Path() and parent.is_dir())
     )

@@ -99,7 +99,7 @@ def _sort(key: str, found: SortedKeys, kept: list[str], folder: Path) -> None:
         found.called[module] = key.removeprefix(PREFIX).partition(".lora_")[0]
         if embedding:
             found.embeddings.add(module)
-    elif any(re.match(rf"(^|.*\.){re.escape(one)}($|\..*)", name) for one in kept):
+    elif any(f".{one}." in f".{name}." for one in kept):
         _put(found.saved, name, key, folder)
     elif copy:
         _put(found.copies, f"{copy['module']}.{copy['part']}", key, folder)

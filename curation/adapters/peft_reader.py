@@ -7,9 +7,7 @@ initialisation that changed the base) is refused by the name of its setting, and
 ranks are not those of its configuration. No model and no PEFT is needed.
 """
 
-import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,24 +17,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fedwinnow.curation.adapters.peft_config import (
+    NamePatterns,
+    check_plain_lora,
+    read_config,
+    shown,
+)
 from fedwinnow.curation.adapters.peft_keys import SortedKeys, sort_keys
 from fedwinnow.curation.datatypes import Adapter
 from fedwinnow.curation.errors import ModelError
 
-INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
-"""Values of ``init_lora_weights`` that leave the base as it is."""
-READ = frozenset(
-    {
-        *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path"),
-        *("revision", "inference_mode", "r", "lora_alpha", "lora_dropout", "fan_in_fan_out"),
-        *("bias", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"),
-        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-        *("init_lora_weights", "eva_config", "loftq_config", "qalora_group_size"),
-        *("megatron_core", "runtime_config", "ensure_weight_tying"),
-    }
-)
-"""Keys of the configuration that are read, or do not say what a weight is; any other must be empty
-(``loftq_config`` counts only with ``init_lora_weights = "loftq"``)."""
 _RANK, _ALPHA = 8, 8
 """PEFT's defaults where the configuration is silent."""
 _TIED_BY_NAME = frozenset({"embed_tokens", "lm_head"})
@@ -97,6 +87,7 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
     """
     config = read_config(folder)
     check_plain_lora(config, folder)
+    patterns = NamePatterns(config, folder)
     path = folder / "adapter_model.safetensors"
     try:
         file: Any = safe_open(path, framework="pt")  # its methods are untyped
@@ -108,12 +99,12 @@ def open_adapter(folder: Path, *, base: str = "") -> StoredAdapter:
     modules = tuple(sorted(keys.a))
     sizes = {module: _size(module, keys, shapes, folder) for module in modules}
     for module in modules:
-        _check_rank(config, (keys.called[module], module), sizes[module][1], folder)
+        _check_rank(config, patterns, (keys.called[module], module), sizes[module][1])
     adapter = Adapter(
         base=base,
         a=LazyFactor(modules, lambda module: file.get_tensor(keys.a[module])),
         b=LazyFactor(modules, lambda module: file.get_tensor(keys.b[module])),
-        scales={m: _scale(config, (keys.called[m], m), sizes[m][1], folder) for m in modules},
+        scales={m: _scale(config, patterns, (keys.called[m], m), sizes[m][1]) for m in modules},
     )
     tie = config.get("ensure_weight_tying")
     tied = _tie(keys, adapter, sizes, file, folder) if tie else {}
@@ -225,68 +216,6 @@ def check_finite(one: StoredAdapter) -> None:
                 raise ModelError(message)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the configuration of an adapter folder.
-
-    Raises:
-        ModelError: there is none, or it is no table of settings.
-    """
-    path = folder / "adapter_config.json"
-    if not path.exists():
-        what = "there is none in it" if folder.is_dir() else "there is no such folder"
-        message = f"{folder}: expected a PEFT adapter folder with {path.name}, and {what}"
-        raise ModelError(message)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"{folder}: expected a PEFT adapter folder with {path.name} ({error})"
-        raise ModelError(message) from error
-    if not isinstance(config, dict):
-        message = f"{path}: expected a table of settings, got {type(config).__name__}"
-        raise ModelError(message)
-    return config
-
-
-def check_plain_lora(config: Mapping[str, Any], folder: Path | str) -> None:
-    """Refuse settings that make an adapter more than pairs of factors and whole modules.
-
-    Args:
-        config: PEFT's configuration of the adapter.
-        folder: Where it comes from, for the message.
-
-    Raises:
-        ModelError: naming the folder, the setting and its value.
-    """
-    wrong = []
-    if config.get("peft_type") != "LORA":
-        sparse = " (SHiRA folders are added up by `fedwinnow merge --rule sparse_sum`)"
-        wrong.append(("peft_type", f"'LORA'{sparse * (config.get('peft_type') == 'SHIRA')}"))
-    if config.get("bias", "none") != "none":
-        wrong.append(("bias", "'none'; biases belong to one adapter and cannot be summed"))
-    if config.get("use_dora"):
-        wrong.append(("use_dora", "false; DoRA's magnitudes make ΔW depend on the base's weights"))
-    if config.get("init_lora_weights", True) not in INITIALISATIONS:
-        cure = "save it with path_initial_model_for_weight_conversion"
-        wrong.append(("init_lora_weights", f"one that leaves the base as it is; {cure}"))
-    wrong += [(key, "a table of regular expressions of module names")
-              for key in ("rank_pattern", "alpha_pattern")
-              if not _are_patterns(config.get(key) or {})]  # fmt: skip
-    wrong += [(key, "nothing; only plain LoRA is read") for key in sorted(set(config) - READ)
-              if config[key]]  # fmt: skip
-    if wrong:
-        key, expected = wrong[0]
-        message = f"{folder}: expected {key} = {expected}; got {key} = {config.get(key)!r}"
-        raise ModelError(message)
-
-
-def _are_patterns(table: object) -> bool:
-    """Return whether every key of a table is a regular expression."""
-    try:
-        return isinstance(table, Mapping) and all(re.compile(f"({one})") for one in table)
-    except re.error:
-        return False
-
-
 def _size(
     module: str, keys: SortedKeys, shapes: Mapping[str, Any], folder: Path
 ) -> tuple[int, int, int]:
@@ -302,52 +231,50 @@ def _size(
     return b[0], a[0], a[1]
 
 
-def _check_rank(config: Mapping[str, Any], names: tuple[str, str], rank: int, folder: Path) -> None:
+def _check_rank(
+    config: Mapping[str, Any], patterns: NamePatterns, names: tuple[str, str], rank: int
+) -> None:
     """Refuse a module whose rank in the file is not the one that the configuration gives it.
 
     Args:
         config: PEFT's configuration of the adapter.
+        patterns: Its tables of patterns.
         names: The module's name at training, which may hold a wrapper's, and in the base.
         rank: Of the file's factors.
-        folder: Where it comes from, for the message.
 
     Raises:
         ModelError: naming the setting, its value and the file's.
     """
-    patterns = config.get("rank_pattern") or {}
-    pattern = _matched(patterns, names)
-    wanted = config.get("r", _RANK) if pattern is None else patterns[pattern]
+    pattern = patterns.first("rank_pattern", names)
+    wanted = config.get("r", _RANK) if pattern is None else config["rank_pattern"][pattern]
     if isinstance(wanted, bool) or wanted != rank:
-        setting = "r" if pattern is None else f"rank_pattern[{pattern!r}]"
+        setting = "r" if pattern is None else f"rank_pattern[{shown(pattern)}]"
         message = (
-            f"{folder}, module {names[1]}: adapter_config.json says {setting} = {wanted!r}, and "
-            f"the file's lora_A has rank {rank}; the two are not of one adapter: save it anew, or "
-            "put the file's rank into rank_pattern"
+            f"{patterns.folder}, module {names[1]}: adapter_config.json says {setting} = "
+            f"{shown(wanted)}, and the file's lora_A has rank {rank}; the two are not of one "
+            "adapter: save it anew, or put the file's rank into rank_pattern"
         )
         raise ModelError(message)
 
 
-def _scale(config: Mapping[str, Any], names: tuple[str, str], rank: int, folder: Path) -> float:
+def _scale(
+    config: Mapping[str, Any], patterns: NamePatterns, names: tuple[str, str], rank: int
+) -> float:
     """Return α / r, or α / √r under rsLoRA; by PEFT's rule for patterns of names.
 
     Reference:
         D. Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023,
         section 3, https://arxiv.org/abs/2312.03732
     """
-    patterns = config.get("alpha_pattern") or {}
-    pattern = _matched(patterns, names)
-    alpha = config.get("lora_alpha", _ALPHA) if pattern is None else patterns[pattern]
+    pattern = patterns.first("alpha_pattern", names)
+    alpha = (
+        config.get("lora_alpha", _ALPHA) if pattern is None else config["alpha_pattern"][pattern]
+    )
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        setting = "lora_alpha" if pattern is None else f"alpha_pattern[{pattern!r}]"
+        setting = "lora_alpha" if pattern is None else f"alpha_pattern[{shown(pattern)}]"
         message = (
-            f"{folder}, module {names[1]}: expected a finite {setting} above 0, got {alpha!r}; "
-            "correct adapter_config.json"
+            f"{patterns.folder}, module {names[1]}: expected a finite {setting} above 0, got "
+            f"{shown(alpha)}; correct adapter_config.json"
         )
         raise ModelError(message)
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-def _matched(patterns: Mapping[str, Any], names: tuple[str, str]) -> str | None:
-    """Return the first pattern that matches a name of a module or its end; None where none does."""
-    found = (one for one in patterns if any(re.match(rf"(.*\.)?({one})$", name) for name in names))
-    return next(found, None)

@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedwinnow.curation.adapters.base_files import Shape, base_shapes
+from fedwinnow.curation.adapters.peft_config import read_config, shown
 from fedwinnow.curation.adapters.peft_folder import write_folder
 from fedwinnow.curation.adapters.peft_keys import PREFIX, module_name
-from fedwinnow.curation.adapters.peft_reader import read_config, why_unreadable
+from fedwinnow.curation.adapters.peft_reader import why_unreadable
 from fedwinnow.curation.datatypes import SparseAdapter
 from fedwinnow.curation.errors import IncompatibleAdapterError, ModelError
 
@@ -63,17 +64,18 @@ def open_entries(folder: Path) -> StoredEntries:
     config = read_config(folder)
     if config.get("peft_type") != KIND:
         message = (
-            f"{folder}: expected peft_type = {KIND!r}, a sparse difference of weights; got "
-            f"{config.get('peft_type')!r}; merge it by a rule for LoRA factors, such as core_svd"
+            f"{folder}: expected peft_type = {KIND!r}, a sparse difference of weights; "
+            f"got {shown(config.get('peft_type'))}; merge it by a rule for LoRA "
+            "factors, such as core_svd"
         )
         raise ModelError(message)
     odd = [key for key in sorted(set(config) - READ) if config[key]]
     if odd:
-        message = f"{folder}: expected {odd[0]} = nothing; got {odd[0]} = {config[odd[0]]!r}"
+        message = f"{folder}: expected {odd[0]} = nothing; got {odd[0]} = {shown(config[odd[0]])}"
         raise ModelError(message)
     rank = config.get("r")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        message = f"{folder}: expected a whole number r above 0, got {rank!r}"
+        message = f"{folder}: expected a whole number r above 0, got {shown(rank)}"
         raise ModelError(message)
     places, values = _arrays(folder)
     for module in sorted(values):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fedwinnow.curation.adapters.peft_reader import check_plain_lora
+from fedwinnow.curation.adapters.peft_config import check_plain_lora
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.curation.model.load_checks import check_embeddings
 from fedwinnow.curation.model.lora_model import NAME, lora_layers

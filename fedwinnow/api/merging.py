@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedwinnow.curation.adapters import peft_folder
-from fedwinnow.curation.adapters.peft_reader import read_config
+from fedwinnow.curation.adapters.peft_config import read_config
 from fedwinnow.curation.datatypes import Adapter, is_fingerprint
 from fedwinnow.curation.errors import ConfigError, OutputError, PluginError
 from fedwinnow.server.adapter_tools.merge_adapters import merge_adapters

@@ -159,23 +159,23 @@ def scoring(  # noqa: PLR0913 - options of a command
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Time measuring against a LoRA step, the batch-1 loop, vmap and other projects."""
+    from fedwinnow.simulations.benchmarks.shapes import DATA, SHAPES  # noqa: PLC0415 - with the rest of this command
+
+    models, kinds = _chosen("model", model, SHAPES, ()), _chosen("data", data, DATA, DATA)
     import torch  # noqa: PLC0415 - torch loads here
 
     from fedwinnow.simulations.benchmarks.scoring import EVERY, Plan, bench_scoring  # noqa: PLC0415
-    from fedwinnow.simulations.benchmarks.workload import DATA, SHAPES  # noqa: PLC0415
 
     cuda = torch.cuda.is_available()
-    usual = [name for name in SHAPES if cuda or name != LARGE]
-    models, kinds = _chosen("model", model, SHAPES, usual), _chosen("data", data, DATA, DATA)
-    only = _chosen("row", row, EVERY, ())
+    models = models or [name for name in SHAPES if cuda or name != LARGE]
     sizes = partial(_sizes, samples, batch_tokens, cuda=cuda)
     plans = [Plan(model=m, data=d, threads=threads, **sizes(m)) for m in models for d in kinds]
-    run = partial(bench_scoring, pairs=pairs, only=only, peers=peers, memory=memory)
+    rows = _chosen("row", row, EVERY, ())
+    run = partial(bench_scoring, pairs=pairs, only=rows, peers=peers, memory=memory)
     tables = _each_told(run, plans)
     if as_json:
         print(json.dumps({"machine": _machine(), "tables": tables}, indent=1))
-        return
-    for found in tables:
+    for found in () if as_json else tables:
         Console().print(scoring_table(found, peak=peak))
 
 

@@ -51,10 +51,14 @@ def check(
 ) -> None:
     """Check a plug-in against its Protocol's laws on made-up inputs; exit code 1 if one fails."""
     from fedwinnow.curation.config.strict_toml import with_overrides  # noqa: PLC0415 - with the rest of this command
-    from fedwinnow.strategies.conformance.check import check_registered  # noqa: PLC0415 - torch loads here
+    from fedwinnow.strategies.registry import plugin_source  # noqa: PLC0415 - numpy loads here
 
     given = with_overrides({}, settings or ())
-    verdicts = check_registered(_only_kind(kind, name), name, given)
+    of_kind = _only_kind(kind, name)
+    plugin_source(of_kind, name)  # an unknown name is said before torch loads
+    from fedwinnow.strategies.conformance.check import check_registered  # noqa: PLC0415 - torch loads here
+
+    verdicts = check_registered(of_kind, name, given)
     if as_json:
         print(json.dumps([asdict(one) for one in verdicts], indent=1, ensure_ascii=False))
     else:

@@ -25,6 +25,10 @@ app = typer.Typer(
     no_args_is_help=True, help="Run a silo's own agent: check it, serve, look at what left."
 )
 
+QUIET = 25.0
+"""Time between two lines of the agent's log about what it computes, seconds."""
+logger = logging.getLogger("fedwinnow.cli.site")
+
 File = Annotated[Path, typer.Argument(help="The silo's own site.toml.")]
 
 
@@ -80,7 +84,9 @@ def serve(file: File, settings: Set = None) -> None:
     for number in listened():
         signal.signal(number, lambda *_: ended.set())
     print(f"site {config.site.name} listens on {config.agent.socket}", flush=True)
-    ended.wait()
+    while not ended.wait(QUIET):
+        if words := agent.activity.words():
+            logger.info("%s", words)
     busy = agent.activity.current is not None
     agent.stop()
     work = "; what it was computing is computed again when it is asked again" if busy else ""

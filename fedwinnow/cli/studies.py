@@ -26,10 +26,13 @@ def study(
 ) -> None:
     """Run a study over several seeds and write its evidence tables; without a name, list them."""
     from fedwinnow.curation.config.load_files import load_scenario  # noqa: PLC0415 - with the rest of this command
+    from fedwinnow.simulations.studies.study_names import check_study_settings, names  # noqa: PLC0415 - with the rest of this command
 
     if name.endswith(".toml"):  # a mistake is said before torch loads
         require_sources(load_scenario(Path(name), settings or ()))
-    from fedwinnow.simulations.studies.definitions import load_study, names, plan  # noqa: PLC0415 - torch loads here
+    elif name and not Path(name).is_file():
+        check_study_settings(name, settings or ())
+    from fedwinnow.simulations.studies.definitions import load_study, plan  # noqa: PLC0415 - torch loads here
 
     if not name:
         for known in names():

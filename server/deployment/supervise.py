@@ -27,6 +27,7 @@ from fedwinnow.curation.errors import (
 from fedwinnow.curation.process_guard import scratch_folder, undone_if_killed
 from fedwinnow.curation.protocol.keys import PublicKey
 from fedwinnow.curation.protocol.phases import Phase
+from fedwinnow.curation.tabular import counted
 from fedwinnow.server.deployment.flower_programs import (
     PATIENCE,
     Connection,
@@ -44,6 +45,8 @@ POLL = 2.0
 """Shortest pause between two status queries of a Flower run, seconds; each costs 1 s of CPU."""
 LONGEST = 15.0
 """Longest such pause: it grows to a twentieth of the time that the run has taken."""
+QUIET = 25.0
+"""Silence in the log of a Flower run after which a line is due, seconds."""
 _POLICY = "refused (policy."
 
 
@@ -170,13 +173,17 @@ def _watched(connection: Connection, run: str, store: RunFolder, told: int) -> t
     Raises:
         TransportError: the SuperLink is silent for too long.
     """
-    began = heard = asked = time.monotonic()
+    began = heard = asked = said = time.monotonic()
     try:
         while True:
             time.sleep(POLL)
             for line in metrics_lines(store.folder)[told:]:
                 told += 1
                 logger.info("phase %(phase)s round %(round)d arm %(arm)s: %(seconds).1f s", line)
+                said = time.monotonic()
+            if time.monotonic() - said >= QUIET:
+                logger.info("%s, %.0f s so far", _place(store), time.monotonic() - began)
+                said = time.monotonic()
             pause = min(LONGEST, (time.monotonic() - began) / 20)
             if time.monotonic() - asked < pause and not (store.folder / "report.html").exists():
                 continue  # the report is the last file of a run: then ask at once
@@ -194,6 +201,17 @@ def _watched(connection: Connection, run: str, store: RunFolder, told: int) -> t
         logger.warning("stopping Flower run %s; go on later with --resume", run)
         _stop(connection, run)
         raise
+
+
+def _place(store: RunFolder) -> str:
+    """Return in words the phase that a Flower run is in, and how many sites have answered."""
+    if not status_file(store.folder).exists():
+        return "Flower starts the run"
+    now = read_status(store.folder)
+    where = f"phase {now['phase']} round {now['round']} arm {now['arm']}"
+    answered = f"{len(now['answered'])} of {counted(len(now['members']), 'member')} answered"
+    left = now["ends"] - time.time()
+    return f"{where}: {answered}, {max(left, 0):.0f} s to the deadline"
 
 
 def _stop(connection: Connection, run: str) -> None:

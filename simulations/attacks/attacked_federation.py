@@ -18,7 +18,8 @@ from fedwinnow.simulations.datasets.demo_texts import KINDS, Silo, write_samples
 from fedwinnow.simulations.datasets.skills import build_skills
 from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model_folder
 from fedwinnow.simulations.runtimes.in_process import SiteWrapper
-from fedwinnow.simulations.studies.definitions import BASES, FOLDER
+from fedwinnow.simulations.studies.definitions import BASES
+from fedwinnow.simulations.studies.study_names import FOLDER
 
 HONEST = tuple(f"site-{number}" for number in range(1, 8))
 LIAR = "site-8"

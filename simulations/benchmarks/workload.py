@@ -26,6 +26,7 @@ from fedwinnow.curation.model.lora_model import LoadedModel, get_adapter, set_ad
 from fedwinnow.curation.model.pretrained import encode, load_model
 from fedwinnow.curation.model.token_losses import Batch, collate
 from fedwinnow.curation.tokens.tokenization import Encoding
+from fedwinnow.simulations.benchmarks.shapes import DATA, SHAPES
 from fedwinnow.simulations.datasets.tiny_model import write_tiny_model
 
 COLUMNS = frozenset({"dot", "norm"})
@@ -36,37 +37,10 @@ MEDIAN, SPREAD = 128, 0.7
 """Ragged lengths: median in tokens, and standard deviation of the logarithm."""
 SHORTEST, LONGEST = 16, 512
 """Fewest and most tokens of a sample."""
-DATA = {"ragged": 0, "even": 128, "short": 32}
-"""Name → tokens of every sample; 0 for the log-normal lengths."""
 _TEMPLATE = 4
 """Tokens that the chat template adds."""
 Lengths = Int64[np.ndarray, " samples"]
 Dtype = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Sizes of a Llama."""
-
-    hidden: int
-    layers: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    tied: bool = True
-
-
-SHAPES = {
-    "tiny": Shape(
-        hidden=256, layers=4, intermediate=704, heads=8, kv_heads=4, vocabulary=2048, tied=False
-    ),
-    "135m": Shape(hidden=576, layers=30, intermediate=1536, heads=9, kv_heads=3, vocabulary=49_152),
-    "1b": Shape(
-        hidden=2048, layers=16, intermediate=8192, heads=32, kv_heads=8, vocabulary=128_256
-    ),
-}
-"""Tiny shape, and the shapes of SmolLM2-135M and of Llama 3.2 1B."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,17 +17,13 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.config.site import SiteSection
 from fedwinnow.curation.config.strict_toml import load_toml, require_setting
-from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations import scenarios
 from fedwinnow.simulations.datasets.demo import demo_config, write_texts
 from fedwinnow.simulations.datasets.demo_scenario import local_model
 from fedwinnow.simulations.datasets.demo_texts import ANCHORS, KINDS, Silo
 from fedwinnow.simulations.datasets.skills import build_skills
 from fedwinnow.simulations.datasets.skills_base_model import BaseSection, base_model_folder
+from fedwinnow.simulations.studies.study_names import FOLDER, SCENARIO, study_file
 
-FOLDER = Path(scenarios.__file__).parent
-BEDS = ("demo", "skills")
-"""Scenarios that studies are based on; not studies themselves."""
 BASES = Path("runs") / "base"
 """Folder that keeps base models of generated skills between studies."""
 
@@ -60,7 +56,7 @@ class Study:
     """Question in a sentence or two; printed at the head of the study's page."""
     bed: Literal["texts", "skills"] = "texts"
     """Real text, or generated skills and the base model that goes with them."""
-    scenario: str = "demo.toml"
+    scenario: str = SCENARIO
     """File beside the study file with model, plan, scorer and arms."""
     anchors: int = ANCHORS
     """Public anchors of each domain, at least 10."""
@@ -140,16 +136,7 @@ def load_study(name: str) -> Study:
     Raises:
         ConfigError: there is none, or its file is wrong.
     """
-    path = FOLDER / f"{name}.toml"
-    if name not in names():
-        message = f"study: expected one of {', '.join(names())} or a scenario file, got {name!r}"
-        raise ConfigError(message)
-    return load_toml(path, Study)
-
-
-def names() -> list[str]:
-    """Return the names of the studies that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem not in BEDS)
+    return load_toml(study_file(name), Study)
 
 
 def _copies(silos: Sequence[Silo], number: int) -> Iterator[Silo]:

@@ -17,7 +17,7 @@ from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import load_toml
 from fedwinnow.server.report import final_files
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
-from fedwinnow.simulations.studies.definitions import names as studies
+from fedwinnow.simulations.studies.study_names import names as studies
 from fedwinnow.strategies import registry
 from fedwinnow.strategies.plugin_description import undescribed
 from fedwinnow.strategies.registry import KINDS, plugin_names

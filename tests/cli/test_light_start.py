@@ -116,6 +116,15 @@ MISTAKES = {
     "score missing.jsonl --anchors a.jsonl --model toy": "missing.jsonl': no such data file",
     "score a.jsonl --anchors missing.jsonl --model toy": "missing.jsonl': no such data file",
     "score a.jsonl --anchors a.jsonl --model toy --set run.sede=1": "unknown key run.sede",
+    "score missing.toml --anchors a.jsonl --model toy": "missing.toml': no such data file",
+    "plugins check": "Missing argument",
+    "plugins check corre_svd": "no kind has it",
+    "plugins check corre_svd --kind merging": "'corre_svd' is unknown",
+    "bench scoring --model typo": "--model 'typo': expected one of tiny",
+    "bench scoring --data typo": "--data 'typo': expected one of ragged",
+    "study typo": "expected one of budgets",
+    "study thresholds --set run.sede=1": "unknown key run.sede",
+    "study demo --set run.sede=1": "unknown key run.sede",
     "plugins --kind scorers": "--kind 'scorers' is unknown",
     **{
         f"site {command} missing.toml": "cannot be read" for command in ("check", "serve", "egress")

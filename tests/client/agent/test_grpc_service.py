@@ -17,7 +17,7 @@ import grpc
 import pytest
 from toy_deployment_files import write_toy_deployment
 
-from fedwinnow.client.agent import listener
+from fedwinnow.client.agent import grpc_service, listener
 from fedwinnow.client.agent.frames import (
     CHUNK,
     HANDLE,
@@ -629,3 +629,21 @@ def test_listening_at_a_path_too_long_makes_nothing(silo):
     silo.agent.boundary.ledger.close()
     silo.agent = None
     assert not folder.exists()
+
+
+def test_log_of_the_agent_tells_rate_and_time_left(monkeypatch):
+    """Law: units done, their rate since they were first told, and what is left; idle: nothing."""
+    now = [100.0]
+    monkeypatch.setattr(grpc_service.time, "time", lambda: now[0])
+    activity = Activity()
+    activity.told("north measures", 5, 100)
+    assert not activity.words()
+    activity.current = Stamp("run", "measure", 1, "", "north", 1, "request")
+    activity.since = 40.0
+    now[0] = 110.0
+    assert activity.words() == "run run, phase measure, 70 s so far"
+    activity.told("north measures", 25, 100)
+    told = "north measures: 25 of 100, 2 a second, about 38 s left"
+    assert activity.words() == f"run run, phase measure, 70 s so far: {told}"
+    activity.told("north evaluates", 0, 10)
+    assert activity.words() == "run run, phase measure, 70 s so far"

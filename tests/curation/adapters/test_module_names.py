@@ -114,9 +114,9 @@ def test_two_keys_of_one_module_are_refused(tmp_path):
         ({"r": 3}, r"q_proj: adapter_config\.json says r = 3, .*rank 2"),
         ({"r": True}, "says r = True"),
         ({"rank_pattern": {"q_proj": 7}}, r"says rank_pattern\['q_proj'\] = 7"),
-        ({"rank_pattern": {"(": 7}}, "rank_pattern = a table of regular expressions"),
+        ({"rank_pattern": {"(": 7}}, "rank_pattern = a table of at most .* regular expressions"),
         ({"alpha_pattern": {"v_proj": -1}}, r"finite alpha_pattern\['v_proj'\] above 0, got -1"),
-        ({"lora_alpha": float("inf")}, "finite lora_alpha above 0, got inf"),
+        ({"lora_alpha": float("inf")}, "'lora_alpha' with finite numbers"),
     ],
 )
 def test_configuration_that_is_not_the_files_is_refused(tmp_path, settings, said):

@@ -16,8 +16,9 @@ from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from fedwinnow.curation.adapters.comparison import compare
+from fedwinnow.curation.adapters.peft_config import READ, check_plain_lora
 from fedwinnow.curation.adapters.peft_folder import export_adapter
-from fedwinnow.curation.adapters.peft_reader import READ, check_plain_lora, open_adapter
+from fedwinnow.curation.adapters.peft_reader import open_adapter
 from fedwinnow.curation.errors import ModelError
 from fedwinnow.server.adapter_tools.merge_folders import merge_folders
 

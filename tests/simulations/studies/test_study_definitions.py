@@ -7,14 +7,12 @@ from fedwinnow.curation.config.strict_toml import load_toml
 from fedwinnow.curation.errors import ConfigError
 from fedwinnow.simulations.datasets.demo_texts import Silo
 from fedwinnow.simulations.studies.definitions import (
-    BEDS,
-    FOLDER,
     Split,
     Study,
     load_study,
-    names,
     plan,
 )
+from fedwinnow.simulations.studies.study_names import BEDS, FOLDER, names
 
 
 @pytest.mark.parametrize("name", names())
