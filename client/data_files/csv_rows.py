@@ -42,7 +42,8 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise _broken(f"{path}: line {first}", str(error)) from error
+            place = f"{path}: line {first}"
+            raise _broken(place, str(error)) from error
         if fields is None:
             return
         if fields:
