@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -638,7 +639,7 @@ def test_log_of_the_agent_tells_rate_and_time_left(monkeypatch):
     activity = Activity()
     activity.told("north measures", 5, 100)
     assert not activity.words()
-    activity.current = Stamp("run", "measure", 1, "", "north", 1, "request")
+    activity.current = SimpleNamespace(run="run", phase="measure")
     activity.since = 40.0
     now[0] = 110.0
     assert activity.words() == "run run, phase measure, 70 s so far"

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from fedwinnow.cli import bench as cli_bench
 from fedwinnow.client.training import sample_stream
 from fedwinnow.curation.errors import ConfigError
-from fedwinnow.simulations.benchmarks import gradient_methods, peers, scoring, workload
+from fedwinnow.simulations.benchmarks import gradient_methods, peers, scoring, shapes, workload
 from fedwinnow.simulations.benchmarks.instruments import process_memory, timing
 from fedwinnow.simulations.benchmarks.scoring import Plan, bench_scoring
 
 pytestmark = pytest.mark.flower  # long: with `make flower`, not with the default run
 
-SMALL = workload.Shape(
+SMALL = shapes.Shape(
     hidden=32, layers=2, intermediate=64, heads=4, kv_heads=2, vocabulary=0, tied=False
 )
 PLAN = Plan(model="tiny", data="ragged", samples=5, batch_tokens=256)
