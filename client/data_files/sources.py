@@ -65,6 +65,12 @@ _SPLITS = {
 }
 _ABOUT = {"dataset_infos.json", "dataset_info.json", "config.json"}
 """Files beside the data of a hub data set that hold no rows."""
+_OTHER_DATA = {
+    *(".arrow", ".avro", ".feather", ".orc", ".pq", ".msgpack", ".pkl", ".pickle", ".txt", ".xml"),
+    *(".xls", ".xlsx", ".ods", ".ndjson", ".db", ".sqlite", ".tar", ".zip", ".7z", ".rar"),
+    *(".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4"),
+}
+"""Endings of files that may hold rows and are not read."""
 _SHOWN = 3
 
 
@@ -81,7 +87,7 @@ class DataSource:
     split: str = ""
     """Split that is read; "" where the names tell none."""
     left_out: tuple[str, ...] = ()
-    """Files beside those read that belong to other splits or hold nothing."""
+    """Files beside those read: of other splits, empty, or of kinds that are not read."""
 
     @property
     def described(self) -> str:
@@ -169,7 +175,7 @@ def _folder(source: str, folder: Path, split: str) -> DataSource:
         place = folder / "data"
         found = _data_files(place)
     if not found:
-        below = sorted(inner.name for inner in folder.glob("*/") if _data_files(inner))
+        below = sorted(inner.name for inner in folder.glob("*/") if _holds_data(inner))
         there = f"; name one of its folders ({', '.join(below)})" if below else ""
         message = f"{folder}: expected files of one kind ({', '.join(KINDS)}), found none of them"
         raise DataError(message + there)
@@ -181,26 +187,62 @@ def _folder(source: str, folder: Path, split: str) -> DataSource:
     endings = {ending_of(file): None for file in full}
     if len(endings) > 1:
         known = ", ".join(ending for ending in KINDS if ending in endings)
-        message = f"{place}: expected files of one kind ({', '.join(KINDS)}), found {known}"
+        message = (
+            f"{place}: expected files of one kind ({', '.join(KINDS)}), found {known}; name one "
+            "file, or move the others away"
+        )
         raise DataError(message)
     return DataSource(
         name=source,
         kind=KINDS[next(iter(endings))],
         files=tuple(full),
         split=chosen,
-        left_out=_left_out(found, files, full),
+        left_out=(*_left_out(found, files, full), *_unknown(place)),
     )
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """Return a folder's data files by name, less hidden ones and descriptions of data sets."""
-    return sorted(
+    """Return a folder's data files by name, less hidden ones and descriptions of data sets.
+
+    Raises:
+        DataError: one is a link to a file that is not there, so that its rows would be missing.
+    """
+    found = sorted(
         file
         for file in folder.iterdir()
         if ending_of(file) in KINDS
         and not file.name.startswith(".")
         and file.name not in _ABOUT
-        and file.is_file()
+        and not file.is_dir()
+    )
+    for file in found:
+        if not file.exists():
+            message = (
+                f"{file}: a link to a file that is not there; fetch the file or remove the link"
+            )
+            raise DataError(message)
+    return [file for file in found if file.is_file()]
+
+
+def _unknown(folder: Path) -> list[str]:
+    """Return in words what else in a folder may hold rows: files of other kinds, and folders."""
+    inner = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [
+        path.name
+        for path in inner
+        if path.is_file() and ending_of(path) not in KINDS and path.suffix.lower() in _OTHER_DATA
+    ]
+    folders = [f"folder {path.name}" for path in inner if path.is_dir() and _holds_data(path)]
+    names = [*files, *folders]
+    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return [*names[:_SHOWN], *more]
+
+
+def _holds_data(folder: Path) -> bool:
+    """Return whether data files lie in a folder, without a look at what is in them."""
+    return any(
+        ending_of(path) in KINDS and path.name not in _ABOUT and not path.name.startswith(".")
+        for path in folder.iterdir()
     )
 
 

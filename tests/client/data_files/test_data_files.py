@@ -31,7 +31,18 @@ FAULTS = {
     "no name": ("x.csv", ",\n1,2\n", "line 1: the header names no column"),
     "open quote": ("x.csv", HEAD + 'a,b\n"c,d\ne,f\n', r"line 3: broken CSV \(unexpected end"),
     "lone quote": ("x.csv", HEAD + 'a,"b"c"\n', "line 2: broken CSV .*double the quotes"),
-    "old Mac lines": ("x.csv", "a,b\rc,d\r", "line 1: broken CSV"),
+    "old Mac lines": ("x.csv", "a,b\rc,d\r", "line 1: broken CSV .a carriage return without"),
+    "line for Excel": (
+        "x.csv",
+        "sep=;\na;b\n1;2\n",
+        r"line 1: a line for Excel .* remove the line",
+    ),
+    "line for Excel, comma": ("x.csv", "\ufeffsep=,\na,b\n1,2\n", "line 1: a line for Excel"),
+    "object on lines": ("x.jsonl", '{\n"a": 1\n}\n', r"line 1: .*on one line, or end .* \.json"),
+    "list on lines": ("x.jsonl", "[\n" + GOOD + "]", r"line 1: .*on one line, or end .* \.json"),
+    "two objects": ("x.jsonl", GOOD + GOOD[:-1] + GOOD, "line 2: .*write one object a line"),
+    "many digits": ("x.jsonl", '{"a": ' + "9" * 5000 + "}", "line 1: .*number of too many digits"),
+    "lists of a list": ("x.json", '[["a"]]', "got list; write each row as an object"),
     "unnamed values": ("x.csv", "a,\n1,\n1,2\n", r"line 3: expected 1 field \(a\), got 2"),
     "cut row": ("x.csv", HEAD + '"a\nb",c\nd\n', "line 4: expected 2 fields .*got 1"),
     "key twice": ("x.jsonl", GOOD + '{"b": {"c": 1, "c": 2}}', "line 2: .*'c' is there twice"),
@@ -125,6 +136,13 @@ FOLDERS = {
     "beside train": (["train.jsonl", "more.jsonl"], "", ["train.jsonl"], ("no split (1 file)",)),
     "descriptions": (["a.json", "dataset_infos.json"], "", ["a.json"], ()),
     "any case": (["A.JSONL", "B.jsonl"], "", ["A.JSONL", "B.jsonl"], ()),
+    "test set": (["trainset.jsonl", "testset.jsonl"], "", ["trainset.jsonl"], ("test (1 file)",)),
+    "other kinds": (
+        ["a.jsonl", "b.jsonl.zst", "c.ARROW", "README.md", "desktop.ini", "sub/d.jsonl", ".git/e.csv"],
+        "",
+        ["a.jsonl"],
+        ("b.jsonl.zst", "c.ARROW", "folder sub"),
+    ),
     "words": (["training_set.jsonl", "contest.jsonl"], "", ["training_set.jsonl"], None),
 }  # fmt: skip
 
@@ -170,6 +188,14 @@ def test_unclear_folder_is_refused(tmp_path, case):
         shard(tmp_path / "in", name, "1")
     with pytest.raises(DataError, match=match):
         read(f"{tmp_path / 'in'}{suffix}")
+
+
+def test_broken_link_among_shards_is_refused(tmp_path):
+    """Edge: a shard whose link leads nowhere is an error, as its rows would be missing."""
+    shard(tmp_path / "in", "a.jsonl", "1")
+    (tmp_path / "in" / "b.jsonl").symlink_to(tmp_path / "away.jsonl")
+    with pytest.raises(DataError, match=r"in/b\.jsonl: a link to a file that is not there; fetch"):
+        read(tmp_path / "in")
 
 
 def test_saved_split_is_named_after_the_folder(tmp_path):

@@ -13,6 +13,7 @@ from fedwinnow.server.report import final_files
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 from fedwinnow.simulations.recipes import compare as recipes
 from fedwinnow.simulations.recipes.compare import at_rung, compare_recipes, load_recipes
+from fedwinnow.simulations.recipes.recipe_files import GIVEN
 
 pytestmark = pytest.mark.flower  # whole federations, or Flower's own code: not seconds
 
@@ -75,7 +76,7 @@ def test_recipes_that_are_equal_tie_in_the_order_given(scenario, runs):
     """Two names of the same settings: one set of runs, the first stands first, the tie is told."""
     one = load_recipes([scenario], ("", "training.steps=2"), FAST)
     found = compare_recipes(one, seeds=1)
-    assert found.winner == recipes.GIVEN
+    assert found.winner == GIVEN
     assert found.tied == ("training.steps=2",)
     assert found.rungs[0].placed[1].difference == 0.0
     assert len(runs) <= 1
@@ -150,8 +151,8 @@ def test_recipes_command_prints_rungs_choice_and_note(scenario, monkeypatch, cap
         assert not stop.value.code
         printed = capsys.readouterr().out
         if extra:
-            assert json.loads(printed)["winner"] == recipes.GIVEN
+            assert json.loads(printed)["winner"] == GIVEN
         else:
             assert "Rung 1" in printed
-            assert f"choice: {recipes.GIVEN}" in printed
+            assert f"choice: {GIVEN}" in printed
             assert "the other half reports" in printed
