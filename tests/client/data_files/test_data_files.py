@@ -138,7 +138,7 @@ FOLDERS = {
     "any case": (["A.JSONL", "B.jsonl"], "", ["A.JSONL", "B.jsonl"], ()),
     "test set": (["trainset.jsonl", "testset.jsonl"], "", ["trainset.jsonl"], ("test (1 file)",)),
     "other kinds": (
-        ["a.jsonl", "b.jsonl.zst", "c.ARROW", "README.md", "desktop.ini", "sub/d.csv", ".git/e.csv"],
+        ["a.jsonl", "b.jsonl.zst", "c.ARROW", "README.md", "desk.ini", "sub/d.csv", ".git/e.csv"],
         "",
         ["a.jsonl"],
         ("b.jsonl.zst", "c.ARROW", "folder sub"),

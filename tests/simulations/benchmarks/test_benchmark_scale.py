@@ -19,6 +19,7 @@ pytestmark = pytest.mark.flower  # long: with `make flower`, not with the defaul
 
 MEGABYTE = 1_000_000
 CHILD = """\
+import time
 import numpy as np
 from fedwinnow.simulations.benchmarks.instruments.stage_monitor import size_of, stage
 with stage("small") as held:
@@ -26,6 +27,7 @@ with stage("small") as held:
     held["array"] = lambda: size_of(kept)
 with stage("large"):
     spent = np.ones(8_000_000)
+    time.sleep(0.5)  # a busy machine looks late
     del spent
 with stage("counting") as held:
     held["nothing"] = lambda: 0.0 * size_of(np.ones(40_000_000))
