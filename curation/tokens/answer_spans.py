@@ -56,7 +56,7 @@ def render_answers(
         messages: The conversation.
         tools: Tools that the model may call.
         control: Matches the text of a control token.
-        every: Whether the earlier answers are learnt too.
+        every: Whether the earlier answers are learnt too; those that hold nothing are not.
 
     Raises:
         TemplateRefusal: the template does not render the turns.
@@ -71,7 +71,8 @@ def render_answers(
             if message["role"] == "assistant"
         ]
         for span in reversed([span for span in earlier if span is not None]):
-            if span.end <= spans[0].begin:  # a template may move turns about
+            body = text[span.begin : span.body_end].removeprefix(dialect.lead)
+            if body.strip() and span.end <= spans[0].begin:  # a template may move turns about
                 spans.insert(0, span)
     return Rendering(text, tuple(spans), not closed)
 

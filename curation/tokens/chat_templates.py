@@ -98,6 +98,8 @@ class ChatFormat:
     control: re.Pattern[str]
     """Matches the text of a control token."""
     control_ids: frozenset[int]
+    unwritten: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """(template, part of a conversation) → whether it is left out, as far as it was looked for."""
     _system: dict[str, str] = field(default_factory=dict)
 
     @classmethod

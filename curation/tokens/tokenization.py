@@ -33,6 +33,7 @@ from fedwinnow.curation.tokens.chat_templates import (
     unused_character,
 )
 from fedwinnow.curation.tokens.text_tokens import Tokenized, tokenize
+from fedwinnow.curation.tokens.unwritten_parts import check_parts
 
 BLOCK = 1024
 """Samples whose texts are tokenised in one call."""
@@ -177,6 +178,7 @@ def _rendered(
         turns, tools, mark = _defused(chat, turns, tools_of(sample))
         if dialect is None:
             return _without_template(turns, tools, every=every), mark
+        check_parts(chat, dialect, sample)
         return render_answers(dialect, turns, tools, chat.control, every=every), mark
     except TemplateRefusal as refusal:
         return refusal

@@ -141,7 +141,9 @@ def with_contents(sample, contents):
 
 def check_spans(name, tokenizer, sample, found):
     """Each answer's body holds its content and calls, and its end is the family's."""
-    answers = [turn for turn in sample.conversation if turn.role == "assistant"]
+    *before, response = [turn for turn in sample.conversation if turn.role == "assistant"]
+    learnt = [turn for turn in before if turn.content.strip() or turn.details]  # not a bare end
+    answers = [*learnt, response]
     spans = [*found.earlier, (found.response_start, found.body_end, len(found.tokens))]
     assert len(spans) == len(answers)
     for answer, (begin, body_end, end) in zip(answers, spans, strict=True):

@@ -273,3 +273,46 @@ def test_thoughts_are_learnt_as_the_template_writes_them(name, learnt):
     (earlier,) = encoding.earlier
     answer = text_of(family, encoding.tokens[earlier.begin : earlier.end])
     assert answer == learnt.removeprefix("<think>\nhm\n</think>\n\n")
+
+
+CALL = '{"tool_calls":[{"type":"function","function":{"name":"find","arguments":{}}}]}'
+TOOL = '[{"type":"function","function":{"name":"find","parameters":{}}}]'
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("zephyr", ["reasoning", "tool_calls", "tools"]),
+        ("llama-3", ["reasoning", "tool_calls", "tools"]),
+        ("qwen-2.5", ["reasoning"]),
+        ("named", ["reasoning"]),
+    ],
+)
+def test_parts_that_a_template_leaves_out_are_told_once(name, told, caplog):
+    """Law: a template that ignores tools, calls or thoughts is named, once for each of them."""
+    thought = Turn("assistant", "b", '{"reasoning":"hm"}')
+    called = Turn("assistant", "", CALL)
+    history = (Turn("user", "a"), thought)
+    sample = one("?", "c", history=history, followup=(called, Turn("tool", "7")), tools=TOOL)
+    tokenizer = family_tokenizer(name)
+    encodings = list(encode_samples(tokenizer, [sample, sample], max_length=500))
+    warned = [record.getMessage() for record in caplog.records]
+    assert sorted(text.split("leaves out ")[1].split(",")[0] for text in warned) == told
+    assert all(encoding.has_target for encoding in encodings)
+    alone = one("?", "", response_details=CALL, tools=TOOL)
+    encoding = encode_sample(tokenizer, alone, max_length=500)
+    assert ("the whole answer" in encoding.refusal) == ("tool_calls" in told)
+    assert encoding.has_target == ("tool_calls" not in told)
+
+
+def test_an_earlier_answer_that_is_empty_is_not_learnt():
+    """Edge: where a template leaves the calls of an earlier turn out, no bare end is learnt."""
+    for name, learnt in (("zephyr", ["b", "c"]), ("qwen-2.5", ["b", "find", "c"])):
+        tokenizer = family_tokenizer(name)
+        history = (Turn("user", "a"), Turn("assistant", "b"))
+        followup = (Turn("assistant", "", CALL), Turn("tool", "7"))
+        sample = one("?", "c", history=history, followup=followup, train_on="all")
+        encoding = encode_sample(tokenizer, sample, max_length=500)
+        bodies = [text_of(tokenizer, encoding.tokens[begin:end]) for begin, end in encoding.bodies]
+        assert len(bodies) == len(learnt)
+        assert all(part in body for part, body in zip(learnt, bodies, strict=True))
