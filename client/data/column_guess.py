@@ -1,6 +1,7 @@
 """Guess which columns of a data set hold prompt, response or chat."""
 
 from fedwinnow.client.data_files.readers import columns_of
+from fedwinnow.client.data_files.rows import named
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.errors import DataError
 
@@ -17,7 +18,7 @@ RESPONSES = ("response", "output", "answer", "completion")
 CHATS = ("messages", "conversations", "conversation")
 
 
-TOOLS = ("tools",)
+TOOLS = ("tools", "functions")
 
 
 DOMAINS = ("domain", "category", "source")
@@ -40,10 +41,12 @@ def guess_columns(names: tuple[str, ...], source: str) -> ColumnsSection:
     """
     messages, prompt, response = (_first(names, of) for of in (CHATS, PROMPTS, RESPONSES))
     if not messages and not (prompt and response):
+        listed = source.lower().endswith(".json")
+        nested = "; rows that lie in a list under a key: write that list alone" if listed else ""
         message = (
-            f"{source}: columns {', '.join(names)} hold no chat ({', '.join(CHATS)}) and no pair "
+            f"{source}: columns {named(names)} hold no chat ({', '.join(CHATS)}) and no pair "
             f"of prompt ({', '.join(PROMPTS)}) and response ({', '.join(RESPONSES)}); rename two "
-            "columns"
+            f"columns{nested}"
         )
         raise DataError(message)
     return ColumnsSection(

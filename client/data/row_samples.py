@@ -12,7 +12,7 @@ from typing import Any
 from fedwinnow.client.data.content_id import content_id
 from fedwinnow.client.data.conversations import Conversation, read_conversation
 from fedwinnow.client.data.turns import plain_text, read_tools
-from fedwinnow.client.data_files.rows import Row
+from fedwinnow.client.data_files.rows import Row, named
 from fedwinnow.curation.config.prompt_template import fill_template, template_columns
 from fedwinnow.curation.config.scoring import ColumnsSection
 from fedwinnow.curation.datatypes import Sample
@@ -91,7 +91,7 @@ class RowReader:
                 setting = "prompt_template" if name in self._template else "tools"
                 message = (
                     f"{self._source}: no row has column {name!r}, which columns.{setting} names; "
-                    f"there are {', '.join(self._seen)}; mend columns.{setting}"
+                    f"there are {named(self._seen)}; mend columns.{setting}"
                 )
                 raise DataError(message)
 
@@ -110,7 +110,7 @@ class RowReader:
     def notes(self) -> tuple[str, ...]:
         """Return in words what was not read and holds something."""
         found = [
-            f"{name or '(without a name)'} ({counted(number, 'row')})"
+            f"{named([name]) if name else '(without a name)'} ({counted(number, 'row')})"
             for name, number in self._seen.items()
             if number and name not in self._used
         ]
@@ -162,8 +162,7 @@ class RowReader:
 
 
 def _missing(place: str, name: str, there: tuple[str, ...], cure: str) -> DataError:
-    names = ", ".join(map(str, there))
-    return DataError(f"{place}: column {name!r} is missing; there are {names}; {cure}")
+    return DataError(f"{place}: column {name!r} is missing; there are {named(there)}; {cure}")
 
 
 def _label(value: object, place: str) -> str:

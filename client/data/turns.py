@@ -15,14 +15,16 @@ from fedwinnow.curation.datatypes import Turn
 from fedwinnow.curation.errors import DataError
 
 ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "function_call": "assistant",
-    "function": "tool",
-    "observation": "tool",
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bot", "chatbot", "model", "ai"), "assistant"),
+    **dict.fromkeys(("function", "observation", "tool_response"), "tool"),
+    **{role: role for role in ("system", "user", "assistant", "tool")},
 }
-"""Other names of roles; a role that is not here keeps its name."""
+"""Names of roles, in lower case; a role that is not here keeps its name."""
+CALLS = ("function_call", "tool_call")
+"""Roles of turns whose text is a call, as JSON."""
+DEEPEST = 64
+"""Most levels of lists and objects in a turn's details or in tools."""
 DETAILS = ("name", "reasoning", "reasoning_content", "thinking", "tool_call_id", "tool_calls")
 """Keys beside role and text that models read."""
 FLAGS = ("weight", "train", "trainable", "loss")
@@ -76,7 +78,7 @@ def read_turn(cell: object, place: str) -> ReadTurn:
     learnt = _learnt(held, place)
     full: dict[str, Any] = {k: v for k, v in held.items() if v not in ("", [], {})}
     details = {key: value for key, value in full.items() if key in {*DETAILS, "function_call"}}
-    if role == "function_call":  # ShareGPT: the call stands in the turn's text
+    if role.lower() in CALLS:  # ShareGPT: the call stands in the turn's text
         details["tool_calls"] = _calls_of(content, place)
         content = None
     elif "function_call" in details:
@@ -93,7 +95,8 @@ def read_turn(cell: object, place: str) -> ReadTurn:
     text = _text(content, place)
     told = canonical_json(details, place) if details else ""
     unread = tuple(shown_name(key) for key in full if key not in {*DETAILS, "function_call"})
-    return ReadTurn(Turn(ROLES.get(role, role), text, told), learnt, unread)
+    role = "assistant" if role.lower() in CALLS else ROLES.get(role.lower(), role)
+    return ReadTurn(Turn(role, text, told), learnt, unread)
 
 
 def read_tools(cell: object, place: str) -> str:
@@ -120,8 +123,11 @@ def canonical_json(value: Any, place: str) -> str:  # noqa: ANN401 - a tree of w
     """Return a value as compact JSON, its keys in order of appearance, nulls left out.
 
     Raises:
-        DataError: it holds something that JSON does not, or no valid Unicode.
+        DataError: it holds something that JSON does not, no valid Unicode, or too many levels.
     """
+    if _is_deep(value):
+        message = f"{place}: nested deeper than {DEEPEST} levels; mend or remove the row"
+        raise DataError(message)
     try:
         text = json.dumps(
             without_nulls(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -139,6 +145,18 @@ def without_nulls(value: Any) -> Any:  # noqa: ANN401 - a tree of whatever JSON 
     if isinstance(value, list):
         return [without_nulls(item) for item in value]
     return value
+
+
+def _is_deep(value: object) -> bool:
+    """Return whether lists and objects are nested deeper than ``DEEPEST``."""
+    level: list[object] = [value]
+    for _ in range(DEEPEST):
+        inner = [one.values() if isinstance(one, Mapping) else one for one in level
+                 if isinstance(one, Mapping | list)]  # fmt: skip
+        level = [item for items in inner for item in items]
+        if not level:
+            return False
+    return True
 
 
 def shown_name(name: object) -> str:
@@ -166,7 +184,8 @@ def _text(content: object, place: str) -> str:
         return plain_text(content, place)
     texts = []
     for part in content:
-        held = without_nulls(part) if isinstance(part, Mapping) else {}
+        whole = part if isinstance(part, Mapping) else {}
+        held = {key: value for key, value in whole.items() if value is not None}
         kind, text = held.pop("type", "text"), held.pop("text", None)
         if kind != "text" or not isinstance(text, str) or held:
             parts = ", ".join([shown_name(kind), *map(shown_name, held)])

@@ -1,6 +1,7 @@
 """Define a raw row: where it stands, its values by column, and its text where it was JSON."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -13,3 +14,8 @@ class Row(NamedTuple):
     """Column → value."""
     text: str = ""
     """The row as it stands in a JSON file, on one line; "" for other files."""
+
+
+def named(names: Iterable[str]) -> str:
+    """Return names of columns in one line; one that holds more than letters stands in quotes."""
+    return ", ".join(name if re.fullmatch(r"[\w.-]+", name) else repr(name) for name in names)

@@ -69,6 +69,21 @@ def test_tool_turns_keep_their_details():
     assert read_conversation(json.dumps(TOOLED), "x") == chat
 
 
+@pytest.mark.parametrize("names", [("User", "Model", "tool_call", "tool_response"),
+                                   ("prompter", "BOT", "function_call", "observation"),
+                                   ("human", "bing", "Tool_Call", "Tool")])  # fmt: skip
+def test_other_names_of_roles_are_read(names):
+    """Equivalence: whatever a data set calls its roles, in any case, the chat is the same."""
+    asks, answers, calls, results = names
+    named = [
+        {"from": asks, "value": "How warm?"},
+        {"from": calls, "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
+        {"from": results, "value": "3 C"},
+        {"from": answers, "value": "3 degrees."},
+    ]
+    assert read_conversation(named, "x") == read_conversation(SHARED[1:], "x")
+
+
 def test_last_answer_may_be_a_call():
     """Law: the call of the last assistant turn is the response's details, and moves the id."""
     chat = read_conversation([ASK, TOOLED[2]], "x")
@@ -138,6 +153,12 @@ BROKEN = {
         chat_of({"role": "assistant", "function_call": CALL, "tool_calls": [CALL]}),
         "turn 2: holds both function_call and tool_calls",
     ),
+    "depth": (
+        chat_of({**ANSWER, "tool_calls": [json.loads("[" * 900 + "]" * 900)]}),
+        "turn 2: nested deeper than 64 levels",
+    ),
+    "deep part": (chat_of({**ANSWER, "content": [json.loads('{"a":' * 900 + "1" + "}" * 900)]}),
+                  "turn 2: expected parts of type 'text'"),
     "surrogate": (chat_of({**ANSWER, "name": "\ud800"}), "turn 2: no valid Unicode"),
     "unknown roles": ([{"role": "me", "content": "a"}], r"no assistant turn \(roles: 'me'\)"),
     "flag": (chat_of({**ANSWER, "weight": 0.5}), "turn 2: weight: expected 0, 1, .*another float"),

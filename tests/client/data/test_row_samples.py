@@ -55,6 +55,15 @@ def test_template_is_guessed_from_names(names):
     assert guess_columns(names, "x").prompt_template == GUESSES[names]
 
 
+def test_columns_that_say_nothing_are_named_with_a_cure():
+    """Edge: names with spaces stand in quotes; of a JSON object, a list under a key is thought."""
+    with pytest.raises(DataError, match=r"columns 'the data', n hold no chat .* columns$"):
+        guess_columns(("the data", "n"), "x.jsonl")
+    with pytest.raises(DataError, match=r"list under a key: write that list alone"):
+        guess_columns(("data",), "x.json")
+    assert guess_columns(("messages", "functions"), "x.jsonl").tools == "functions"
+
+
 def test_columns_that_are_not_read_are_told(tmp_path):
     """Law: unused columns that hold something are named with their rows; empty ones are not."""
     rows = [
