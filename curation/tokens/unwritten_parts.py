@@ -14,6 +14,7 @@ from fedwinnow.curation.tokens.chat_templates import (
     Dialect,
     Message,
     TemplateRefusal,
+    tools_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def check_parts(chat: ChatFormat, dialect: Dialect, sample: Sample) -> None:
 
 def _parts_of(sample: Sample) -> frozenset[str]:
     """Return which parts of ``PARTS`` a sample holds."""
-    found = {"tools"} if sample.tools else set()
+    found = {"tools"} if tools_of(sample) else set()
     for turn in sample.conversation:
         if turn.role == "tool":
             found.add("turns of tools")

@@ -297,6 +297,9 @@ def test_parts_that_a_template_leaves_out_are_told_once(name, told, caplog):
     tokenizer = family_tokenizer(name)
     encodings = list(encode_samples(tokenizer, [sample, sample], max_length=500))
     warned = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    encode_sample(tokenizer, one("?", "c", tools="[]"), max_length=500)
+    assert not caplog.records  # no tools are left out of a sample without any
     assert sorted(text.split("leaves out ")[1].split(",")[0] for text in warned) == told
     assert all(encoding.has_target for encoding in encodings)
     alone = one("?", "", response_details=CALL, tools=TOOL)
