@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: a tiny model on disk, no network, one thread a process."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from fedwinnow.curation.model.pretrained import load_model
 settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.register_profile("untimed", deadline=None, max_examples=40)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heard_signals() -> None:
+    """Signals that the suite was started to ignore (``nohup``, a shell's background) are heard."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.SIG_DFL if number == signal.SIGHUP else signal.default_int_handler
+            signal.signal(number, default)
 
 
 @pytest.fixture(scope="session")
