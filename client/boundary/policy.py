@@ -30,7 +30,9 @@ from fedwinnow.client.runs.agreed_terms import (
     warm_up_rounds,
     why_adapters_are_shared,
 )
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun, parse_terms
+from fedwinnow.client.runs.told_text import constant, tell
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.datatypes import Metrics
@@ -80,7 +82,8 @@ class Policy:
         require("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
                   " or ".join(fitting))  # fmt: skip
         if isinstance(request, JoinRequest):
-            self._terms(parse_terms(request.terms), None)
+            with refused_by("terms"):
+                self._terms(parse_terms(request.terms), None)
             return
         if isinstance(request, CloseRequest):
             return
@@ -88,7 +91,8 @@ class Policy:
         require("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
         if run is None:
             message = f"run {request.header.run!r} has not been joined; send the join request first"
-            raise ProtocolError(message)
+            told = tell("this run has not been joined by this site; send the join request first")
+            raise ProtocolError(message, clause="protocol", told=told)
         self._terms(run.terms, run.plugins)
         check_place(request, run.terms, run.plugins)
         check_brought(request, self.section)
@@ -159,10 +163,11 @@ class Policy:
             require("max_clusters", said, terms.clusters.count <= most, f"at most {most}")
             number, most = cluster_exchanges(terms), section.max_cluster_rounds
             require("max_cluster_rounds", number, number <= most, f"at most {most}")
-        asked = training_rounds(terms), optimizer_steps(terms), terms.adapter.rank
-        limits = section.max_rounds, section.max_steps, section.max_rank
-        for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
-            require(f"max_{name}", came, came <= limit, f"at most {limit}")
+        asked = {"rounds": training_rounds, "steps": optimizer_steps, "rank": _rank}
+        for name, count in asked.items():
+            limit = tell("at most {most}", most=constant(f"max_{name}", section))
+            fits = count(terms) <= getattr(section, f"max_{name}")
+            require(f"max_{name}", constant(count, terms), fits, limit)
         sharer = why_adapters_are_shared(terms, RunPlugins.of(terms) if made is None else made)
         require(
             "share_adapter_with_members",
@@ -247,3 +252,7 @@ class Policy:
         entries = ledger.released(kind, anchors=anchors)
         names = self.known.same(run, {entry["data"] for entry in entries})
         return [entry for entry in entries if entry["data"] in names]
+
+
+def _rank(terms: RunTerms) -> int:
+    return terms.adapter.rank

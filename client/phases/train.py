@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter, public_result_key
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.client.training.local_training import train
@@ -29,7 +30,8 @@ def train_round(run: SiteRun, request: TrainRequest) -> Reply:
     """Run a warm-up round, or train an arm on its kept samples."""
     checked = load_checked_adapter(run, request.header, request.adapter, request.change)
     left = untrained_modules(request.adapter, run.config.site)
-    check_shared_factor(request.adapter, run.config.site, request.frozen)
+    with refused_by("terms"):
+        check_shared_factor(request.adapter, run.config.site, request.frozen)
     with apply_base_change(run.loaded, request.change):
         gradient = None
         if run.site in request.gradients_from:
