@@ -14,6 +14,7 @@ from typing import Any
 from fedwinnow.client.boundary.clauses import check_brought, check_size, require
 from fedwinnow.client.boundary.group_sizes import (
     pool_losses,
+    round_losses,
     samples_behind,
     train_draws,
     warm_up_draws,
@@ -127,7 +128,8 @@ class Policy:
             if samples_behind(reply, run) < self.section.smallest_group:
                 return replace(reply, samples=0, adapter=None, losses=(), learning_rate=0.0)
             check_size(reply.adapter, self.section)
-            losses = pool_losses(reply.losses, self._steps_together(reply, run))
+            together = self._steps_together(reply, run)
+            losses = round_losses(pool_losses(reply.losses, together), self.section.smallest_group)
             return replace(reply, losses=losses)
         return reply
 

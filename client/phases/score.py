@@ -30,7 +30,10 @@ def score(run: SiteRun, request: ScoreRequest) -> Reply:
     queue = None
     for name, scorer in run.plugins.scorers.items():
         fitted = scorer.fit(public)
-        everything[name] = score_in_blocks(scorer, private, fitted)
+        found = score_in_blocks(scorer, private, fitted)
+        if not run.config.simulation:  # an infinity is no score, and no error that tells of it
+            found = np.where(np.isfinite(found), found, np.nan)
+        everything[name] = found
         if deciding is None and isinstance(scorer, QueueingScorer):
             queue = scorer.queue(private, fitted)
         deciding = deciding or fitted

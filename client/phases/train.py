@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedwinnow.client.phases.sample_losses import largest_loss
 from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter, public_result_key
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
@@ -67,6 +68,7 @@ def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
         schedule=plan.schedule,
         seed=plan.seed,
         options=run.pass_options,
+        cap=None if run.config.simulation else largest_loss(run),
         on_progress=run.cache.on_progress(f"{run.site} trains {header.arm or 'warm-up'}"),
     )
     if header.arm:  # for the silo's operator, and for a simulation that compares recipes
