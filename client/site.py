@@ -70,7 +70,8 @@ class Site:
                 came=constant("header.protocol", request),
             )
             raise ProtocolError(message, clause="protocol", told=told)
-        key = hashlib.sha256(wire.encode(request)).hexdigest()[:32]
+        with refused_by("protocol"):  # a request that holds a NaN cannot be written
+            key = hashlib.sha256(wire.encode(request)).hexdigest()[:32]
         work = (
             self._join(request)
             if isinstance(request, JoinRequest)
