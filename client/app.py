@@ -20,6 +20,7 @@ from fedwinnow.curation.config.identity import sites_folder
 from fedwinnow.curation.config.load_files import load_scenario, site_configs
 from fedwinnow.curation.errors import ConfigError, ProtocolError, TransportError
 from fedwinnow.curation.protocol.flower_records import envelope_records, read_envelope
+from fedwinnow.curation.protocol.refusal_clauses import FAILED
 
 if typing.TYPE_CHECKING:  # Flower starts a process for each message: a shim loads no torch
     from fedwinnow.client.runs.process_cache import ProcessCache
@@ -67,9 +68,9 @@ def _carried(message: Message, context: Context) -> RecordDict:
         logger.warning("node %d: %s", context.node_id, error)
         told = str(error) if isinstance(error, ProtocolError) else _told(error)
         return RecordDict({"shim": ConfigRecord({"error": told})})
-    except Exception as error:
+    except Exception:
         logger.exception("node %d cannot carry a message to its agent", context.node_id)
-        return RecordDict({"shim": ConfigRecord({"error": type(error).__name__})})
+        return RecordDict({"shim": ConfigRecord({"error": FAILED})})
     return envelope_records(reply)
 
 
@@ -91,11 +92,10 @@ def _computed(message: Message, context: Context) -> RecordDict:
         request = _request(message.content)
         header = request.header
         return to_records(site.handle(request))
-    except Exception as error:
-        logger.exception("node %d cannot answer as site %r", context.node_id, name)
+    except Exception as error:  # noqa: BLE001 - logged with the refusal's reference
         # not even in a simulation: the run's config named the file that may be at fault here
         reason = "the node could not carry the message to its site; its own log says why"
-        return to_records(refusal_of(error, header, name, told=False, otherwise=reason))
+        return to_records(refusal_of(error, header, name, simulation=False, otherwise=reason))
 
 
 def site_of(context: Context) -> "Site":

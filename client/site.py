@@ -13,20 +13,15 @@ from pathlib import Path
 from fedwinnow.client.data.site_data import open_site_data
 from fedwinnow.client.phases.table import answer
 from fedwinnow.client.runs.process_cache import ProcessCache, set_deterministic
-from fedwinnow.client.runs.refusals import refusal_of
+from fedwinnow.client.runs.refusals import refusal_of, refused_by
 from fedwinnow.client.runs.run_files import RunFiles
 from fedwinnow.client.runs.site_run import SiteRun, parse_terms
+from fedwinnow.client.runs.told_text import constant, tell
 from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical_json
-from fedwinnow.curation.errors import (
-    CurationError,
-    DataError,
-    ModelError,
-    OutputError,
-    ProtocolError,
-)
+from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.model.pretrained import load_tokenizer
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.header import PROTOCOL
@@ -52,23 +47,15 @@ class Site:
         return self.config.site.name
 
     def handle(self, request: Request) -> Reply:
-        """Answer a request; never raises, and no error text holds anything of the silo's data.
-
-        In a simulation all is one person's, who has no log of the site's own: errors are told.
-        """
+        """Answer a request; never raises. A refusal's full reason goes to the site's own log."""
         try:
             return self.answer(request)
-        except CurationError as error:
-            logger.warning("site %s refuses %s: %s", self.name, request.header.phase, error)
-            own = isinstance(error, DataError | ModelError | OutputError)
-            told = self.config.simulation or not own
-            return refusal_of(error, request.header, self.name, told=told)
-        except Exception as error:
-            logger.exception("site %s failed in phase %s", self.name, request.header.phase)
-            return refusal_of(error, request.header, self.name, told=self.config.simulation)
+        except Exception as error:  # noqa: BLE001 - logged with the refusal's reference
+            simulation = self.config.simulation
+            return refusal_of(error, request.header, self.name, simulation=simulation)
 
     def answer(self, request: Request) -> Reply:
-        """Answer a request, raising every error: for tests and for a local simulation.
+        """Answer a request, raising every error: for whoever makes the refusal itself.
 
         Raises:
             CurationError: whatever stands in the way, with what to change.
@@ -78,8 +65,13 @@ class Site:
                 f"protocol {request.header.protocol} came, this site speaks {PROTOCOL}; "
                 "upgrade the older side"
             )
-            raise ProtocolError(message)
-        key = hashlib.sha256(wire.encode(request)).hexdigest()[:32]
+            told = tell(
+                "protocol {came} came, this site speaks another one; upgrade the older side",
+                came=constant("header.protocol", request),
+            )
+            raise ProtocolError(message, clause="protocol", told=told)
+        with refused_by("protocol"):  # a request that holds a NaN cannot be written
+            key = hashlib.sha256(wire.encode(request)).hexdigest()[:32]
         work = (
             self._join(request)
             if isinstance(request, JoinRequest)
@@ -98,13 +90,18 @@ class Site:
         run = request.header.run
         if not run or not all(c.isalnum() or c in "-_" for c in run):
             message = f"run id {run!r}: expected letters, digits, '-' and '_'"
-            raise ProtocolError(message)
-        terms = parse_terms(request.terms)
+            raise ProtocolError(message, clause="protocol")
+        with refused_by("terms"):
+            terms = parse_terms(request.terms)
         folder = Path(self.config.work) / run
         file = RunFiles(folder).terms
         if file.exists() and file.read_text(encoding="utf-8") != canonical_json(terms):
             message = f"run {run} is already joined under other terms; start it under a new run id"
-            raise ProtocolError(message)
+            told = tell(
+                "run {run} is already joined under other terms; start it under a new run id",
+                run=constant("run", request.header),
+            )
+            raise ProtocolError(message, clause="terms", told=told)
         self._runs[run] = self._make(folder, terms)
         write_atomically(file, canonical_json(terms).encode())
         return self._runs[run]
@@ -121,14 +118,18 @@ class Site:
                 message = (
                     f"run {run!r} has not been joined by this site; send the join request first"
                 )
-                raise ProtocolError(message)
+                told = tell(
+                    "this run has not been joined by this site; send the join request first"
+                )
+                raise ProtocolError(message, clause="protocol", told=told)
             terms = parse_terms(file.read_text(encoding="utf-8"))
             self._runs[run] = self._make(file.parent, terms)
         return self._runs[run]
 
     def _make(self, folder: Path, terms: RunTerms) -> SiteRun:
-        plugins = check_terms(terms)
-        check_teacher(plugins, self.config.teacher)
+        with refused_by("terms"):
+            plugins = check_terms(terms)
+            check_teacher(plugins, self.config.teacher)
         own = self.config.teacher
         teacher = replace(terms.teacher, name=own.name, gguf_file=own.gguf_file)
         model = replace(

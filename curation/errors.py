@@ -19,7 +19,10 @@
         ├── RefusalError            a site's policy says no
         └── TransportError          Flower or a site did not answer
 
-A message has four parts: the setting or site, what was expected, what came, what to change.
+A message has four parts: the setting or site, what was expected, what came, what to change. It is
+for whoever owns the process: from a site in a deployment no message leaves. Such a site answers
+with the error's ``clause`` and ``told``, which hold nothing measured
+(``client/runs/told_text.py``).
 """
 
 
@@ -27,6 +30,10 @@ class CurationError(Exception):
     """Base class of every error that fedwinnow raises on purpose."""
 
     exit_code = 1
+    clause = "failed"
+    """Clause of the refusal that a site answers with (``curation/protocol/refusal_clauses.py``)."""
+    told = ""
+    """Text of that refusal: constants of the request, of the agreed terms and of the policy."""
 
 
 class InputError(CurationError):
@@ -78,18 +85,23 @@ class NonFiniteError(RunError):
 class ProtocolError(RunError):
     """A message does not match the run, phase or round."""
 
+    def __init__(self, message: str, *, clause: str = "failed", told: str = "") -> None:
+        """Take the message for the own log, and the clause and text that may leave a site."""
+        super().__init__(message)
+        self.clause, self.told = clause, told
+
 
 class UnauthorisedError(ProtocolError):
     """A sender must not be answered: not signed by the pinned key, misaddressed, or a replay."""
 
 
 class RefusalError(RunError):
-    """A site's own policy refuses a request; names the clause."""
+    """A site refuses a request by its own policy or by the agreed terms; names the clause."""
 
-    def __init__(self, message: str, *, clause: str = "RefusalError") -> None:
-        """Take the message, and the clause of ``site.toml`` that refuses."""
+    def __init__(self, message: str, *, clause: str = "failed", told: str = "") -> None:
+        """Take the message for the own log, and the clause and text that may leave a site."""
         super().__init__(message)
-        self.clause = clause
+        self.clause, self.told = clause, told
 
 
 class TransportError(RunError):

@@ -32,6 +32,7 @@ from fedwinnow.client.agent.frames import (
     socket_address,
 )
 from fedwinnow.client.boundary.guarded_site import GuardedSite
+from fedwinnow.client.runs.refusals import clause_of
 from fedwinnow.curation.config.site import AgentSection
 from fedwinnow.curation.errors import (
     OutputError,
@@ -61,7 +62,7 @@ class Activity:
     work_began: tuple[float, int] = (0.0, 0)
     """When its progress was first told, and the units done then."""
     last_error: str = ""
-    """Class of the last error."""
+    """Clause of the last error (``curation/protocol/refusal_clauses.py``); "" for none."""
 
     def told(self, what: str, done: int, total: int) -> None:
         """Record the progress of a long computation."""
@@ -201,7 +202,7 @@ class Agent:
         try:
             reply = self.boundary.answer(stamp, payload)
         except Exception as error:
-            activity.last_error = type(error).__name__
+            activity.last_error = clause_of(error)
             logger.exception("phase %s of run %s cannot be answered", stamp.phase, stamp.run)
             raise
         else:

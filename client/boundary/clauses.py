@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedwinnow.client.runs.told_text import ToldText, constant, tell, tell_limit
 from fedwinnow.curation.adapters.checks import adapter_bytes
 from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.datatypes import Adapter
@@ -15,12 +16,20 @@ _MEGABYTE = 1_000_000
 def require(clause: str, came: object, holds: bool, allowed: object) -> None:  # noqa: FBT001 - a question
     """Raise RefusalError naming the policy clause unless the condition holds.
 
+    Args:
+        clause: Key of ``[policy]``.
+        came: What the request holds. It leaves in the refusal only as a :class:`Constant` or a
+            :class:`ToldText` (``client/runs/told_text.py``): what was measured stays in the log.
+        holds: The condition.
+        allowed: What the clause allows; as ``came``.
+
     Raises:
         RefusalError: the condition does not hold.
     """
     if not holds:
         message = f"policy.{clause}: this site allows {allowed}, the request holds {came}"
-        raise RefusalError(message, clause=f"policy.{clause}")
+        told = tell_limit(came, allowed)
+        raise RefusalError(message, clause=f"policy.{clause}", told=told)
 
 
 def check_size(adapter: Adapter, section: PolicySection) -> None:
@@ -30,7 +39,7 @@ def check_size(adapter: Adapter, section: PolicySection) -> None:
         RefusalError: the adapter is too large.
     """
     rank = max((len(a) for a in adapter.a.values()), default=0)
-    require("max_rank", f"rank {rank}", rank <= section.max_rank, f"at most {section.max_rank}")
+    require("max_rank", f"rank {rank}", rank <= section.max_rank, _most("max_rank", section))
     _check_bytes(adapter, section)
 
 
@@ -48,7 +57,7 @@ def check_brought(request: Request, section: PolicySection) -> None:
     elif isinstance(request, JudgeRequest):
         members = request.candidates
     number, most = len(members), section.max_reviewers
-    require("max_reviewers", f"{number} of them", number <= most, f"at most {most}")
+    require("max_reviewers", f"{number} of them", number <= most, _most("max_reviewers", section))
     own = getattr(request, "adapter", None)
     for adapter in ([own] if own is not None else []) + [members[name] for name in sorted(members)]:
         check_size(adapter, section)
@@ -60,4 +69,9 @@ def check_brought(request: Request, section: PolicySection) -> None:
 def _check_bytes(adapter: Adapter, section: PolicySection) -> None:
     size, limit = adapter_bytes(adapter), section.max_adapter_mb
     came = f"an adapter of {size / _MEGABYTE:.3f} MB"
-    require("max_adapter_mb", came, size <= limit * _MEGABYTE, f"{limit} MB")
+    allowed = tell("{most} MB", most=constant("max_adapter_mb", section))
+    require("max_adapter_mb", came, size <= limit * _MEGABYTE, allowed)
+
+
+def _most(name: str, section: PolicySection) -> ToldText:
+    return tell("at most {most}", most=constant(name, section))

@@ -1,11 +1,16 @@
 """Count the samples and draws behind each release, for ``policy.smallest_group``."""
 
+import math
 from itertools import pairwise
 
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.client.training.round_plan import effective_samples
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import TrainedAdapter
+from fedwinnow.curation.scores.bounded_mean import grid_step
+
+MOST_LOSS = math.log(2**18)
+"""Loss of a uniform guess among as many tokens as the largest vocabularies hold, nats."""
 
 
 def pool_losses(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
@@ -14,6 +19,12 @@ def pool_losses(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
     bounds = [*(i * steps for i in range(number)), len(losses)]
     parts = [losses[a:b] for a, b in pairwise(bounds)]
     return tuple(sum(part) / len(part) for part in parts)
+
+
+def round_losses(losses: tuple[float, ...], draws: int) -> tuple[float, ...]:
+    """Round means over at least ``draws`` losses to a grid of which one draw is about one step."""
+    step = grid_step(MOST_LOSS, draws)
+    return tuple(round(loss / step) * step for loss in losses)
 
 
 def warms_up_on_anchors(run: SiteRun) -> bool:

@@ -2,9 +2,10 @@
 
 Every message passes these steps, in this order: the coordinator's signature, the recipient, a
 sequence number never seen before (on disk before anything is computed), the policy on the request,
-:meth:`Site.handle`, the policy on the reply, the ledger (on disk before anything leaves),
-encryption to the coordinator, the site's own signature. A caller that fails one of the first three
-gets no reply at all; every other "no" is an encrypted :class:`Refusal` with its clause.
+:meth:`Site.answer`, the policy on the reply (``client/boundary/release.py``, the one door), the
+ledger (on disk before anything leaves), encryption to the coordinator, the site's own signature. A
+caller that fails one of the first three gets no reply at all; every other "no" is an encrypted
+:class:`Refusal` with its clause.
 """
 
 import logging
@@ -15,17 +16,21 @@ from pathlib import Path
 
 from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
+from fedwinnow.client.boundary.release import (
+    Released,
+    release_refusal,
+    release_reply,
+    released_bytes,
+)
 from fedwinnow.client.boundary.released_datasets import ReleasedDatasets
 from fedwinnow.client.runs.process_cache import ProcessCache
-from fedwinnow.client.runs.refusals import refusal_of
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.site import Site
 from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.errors import (
     ConfigError,
-    CurationError,
     ProtocolError,
-    RefusalError,
     UnauthorisedError,
 )
 from fedwinnow.curation.protocol import messages, wire
@@ -122,29 +127,30 @@ class GuardedSite:
         try:
             request = self._request(stamp, payload)
             header = request.header
-            reply = self._decide(request, stamp.digest)
-        except CurationError as error:
-            logger.warning("site %s refuses %s: %s", self.site.name, stamp.phase, error)
-            told = isinstance(error, RefusalError | ProtocolError)
-            reply = refusal_of(error, header, self.site.name, told=told)
-        except Exception as error:
-            logger.exception("site %s failed in phase %s", self.site.name, stamp.phase)
-            reply = refusal_of(error, header, self.site.name, told=False)
-        return self._release(stamp, reply)
+            released = self._decide(request, stamp.digest)
+        except Exception as error:  # noqa: BLE001 - logged with the refusal's reference
+            released = self._refuse(error, header)
+        return self._send(stamp, released)
 
-    def _decide(self, request: Request, digest: str) -> Reply:
+    def _decide(self, request: Request, digest: str) -> Released:
         """Apply the policy to the request, compute the reply, apply the policy to the reply."""
         joining = isinstance(request, messages.JoinRequest)
         work = None if joining else self.site.run_of(request.header.run)
         self.policy.before(request, work, self.ledger, digest)
-        reply = self.site.handle(request)
-        if isinstance(reply, Refusal):
-            return reply
-        return self.policy.release(reply, self.site.run_of(request.header.run), self.ledger)
+        reply = self.site.answer(request)
+        run = self.site.run_of(request.header.run)
+        return release_reply(reply, run, self.policy, self.ledger)
 
-    def _release(self, stamp: Stamp, reply: Reply) -> UnsignedEnvelope:
-        """Record the reply in the ledger, and encrypt it."""
-        plain = wire.encode(reply)
+    def _refuse(self, error: Exception, header: messages.Header) -> Released:
+        """Return the refusal for an error; in a simulation all is one person's, and all is told."""
+        config = self.site.config
+        return release_refusal(
+            error, header, self.site.name, config.policy, simulation=config.simulation
+        )
+
+    def _send(self, stamp: Stamp, released: Released) -> UnsignedEnvelope:
+        """Record what leaves in the ledger, and encrypt it."""
+        reply, plain = released.reply, released_bytes(released)
         data, anchors = self._origin(reply)
         entry = Entry.of(
             reply,
@@ -182,15 +188,16 @@ class GuardedSite:
         return "members" if last and work.plugins.reviews_reader else ""
 
     def _request(self, stamp: Stamp, payload: bytes) -> Request:
-        request = wire.decode(payload)
+        with refused_by("protocol"):
+            request = wire.decode(payload)
         if not isinstance(request, typing.get_args(Request)):
             message = f"a {type(request).__name__} came where a request was expected"
-            raise ProtocolError(message)
+            raise ProtocolError(message, clause="protocol")
         request = typing.cast("Request", request)
         said, signed = (request.header.run, request.header.phase), (stamp.run, stamp.phase)
         if said != signed:
             message = f"message speaks of run and phase {said}, its stamp of {signed}"
-            raise ProtocolError(message)
+            raise ProtocolError(message, clause="protocol")
         return request
 
     def _last(self) -> int:

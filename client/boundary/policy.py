@@ -14,6 +14,7 @@ from typing import Any
 from fedwinnow.client.boundary.clauses import check_brought, check_size, require
 from fedwinnow.client.boundary.group_sizes import (
     pool_losses,
+    round_losses,
     samples_behind,
     train_draws,
     warm_up_draws,
@@ -30,7 +31,9 @@ from fedwinnow.client.runs.agreed_terms import (
     warm_up_rounds,
     why_adapters_are_shared,
 )
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun, parse_terms
+from fedwinnow.client.runs.told_text import constant, tell
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.datatypes import Metrics
@@ -80,7 +83,8 @@ class Policy:
         require("phases", f"{type(request).__name__} in phase {phase!r}", phase in fitting,
                   " or ".join(fitting))  # fmt: skip
         if isinstance(request, JoinRequest):
-            self._terms(parse_terms(request.terms), None)
+            with refused_by("terms"):
+                self._terms(parse_terms(request.terms), None)
             return
         if isinstance(request, CloseRequest):
             return
@@ -88,7 +92,8 @@ class Policy:
         require("phases", phase, not allowed or phase in allowed, f"one of {allowed}")
         if run is None:
             message = f"run {request.header.run!r} has not been joined; send the join request first"
-            raise ProtocolError(message)
+            told = tell("this run has not been joined by this site; send the join request first")
+            raise ProtocolError(message, clause="protocol", told=told)
         self._terms(run.terms, run.plugins)
         check_place(request, run.terms, run.plugins)
         check_brought(request, self.section)
@@ -123,7 +128,8 @@ class Policy:
             if samples_behind(reply, run) < self.section.smallest_group:
                 return replace(reply, samples=0, adapter=None, losses=(), learning_rate=0.0)
             check_size(reply.adapter, self.section)
-            losses = pool_losses(reply.losses, self._steps_together(reply, run))
+            together = self._steps_together(reply, run)
+            losses = round_losses(pool_losses(reply.losses, together), self.section.smallest_group)
             return replace(reply, losses=losses)
         return reply
 
@@ -159,10 +165,11 @@ class Policy:
             require("max_clusters", said, terms.clusters.count <= most, f"at most {most}")
             number, most = cluster_exchanges(terms), section.max_cluster_rounds
             require("max_cluster_rounds", number, number <= most, f"at most {most}")
-        asked = training_rounds(terms), optimizer_steps(terms), terms.adapter.rank
-        limits = section.max_rounds, section.max_steps, section.max_rank
-        for name, came, limit in zip(("rounds", "steps", "rank"), asked, limits, strict=True):
-            require(f"max_{name}", came, came <= limit, f"at most {limit}")
+        asked = {"rounds": training_rounds, "steps": optimizer_steps, "rank": _rank}
+        for name, count in asked.items():
+            limit = tell("at most {most}", most=constant(f"max_{name}", section))
+            fits = count(terms) <= getattr(section, f"max_{name}")
+            require(f"max_{name}", constant(count, terms), fits, limit)
         sharer = why_adapters_are_shared(terms, RunPlugins.of(terms) if made is None else made)
         require(
             "share_adapter_with_members",
@@ -247,3 +254,7 @@ class Policy:
         entries = ledger.released(kind, anchors=anchors)
         names = self.known.same(run, {entry["data"] for entry in entries})
         return [entry for entry in entries if entry["data"] in names]
+
+
+def _rank(terms: RunTerms) -> int:
+    return terms.adapter.rank

@@ -25,6 +25,7 @@ def evaluate(
     options: PassOptions,
     *,
     on_progress: OnProgress | None = None,
+    strict: bool = True,
 ) -> Float64[np.ndarray, " samples"]:
     """Return the mean token loss of each response, nats, in the samples' order.
 
@@ -33,13 +34,15 @@ def evaluate(
         samples: May be empty.
         options: How samples are read and batched.
         on_progress: Called with (samples done, samples).
+        strict: Whether a loss that is NaN or infinite is an error. Else it is infinity, so that no
+            error tells that a private sample has one.
 
     Returns:
         float64; NaN exactly where a sample has no response token: leave such samples out of sums
         and counts.
 
     Raises:
-        NonFiniteError: the model returned a NaN or an infinity.
+        NonFiniteError: ``strict``, and the model returned a NaN or an infinity.
     """
     losses = np.full(len(samples), np.nan)
     encodings = cached_encodings(loaded, samples, options)
@@ -58,8 +61,11 @@ def evaluate(
             run_in_batches(loaded, readable, run, batch_tokens=options.batch_tokens, kind="loss")
     finally:
         loaded.model.train(training)
-    broken = int((~np.isfinite(losses[usable])).sum())
-    if broken:
+    strange = usable[~np.isfinite(losses[usable])]
+    broken = len(strange)
+    if not strict:
+        losses[strange] = np.inf
+    elif broken:
         message = (
             f"evaluation: expected finite losses, got NaN or infinity for {broken} of "
             f"{len(usable)} samples; lower training.learning_rate or use model.dtype = 'float32'"

@@ -4,6 +4,7 @@ import numpy as np
 
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.client.runs.told_text import tell
 from fedwinnow.curation.datatypes import Scores, Selection
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.protocol.requests import ClusterRequest, QuotaRequest, SelectRequest
@@ -27,7 +28,8 @@ def apply_threshold(
             f"threshold {threshold!r} is not on the grid of the histogram's edges; a threshold "
             "must come from the summaries"
         )
-        raise RefusalError(message)
+        told = tell("the threshold is not on the grid of the histogram's edges")
+        raise RefusalError(message, clause="threshold", told=told)
     queue = run.files.queue
     queued = tables.read_queue(queue) if queue.exists() else None
     return select_above(ids, scores, status, threshold, queued=queued), status, scores

@@ -13,6 +13,7 @@ import numpy as np
 from fedwinnow.client.phases.apply_threshold import apply_threshold
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.client.runs.told_text import tell
 from fedwinnow.curation.datatypes import Scores, Selection, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.protocol.replies import ClusterReply
@@ -79,20 +80,22 @@ def apply_quotas(
     file = run.files.clusters(section.iterations)
     if not file.exists():
         message = f"exchange {section.iterations} of clusters has not run at this site"
-        raise ProtocolError(message)
+        told = tell("the last exchange of clusters has not run at this site")
+        raise ProtocolError(message, clause="protocol", told=told)
     places, words = tables.read_clusters(file)
     number = len(words["centroids"])
     extra = request.extra.get(site, ())
     fits = len(request.totals) == number and all(0 <= k < number for k in extra)
     if not fits or min(request.totals, default=0) < 0:
         message = f"totals of {len(request.totals)} clusters came, this site knows {number}"
-        raise ProtocolError(message)
+        told = tell("the totals do not fit the clusters of the exchanges")
+        raise ProtocolError(message, clause="clusters", told=told)
     _same_threshold(words["threshold"], request.per_site.get(site, request.threshold))
     held = np.bincount(places[places >= 0], minlength=number)
     step = run.config.site.round_counts_to
-    told = held if held.sum() < smallest_group(run) else held // step * step
+    shown = held if held.sum() < smallest_group(run) else held // step * step
     quotas = loss_clusters.site_quotas(
-        told.tolist(),
+        shown.tolist(),
         request.totals,
         loss_clusters.fill_quotas(
             request.totals, loss_clusters.samples_to_keep(request.totals, section.budget)
@@ -128,23 +131,27 @@ def _check(run: SiteRun, request: ClusterRequest, start: np.ndarray) -> None:
     """Check a request against the start that public rows give, and against earlier requests."""
     if request.centroids.shape != start.shape:
         message = f"centroids have shape {request.centroids.shape}, this run's {start.shape}"
-        raise RefusalError(message, clause="clusters")
+        told = tell("the centroids are not of this run's shape")
+        raise RefusalError(message, clause="clusters", told=told)
     first = request.header.round == 1
     if first and not np.allclose(request.centroids, start, rtol=0, atol=START_TOLERANCE):
         message = "centroids of round 1 are not those that follow from the agreed public rows"
-        raise RefusalError(message, clause="clusters")
+        told = tell("centroids of round 1 are not those that follow from the agreed public rows")
+        raise RefusalError(message, clause="clusters", told=told)
     for file in run.files.all_clusters():
         _, words = tables.read_clusters(file)
         _same_threshold(words["threshold"], _words(run, request)["threshold"])
         if file == run.files.clusters(request.header.round) and words != _words(run, request):
             message = f"round {request.header.round} was asked before with other centroids"
-            raise RefusalError(message, clause="clusters")
+            told = tell("this round was asked before with other centroids")
+            raise RefusalError(message, clause="clusters", told=told)
 
 
 def _same_threshold(known: float, came: float) -> None:
     if known != came:
         message = f"threshold {came!r} came, the clusters of this run were told for {known!r}"
-        raise RefusalError(message, clause="clusters")
+        told = tell("the threshold is not that of this run's earlier exchanges")
+        raise RefusalError(message, clause="clusters", told=told)
 
 
 def _words(run: SiteRun, request: ClusterRequest) -> dict[str, Any]:

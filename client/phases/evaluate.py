@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from fedwinnow.client.phases.sample_losses import sample_losses
+from fedwinnow.client.phases.sample_losses import largest_loss, sample_losses
 from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter, public_result_key
 from fedwinnow.curation.datatypes import Metrics, Sample
 from fedwinnow.curation.model.pretrained import generate
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import MetricsReply
 from fedwinnow.curation.protocol.requests import EvaluateRequest
+from fedwinnow.curation.scores.bounded_mean import bounded_mean
 
 
 def first_per_domain(anchors: Sequence[Sample], number: int) -> tuple[Sample, ...]:
@@ -25,6 +26,23 @@ def first_per_domain(anchors: Sequence[Sample], number: int) -> tuple[Sample, ..
     return tuple(turns[:number])
 
 
+def _own_losses(run: SiteRun) -> Metrics:
+    """Return sum and number of the losses of the own hold-out.
+
+    In a deployment each loss is bounded, and the mean lies on a grid of which one sample moves it
+    by at most one step (``curation/scores/bounded_mean.py``).
+    """
+    simulated = run.config.simulation
+    values = sample_losses(run, run.data.own_holdout, strict=simulated)
+    if simulated:
+        return Metrics(loss_sum=float(values.sum()), samples=len(values))
+    number, step = len(values), run.config.site.round_counts_to
+    if number < step:  # too few for a grid that does not show their number
+        return Metrics()
+    mean = bounded_mean(values, cap=largest_loss(run), count=number // step * step)
+    return Metrics(loss_sum=mean * number, samples=number)
+
+
 def evaluate_adapter(run: SiteRun, request: EvaluateRequest) -> Reply:
     """Return losses of public hold-out anchors one by one, and sums for the own hold-out."""
     checked = load_checked_adapter(run, request.header, request.adapter)
@@ -32,8 +50,7 @@ def evaluate_adapter(run: SiteRun, request: EvaluateRequest) -> Reply:
     key = public_result_key(run, checked)
     own = Metrics()
     if len(run.data.own_holdout) > 0:
-        values = sample_losses(run, run.data.own_holdout)
-        own = Metrics(loss_sum=float(values.sum()), samples=len(values))
+        own = _own_losses(run)
     shown = first_per_domain(anchors, request.generate)
     texts = run.cache.cached_public(
         ("generations", str(request.generate), *key),

@@ -1,5 +1,6 @@
 """Answer a join request: site card and seeded initial adapter."""
 
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.client.signals.teacher import teacher_fingerprint
 from fedwinnow.client.training.site_adapter import check_site_part, check_site_targets
@@ -15,7 +16,8 @@ from fedwinnow.curation.versions import versions
 
 def join(run: SiteRun, request: JoinRequest) -> Reply:
     """Return the site card and the seeded initial adapter."""
-    check_site_part(run.config.site, run.terms.adapter)
+    with refused_by("terms"):
+        check_site_part(run.config.site, run.terms.adapter)
     teacher, scored = "", run.terms.measuring.layers
     if run.plugins.columns_at(0) & TEACHER:  # before the base: one of them in memory at a time
         teacher = teacher_fingerprint(run)
@@ -32,5 +34,6 @@ def join(run: SiteRun, request: JoinRequest) -> Reply:
     )
     write_json(run.files.gate, run.data.dropped)
     adapter = initial_adapter(run.loaded, seed=derive_seed(run.terms.run.seed, "adapter"))
-    check_site_targets(run.config.site, adapter)
+    with refused_by("terms"):
+        check_site_targets(run.config.site, adapter)
     return Joined(header=request.header, site=run.site, card=card, adapter=adapter)

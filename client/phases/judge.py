@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedwinnow.client.phases.sample_losses import sample_losses, with_target
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter, public_result_key
 from fedwinnow.curation.adapters.checks import adapter_hash, check_compatible
 from fedwinnow.curation.datatypes import Adapter
@@ -19,7 +20,8 @@ def judge_adapters(run: SiteRun, request: JudgeRequest) -> Reply:
     """Return losses of public reference anchors under the other sites' adapters of a round."""
     anchors, loaded = with_target(run, run.data.split.reference), run.loaded
     before = load_checked_adapter(run, request.header, request.adapter, request.change)
-    check_compatible(request.candidates, request.adapter)
+    with refused_by("adapter"):
+        check_compatible(request.candidates, request.adapter)
 
     def losses(adapter: Adapter, name: str) -> np.ndarray:
         set_adapter(loaded, replace(adapter, base=loaded.fingerprint))

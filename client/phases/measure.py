@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter
 from fedwinnow.client.signals.collect import measure_public_rows, signal_measurer
 from fedwinnow.client.signals.extra_columns import ExtraColumns, with_extra_columns
@@ -63,7 +64,8 @@ def _signals(
     )  # before the student is loaded
     checked = load_checked_adapter(run, header, adapter)
     if columns & REVIEWS:
-        check_reviewers(reviewers, adapter, run.site)
+        with refused_by("reviewers"):
+            check_reviewers(reviewers, adapter, run.site)
         extra = review_columns(run, reviewers)
         load_checked_adapter(run, header, adapter)
     table = signal_measurer(

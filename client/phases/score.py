@@ -5,6 +5,7 @@ import numpy as np
 from fedwinnow.client.phases import cluster
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.client.runs.told_text import tell
 from fedwinnow.curation.datatypes import Fitted, PublicRows, Scores, Trajectory
 from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.protocol.agreement import why_disagreeing
@@ -29,7 +30,10 @@ def score(run: SiteRun, request: ScoreRequest) -> Reply:
     queue = None
     for name, scorer in run.plugins.scorers.items():
         fitted = scorer.fit(public)
-        everything[name] = score_in_blocks(scorer, private, fitted)
+        found = score_in_blocks(scorer, private, fitted)
+        if not run.config.simulation:  # an infinity is no score, and no error that tells of it
+            found = np.where(np.isfinite(found), found, np.nan)
+        everything[name] = found
         if deciding is None and isinstance(scorer, QueueingScorer):
             queue = scorer.queue(private, fitted)
         deciding = deciding or fitted
@@ -79,7 +83,8 @@ def _check_rows(run: SiteRun, request: ScoreRequest) -> None:
             why = why_disagreeing(mine, agreed.columns, agreed.reference_gram)
         if why:
             message = f"public rows of checkpoint {agreed.checkpoint}: {why}; ask who sent them"
-            raise RefusalError(message, clause="public_rows")
+            told = tell("the public rows are not those that this site measured; ask who sent them")
+            raise RefusalError(message, clause="public_rows", told=told)
 
 
 def _edges(run: SiteRun, public_scores: Scores) -> np.ndarray:

@@ -6,6 +6,7 @@ from fedwinnow.client.phases import cluster
 from fedwinnow.client.phases.apply_threshold import apply_threshold
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun
+from fedwinnow.client.runs.told_text import tell
 from fedwinnow.curation.datatypes import Selection
 from fedwinnow.curation.errors import DataError, RefusalError
 from fedwinnow.curation.protocol.messages import Reply
@@ -35,7 +36,8 @@ def _arm(
         return curated
     if not run.config.simulation:
         message = f"study arm {arm!r} is answered in simulations only; this site is not one"
-        raise RefusalError(message)
+        told = tell("study arms are answered in simulations only")
+        raise RefusalError(message, clause="policy.arms", told=told)
     if arm == "keep_all":
         return keep_all(ids, status)
     if arm == "random":

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedwinnow.client.phases.sample_losses import largest_loss
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun, load_checked_adapter, public_result_key
 from fedwinnow.client.training.anchor_gradient import anchor_gradient
 from fedwinnow.client.training.local_training import train
@@ -29,7 +31,8 @@ def train_round(run: SiteRun, request: TrainRequest) -> Reply:
     """Run a warm-up round, or train an arm on its kept samples."""
     checked = load_checked_adapter(run, request.header, request.adapter, request.change)
     left = untrained_modules(request.adapter, run.config.site)
-    check_shared_factor(request.adapter, run.config.site, request.frozen)
+    with refused_by("terms"):
+        check_shared_factor(request.adapter, run.config.site, request.frozen)
     with apply_base_change(run.loaded, request.change):
         gradient = None
         if run.site in request.gradients_from:
@@ -65,6 +68,7 @@ def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
         schedule=plan.schedule,
         seed=plan.seed,
         options=run.pass_options,
+        cap=None if run.config.simulation else largest_loss(run),
         on_progress=run.cache.on_progress(f"{run.site} trains {header.arm or 'warm-up'}"),
     )
     if header.arm:  # for the silo's operator, and for a simulation that compares recipes

@@ -7,6 +7,7 @@ request outside that list, and to no kind of request under another's phase.
 import inspect
 from collections.abc import Iterator, Mapping
 
+from fedwinnow.client.runs.told_text import ToldText, tell
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.errors import RefusalError
 from fedwinnow.curation.protocol.messages import Request
@@ -95,40 +96,42 @@ def check_place(request: Request, terms: RunTerms, plugins: RunPlugins) -> None:
         section = terms.warm_up if warm_up else terms.training
         last = warm_up_rounds(terms) if warm_up else terms.training.rounds
         allowed = ("",) if warm_up else arms
-        _agreed("round", number, 1 <= number <= last, f"1 to {last}")
+        _agreed(tell("round"), number, 1 <= number <= last, f"1 to {last}")
         total, offset = last * section.steps, (number - 1) * section.steps
-        _agreed("total_steps", request.total_steps, request.total_steps == total, total)
-        _agreed("step_offset", request.step_offset, request.step_offset == offset, offset)
+        _agreed(tell("total_steps"), request.total_steps, request.total_steps == total, total)
+        _agreed(tell("step_offset"), request.step_offset, request.step_offset == offset, offset)
     elif isinstance(request, MeasureRequest):
         last = warm_up_rounds(terms)
-        _agreed("checkpoint", request.checkpoint, 1 <= request.checkpoint <= last, f"1 to {last}")
-        _agreed("round", number, number == request.checkpoint, request.checkpoint)
+        place = request.checkpoint
+        _agreed(tell("checkpoint"), place, 1 <= place <= last, f"1 to {last}")
+        _agreed(tell("round"), number, number == request.checkpoint, request.checkpoint)
         due = number == last and plugins.reviews_reader != ""
-        _agreed("reviewers", len(request.reviewers), due or not request.reviewers, "none")
+        _agreed(tell("reviewers"), len(request.reviewers), due or not request.reviewers, "none")
     elif isinstance(request, EvaluateRequest):
         last, most = terms.training.rounds, terms.evaluation.generate
         allowed = arms if number > 0 else ("",)
-        _agreed("round", number, 0 <= number <= last, f"0 to {last}")
-        _agreed("generate", request.generate, request.generate <= most, f"at most {most}")
+        _agreed(tell("round"), number, 0 <= number <= last, f"0 to {last}")
+        _agreed(tell("generate"), request.generate, request.generate <= most, f"at most {most}")
     elif isinstance(request, JudgeRequest):
         last = terms.training.rounds if terms.guards.anchor_margin > 0 else 0
         allowed = arms
-        _agreed("round", number, 1 <= number <= last, f"1 to {last}")
+        _agreed(tell("round"), number, 1 <= number <= last, f"1 to {last}")
     elif isinstance(request, ClusterRequest):
         last, most = cluster_exchanges(terms), terms.clusters.count
         came = len(request.centroids)
-        _agreed("round", number, 1 <= number <= last, f"1 to {last}")
-        _agreed("centroids", came, 1 <= came <= most, f"1 to {most}")
+        _agreed(tell("round"), number, 1 <= number <= last, f"1 to {last}")
+        _agreed(tell("centroids"), came, 1 <= came <= most, f"1 to {most}")
     else:
-        _agreed("round", number, number == 0, 0)
+        _agreed(tell("round"), number, number == 0, 0)
     if isinstance(request, SelectRequest | QuotaRequest):
         kind = QuotaRequest if terms.clusters.count else SelectRequest
         came_as = type(request).__name__
-        _agreed("the selection's request", came_as, isinstance(request, kind), kind.__name__)
-    _agreed("arm", arm, arm in allowed, f"one of {allowed}")
+        _agreed(tell("the selection's request"), came_as, isinstance(request, kind), kind.__name__)
+    _agreed(tell("arm"), arm, arm in allowed, f"one of {allowed}")
 
 
-def _agreed(name: str, came: object, holds: bool, expected: object) -> None:  # noqa: FBT001 - local helper
+def _agreed(name: ToldText, came: object, holds: bool, expected: object) -> None:  # noqa: FBT001 - local helper
     if not holds:
+        told = tell("{name} is not what the terms that this site joined under say", name=name)
         message = f"{name} is {came}, the terms that this site joined under say {expected}"
-        raise RefusalError(message, clause="terms")
+        raise RefusalError(message, clause="terms", told=told)

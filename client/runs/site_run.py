@@ -10,7 +10,9 @@ import numpy as np
 from fedwinnow.client.data.site_data import SiteData
 from fedwinnow.client.measuring.pass_options import PassOptions
 from fedwinnow.client.runs.process_cache import ProcessCache
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.run_files import RunFiles
+from fedwinnow.client.runs.told_text import tell
 from fedwinnow.curation.adapters.checks import adapter_hash, check_adapter
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.scoring import ModelSection, TeacherSection
@@ -92,18 +94,23 @@ def load_checked_adapter(
     Returns:
         Key of the model's state: the adapter's hash, or a hash over adapter and change.
     """
-    held = changed_base_hash(run.loaded.fingerprint, change)
-    if adapter.base != held:
-        message = f"adapter is for base {adapter.base[:12]}, this site holds {held[:12]}"
-        raise ProtocolError(message)
-    check_adapter(adapter)
-    found = adapter_hash(adapter)
-    if header.adapter != found:
-        message = (
-            f"adapter hash is {found[:12]}, the header says {header.adapter[:12]}; send it again"
-        )
-        raise ProtocolError(message)
-    set_adapter(run.loaded, replace(adapter, base=run.loaded.fingerprint))
+    loaded = run.loaded
+    with refused_by("adapter"):
+        held = changed_base_hash(loaded.fingerprint, change)
+        if adapter.base != held:
+            message = f"adapter is for base {adapter.base[:12]}, this site holds {held[:12]}"
+            told = tell("the adapter is for another base than this site holds")
+            raise ProtocolError(message, clause="adapter", told=told)
+        check_adapter(adapter)
+        found = adapter_hash(adapter)
+        if header.adapter != found:
+            message = (
+                f"adapter hash is {found[:12]}, the header says {header.adapter[:12]}; send it "
+                "again"
+            )
+            told = tell("the adapter's hash is not the one in the header; send it again")
+            raise ProtocolError(message, clause="adapter", told=told)
+        set_adapter(loaded, replace(adapter, base=loaded.fingerprint))
     return changed_base_hash(found, change)
 
 

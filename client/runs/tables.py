@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
+from fedwinnow.client.runs.told_text import tell
 from fedwinnow.curation.atomic_files import replace_atomically
 from fedwinnow.curation.datatypes import Scores, Selection, SignalTable
 from fedwinnow.curation.errors import ProtocolError
@@ -253,7 +254,8 @@ class _Columns:
 def _read(path: Path) -> tuple[_Columns, Any]:
     if not path.exists():
         message = f"{path.name} is not there: the phase that makes it has not run at this site"
-        raise ProtocolError(message)
+        told = tell("a phase before this one has not run at this site")
+        raise ProtocolError(message, clause="protocol", told=told)
     file = pq.ParquetFile(path)
     words = (file.schema_arrow.metadata or {}).get(b"fedwinnow", b"{}")
     return _Columns(file=file, column_names=file.schema_arrow.names), json.loads(words)
@@ -278,5 +280,5 @@ def _domains(names: Iterable[str]) -> tuple[str, ...]:
 def _column(table: _Columns, name: str, path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
     if name not in table.column_names:
         message = f"{path.name} has no column {name!r}: the run's terms did not ask for it"
-        raise ProtocolError(message)
+        raise ProtocolError(message, clause="protocol")
     return table[name]

@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from fedwinnow.client.measuring.measuring_pass import measure
+from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.runs.site_run import SiteRun, public_result_key
 from fedwinnow.client.signals.extra_columns import ExtraColumns
 from fedwinnow.curation.adapters.checks import adapter_hash, check_compatible
@@ -93,7 +94,8 @@ def review_columns(run: SiteRun, reviewers: Mapping[str, Adapter]) -> ExtraColum
         set_adapter(run.loaded, reviewers[name])
         asked = partial(_losses, run, run.data.rows.samples, f"{name} reviews anchors")
         rows = run.cache.cached_public(("review", key, *public_result_key(run, "")), asked)
-        level = _levels(run, rows, name)
+        with refused_by("reviewers"):
+            level = _levels(run, rows, name)
         every.append(rows)
         public.append(_of(level, [sample.domain for sample in run.data.rows.samples]))
         keys.append(key)

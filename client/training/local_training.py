@@ -11,7 +11,7 @@ Reference:
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -78,6 +78,7 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
     options: PassOptions,
     on_progress: OnProgress | None = None,
     watch: Watch | None = None,
+    cap: float | None = None,
 ) -> TrainingResult:
     """Train from ``adapter`` for exactly ``steps`` optimizer steps.
 
@@ -106,12 +107,14 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
         options: How samples are read; batches are ``section``'s, and no tokens are kept.
         on_progress: Called with (steps done, steps) after each.
         watch: Observes every pass (``client/training/watcher.py``); none in a run.
+        cap: Largest loss of a sample that is told, nats. With one, no error tells that a loss or a
+            gradient is not finite: such a step changes nothing. None tells losses as they are.
 
     Raises:
         ConfigError: the schedule is unknown, or the precision needs another device.
         EmptySelectionError: no sample, or none with a target token.
         IncompatibleAdapterError: the adapter does not fit the model.
-        NonFiniteError: a loss is NaN or infinite; names the step.
+        NonFiniteError: there is no ``cap``, and a loss is NaN or infinite; names the step.
         PluginError: the order is no permutation.
         ProtocolError: the steps lie outside the plan.
     """
@@ -133,7 +136,9 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
     )
     dropout = derive_seed(seed, "dropout", step_offset)
     with _training_mode(loaded, section, dropout) as clip, (watch or _unwatched)(loaded) as watcher:
-        losses, norms = _run(loaded, drawn, section, objective, rates, on_progress, watcher, clip)
+        losses, norms = _run(
+            loaded, drawn, section, objective, rates, on_progress, watcher, clip, cap
+        )
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
     return TrainingResult(
         adapter=get_adapter(loaded),
@@ -169,7 +174,7 @@ def _unwatched(_loaded: LoadedModel) -> Iterator[Watcher]:
     yield Watcher()
 
 
-def _run(
+def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
     loaded: LoadedModel,
     stream: Iterator[TrainingBatch],
     section: TrainingSection,
@@ -178,6 +183,7 @@ def _run(
     on_progress: OnProgress | None,
     watcher: Watcher,
     clipper: SampleClipper | None,
+    cap: float | None,
 ) -> tuple[list[float], list[float]]:
     """Run the optimizer loop; return the mean sample loss and the gradient norm of each step."""
     accelerator = _accelerator(loaded.device, section)
@@ -194,30 +200,53 @@ def _run(
         for group in optimizer.param_groups:
             group["lr"] = rate
         mean = torch.zeros((), device=loaded.device)
+        usable = torch.ones((), dtype=torch.bool, device=loaded.device)
         for _ in range(section.accumulation):
             drawn = next(stream)
             with accelerator.accumulate(loaded.model):
                 with accelerator.autocast():
                     each = watcher.losses(loaded, drawn)
                 value = objective(each * drawn.weights.to(each), parameters, initial)
-                mean += each.detach().mean() / section.accumulation
+                mean += _told(each.detach(), cap).mean() / section.accumulation
                 accelerator.backward(value)
                 if clipper is not None:
-                    clipper.add_clipped(draws)
+                    usable &= clipper.add_clipped(draws).isfinite().all() | (cap is not None)
                 watcher.passed(drawn, step)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(parameters.values(), section.max_grad_norm)
-                    finite = torch.isfinite(mean) & torch.isfinite(value)
                     if section.precision != "fp16":  # else the scaler skips the step
-                        finite &= torch.isfinite(norm)
-                    _check_finite(finite, mean, f"{step + 1} of {len(rates)}", rate)
-                optimizer.step()
+                        usable &= torch.isfinite(norm)
+                    if cap is None:
+                        finite = usable & torch.isfinite(mean) & torch.isfinite(value)
+                        _check_finite(finite, mean, f"{step + 1} of {len(rates)}", rate)
+                if bool(usable):
+                    optimizer.step()
                 optimizer.zero_grad()
         losses.append(float(mean))
         norms.append(float(norm))
         if on_progress is not None:
             on_progress(step + 1, len(rates))
+    if cap is not None:
+        _restore_unless_finite(parameters, initial)
     return losses, norms
+
+
+def _told(losses: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """Return losses within [0, cap], NaN and infinity as cap; as they are without cap."""
+    if cap is None:
+        return losses
+    return losses.nan_to_num(nan=cap, posinf=cap, neginf=cap).clamp(0.0, cap)
+
+
+def _restore_unless_finite(
+    parameters: Mapping[str, torch.Tensor], initial: Mapping[str, torch.Tensor]
+) -> None:
+    """Put the initial values back where a parameter is not finite, so that the adapter is."""
+    if not all(bool(torch.isfinite(value).all()) for value in parameters.values()):
+        logger.warning("training: the adapter left the finite numbers; the round changes nothing")
+        with torch.no_grad():
+            for name, value in parameters.items():
+                value.copy_(initial[name])
 
 
 def _check_finite(finite: torch.Tensor, loss: torch.Tensor, step: str, rate: float) -> None:

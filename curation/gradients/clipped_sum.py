@@ -5,9 +5,10 @@ With h_i the part of a step's gradient that comes from draw i of n, a step takes
     Σ_i h_i · min(1, C / (n ‖h_i‖)),
 
 so that no single sample moves it by more than C / n, whatever its loss or the adapter that was
-sent. The norm is over all trained factors together. Gradients come from the hooks that measure
-(``curation/gradients/hooks.py``): they take the place of the weight gradients of the same pass, and
-are held until it has ended, n_batch · (parameters of the adapter) numbers.
+sent; a sample whose gradient is not finite adds nothing. The norm is over all trained factors
+together. Gradients come from the hooks that measure (``curation/gradients/hooks.py``): they take
+the place of the weight gradients of the same pass, and are held until it has ended,
+n_batch · (parameters of the adapter) numbers.
 
 Reference:
     M. Abadi et al., Deep Learning with Differential Privacy, CCS 2016, algorithm 1,
@@ -63,11 +64,12 @@ class SampleClipper:
             for one in self.held.values()
         ]
         norms = torch.stack(parts).square().sum(dim=0).sqrt() * draws
-        factors = (self.bound / norms).clamp(max=1.0)  # 1 where the norm is 0; NaN stays NaN
+        finite = torch.isfinite(norms)  # a sample without a finite gradient adds nothing
+        factors = (self.bound / norms[finite]).clamp(max=1.0)  # 1 where the norm is 0
         for name, gradients in self.held.items():
             weight = self.weights[name]
             share = factors.to(gradients.dtype)
-            clipped = torch.einsum("b,brc->rc", share, gradients).to(weight.dtype)
+            clipped = torch.einsum("b,brc->rc", share, gradients[finite]).to(weight.dtype)
             weight.grad = clipped if weight.grad is None else weight.grad + clipped
         self.held.clear()
         return norms

@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from fedwinnow.curation.datatypes import Adapter, Metrics, ScoreSummary, SignalTable
+from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.protocol.header import UNSENT, Header
+from fedwinnow.curation.protocol.refusal_clauses import why_no_clause, why_no_reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +130,28 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A site's refusal or failure to compute; nothing of the silo's data is in the text."""
+    """A site's refusal or failure to compute; nothing of the silo's data is in the text.
+
+    Raises:
+        ProtocolError: the clause is none of the closed list, or the reference is malformed.
+    """
 
     header: Header
     site: str
     clause: str
-    """Policy clause that refuses, or class of the error."""
+    """One of ``curation/protocol/refusal_clauses.py``."""
     reason: str
+    """Constants of the request, of the agreed terms and of the policy; in a simulation all."""
+    reference: str = field(default="", metadata=UNSENT)
+    """Random letters that stand beside the full reason in the site's own log; "" in simulations."""
+
+    def __post_init__(self) -> None:
+        if why := why_no_clause(self.clause):
+            message = f"Refusal.clause: {why}"
+            raise ProtocolError(message)
+        if why := why_no_reference(self.reference):
+            message = f"Refusal.reference: {why}"
+            raise ProtocolError(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fedwinnow.curation.protocol.messages import Request
 from fedwinnow.curation.protocol.replies import Refusal
+from fedwinnow.server.phases.limits import refusal_words
 from fedwinnow.server.state import RunState
 from fedwinnow.server.transport.interface import Delivery
 
@@ -118,7 +119,7 @@ class ProgressDisplay:
         if delivery.reply is None:
             outcome = f"missing: {delivery.missing}"
         elif isinstance(delivery.reply, Refusal):
-            outcome = f"refused: {delivery.reply.reason}"
+            outcome = refusal_words(delivery.reply)
         self._stop()
         allowed = self.budget.get(phase)
         of = "" if allowed is None else f" ({self.spent[phase]:.0f} of {allowed:.0f} s)"

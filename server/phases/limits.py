@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 
 from fedwinnow.curation.datatypes import Adapter, ScoreSummary
+from fedwinnow.curation.protocol.replies import Refusal
 
 MOST_SAMPLES = 10**9
 """Most samples of one silo."""
@@ -112,6 +113,14 @@ def clean_text(text: str, *, longest: int = LONGEST) -> str:
 def clean_line(text: str, *, longest: int = LONGEST) -> str:
     """Return a stranger's text as one clean line."""
     return " ".join(clean_text(text, longest=longest).split())
+
+
+def refusal_words(refusal: Refusal) -> str:
+    """Return a site's refusal as one clean line: clause, reason, and the reference to ask about."""
+    words = f"refused ({clean_line(refusal.clause, longest=64)}): {clean_line(refusal.reason)}"
+    if not refusal.reference:
+        return words
+    return f"{words} (reference {clean_line(refusal.reference, longest=64)}, ask its operator)"
 
 
 def clean_table(table: Mapping[str, str], *, most: int = 64) -> dict[str, str]:

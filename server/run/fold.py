@@ -25,7 +25,7 @@ from fedwinnow.curation.protocol.messages import Reply, Request
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import Refusal
 from fedwinnow.server.phases.cluster import start_clusters
-from fedwinnow.server.phases.limits import clean_line
+from fedwinnow.server.phases.limits import clean_line, refusal_words
 from fedwinnow.server.phases.quorum import require_quorum
 from fedwinnow.server.phases.table import PHASES, why_unusable
 from fedwinnow.server.phases.values import Outcome, Replies, request_adapter
@@ -122,8 +122,7 @@ def usable_replies(
     fitting: dict[str, Reply] = {}
     for site, reply in sorted(replies.items()):
         if isinstance(reply, Refusal):
-            clause, reason = clean_line(reply.clause, longest=64), clean_line(reply.reason)
-            absent[site] = f"refused ({clause}): {reason}"
+            absent[site] = refusal_words(reply)
         elif reply.header != header:
             wrong = [
                 f"{name} is {clean_line(repr(getattr(reply.header, name)), longest=100)}, not "

@@ -176,13 +176,13 @@ def test_site_refuses_a_request_out_of_order(heard, joined, kind, said):
     """Score before measuring, select before scoring: refused, and nothing is written."""
     folder = Path(joined.config.work) / RUN
     before = sorted(folder.rglob("*"))
-    assert said in refused(joined, of(heard, kind), "ProtocolError")
+    assert said in refused(joined, of(heard, kind), "protocol")
     assert sorted(folder.rglob("*")) == before
 
 
 def test_site_refuses_to_train_an_arm_before_the_selection(heard, joined):
     """Training on what was kept needs a selection."""
-    said = refused(joined, of(heard, m.TrainRequest, 1), "ProtocolError")
+    said = refused(joined, of(heard, m.TrainRequest, 1), "protocol")
     assert "selection.parquet is not there" in said
 
 
@@ -190,7 +190,7 @@ def test_site_refuses_a_run_that_it_has_not_joined(heard, cache, tmp_path):
     """Any request but join of an unknown run is refused, and leaves no folder."""
     site = make_site(heard[1], tmp_path, cache)
     for request, _ in heard[2][1:]:
-        assert "has not been joined" in refused(site, request, "ProtocolError")
+        assert "has not been joined" in refused(site, request, "protocol")
     assert not list(tmp_path.iterdir())
 
 
@@ -201,16 +201,14 @@ def test_site_refuses_a_run_id_that_looks_like_a_path(heard, cache, tmp_path, ru
     """A run id names a folder of the site: nothing but letters, digits, '-' and '_'."""
     site = make_site(heard[1], tmp_path / "work", cache)
     for request in (of(heard, m.JoinRequest), of(heard, m.ProbeRequest)):
-        refused(site, replace(request, header=replace(request.header, run=run)), "ProtocolError")
+        refused(site, replace(request, header=replace(request.header, run=run)), "protocol")
     assert not list(tmp_path.iterdir())
 
 
 def test_site_refuses_another_protocol(heard, joined):
     """A newer or older coordinator is refused with both versions."""
     request = of(heard, m.ProbeRequest)
-    said = refused(
-        joined, replace(request, header=replace(request.header, protocol=2)), "ProtocolError"
-    )
+    said = refused(joined, replace(request, header=replace(request.header, protocol=2)), "protocol")
     assert "protocol 2 came, this site speaks 1" in said
 
 
@@ -218,14 +216,14 @@ def test_site_refuses_an_adapter_that_the_header_does_not_name(heard, joined):
     """The header's hash must be the adapter's."""
     request = of(heard, m.ProbeRequest)
     wrong = replace(request, header=replace(request.header, adapter="0" * 64))
-    assert "adapter hash is" in refused(joined, wrong, "ProtocolError")
+    assert "hash is" in refused(joined, wrong, "adapter")
 
 
 def test_site_refuses_an_adapter_of_another_base(heard, joined):
     """An adapter for another base model is refused by fingerprint."""
     request = of(heard, m.ProbeRequest)
     wrong = replace(request, adapter=replace(request.adapter, base="f" * 64))
-    assert "adapter is for base ffffffffffff" in refused(joined, wrong, "ProtocolError")
+    assert "adapter is for base ffffffffffff" in refused(joined, wrong, "adapter")
 
 
 def test_site_refuses_an_adapter_with_a_nan(heard, joined):
@@ -238,7 +236,7 @@ def test_site_refuses_an_adapter_with_a_nan(heard, joined):
     wrong = replace(
         request, adapter=adapter, header=replace(request.header, adapter=adapter_hash(adapter))
     )
-    assert name in refused(joined, wrong, "NonFiniteError")
+    assert name in refused(joined, wrong, "protocol")
 
 
 def test_site_refuses_an_adapter_of_other_modules(heard, joined):
@@ -251,14 +249,14 @@ def test_site_refuses_an_adapter_of_other_modules(heard, joined):
     wrong = replace(
         request, adapter=adapter, header=replace(request.header, adapter=adapter_hash(adapter))
     )
-    refused(joined, wrong, "IncompatibleAdapterError")
+    refused(joined, wrong, "adapter")
 
 
 def test_site_refuses_other_terms_under_the_same_run_id(heard, joined, scenario):
     """A run's terms are fixed at its first join; asking again with the same ones is fine."""
     request = of(heard, m.JoinRequest)
     other = next_request(initial_state(config_of(scenario, "run.seed=5"), RUN))
-    assert "already joined under other terms" in refused(joined, other, "ProtocolError")
+    assert "already joined under other terms" in refused(joined, other, "terms")
     assert isinstance(joined.handle(request), m.Joined)
     assert joined.handle(of(heard, m.ProbeRequest)) is not None
 
@@ -285,7 +283,7 @@ def test_site_that_lacks_a_plug_in_says_so_at_join(scenario, cache, tmp_path, ov
     """An unknown plug-in or setting is refused with the choices, before anything is computed."""
     config = config_of(scenario, override)
     site = make_site(config, tmp_path, cache)
-    assert said in refused(site, next_request(initial_state(config, RUN)), "PluginError")
+    assert said in refused(site, next_request(initial_state(config, RUN)), "terms")
     assert not list(tmp_path.iterdir())
 
 
@@ -297,9 +295,7 @@ def test_site_refuses_gradient_scorers_without_a_trajectory(scenario, cache, tmp
     """A scorer of gradients, and clusters of losses, are refused by run.trajectory at join."""
     config = config_of(scenario, "run.trajectory=none", line)
     site = make_site(config, tmp_path, cache)
-    assert "run.trajectory" in refused(
-        site, next_request(initial_state(config, RUN)), "PluginError"
-    )
+    assert "run.trajectory" in refused(site, next_request(initial_state(config, RUN)), "terms")
 
 
 def test_site_refuses_a_threshold_off_the_grid(heard, cache):
@@ -308,9 +304,9 @@ def test_site_refuses_a_threshold_off_the_grid(heard, cache):
     request = of(heard, m.SelectRequest)
     before = (heard[0] / "south" / RUN / "selection.parquet").read_bytes()
     off = replace(request, threshold=float(np.nextafter(request.threshold, np.inf)))
-    assert "not on the grid" in refused(site, off, "RefusalError")
+    assert "not on the grid" in refused(site, off, "threshold")
     own = replace(request, per_site={"south": 0.123456789})
-    assert "not on the grid" in refused(site, own, "RefusalError")
+    assert "not on the grid" in refused(site, own, "threshold")
     assert (heard[0] / "south" / RUN / "selection.parquet").read_bytes() == before
 
 
@@ -330,7 +326,7 @@ def test_site_outside_a_simulation_answers_no_study_arm(heard, measured):
     site = measured()
     real = Site(config=replace(site.config, simulation=False), cache=site.cache)
     assert isinstance(real.handle(of(heard, m.ScoreRequest)), m.SummaryReply)
-    assert "simulations only" in refused(real, of(heard, m.SelectRequest), "RefusalError")
+    assert "simulations only" in refused(real, of(heard, m.SelectRequest), "policy.arms")
 
 
 def test_sites_that_warm_up_on_anchors_train_the_same_adapter(scenario, cache, tmp_path):
@@ -465,7 +461,7 @@ def test_site_refusals_hold_nothing_of_the_silo(heard, scenario, cache, tmp_path
     )
     reply = Site(config=config, cache=cache).handle(of(heard, m.JoinRequest))
     assert isinstance(reply, m.Refusal)
-    assert reply.clause == "DataError"
+    assert reply.clause == "failed"
     data = wire.encode(reply)
     assert CANARY.encode() not in data
     assert str(tmp_path).encode() not in data
@@ -485,7 +481,7 @@ def test_site_failure_inside_tells_the_server_its_class_only(heard, joined, monk
     monkeypatch.setattr(door, "answer", fails)
     real = Site(config=replace(joined.config, simulation=False), cache=joined.cache)
     reply = real.handle(of(heard, m.ProbeRequest))
-    assert (reply.clause, reply.site, reply.reason) == ("ValueError", "south", OWN)
+    assert (reply.clause, reply.site, reply.reason) == ("failed", "south", OWN)
     assert CANARY.encode() not in wire.encode(reply)
     assert CANARY in caplog.text
     assert joined.handle(of(heard, m.ProbeRequest)).reason == CANARY
@@ -500,7 +496,7 @@ def test_site_full_disk_is_a_refusal_and_no_half_reply(heard, joined, monkeypatc
             raise OSError(28, "No space left on device")
 
         patch.setattr(Path, "write_bytes", full)
-        refused(joined, request, "OutputError")
+        refused(joined, request, "failed")
     replies = Path(joined.config.work) / RUN / "replies"
     assert [path.name.split("-")[0] for path in replies.iterdir()] == ["join"]
     assert isinstance(joined.handle(request), m.PublicSignals)

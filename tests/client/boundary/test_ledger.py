@@ -204,7 +204,7 @@ def test_ledger_knows_its_places(tmp_path):
     """What left at a run's phase, round and arm; a refusal there is nothing."""
     ledger = Ledger.open(tmp_path)
     ledger.append(entry(request="first"))
-    no = Refusal(header=HEADER, site="law", clause="c", reason="no")
+    no = Refusal(header=HEADER, site="law", clause="clusters", reason="no")
     ledger.append(Entry.of(no, wire.encode(no), request="second", recipient="f"))
     assert [e["request"] for e in ledger.at("r", "select", 0, "")] == ["first"]
     assert ledger.at("r", "select", 1, "") == ledger.at("s", "select", 0, "") == []

@@ -180,7 +180,7 @@ def test_liar_changes_the_right_replies_and_no_other(name, kind):
 
 def test_liar_passes_refusals_on():
     """A site that says no says no, whatever the attack; a kept nothing is no adapter to change."""
-    refusal = m.Refusal(header=HEAD, site="s", clause="c", reason="r")
+    refusal = m.Refusal(header=HEAD, site="s", clause="clusters", reason="r")
     request, honest = honest_replies()["train"]
     nothing = replace(honest, adapter=None, samples=0)
     for attack in ATTACKS.values():
