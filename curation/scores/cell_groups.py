@@ -10,21 +10,25 @@ public mass is q_i = ½ / C + ½ · (share of the public scores in it), and cell
 ⌊G · (q_1 + … + q_{i−1} + q_i / 2)⌋, so that groups hold about equal public mass and a score that
 many public rows share keeps a group nearly to itself. No private score is read.
 
-``FILL`` = 4 was measured at c = 8, s = 10 against 2, 3 and 6, by the mean rank error of keep_fraction
-and the share of samples told as 0: ``docs/threat-model.md``, section 4.
+``FILL`` = 4 was measured at c = 8, s = 10 against 2, 3 and 6, by the rank error of
+keep_fraction and the share of samples told as 0: ``docs/threat-model.md``, section 4.
 """
+
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedwinnow.curation.datatypes import Scores
 from fedwinnow.curation.scores.histogram_edges import Edges
 
 FILL = 4
 """Samples that a group is made for, in smallest cells."""
 
+PublicRowScores: TypeAlias = Float[np.ndarray, " public"]
+"""Scores of the public rows, any of which may be NaN (no score)."""
 
-def public_mass(edges: Edges, public_scores: Scores | None = None) -> Float[np.ndarray, " cells"]:
+
+def public_mass(edges: Edges, public_scores: PublicRowScores | None = None) -> Float[np.ndarray, " cells"]:
     """Return the public mass of each cell, above 0; the sum is 1.
 
     Args:

@@ -29,7 +29,12 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import Scores, ScoreSummary
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
-from fedwinnow.curation.scores.cell_groups import group_cells, number_of_groups, public_mass
+from fedwinnow.curation.scores.cell_groups import (
+    PublicRowScores,
+    group_cells,
+    number_of_groups,
+    public_mass,
+)
 from fedwinnow.curation.scores.histogram_edges import Edges
 from fedwinnow.curation.scores.rounded_counts import round_count
 
@@ -42,7 +47,7 @@ def summarise(
     step: int = 1,
     samples: int | None = None,
     most_groups: int | None = None,
-    public_scores: Scores | None = None,
+    public_scores: PublicRowScores | None = None,
 ) -> ScoreSummary:
     """Build the histogram of a site's scores; NaN (no score) is left out and counted elsewhere.
 

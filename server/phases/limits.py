@@ -2,9 +2,9 @@
 
 A site may send any number that the wire carries: 10**400 samples, a loss of 1e308, factors whose
 product overflows. Each is refused by the name of its site before anything is summed. Histograms are
-held to the count that their site joined with: j, rounded to multiples of a step s ≤ j, of n < j + s / 2
-≤ 1.5 j samples. A group of cells is told as at most twice its samples, where a little more than s / 2 become s,
-so honest sites tell at most 2 n ≤ 3 j in all.
+held to the count that their site joined with: j, rounded to multiples of a step s ≤ j, of
+n ≤ j + s / 2 ≤ 1.5 j samples. A group of cells is told as at most twice its samples, where a little
+more than s / 2 become s, so honest sites tell at most 2 n ≤ 3 j in all.
 """
 
 import re
