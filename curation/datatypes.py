@@ -215,10 +215,10 @@ class ScoreSummary:
     edges: Float[np.ndarray, " edges"]
     """Strictly ascending, float64, in the scorer's unit."""
     counts: Float[np.ndarray, " cells"]
-    """Length edges + 1: underflow, one cell between each two edges, overflow. A merged run of
-    small cells spreads its sum evenly, so counts may be fractions."""
+    """Length edges + 1: underflow, one cell between each two edges, overflow. A group
+    of cells spreads its count by public mass, so counts may be fractions."""
     largest_merged: float = 0.0
-    """Largest count of one merged run of cells, in samples: bounds the rank error."""
+    """Largest count of one group of several cells, in samples: bounds the rank error."""
 
     @property
     def total(self) -> float:

@@ -26,7 +26,7 @@ def join(run: SiteRun, request: JoinRequest) -> Reply:
     card = SiteCard(
         header=request.header,
         site=run.site,
-        samples=run.rounded(len(run.data.samples)),
+        samples=run.rounded_group(len(run.data.samples)),
         base=run.loaded.fingerprint,
         anchors=run.data.anchors_hash,
         versions=versions(),

@@ -47,11 +47,19 @@ def score(run: SiteRun, request: ScoreRequest) -> Reply:
         tables.write_queue(run.files.queue, private[-1].ids, queue)
     if run.terms.clusters.count:
         cluster.write_trajectories(run, request.tables, private)
-    smallest = max(run.terms.summary.smallest_cell, run.config.site.smallest_cell)
+    site = run.config.site
     return SummaryReply(
         header=request.header,
         site=run.site,
-        summary=summarise(mine, edges, smallest_cell=smallest),
+        summary=summarise(
+            mine,
+            edges,
+            smallest_cell=max(run.terms.summary.smallest_cell, site.smallest_cell),
+            step=site.round_counts_to,
+            samples=run.rounded_group(len(run.data.samples)),
+            most_groups=site.max_bins,
+            public_scores=deciding.public_scores,
+        ),
         public_scores=deciding.public_scores,
         forecast=dict(deciding.forecast),
         unscored=run.rounded(int(np.isnan(mine).sum())),

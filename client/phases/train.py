@@ -77,7 +77,7 @@ def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
     return TrainedAdapter(
         header=header,
         site=run.site,
-        samples=run.rounded(plan.kept),
+        samples=run.rounded_group(plan.kept),
         adapter=replace(trained.adapter, base=request.adapter.base),
         losses=trained.losses,
         learning_rate=trained.learning_rate,

@@ -23,6 +23,7 @@ from fedwinnow.curation.errors import ProtocolError
 from fedwinnow.curation.model.base_change import changed_base_hash
 from fedwinnow.curation.model.lora_model import LoadedModel, set_adapter
 from fedwinnow.curation.protocol.header import Header
+from fedwinnow.curation.scores.rounded_counts import round_count, round_known_group
 from fedwinnow.strategies.run_plugins import RunPlugins
 
 
@@ -63,9 +64,12 @@ class SiteRun:
         return PassOptions.of(self.terms.model, self.terms.measuring, self.files.tokens)
 
     def rounded(self, number: int) -> int:
-        """Round a count for release: to a multiple of ``round_counts_to``, 0 only for 0."""
-        step = self.config.site.round_counts_to
-        return 0 if number == 0 else max(step, round(number / step) * step)
+        """Round a count for release: to a multiple of ``round_counts_to``; 0 means few or none."""
+        return round_count(number, self.config.site.round_counts_to)
+
+    def rounded_group(self, number: int) -> int:
+        """Round the count of a group whose existence is told anyway: at least one step."""
+        return round_known_group(number, self.config.site.round_counts_to)
 
 
 def parse_terms(text: str) -> RunTerms:

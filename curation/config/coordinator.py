@@ -62,8 +62,9 @@ class GuardsSection:
     """Largest rise of public anchors' loss that others may measure, as a share; 0: not asked."""
     kept_share: float = 0.0
     """Largest kept share that counts for a site, in medians of all, at least 0; 0 sets no bound."""
-    summaries: Literal["sum", "median"] = "sum"
-    """Basis of the threshold: the sum of all histograms, or the median of their distributions."""
+    summaries: Literal["auto", "sum", "clipped", "median"] = "auto"
+    """Basis of the threshold: sum of all histograms, of ones clipped between the second lowest and
+    second highest, or their median; auto clips from three sites on."""
 
     def __post_init__(self) -> None:
         require_setting(

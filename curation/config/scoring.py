@@ -309,7 +309,7 @@ class SummarySection:
     bins: int = 256
     """Cells between underflow and overflow, 2 to 4096."""
     smallest_cell: int = 5
-    """Samples that a cell must hold; smaller ones are merged, at least 1."""
+    """Samples that a group of cells must hold; fewer are told as 0, at least 1."""
 
     def __post_init__(self) -> None:
         require_setting("summary.bins", self.bins, 2 <= self.bins <= 4096, "2 to 4096")  # noqa: PLR2004 - the documented range

@@ -4,7 +4,7 @@ Each field is followed by one line with its unit and range, as in ``curation/con
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fedwinnow.curation.config.scoring import (
@@ -14,6 +14,11 @@ from fedwinnow.curation.config.scoring import (
     TeacherSection,
 )
 from fedwinnow.curation.config.strict_toml import renamed, require_setting
+
+CAREFUL_STEP = 10
+"""Step of rounding that a deployment takes where ``site.toml`` names none."""
+CAREFUL_CELL = 8
+"""Smallest histogram cell that a deployment takes where ``site.toml`` names none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +67,12 @@ class SiteSection:
     """Rank of the adapter that this site trains, at most the run's; 0 takes the run's."""
     targets: tuple[str, ...] = ()
     """Layers of the run's ``adapter.targets`` that this site trains; empty trains all of them."""
-    round_counts_to: int = 1
-    """Counts that leave the site are rounded to multiples of this, at least 1."""
+    round_counts_to: int = 0
+    """Counts leave as multiples of this; 0 takes 10 in a deployment, 1 (exact) in a simulation."""
     smallest_cell: int = 0
-    """The site's own smallest histogram cell; the larger of it and the run's holds, at least 0."""
+    """Smallest histogram cell; 0 takes 8, 1 in a simulation; the larger of it and the run's holds."""
+    max_bins: int = 256
+    """Most groups of histogram cells that are told, at least 1; fewer by the number of samples."""
 
     def __post_init__(self) -> None:
         require_setting(
@@ -78,8 +85,9 @@ class SiteSection:
         )
         require_setting("sites.rank", self.rank, self.rank >= 0, "at least 0")
         require_setting(
-            "sites.round_counts_to", self.round_counts_to, self.round_counts_to >= 1, "at least 1"
+            "sites.round_counts_to", self.round_counts_to, self.round_counts_to >= 0, "at least 0"
         )
+        require_setting("sites.max_bins", self.max_bins, self.max_bins >= 1, "at least 1")
         require_setting(
             "sites.smallest_cell", self.smallest_cell, self.smallest_cell >= 0, "at least 0"
         )
@@ -198,3 +206,13 @@ class SiteConfig:
     """Folder in which the site keeps its own tables."""
     simulation: bool = False
     """Whether planted truth may be used (oracle arm) and the policy is not asked."""
+
+    def __post_init__(self) -> None:
+        """Put the numbers of a deployment or a simulation where the section leaves them open."""
+        step, cell = (1, 1) if self.simulation else (CAREFUL_STEP, CAREFUL_CELL)
+        site = replace(
+            self.site,
+            round_counts_to=self.site.round_counts_to or step,
+            smallest_cell=self.site.smallest_cell or cell,
+        )
+        object.__setattr__(self, "site", site)

@@ -1,18 +1,25 @@
 """Build, merge and read histograms of scores on agreed edges.
 
-Cell 0 is the underflow, cell i holds edges[i−1] ≤ s < edges[i], the last cell the overflow. Cells
-that hold fewer samples than a site allows are merged with their neighbours, and a run's sum is
-spread evenly over its cells, so that nothing but sums of runs is visible.
+Cell 0 is the underflow, cell i holds edges[i−1] ≤ s < edges[i], the last cell the overflow. Edges
+come from PUBLIC scores by a fixed rule, at every site alike, and thresholds lie on a grid between
+them: ``curation/scores/histogram_edges.py``.
 
-Edges come from PUBLIC scores by a fixed rule, at every site alike, and thresholds lie on a grid
-between them: ``curation/scores/histogram_edges.py``.
+A site tells counts of groups of consecutive cells (``curation/scores/cell_groups.py``), which
+follow from public numbers, the rounded number of samples and the site's own limits alone; no border
+depends on a private score. With n_g scores in group g, smallest cell c and rounding step s,
 
-Rank error of a threshold, as a share of all samples: a site's count above it is exact but for the
-cell or run that holds it, so Σ_sites run + the fullest cell bounds it.
+    told_g = 0 where n_g < c, else s · round(n_g / s),    count of cell i = told_g · q_i / Σ_g q
+
+with q_i the public mass of a cell. One other score changes at most two groups, each by at most s or
+the least count that is told above 0.
+
+Rank error of a threshold, as a share of all samples: where nothing is rounded or told as 0, a
+site's count above it is exact but for the cell or group that holds it, so Σ_sites group + the
+fullest cell bounds it. Each group told as 0 adds less than c to it, each other at most s / 2.
 
 Reference:
-    Merging of small cells: threshold rule of disclosure control, A. Hundepool et al., Statistical
-    Disclosure Control, 2012, chapter 5, https://doi.org/10.1002/9781118348239
+    Small cells and rounding: threshold rule and rounding of disclosure control, A. Hundepool et
+    al., Statistical Disclosure Control, 2012, chapter 5, https://doi.org/10.1002/9781118348239
 """
 
 import math
@@ -22,31 +29,46 @@ import numpy as np
 
 from fedwinnow.curation.datatypes import Scores, ScoreSummary
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
-from fedwinnow.curation.scores.histogram_edges import (
-    Edges,
+from fedwinnow.curation.scores.cell_groups import (
+    PublicRowScores,
+    group_cells,
+    number_of_groups,
+    public_mass,
 )
+from fedwinnow.curation.scores.histogram_edges import Edges
+from fedwinnow.curation.scores.rounded_counts import round_count
 
 
-def summarise(scores: Scores, edges: Edges, *, smallest_cell: int) -> ScoreSummary:
+def summarise(
+    scores: Scores,
+    edges: Edges,
+    *,
+    smallest_cell: int,
+    step: int = 1,
+    samples: int | None = None,
+    most_groups: int | None = None,
+    public_scores: PublicRowScores | None = None,
+) -> ScoreSummary:
     """Build the histogram of a site's scores; NaN (no score) is left out and counted elsewhere.
-
-    Runs of cells are closed from the low end as soon as they hold ``smallest_cell`` samples; an
-    unfinished last run joins the one before. Fewer samples in all form
-    one run over every cell.
 
     Args:
         scores: Scores of one site's samples.
         edges: Strictly ascending, in the scores' unit.
-        smallest_cell: Fewest samples of a run of cells, at least 1.
+        smallest_cell: Groups of cells with fewer samples are told as 0, at least 1.
+        step: Counts are told in multiples of this, at least 1.
+        samples: The site's rounded number of samples, as it joined; None takes the scores'.
+        most_groups: Most groups of cells, at least 1; None sets no bound.
+        public_scores: Scores of the public rows, for the mass of the cells; None: all are alike.
 
     Raises:
         NonFiniteError: a score is infinite.
         ProtocolError: ``smallest_cell`` is below 1, or the edges do not ascend.
     """
-    if smallest_cell < 1 or len(edges) < 1 or not (np.diff(edges) > 0).all():
+    if min(smallest_cell, step) < 1 or len(edges) < 1 or not (np.diff(edges) > 0).all():
         message = (
-            "score summary: expected summary.smallest_cell of at least 1 and strictly ascending "
-            f"edges, got {smallest_cell} and {len(edges)} edges; derive edges from public scores"
+            "score summary: expected summary.smallest_cell and round_counts_to of at least 1 and "
+            f"strictly ascending edges, got {smallest_cell}, {step} and {len(edges)} edges; derive "
+            "edges from public scores"
         )
         raise ProtocolError(message)
     known = scores[~np.isnan(scores)].astype(np.float64)
@@ -57,16 +79,26 @@ def summarise(scores: Scores, edges: Edges, *, smallest_cell: int) -> ScoreSumma
         )
         raise NonFiniteError(message)
     cells = np.searchsorted(edges, known, side="right")
-    exact = np.bincount(cells, minlength=len(edges) + 1)
-    counts = np.zeros(len(exact), dtype=np.float64)
-    runs = _runs(exact.tolist(), smallest_cell)
-    largest = 0.0
-    for start, stop in runs:
-        held = float(exact[start:stop].sum())
-        counts[start:stop] = held / (stop - start)
-        if stop - start > 1:
-            largest = max(largest, held)
-    return ScoreSummary(edges=edges, counts=counts, largest_merged=largest)
+    mass = public_mass(edges, public_scores)
+    number = number_of_groups(
+        len(mass),
+        samples=round_count(len(scores), step) if samples is None else samples,
+        smallest_cell=smallest_cell,
+        step=step,
+        most=len(mass) if most_groups is None else most_groups,
+    )
+    groups = group_cells(mass, number)
+    held = np.bincount(groups[cells], minlength=int(groups[-1]) + 1).tolist()
+    told = np.array(
+        [round_count(n, step) if n >= smallest_cell else 0 for n in held],
+        dtype=np.float64,
+    )
+    merged = told[np.bincount(groups) > 1]
+    return ScoreSummary(
+        edges=edges,
+        counts=told[groups] * mass / np.bincount(groups, weights=mass)[groups],
+        largest_merged=float(merged.max(initial=0.0)),
+    )
 
 
 def empty_summary(edges: Edges) -> ScoreSummary:
@@ -176,16 +208,3 @@ def rank_error_bound(summary: ScoreSummary, threshold: float | None = None) -> f
         high = int(np.searchsorted(summary.edges, threshold, side="right"))
         counts = counts[low : high + 1]
     return min(1.0, (float(counts.max()) + summary.largest_merged) / summary.total)
-
-
-def _runs(counts: list[int], smallest: int) -> list[tuple[int, int]]:
-    """Return runs of cells [start, stop), each of at least ``smallest`` samples, if any can be."""
-    stops: list[int] = []
-    held = 0
-    for cell, count in enumerate(counts):
-        held += count
-        if held >= smallest:
-            stops.append(cell + 1)
-            held = 0
-    stops = [*stops[:-1], len(counts)]
-    return list(zip([0, *stops], stops, strict=False))

@@ -31,15 +31,16 @@ def edges(public_scores: Scores, *, unit: str, bins: int = 256) -> Edges:
 
 
 def summarise(scores: Scores, edges: Edges, *, smallest_cell: int = 5) -> ScoreSummary:
-    """Count scores in the cells of a histogram; small cells are merged, as in what leaves a site.
+    """Count scores in the cells of a histogram; told as a simulated site tells them.
 
     Args:
         scores: Shape (samples,); NaN, no score, is left out.
         edges: From :func:`edges`.
-        smallest_cell: Samples that a cell must hold, at least 1; smaller ones are merged.
+        smallest_cell: Samples that a told group of cells must hold, at least 1; smaller ones
+            are told as 0. Cells are grouped by their number and the number of samples alone.
 
     Returns:
-        Counts of shape (edges + 1,); fractions where merged cells share their sum.
+        Counts of shape (edges + 1,); fractions where cells of a group share their count.
 
     Raises:
         NonFiniteError: a score is infinite.

@@ -45,8 +45,7 @@ def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[
     scenario = RunConfig(
         run=RunSection(name="my-run"), model=section, anchors=public, sites=(site,)
     )
-    careful = replace(site, smallest_cell=8, round_counts_to=10)
-    own = SiteConfig(site=careful, model=section, anchors=public)
+    own = SiteConfig(site=site, model=section, anchors=public)
     targets = (folder / "scenario.toml", folder / "site.toml", folder / "run.toml")
     _refuse_to_overwrite(*targets)
     _tell(str(data), columns)

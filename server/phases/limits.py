@@ -2,8 +2,9 @@
 
 A site may send any number that the wire carries: 10**400 samples, a loss of 1e308, factors whose
 product overflows. Each is refused by the name of its site before anything is summed. Histograms are
-held to the count that their site joined with: with t the exact total and j the joined count,
-rounded to multiples of a step s ≤ j, honest sites have t < j + s / 2 ≤ 1.5 j.
+held to the count that their site joined with: j, rounded to multiples of a step s ≤ j, of
+n ≤ j + s / 2 ≤ 1.5 j samples. A group of cells is told as at most twice its samples, where a little
+more than s / 2 become s, so honest sites tell at most 2 n ≤ 3 j in all.
 """
 
 import re
@@ -26,8 +27,8 @@ MOST_RATE = 1e3
 """Largest learning rate."""
 LONGEST = 2000
 """Most characters of a stranger's text that is shown or stored."""
-ROUNDING = 1.5
-"""Largest exact count over its rounded one, as rounding goes to the nearest multiple."""
+ROUNDING = 3.0
+"""Largest told total of a histogram over the joined count; see the module."""
 _NAME = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 
 

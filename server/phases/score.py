@@ -12,7 +12,7 @@ from fedwinnow.curation.datatypes import PublicScores
 from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.replies import SummaryReply
 from fedwinnow.curation.protocol.requests import ScoreRequest
-from fedwinnow.server.aggregation.count_guards import median_summaries
+from fedwinnow.server.aggregation.count_guards import guard_summaries
 from fedwinnow.server.phases.limits import hold_to_count, why_no_names, why_too_full
 from fedwinnow.server.phases.quorum import majority, require_quorum
 from fedwinnow.server.phases.values import (
@@ -83,10 +83,11 @@ def absorb(state: RunState, config: RunConfig, replies: Replies, record: RoundRe
     joined = state.joined
     summaries = {site: hold_to_count(said[site].summary, joined[site]) for site in sorted(said)}
     threshold: Threshold = build("threshold", config.threshold.name, config.threshold.settings)
-    heard = median_summaries(summaries) if config.guards.summaries == "median" else summaries
-    decision = threshold(
-        heard, PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
-    )
+    public = PublicScores(scores=middle, kinds=state.kinds, domains=state.domains)
+    decision = threshold(guard_summaries(summaries, config.guards.summaries), public)
+    if decision.per_site and config.guards.summaries == "auto":
+        # a site's own threshold follows its own histogram: a liar would mislead itself alone
+        decision = replace(decision, per_site=threshold(summaries, public).per_site)
     logger.info("threshold %s = %.6g", config.threshold.name, decision.value)
     state = replace(
         state,

@@ -26,7 +26,7 @@ def deployed_config(scenario: RunConfig, members: list[MemberSection], key: str)
 def site_config(scenario: RunConfig, site: SiteSection, own: Path, coordinator: str) -> SiteConfig:
     """Return one silo's ``site.toml``: data, model, policy, agent."""
     return SiteConfig(
-        site=site,
+        site=replace(site, round_counts_to=1, smallest_cell=1),  # a toy silo has a dozen samples
         model=scenario.model,
         anchors=scenario.anchors,
         policy=PolicySection(

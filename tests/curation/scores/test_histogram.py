@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
+from fedwinnow.curation.scores.cell_groups import group_cells, number_of_groups, public_mass
 from fedwinnow.curation.scores.histogram import (
     empty_summary,
     merge_summaries,
@@ -17,21 +18,71 @@ from fedwinnow.curation.scores.histogram import (
     summarise,
 )
 from fedwinnow.curation.scores.histogram_edges import edges_from_public, snap_to_grid
+from fedwinnow.curation.scores.rounded_counts import round_count, round_known_group
 
 EDGES = np.linspace(-3.0, 3.0, 13)
 SCORES = st.lists(st.floats(-10, 10), max_size=60).map(lambda v: np.array(v, dtype=np.float64))
 
 
-@given(scores=SCORES, smallest=st.integers(1, 9))
-def test_summary_counts_every_known_score(scores, smallest):
-    """Merging cells changes no total, and every visible run holds enough samples."""
-    found = summarise(scores, EDGES, smallest_cell=smallest)
-    assert found.total == pytest.approx(len(scores))
-    assert len(found.counts) == len(EDGES) + 1
-    if len(scores) >= smallest:
-        runs = np.flatnonzero(np.diff(found.counts)) + 1
-        for part in np.split(found.counts, runs):
-            assert part.sum() >= smallest * (1 - 1e-9)
+@given(scores=SCORES, smallest=st.integers(1, 9), step=st.integers(1, 7))
+def test_summary_tells_rounded_counts_of_large_groups(scores, smallest, step):
+    """Oracle: each group's count by hand, 0 below the smallest cell; the total is of steps."""
+    found = summarise(scores, EDGES, smallest_cell=smallest, step=step)
+    number = number_of_groups(
+        14, samples=round_count(len(scores), step), smallest_cell=smallest, step=step, most=14
+    )
+    groups = group_cells(public_mass(EDGES), number)
+    cells = np.searchsorted(EDGES, scores, side="right")
+    expected = [int((groups[cells] == group).sum()) for group in range(number)]
+    told = [round_count(n, step) if n >= smallest else 0 for n in expected]
+    assert np.bincount(groups, weights=found.counts) == pytest.approx(told)
+    assert found.total == pytest.approx(sum(told))
+
+
+@given(
+    scores=st.lists(st.floats(-10, 10), min_size=1, max_size=200),
+    other=st.floats(-10, 10),
+    smallest=st.integers(1, 12),
+    step=st.integers(2, 12),
+    public=SCORES,
+)
+def test_summary_of_one_other_score_differs_in_two_groups_by_one_step(
+    scores, other, smallest, step, public
+):
+    """Law: two data sets that differ in one sample have the same borders of groups, and at most
+    two groups differ, by one step or by the least count that is told."""
+    one, two = np.array(scores), np.array([other, *scores[1:]])
+    told = {"smallest_cell": smallest, "step": step, "public_scores": public}
+    first, second = (summarise(values, EDGES, **told) for values in (one, two))
+    number = number_of_groups(
+        14, samples=round_count(len(scores), step), smallest_cell=smallest, step=step, most=14
+    )
+    groups = group_cells(public_mass(EDGES, public), number)
+    changes = np.abs(np.bincount(groups, weights=first.counts - second.counts))
+    assert (changes > 1e-9).sum() <= 2
+    least = max(step, round_count(smallest, step))
+    assert changes.max() <= least + 1e-9
+
+
+@given(
+    scores=SCORES.filter(len), step=st.integers(1, 20), threshold=st.sampled_from(EDGES.tolist())
+)
+def test_kept_counts_of_neighbours_are_alike_or_one_step_apart(scores, step, threshold):
+    """Law: whatever the threshold, one sample more or another one moves the kept count, and the
+    number of samples, by at most one step; 0 and every count up to half a step are alike."""
+    kept = int((scores >= threshold).sum())
+    one_less = int((scores[1:] >= threshold).sum())
+    assert abs(round_count(kept, step) - round_count(one_less, step)) in {0, step}
+    assert abs(round_count(kept, step) - kept) <= step / 2
+    assert round_count(step // 2, step) == 0
+    assert round_known_group(one_less, step) >= (step if step > 1 else one_less)
+
+
+def test_rounding_goes_to_the_even_multiple_at_halves():
+    """Edge: 5 of 10 is few, 15 and 25 are both 20; a step of 1 is exact."""
+    assert [round_count(n, 10) for n in (0, 1, 5, 6, 15, 25, 26)] == [0, 0, 0, 10, 20, 20, 30]
+    assert [round_known_group(n, 10) for n in (0, 1, 14)] == [10, 10, 10]
+    assert [round_known_group(n, 1) for n in (0, 3)] == [0, 3]
 
 
 @given(parts=st.lists(SCORES, min_size=3, max_size=3), smallest=st.integers(1, 9))
@@ -47,7 +98,7 @@ def test_summary_merge_is_associative_commutative_and_has_a_zero(parts, smallest
         assert np.allclose(grouped.counts, whole.counts, rtol=1e-12)
         assert grouped.largest_merged == whole.largest_merged
     assert np.array_equal(merge_summaries([one, empty_summary(EDGES)]).counts, one.counts)
-    assert whole.total == pytest.approx(sum(map(len, parts)))
+    assert whole.total == pytest.approx(one.total + two.total + three.total)
 
 
 @given(parts=st.lists(SCORES, min_size=1, max_size=4))
@@ -63,11 +114,12 @@ def test_summary_merge_of_filled_cells_is_the_pooled_histogram(parts):
     assert merged.largest_merged == 0
 
 
-def test_summary_of_small_site_is_one_run():
-    """A site below the smallest cell shows its total and nothing else."""
-    found = summarise(np.array([0.1, 2.0]), EDGES, smallest_cell=5)
-    assert np.allclose(found.counts, 2 / len(found.counts))
-    assert found.largest_merged == 2
+def test_summary_of_small_site_is_one_group():
+    """Edge: a site below the smallest cell tells 0; one that just reaches it tells its number."""
+    assert summarise(np.array([0.1, 2.0]), EDGES, smallest_cell=5).total == 0
+    found = summarise(np.array([0.1, 2.0, 2.0, 2.5, 2.6]), EDGES, smallest_cell=5)
+    assert np.allclose(found.counts, 5 / len(found.counts))
+    assert found.largest_merged == 5
 
 
 def test_summary_leaves_out_nan_and_refuses_infinity():

@@ -32,7 +32,7 @@ def case():
     edges = edges_from_public(known.scores, bins=64, probability=False)
     parts = np.split(scores, [200, 700])
     summaries = {
-        site: summarise(part, edges, smallest_cell=3)
+        site: summarise(part, edges, smallest_cell=1)
         for site, part in zip("abc", parts, strict=True)
     }
     return scores, summaries, known
