@@ -1,6 +1,16 @@
-"""Describe what a site's policy lets out, phase by phase, in plain words."""
+"""Describe what a site's policy lets out, phase by phase and number by number.
 
+:func:`disclosed_numbers` reads the list that the door enforces
+(``client/boundary/disclosed_parts.py``), so that what a data-protection officer reads is what the
+agent does.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from fedwinnow.client.boundary.disclosed_parts import PARTS, Source
 from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
+from fedwinnow.curation.protocol import replies as r
 from fedwinnow.curation.protocol.phases import Phase
 
 STAYS = (
@@ -96,3 +106,73 @@ def why_all_refused(policy: PolicySection) -> str:
     if policy.privacy_budget != float("inf"):
         return "policy.privacy_budget asks for noise, which no release has yet"
     return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisclosedNumber:
+    """One part of a message that may leave, as a policy bounds it."""
+
+    phase: str
+    what: str
+    source: Source
+    bound: str
+    """Bound and rounding; "" where it tells nothing of the samples."""
+    budget: str
+    """How often, and over what."""
+
+
+_REPLIES: Mapping[str, type] = {
+    "join": r.Joined,
+    Phase.PROBE: r.PublicSignals,
+    Phase.MEASURE: r.PublicSignals,
+    Phase.WARM_UP: r.TrainedAdapter,
+    Phase.SCORE: r.SummaryReply,
+    Phase.CLUSTER: r.ClusterReply,
+    Phase.SELECT: r.KeptReply,
+    Phase.TRAIN: r.TrainedAdapter,
+    Phase.EVALUATE: r.MetricsReply,
+    "judge": r.JudgedAdapters,
+    "instead of any": r.Refusal,
+}
+"""Phase → kind of its reply."""
+
+
+def disclosed_numbers(config: SiteConfig) -> tuple[DisclosedNumber, ...]:
+    """Return every part of every message that may leave in a run, phase by phase."""
+    return tuple(_numbers(config))
+
+
+def _numbers(config: SiteConfig) -> Iterator[DisclosedNumber]:
+    policy = config.policy
+    for phase, reply in _REPLIES.items():
+        free = phase in {"join", "instead of any"}
+        if not free and policy.phases and phase not in policy.phases:
+            continue
+        if phase == Phase.CLUSTER and policy.max_clusters == 0:
+            continue
+        for part in PARTS:
+            if part.reply is reply:
+                private = part.bound is not None
+                yield DisclosedNumber(
+                    phase=str(phase),
+                    what=part.what,
+                    source=part.source,
+                    bound=part.bound.words(config) if part.bound is not None else "",
+                    budget=_budget(str(phase), policy) if private else "",
+                )
+
+
+def _budget(phase: str, policy: PolicySection) -> str:
+    """Return how often a number of the samples leaves in a phase."""
+    often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
+    rounds = f"in {policy.max_rounds} rounds for each sample, over all runs"
+    words = {
+        "join": "once a run",
+        Phase.SCORE: f"{often} for each sample, over all runs",
+        Phase.SELECT: f"{often} for each sample, over all runs",
+        Phase.CLUSTER: f"{policy.max_cluster_rounds} times, in one run for each sample",
+        Phase.WARM_UP: rounds,
+        Phase.TRAIN: rounds,
+        Phase.EVALUATE: f"{policy.max_rounds + 1} times for each sample, over all runs",
+    }
+    return words[phase]

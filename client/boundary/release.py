@@ -8,6 +8,7 @@ nothing else, and the guarded site has no other encoder.
 from dataclasses import dataclass
 from typing import Final
 
+from fedwinnow.client.boundary.disclosed_parts import check_parts
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.client.boundary.policy import Policy
 from fedwinnow.client.runs.refusals import clause_of, refusal_of
@@ -45,12 +46,14 @@ def release_reply(reply: Reply, run: SiteRun, policy: Policy, ledger: Ledger) ->
     Raises:
         RefusalError: the reply may not leave at all.
         NonFiniteError: a number of the reply is NaN or infinite.
-        TypeError: it is a refusal, which is made of an error: see :func:`release_refusal`.
+        TypeError: it is a refusal, which is made of an error (:func:`release_refusal`), or holds
+            what ``client/boundary/disclosed_parts.py`` does not list.
     """
     if isinstance(reply, Refusal):
         message = "a refusal leaves a site through release_refusal(), which makes its words"
         raise TypeError(message)
     shaped = policy.release(reply, run, ledger)
+    check_parts(shaped, run.config)
     return Released(shaped, wire.encode(shaped), _KEY)
 
 

@@ -1,6 +1,6 @@
 """Run a silo's agent, look at what it did, and make keys: ``fedwinnow site`` and ``keys``.
 
-Commands of ``site``: check, serve, status, queue and egress.
+Commands of ``site``: check, disclosure, serve, status, queue and egress.
 """
 
 import dataclasses
@@ -61,7 +61,52 @@ def check(
         if lines:
             print(f"\n{title}")
         for line in lines:
-            print(textwrap.fill(line, 100, initial_indent="- ", subsequent_indent="  "))
+            print(_indented(line))
+
+
+@app.command()
+def disclosure(
+    file: File,
+    settings: Set = None,
+    *,
+    html: Annotated[Path | None, typer.Option(help="Write one page to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print every number that may leave in a run, with its bound, rounding and budget.
+
+    The agent holds each message against the same list before it leaves.
+    """
+    from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - with the rest of this command
+
+    config = load_site(file, settings or ())  # a mistake is said before torch loads
+    from fedwinnow.client.boundary.disclosure import STAYS, disclosed_numbers, why_all_refused  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.boundary.disclosure_page import disclosure_page  # noqa: PLC0415 - torch loads here
+    from fedwinnow.curation.atomic_files import write_atomically  # noqa: PLC0415 - torch loads here
+
+    numbers = disclosed_numbers(config)
+    if html is not None:
+        write_atomically(html, disclosure_page(config).encode())
+        print(f"what may leave {config.site.name} is written to {html}", file=sys.stderr)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(one) for one in numbers], indent=1))
+        return
+    if reason := why_all_refused(config.policy):
+        print(f"as it stands every run is refused at join: {reason}\n")
+    print("Numbers that depend on your samples")
+    for one in numbers:
+        if one.bound:
+            print(_indented(f"{one.phase}: {one.what}: {one.bound}; {one.budget}"))
+    print("\nWhat else is in the messages")
+    for source in dict.fromkeys(one.source for one in numbers if not one.bound):
+        told = dict.fromkeys(one.what for one in numbers if one.source == source and not one.bound)
+        print(_indented(f"from {source}: {', '.join(told)}"))
+    print("\nWhat never leaves")
+    for line in STAYS:
+        print(_indented(line))
+
+
+def _indented(line: str) -> str:
+    return textwrap.fill(line, 100, initial_indent="- ", subsequent_indent="  ")
 
 
 @app.command()
