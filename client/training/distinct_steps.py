@@ -82,13 +82,13 @@ def step_batches(
     parts = []
     cuts = (0, make_up.private, len(order.indices))
     for low, high, number in zip(
-        cuts, cuts[1:], (make_up.private_draws, make_up.public_draws), strict=True
+        cuts[:2], cuts[1:], (make_up.private_draws, make_up.public_draws), strict=True
     ):
         if number:
             inside = order.indices[(order.indices >= low) & (order.indices < high)] - low
             own = replace(order, indices=inside)
-            places = sample_stream(own, seed, steps_before * number)
-            draws = with_target((low + p for p in places), encoding, patience=high - low)
+            places = _shifted(sample_stream(own, seed, steps_before * number), low)
+            draws = with_target(places, encoding, patience=high - low)
             parts.append((draws, number, high - low))
     for step in _distinct_steps(parts):
         shares = even_out(np.array([weights[place] for place, _ in step]), make_up.group)
@@ -101,6 +101,11 @@ def step_batches(
                 places=tuple(place for place, _ in batch),
                 encodings=encodings,
             )
+
+
+def _shifted(places: Iterator[int], first: int) -> Iterator[int]:
+    """Yield the places counted from ``first``."""
+    return (first + place for place in places)
 
 
 def _distinct_steps(parts: Sequence[tuple[Iterator[Draw], int, int]]) -> Iterator[list[Draw]]:
