@@ -42,8 +42,9 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         Phase.WARM_UP: f"{adapter}{_shared(policy)}",
         Phase.SCORE: (
             f"{seldom}, one histogram of your samples' scores, in groups of cells that do not "
-            f"depend on them ({counts}; below {cell}, or more where a run asks, 0 is told), and how many have no score ({counts}); scores of "
-            "PUBLIC anchors, and how well they are told apart"
+            f"depend on them ({counts}; below {cell}, or more where a run asks, 0 is told), and "
+            f"how many have no score ({counts}); scores of PUBLIC anchors, and how well they are "
+            "told apart"
         ),
         Phase.CLUSTER: _clusters(policy, site),
         Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",

@@ -23,6 +23,7 @@ from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import Float
 
 from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
+from fedwinnow.client.training.distinct_steps import StepGroup, step_batches
 from fedwinnow.client.training.sample_stream import (
     TrainingBatch,
     check_order,
@@ -72,6 +73,7 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
     objective: Objective,
     weights: Float[np.ndarray, " samples"] | None = None,
     first_step: int = 0,
+    make_up: StepGroup | None = None,
     learning_rate: float,
     schedule: str,
     seed: int,
@@ -100,6 +102,8 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
         objective: What a step minimises.
         weights: How much each sample counts: its loss is multiplied before the objective sees it.
         first_step: Optimizer step of the plan with which the passes over these samples begin.
+        make_up: Make-up of each step, where its draws must be distinct; None lets a step that
+            crosses passes draw a sample twice.
         learning_rate: Peak of the plan.
         schedule: Learning-rate schedule (``strategies/maths/order_schedule.py``); a warning is
             logged in the first round where it undoes the order.
@@ -126,13 +130,14 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
     if step_offset == 0 and (why := why_undone(order, total_steps, schedule, section.warmup_share)):
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
-    start = (step_offset - first_step) * section.batch_size * section.accumulation
-    drawn = training_batches(
-        sample_stream(order, seed, start),
+    drawn = _batches(
+        order,
         _encoder(loaded, samples, options),
+        section,
+        seed=seed,
+        steps_before=step_offset - first_step,
+        make_up=make_up,
         weights=np.ones(len(samples)) if weights is None else weights,
-        size=section.batch_size,
-        patience=len(samples),
     )
     dropout = derive_seed(seed, "dropout", step_offset)
     with _training_mode(loaded, section, dropout) as clip, (watch or _unwatched)(loaded) as watcher:
@@ -146,6 +151,27 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
         learning_rate=math.fsum(rates) / len(rates),
         gradient_norms=tuple(norms),
     )
+
+
+def _batches(
+    order: Order,
+    encoding: Callable[[int], Encoding],
+    section: TrainingSection,
+    *,
+    seed: int,
+    steps_before: int,
+    make_up: StepGroup | None,
+    weights: Float[np.ndarray, " samples"],
+) -> Iterator[TrainingBatch]:
+    """Return the endless batches of the steps, as distinct as their make-up asks."""
+    size = section.batch_size
+    if make_up is not None:
+        return step_batches(
+            order, encoding, seed=seed, steps_before=steps_before, make_up=make_up,
+            weights=weights, size=size,
+        )  # fmt: skip
+    stream = sample_stream(order, seed, steps_before * size * section.accumulation)
+    return training_batches(stream, encoding, weights=weights, size=size, patience=len(weights))
 
 
 def _encoder(

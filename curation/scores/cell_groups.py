@@ -28,7 +28,9 @@ PublicRowScores: TypeAlias = Float[np.ndarray, " public"]
 """Scores of the public rows, any of which may be NaN (no score)."""
 
 
-def public_mass(edges: Edges, public_scores: PublicRowScores | None = None) -> Float[np.ndarray, " cells"]:
+def public_mass(
+    edges: Edges, public_scores: PublicRowScores | None = None
+) -> Float[np.ndarray, " cells"]:
     """Return the public mass of each cell, above 0; the sum is 1.
 
     Args:

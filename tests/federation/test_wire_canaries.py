@@ -190,7 +190,9 @@ LEAKS: dict[str, tuple[type, Callable]] = {
     ),
     "text in a refusal": (
         KeptReply,
-        lambda r, s: Refusal(header=r.header, site=r.site, clause="failed", reason=f"row {s[0]!r} bad"),
+        lambda r, s: Refusal(
+            header=r.header, site=r.site, clause="failed", reason=f"row {s[0]!r} bad"
+        ),
     ),
     "score as a loss": (TrainedAdapter, lambda r, s: replace(r, losses=(float(s[2][0]),))),
     "score as a rounded loss": (
