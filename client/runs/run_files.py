@@ -122,7 +122,7 @@ def run_files(work: Path, run: str) -> RunFiles:
             f"run id {run[:80]!r}: expected 1 to 64 ASCII letters, digits, '-' and '_', and none "
             f"of {', '.join(sorted(_TAKEN))}"
         )
-        raise ProtocolError(message)
+        raise ProtocolError(message, clause="protocol")
     return RunFiles(work / run)
 
 
