@@ -22,7 +22,8 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
     adapter = (
         f"an adapter of rank up to {policy.max_rank} and at most {policy.max_adapter_mb} MB, "
         f"trained in steps of at least {least} distinct samples of yours, {_clipping(policy)}; a "
-        f"mean training loss of each step. An adapter can reveal what it was trained on (docs/threat-model.md)"
+        "mean training loss of each step. An adapter can reveal what it was trained on "
+        "(docs/threat-model.md)"
     )
     often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
     seldom = f"for one data set and one anchor set {often}, over all runs"
