@@ -141,9 +141,8 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
     )
     dropout = derive_seed(seed, "dropout", step_offset)
     with _training_mode(loaded, section, dropout) as clip, (watch or _unwatched)(loaded) as watcher:
-        losses, norms = _run(
-            loaded, drawn, section, objective, rates, on_progress, watcher, clip, cap
-        )
+        told = _run(loaded, drawn, section, objective, rates, on_progress, watcher, clip, cap)
+    losses, norms = told
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
     return TrainingResult(
         adapter=get_adapter(loaded),
@@ -200,7 +199,7 @@ def _unwatched(_loaded: LoadedModel) -> Iterator[Watcher]:
     yield Watcher()
 
 
-def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
+def _run(  # noqa: PLR0913, PLR0917 - one loop, and what it needs
     loaded: LoadedModel,
     stream: Iterator[TrainingBatch],
     section: TrainingSection,
@@ -215,16 +214,12 @@ def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
     accelerator = _accelerator(loaded.device, section)
     parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
     initial = {name: value.detach().clone() for name, value in parameters.items()}
-    optimizer = accelerator.prepare(
-        torch.optim.AdamW(parameters.values(), lr=rates[0], weight_decay=section.weight_decay)
-    )
+    optimizer = accelerator.prepare(_optimizer(parameters, section))
     optimizer.zero_grad()
-    losses, norms = [], []
-    norm = torch.zeros(())
+    losses, norms, norm = [], [], torch.zeros(())
     draws = section.batch_size * section.accumulation
     for step, rate in enumerate(rates):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        _set_rate(optimizer, rate)
         mean = torch.zeros((), device=loaded.device)
         usable = torch.ones((), dtype=torch.bool, device=loaded.device)
         for _ in range(section.accumulation):
@@ -240,8 +235,8 @@ def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
                 watcher.passed(drawn, step)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(parameters.values(), section.max_grad_norm)
-                    if section.precision != "fp16":  # else the scaler skips the step
-                        usable &= torch.isfinite(norm)
+                    scaled = section.precision == "fp16"  # the scaler skips such a step itself
+                    usable &= torch.isfinite(norm) | scaled
                     if cap is None:
                         finite = usable & torch.isfinite(mean) & torch.isfinite(value)
                         _check_finite(finite, mean, f"{step + 1} of {len(rates)}", rate)
@@ -255,6 +250,18 @@ def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
     if cap is not None:
         _restore_unless_finite(parameters, initial)
     return losses, norms
+
+
+def _optimizer(
+    parameters: Mapping[str, torch.Tensor], section: TrainingSection
+) -> torch.optim.Optimizer:
+    """Return AdamW without a rate, which each step sets."""
+    return torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=section.weight_decay)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def _told(losses: torch.Tensor, cap: float | None) -> torch.Tensor:

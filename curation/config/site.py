@@ -71,7 +71,7 @@ class SiteSection:
     round_counts_to: int = 0
     """Step of counts that leave; 0 takes 10 in a deployment, 1 (exact) in a simulation."""
     smallest_cell: int = 0
-    """Smallest histogram cell; 0 takes 8, 1 in a simulation; the larger of it and the run's holds."""
+    """Smallest cell that is told; 0 takes 8, 1 in a simulation; the larger of it and the run's."""
     max_bins: int = 256
     """Most groups of histogram cells that are told, at least 1; fewer by the number of samples."""
 
