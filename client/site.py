@@ -51,13 +51,17 @@ class Site:
         """Return the site's name from its own configuration."""
         return self.config.site.name
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: Request, run: SiteRun | None = None) -> Reply:
         """Answer a request; never raises, and no error text holds anything of the silo's data.
 
         In a simulation all is one person's, who has no log of the site's own: errors are told.
+
+        Args:
+            request: What is asked.
+            run: The run, where it is open already: a join need not open its data twice.
         """
         try:
-            return self.answer(request)
+            return self.answer(request, run)
         except CurationError as error:
             logger.warning("site %s refuses %s: %s", self.name, request.header.phase, error)
             own = isinstance(error, DataError | ModelError | OutputError)
@@ -67,24 +71,20 @@ class Site:
             logger.exception("site %s failed in phase %s", self.name, request.header.phase)
             return refusal_of(error, request.header, self.name, told=self.config.simulation)
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: Request, run: SiteRun | None = None) -> Reply:
         """Answer a request, raising every error: for tests and for a local simulation.
 
         Raises:
             CurationError: whatever stands in the way, with what to change.
         """
-        if request.header.protocol != PROTOCOL:
-            message = (
-                f"protocol {request.header.protocol} came, this site speaks {PROTOCOL}; "
-                "upgrade the older side"
-            )
-            raise ProtocolError(message)
+        _check_protocol(request)
         key = hashlib.sha256(wire.encode(request)).hexdigest()[:32]
-        work = (
-            self._join(request)
-            if isinstance(request, JoinRequest)
-            else self.run_of(request.header.run)
-        )
+        if run is not None:
+            work = run
+        elif isinstance(request, JoinRequest):
+            work = self.join_run(request)
+        else:
+            work = self.run_of(request.header.run)
         stored = work.files.reply(request.header.phase, key)
         if stored.exists():
             logger.info("site %s answers %s from disk", self.name, request.header.phase)
@@ -94,7 +94,13 @@ class Site:
         write_atomically(stored, wire.encode(reply))
         return reply
 
-    def _join(self, request: JoinRequest) -> SiteRun:
+    def join_run(self, request: JoinRequest) -> SiteRun:
+        """Open the data of a run that is joined, and store its terms; nothing is computed.
+
+        Raises:
+            CurationError: the terms cannot be met here, or the data cannot be opened.
+        """
+        _check_protocol(request)
         run = request.header.run
         if not run or not all(c.isalnum() or c in "-_" for c in run):
             message = f"run id {run!r}: expected letters, digits, '-' and '_'"
@@ -148,6 +154,15 @@ class Site:
             plugins=plugins,
             teacher=teacher,
         )
+
+
+def _check_protocol(request: Request) -> None:
+    if request.header.protocol != PROTOCOL:
+        message = (
+            f"protocol {request.header.protocol} came, this site speaks {PROTOCOL}; "
+            "upgrade the older side"
+        )
+        raise ProtocolError(message)
 
 
 def _reply(message: object) -> Reply:

@@ -30,7 +30,7 @@ def site_config(scenario: RunConfig, site: SiteSection, own: Path, coordinator: 
         model=scenario.model,
         anchors=scenario.anchors,
         policy=PolicySection(
-            coordinator=coordinator, allow_individual_updates=True, smallest_group=1
+            coordinator=coordinator, allow_individual_updates=True, smallest_group=1, min_change=1
         ),
         agent=AgentSection(
             socket=str(own / "run" / "agent.sock"),
