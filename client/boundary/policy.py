@@ -48,7 +48,6 @@ from fedwinnow.curation.protocol.replies import (
 from fedwinnow.curation.protocol.requests import (
     CloseRequest,
     ClusterRequest,
-    EvaluateRequest,
     JoinRequest,
     QuotaRequest,
     ScoreRequest,
@@ -57,7 +56,7 @@ from fedwinnow.curation.protocol.requests import (
 from fedwinnow.strategies.run_plugins import RunPlugins
 
 LARGEST_HOLDOUT = 0.5
-"""Largest share of an own hold-out: a larger one could be chosen to leave one sample in training."""
+"""Largest share of an own hold-out; a larger one could leave a single sample to train on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

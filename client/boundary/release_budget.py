@@ -1,6 +1,6 @@
 """Charge releases to the samples that they are computed from: a budget for each sample.
 
-The number of releases that a sample took part in follows from the ledger: for each kind, the charges
+How many releases a sample took part in follows from the ledger: for each kind, the charges
 and replies of all data sets that hold the sample. Neither a new run id nor another scorer, anchor
 set, data version or division of the hold-out restarts it. A charge is on the disk before anything
 private is computed, and is never given back.

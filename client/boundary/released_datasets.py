@@ -119,7 +119,7 @@ class ReleasedDatasets:
 
     def _read(self) -> tuple[bytes, SampleAtoms]:
         try:
-            with np.load(self.file, allow_pickle=False) as held:
+            with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as held:
                 atoms = SampleAtoms(
                     hashes=held["hashes"], atoms=held["atoms"], members=held["members"],
                     names=tuple(held["names"].tolist()),
