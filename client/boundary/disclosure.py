@@ -23,7 +23,7 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         "samples each. An adapter can reveal what it was trained on (docs/threat-model.md)"
     )
     often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
-    seldom = f"for one data set and one anchor set {often}, over all runs"
+    seldom = f"for each of your samples {often}, over all runs"
     cell = max(1, site.smallest_cell)
     public = "signals of PUBLIC anchors, which the coordinator could compute itself"
     words = {
@@ -37,7 +37,7 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         ),
         Phase.CLUSTER: _clusters(policy, site),
         Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",
-        Phase.TRAIN: f"in at most {policy.max_rounds} rounds over all runs, {adapter}; how many "
+        Phase.TRAIN: f"in at most {policy.max_rounds} rounds on a sample over all runs, {adapter}; how many "
         f"samples it was trained on ({counts})",
         Phase.EVALUATE: (
             "losses of PUBLIC hold-out anchors, and answers that the coordinator's adapter writes "
@@ -57,6 +57,10 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         ),
         "close: a receipt",
         "instead of any of these, a refusal: the clause that stands in the way and its limit",
+        (
+            "each question about your samples is charged to them before it is computed, refused "
+            f"or not; no sum or difference of releases is of fewer than {policy.min_change} samples"
+        ),
         "with each: when it was sent, its size, and the last hash of the egress ledger",
     ]
     if reason := why_all_refused(policy):
