@@ -37,8 +37,10 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         ),
         Phase.CLUSTER: _clusters(policy, site),
         Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",
-        Phase.TRAIN: f"in at most {policy.max_rounds} rounds on a sample over all runs, {adapter}; how many "
-        f"samples it was trained on ({counts})",
+        Phase.TRAIN: (
+            f"in at most {policy.max_rounds} rounds with a sample over all runs, {adapter}; how "
+            f"many samples it was trained on ({counts})"
+        ),
         Phase.EVALUATE: (
             "losses of PUBLIC hold-out anchors, and answers that the coordinator's adapter writes "
             f"to PUBLIC prompts; sum and number ({counts}) of losses over this site's own "
