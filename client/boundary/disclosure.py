@@ -37,10 +37,8 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         ),
         Phase.CLUSTER: _clusters(policy, site),
         Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",
-        Phase.TRAIN: (
-            f"in at most {policy.max_rounds} rounds with a sample over all runs, {adapter}; how "
-            f"many samples it was trained on ({counts})"
-        ),
+        Phase.TRAIN: f"in at most {policy.max_rounds} rounds with a sample, over all runs, "
+        f"{adapter}; how many samples it was trained on ({counts})",
         Phase.EVALUATE: (
             "losses of PUBLIC hold-out anchors, and answers that the coordinator's adapter writes "
             f"to PUBLIC prompts; sum and number ({counts}) of losses over this site's own "
@@ -59,15 +57,20 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         ),
         "close: a receipt",
         "instead of any of these, a refusal: the clause that stands in the way and its limit",
-        (
-            "each question about your samples is charged to them before it is computed, refused "
-            f"or not; no sum or difference of releases is of fewer than {policy.min_change} samples"
-        ),
+        _charged(policy),
         "with each: when it was sent, its size, and the last hash of the egress ledger",
     ]
     if reason := why_all_refused(policy):
         lines.insert(0, f"as it stands only refusals, for every run is refused at join: {reason}")
     return tuple(lines)
+
+
+def _charged(policy: PolicySection) -> str:
+    """Describe what every question about private samples costs them."""
+    return (
+        "each question about your samples is charged to them before it is computed, refused or "
+        f"not; no sum or difference of releases is of fewer than {policy.min_change} samples"
+    )
 
 
 def _clusters(policy: PolicySection, site: SiteSection) -> str:
