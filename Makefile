@@ -8,7 +8,7 @@ LAWS := tests/curation tests/strategies tests/test_house_rules.py tests/test_thr
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws ends flower faults faults-matrix check format study clean
+.PHONY: help demo test laws ends flower attacks faults faults-matrix check format study clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ ends: $(STAMP) ## Client, server, whole federations and the command line (two mi
 
 flower: $(STAMP) ## Run what drives Flower, agents, or long federations (a few minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "flower and not faults and not slow"
+
+attacks: $(STAMP) ## A malicious coordinator against one site: every attack that is known
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m attacks tests/attacks
 
 faults: $(STAMP) ## Kill, starve and cut federations: every point, and eight cases on Flower
 	$(BIN)/python -m pytest -n 2 -m "faults and not slow" tests/faults

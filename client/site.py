@@ -55,29 +55,25 @@ class Site:
             simulation = self.config.simulation
             return refusal_of(error, request.header, self.name, simulation=simulation)
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: Request, run: SiteRun | None = None) -> Reply:
         """Answer a request, raising every error: for whoever makes the refusal itself.
+
+        Args:
+            request: What is asked.
+            run: The run, where it is open already: a join need not open its data twice.
 
         Raises:
             CurationError: whatever stands in the way, with what to change.
         """
-        if request.header.protocol != PROTOCOL:
-            message = (
-                f"protocol {request.header.protocol} came, this site speaks {PROTOCOL}; "
-                "upgrade the older side"
-            )
-            told = tell(
-                "protocol {came} came, this site speaks another one; upgrade the older side",
-                came=constant("header.protocol", request),
-            )
-            raise ProtocolError(message, clause="protocol", told=told)
+        _check_protocol(request)
         with refused_by("protocol"):  # a request that holds a NaN cannot be written
             key = hashlib.sha256(wire.encode(request)).hexdigest()[:32]
-        work = (
-            self._join(request)
-            if isinstance(request, JoinRequest)
-            else self.run_of(request.header.run)
-        )
+        if run is not None:
+            work = run
+        elif isinstance(request, JoinRequest):
+            work = self.join_run(request)
+        else:
+            work = self.run_of(request.header.run)
         stored = work.files.reply(request.header.phase, key)
         if stored.exists():
             logger.info("site %s answers %s from disk", self.name, request.header.phase)
@@ -87,7 +83,13 @@ class Site:
         write_atomically(stored, wire.encode(reply))
         return reply
 
-    def _join(self, request: JoinRequest) -> SiteRun:
+    def join_run(self, request: JoinRequest) -> SiteRun:
+        """Open the data of a run that is joined, and store its terms; nothing is computed.
+
+        Raises:
+            CurationError: the terms cannot be met here, or the data cannot be opened.
+        """
+        _check_protocol(request)
         run = request.header.run
         file = run_files(Path(self.config.work), run).terms
         with refused_by("terms"):
@@ -168,6 +170,19 @@ class Site:
             plugins=plugins,
             teacher=teacher,
         )
+
+
+def _check_protocol(request: Request) -> None:
+    if request.header.protocol != PROTOCOL:
+        message = (
+            f"protocol {request.header.protocol} came, this site speaks {PROTOCOL}; "
+            "upgrade the older side"
+        )
+        told = tell(
+            "protocol {came} came, this site speaks another one; upgrade the older side",
+            came=constant("header.protocol", request),
+        )
+        raise ProtocolError(message, clause="protocol", told=told)
 
 
 def _reply(message: object) -> Reply:

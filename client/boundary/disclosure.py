@@ -35,7 +35,7 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         "(docs/threat-model.md)"
     )
     often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
-    seldom = f"for one data set and one anchor set {often}, over all runs"
+    seldom = f"for each of your samples {often}, over all runs"
     cell = max(1, site.smallest_cell)
     public = "signals of PUBLIC anchors, which the coordinator could compute itself"
     words = {
@@ -50,8 +50,8 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         ),
         Phase.CLUSTER: _clusters(policy, site),
         Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",
-        Phase.TRAIN: f"in at most {policy.max_rounds} rounds over all runs, {adapter}; how many "
-        f"samples it was trained on ({counts})",
+        Phase.TRAIN: f"in at most {policy.max_rounds} rounds with a sample, over all runs, "
+        f"{adapter}; how many samples it was trained on ({counts})",
         Phase.EVALUATE: (
             "losses of PUBLIC hold-out anchors, and answers that the coordinator's adapter writes "
             f"to PUBLIC prompts; sum and number ({counts}) of losses over this site's own "
@@ -70,6 +70,7 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         ),
         "close: a receipt",
         "instead of any of these, a refusal: the clause that stands in the way and its limit",
+        _charged(policy),
         "with each: when it was sent, its size, and the last hash of the egress ledger",
     ]
     if reason := why_all_refused(policy):
@@ -81,6 +82,14 @@ def _clipping(policy: PolicySection) -> str:
     """Describe how far one sample may move a step."""
     most = policy.max_sample_grad_norm
     return "none clipped" if math.isinf(most) else f"each one's gradient clipped to {most} at most"
+
+
+def _charged(policy: PolicySection) -> str:
+    """Describe what every question about private samples costs them."""
+    return (
+        "each question about your samples is charged to them before it is computed, refused or "
+        f"not; no sum or difference of releases is of fewer than {policy.min_change} samples"
+    )
 
 
 def _clusters(policy: PolicySection, site: SiteSection) -> str:

@@ -2,6 +2,7 @@
 
 Every message passes these steps, in this order: the coordinator's signature, the recipient, a
 sequence number never seen before (on disk before anything is computed), the policy on the request,
+the charge to the samples (on disk before anything private is computed, and never given back),
 :meth:`Site.answer`, the policy on the reply (``client/boundary/release.py``, the one door), the
 ledger (on disk before anything leaves), encryption to the coordinator, the site's own signature. A
 caller that fails one of the first three gets no reply at all; every other "no" is an encrypted
@@ -84,9 +85,7 @@ class GuardedSite:
             coordinator=PublicKey.parse(config.policy.coordinator, "policy.coordinator"),
             policy=Policy(
                 section=config.policy,
-                known=ReleasedDatasets(
-                    folder=folder / "datasets", min_change=config.policy.min_change
-                ),
+                known=ReleasedDatasets(folder=folder / "datasets"),
             ),
             ledger=Ledger.open(folder),
             sequence_file=folder / "sequence",
@@ -133,11 +132,15 @@ class GuardedSite:
         return self._send(stamp, released)
 
     def _decide(self, request: Request, digest: str) -> Released:
-        """Apply the policy to the request, compute the reply, apply the policy to the reply."""
+        """Apply the policy to the request, charge it, compute the reply, apply the policy to it."""
         joining = isinstance(request, messages.JoinRequest)
-        work = None if joining else self.site.run_of(request.header.run)
-        self.policy.before(request, work, self.ledger, digest)
-        reply = self.site.answer(request)
+        run = None if joining else self.site.run_of(request.header.run)
+        self.policy.before(request, run, self.ledger, digest)
+        run = self.site.join_run(request) if isinstance(request, messages.JoinRequest) else run
+        if run is not None:
+            recipient = self.coordinator.fingerprint
+            self.policy.charge(request, run, self.ledger, digest=digest, recipient=recipient)
+        reply = self.site.answer(request, run)
         run = self.site.run_of(request.header.run)
         return release_reply(reply, run, self.policy, self.ledger)
 
@@ -170,11 +173,15 @@ class GuardedSite:
         )
 
     def _origin(self, reply: Reply) -> tuple[str, str]:
-        """Return the hashes of data set and anchors behind a reply; a refusal has none."""
+        """Return the hashes of data set and anchors behind a reply; a refusal has none.
+
+        Where nothing private is behind the reply, there is no data set.
+        """
         if isinstance(reply, Refusal):
             return "", ""
-        work = self.site.run_of(reply.header.run)
-        return self.policy.known.identify(work), work.data.anchors_hash
+        run = self.site.run_of(reply.header.run)
+        data = self.policy.budget.data_behind(reply, run)
+        return data, run.data.anchors_hash
 
     def _passed_on(self, reply: Reply) -> str:
         """Return "members" where the terms pass an adapter on for review or judging, else ""."""

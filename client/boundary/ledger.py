@@ -1,10 +1,13 @@
-"""Keep the egress ledger: a hash chain of every message that left the site.
+"""Keep the egress ledger: a hash chain of every charge, and of every message that left the site.
 
 ``egress.jsonl`` holds one JSON object a line, chained and checked by
 :mod:`fedwinnow.client.boundary.ledger_chain`; ``egress.head`` holds the number of lines and the
 last hash. The head also travels in the stamp of every reply: whoever changes both files is
 contradicted by the coordinator's copy. A stamp is no secret, so each line holds a random salt: a
 guess at a message cannot be tried against the head.
+
+A *charge* is a line of kind ``Charge:KIND`` that is written before anything private is computed
+for a reply of that kind. It is never taken back, whatever comes of the request.
 """
 
 import fcntl
@@ -31,25 +34,28 @@ from fedwinnow.client.boundary.ledger_chain import (
 from fedwinnow.curation.atomic_files import write_json
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import Refusal
 
 logger = logging.getLogger(__name__)
 
-_COUNTED = ("run", "phase", "round", "arm", "kind", "request", "data", "anchors")
-"""Fields of a line that stay in memory."""
+CHARGE = "Charge:"
+"""Begins the kind of a line that charges a release before it is computed."""
+Place = tuple[str, str, int, str]
+"""Run, phase, round and arm of a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Ledger entry of one message that leaves."""
+    """Ledger entry of one message that leaves, or of a charge before it is computed."""
 
     run: str
     phase: str
     round: int
     arm: str
     kind: str
-    """Class of the message, or ``Refusal:clause``."""
+    """Class of the message, ``Refusal:clause``, or ``Charge:`` with what is charged."""
     arrays: Mapping[str, str]
     """Name → dtype and shape of each array."""
     size: int
@@ -90,6 +96,25 @@ class Entry:
             passed_on=passed_on,
         )
 
+    @classmethod
+    def charge(cls, header: Header, kind: str, *, request: str, recipient: str, data: str,
+               anchors: str) -> "Entry":  # fmt: skip
+        """Build the entry that charges a data set with a release of a kind of message."""
+        return cls(
+            run=header.run,
+            phase=header.phase,
+            round=header.round,
+            arm=header.arm,
+            kind=CHARGE + kind,
+            arrays={},
+            size=0,
+            sha256="",
+            request=request,
+            recipient=recipient,
+            data=data,
+            anchors=anchors,
+        )
+
 
 @dataclass(slots=True, kw_only=True)
 class Ledger:
@@ -99,8 +124,10 @@ class Ledger:
     _lock: IO[bytes] = field(repr=False)
     _lines: int = 0
     _head: str = START
-    _entries: list[Mapping[str, Any]] = field(default_factory=list)
-    """Fields of every line that the policy counts."""
+    _released: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    """Kind of message → data set → request → run, charged or released."""
+    _places: dict[Place, set[str]] = field(default_factory=dict)
+    """Place → its requests, charged or answered."""
 
     @classmethod
     def open(cls, folder: Path) -> "Ledger":
@@ -156,22 +183,22 @@ class Ledger:
         """Return the hash of the last line."""
         return self._head
 
-    def released(self, kind: str, *, anchors: str | None = None) -> list[Mapping[str, Any]]:
-        """Return the entries of a kind of message, against one anchor set or against any."""
-        return [e for e in self._entries if e["kind"] == kind and anchors in {None, e["anchors"]}]
+    def released(self, kind: str) -> Mapping[str, Mapping[str, str]]:
+        """Return the charges and releases of a kind of message: data set → request → run."""
+        return self._released.get(kind, {})
 
-    def at(self, run: str, phase: str, number: int, arm: str) -> list[Mapping[str, Any]]:
-        """Return the entries of a run's phase, round and arm, without refusals."""
-        place = (run, phase, number, arm)
-        return [
-            e
-            for e in self._entries
-            if (e["run"], e["phase"], e["round"], e["arm"]) == place
-            and not e["kind"].startswith("Refusal")
-        ]
+    def at(self, place: Place) -> frozenset[str]:
+        """Return the requests that were charged or answered at a place; a refusal alone is none."""
+        return frozenset(self._places.get(place, ()))
 
     def _remember(self, tree: Mapping[str, Any]) -> None:
-        self._entries.append({key: tree[key] for key in _COUNTED})
+        kind, request, run = str(tree["kind"]).removeprefix(CHARGE), tree["request"], tree["run"]
+        if not kind.startswith("Refusal"):
+            place = run, tree["phase"], tree["round"], tree["arm"]
+            self._places.setdefault(place, set()).add(request)
+            if tree["data"]:
+                of_kind = self._released.setdefault(kind, {})
+                of_kind.setdefault(tree["data"], {})[request] = run
         self._lines, self._head = self._lines + 1, str(tree["hash"])
 
     def close(self) -> None:

@@ -1,15 +1,14 @@
 """Enforce the silo's policy: what a coordinator may ask, and in which form a reply may leave.
 
 Every clause is a key of ``[policy]`` in ``site.toml``, or the terms that the site joined under; a
-refusal names it. Counts run over the ledger, so neither a new run id nor a restart resets them.
+refusal names it. Counts run over the ledger (:mod:`fedwinnow.client.boundary.release_budget`), so
+neither a new run id nor a restart resets them.
 Every clause is checked again at every message: consent withdrawn in the middle of a run ends the
 run there.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fedwinnow.client.boundary.clauses import check_brought, check_size, require
 from fedwinnow.client.boundary.group_sizes import (
@@ -18,7 +17,8 @@ from fedwinnow.client.boundary.group_sizes import (
     warms_up_on_anchors,
 )
 from fedwinnow.client.boundary.ledger import Ledger
-from fedwinnow.client.boundary.released_datasets import ReleasedDatasets, holdout_division
+from fedwinnow.client.boundary.release_budget import ReleaseBudget
+from fedwinnow.client.boundary.released_datasets import ReleasedDatasets
 from fedwinnow.client.boundary.training_clauses import check_training
 from fedwinnow.client.boundary.work_clauses import check_work
 from fedwinnow.client.runs.agreed_terms import (
@@ -49,13 +49,15 @@ from fedwinnow.curation.protocol.replies import (
 from fedwinnow.curation.protocol.requests import (
     CloseRequest,
     ClusterRequest,
-    EvaluateRequest,
     JoinRequest,
     QuotaRequest,
     ScoreRequest,
     SelectRequest,
 )
 from fedwinnow.strategies.run_plugins import RunPlugins
+
+LARGEST_HOLDOUT = 0.5
+"""Largest share of an own hold-out; a larger one could leave a single sample to train on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +97,32 @@ class Policy:
         self._terms(run.terms, run.plugins)
         check_place(request, run.terms, run.plugins)
         check_brought(request, self.section)
-        self._data(run, request.header.run, ledger)
-        self._counts(request, run, ledger, digest)
+        self._data(run)
+        self._one_content(request, ledger, digest)
+
+    @property
+    def budget(self) -> ReleaseBudget:
+        """Return the budget of each sample."""
+        return ReleaseBudget(section=self.section, known=self.known)
+
+    def charge(
+        self, request: Request, run: SiteRun, ledger: Ledger, *, digest: str, recipient: str
+    ) -> None:
+        """Charge an admitted request, on disk, before anything private is computed.
+
+        Args:
+            request: What :meth:`before` let pass.
+            run: The run at this site; a joining one is opened for this, and nothing more.
+            ledger: What has left so far.
+            digest: SHA-256 of the request.
+            recipient: Fingerprint of the key that the reply will be encrypted to.
+
+        Raises:
+            RefusalError: the budget of a sample is spent, or few samples would be set apart.
+            OutputError: the charge cannot be written.
+        """
+        self._data(run)
+        self.budget.charge(request, run, ledger, digest=digest, recipient=recipient)
 
     def release(self, reply: Reply, run: SiteRun, ledger: Ledger) -> Reply:
         """Return the reply in the form in which it may leave.
@@ -105,7 +131,6 @@ class Policy:
             RefusalError: the reply may not leave at all.
         """
         if isinstance(reply, Joined):
-            self._data(run, reply.header.run, ledger)
             check_size(reply.adapter, self.section)
         if isinstance(reply, PublicSignals):
             other = set(reply.table.ids) - {sample.id for sample in run.data.rows.samples}
@@ -153,6 +178,8 @@ class Policy:
             require("plugins", name, not allowed or name in allowed, f"one of {allowed}")
             plain = section.plugin_settings or not changed
             require("plugin_settings", f"{name} with {changed}", plain, "default settings alone")
+        share = terms.evaluation.own_holdout
+        require("own_holdout", share, share <= LARGEST_HOLDOUT, f"at most {LARGEST_HOLDOUT}")
         require("arms", terms.study.arms, terms.study.arms == ("curated",), "curated alone")
         if terms.clusters.count:
             most = section.max_clusters
@@ -175,58 +202,30 @@ class Policy:
             "its adapters to go to the coordinator alone, unless it is set to true knowingly",
         )
 
-    def _data(self, run: SiteRun, run_id: str, ledger: Ledger) -> None:
-        """Check the clauses on the data and anchors that a run is about to use."""
+    def _data(self, run: SiteRun) -> None:
+        """Check the clause on the anchors that a run is about to use."""
         pinned, found = self.section.anchors_hash, run.data.anchors_hash
         require("anchors_hash", found, pinned in {"", found}, pinned)
-        scored = self._same("SummaryReply", run, ledger, anchors=found)
-        others = {entry["run"] for entry in scored} - {run_id}
-        spent = len(others) >= self.section.summaries and run_id not in {e["run"] for e in scored}
-        came = f"run {len(others) + 1} on the same data and anchors"
-        require("summaries", came, not spent, f"{self.section.summaries} over all runs")
-        first, mine = self.known.division(run), holdout_division(run)
-        require("own_holdout", mine, mine == first, f"one division of a data set ({first})")
 
-    def _counts(self, request: Request, run: SiteRun, ledger: Ledger, digest: str) -> None:
-        """Limit how often figures of one data set leave, over all runs and within this one."""
+    def _one_content(self, request: Request, ledger: Ledger, digest: str) -> None:
+        """Refuse another content at a place of the run that was charged or answered before."""
         header = request.header
         place = (header.run, header.phase, header.round, header.arm)
         once = isinstance(request, ScoreRequest | ClusterRequest | SelectRequest | QuotaRequest)
         clause = "summaries" if once else "max_rounds"
-        before = {entry["request"] for entry in ledger.at(*place)} - {digest}
         what = f"{header.phase} {header.round} of this run with other contents"
+        before = ledger.at(place) - {digest}
         require(clause, what, not before, "one content for each phase and round")
-        exchange = exchange_of(request)
-        if not exchange.private:
-            return
-        anchors = run.data.anchors_hash if once else None
-        entries = self._same(exchange.reply.__name__, run, ledger, anchors=anchors)
-        earlier = {entry["request"] for entry in entries} - {digest}
-        if isinstance(request, ClusterRequest):  # all exchanges of a run are one release
-            earlier = {entry["run"] for entry in entries} - {header.run}
-        limit = self.section.summaries if once else self.section.max_rounds
-        limit += isinstance(request, EvaluateRequest)  # the initial adapter is evaluated as well
-        came = f"{header.phase} {len(earlier) + 1} on the same data"
-        require(clause, came, len(earlier) < limit, f"{limit} over all runs")
 
     def _own(self, own: Metrics, run: SiteRun, ledger: Ledger) -> Metrics:
         """Return own hold-out sums with a rounded count; empty where they would reveal few."""
-        entries = self._same("MetricsReply", run, ledger)
-        changed = {entry["data"] for entry in entries} - {self.known.identify(run)}
-        if own.samples < self.section.smallest_group or changed:
+        few = own.samples < self.section.smallest_group
+        if few or not self.budget.own_sums_leave(run, ledger):
             return Metrics()
         count = run.rounded(own.samples)
         if count == own.samples:
             return own
         return replace(own, loss_sum=own.loss_sum / own.samples * count, samples=count)
-
-    def _same(
-        self, kind: str, run: SiteRun, ledger: Ledger, anchors: str | None = None
-    ) -> list[Mapping[str, Any]]:
-        """Return the entries of releases from the same data set, slightly changed or not."""
-        entries = ledger.released(kind, anchors=anchors)
-        names = self.known.same(run, {entry["data"] for entry in entries})
-        return [entry for entry in entries if entry["data"] in names]
 
 
 def _rank(terms: RunTerms) -> int:

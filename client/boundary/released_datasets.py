@@ -1,85 +1,190 @@
-"""Remember which data sets figures were released of; a slightly changed one counts as the same.
+"""Remember the samples of released data sets by salted hashes, and the atoms that they form.
 
-Two histograms of data that differ in one sample would reveal that sample's score. So two data sets
-that differ by fewer than ``min_change`` samples (added and removed together) count as one. Every
-version is kept exactly, and compared with every other: a data set that drifts by a few samples a
-week is compared with what was released, not with what it once began as. The ids are hashes of
-contents; they stay at the site.
+``samples.npz`` holds 8 bytes of a salted hash and the atom of each sample, and which data sets hold
+which atom (:mod:`fedwinnow.client.boundary.sample_atoms`). What left of a data set stands in the
+ledger alone, under the data set's name. A data set is on the disk before the ledger names it, so no
+crash loses one; the salt and the hashes stay at the site.
 """
 
 import hashlib
+import io
+import logging
+import secrets
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwinnow.client.data.site_data import SiteData
+import numpy as np
+
+from fedwinnow.client.boundary.sample_atoms import SampleAtoms
+from fedwinnow.client.data.site_data import SiteData, holdout_share
 from fedwinnow.client.runs.site_run import SiteRun
-from fedwinnow.curation.atomic_files import write_atomically
+from fedwinnow.curation.atomic_files import write_private
+from fedwinnow.curation.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+HELD = ":own hold-out"
+"""Ends the name of a hold-out that belongs to a data set of a store of before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunDatasets:
+    """Names of the data sets that one run's figures are computed from."""
+
+    samples: str
+    """SHA-256 over the ids of the samples that are measured, scored and trained on."""
+    own_holdout: str
+    """The same of the own hold-out; "" where there is none."""
+
+
+@dataclass(slots=True, kw_only=True)
 class ReleasedDatasets:
-    """Folder that remembers released data sets by their samples' ids."""
+    """Folder that remembers the samples of released data sets."""
 
     folder: Path
-    min_change: int
-    _names: dict[int, tuple[SiteData, str]] = field(default_factory=dict, repr=False)
-    """Data sets of this process and their names, as hashing a million ids takes a second."""
+    _salt: bytes = field(default=b"", repr=False)
+    _atoms: SampleAtoms = field(default_factory=SampleAtoms.empty, repr=False)
+    _named: dict[int, tuple[SiteData, RunDatasets]] = field(default_factory=dict, repr=False)
+    """Data of this process and their names, as hashing a million ids takes a second."""
+    _refined: tuple[RunDatasets, SampleAtoms] | None = field(default=None, repr=False)
+    """The atoms that the last run's data sets would make."""
 
-    def identify(self, run: SiteRun) -> str:
-        """Return the name of a run's data set, SHA-256 over its ids, and store the ids on disk.
+    @property
+    def file(self) -> Path:
+        """Return the path of the store."""
+        return self.folder / "samples.npz"
+
+    def identify(self, run: SiteRun) -> RunDatasets:
+        """Return the names of a run's data sets."""
+        data, names = self._named.get(id(run.data), (None, None))
+        if data is not run.data or names is None:
+            held = run.data.own_holdout.ids
+            names = RunDatasets(
+                samples=dataset_name(run.data.samples.ids),
+                own_holdout=dataset_name(held) if held else "",
+            )
+            self._named[id(run.data)] = run.data, names
+        return names
+
+    def atoms(self, run: SiteRun) -> SampleAtoms:
+        """Return the atoms as a run's data sets would refine them; nothing is stored.
 
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: the store cannot be read.
         """
-        pool, name = self._names.get(id(run.data), (None, ""))
-        if pool is not run.data:
-            text = "\n".join(sorted(gated_ids(run)))
-            name = hashlib.sha256(text.encode()).hexdigest()
-            if not self._file(name).exists():
-                write_atomically(self._file(name), text.encode())
-            self._names[id(run.data)] = run.data, name
-        return name
+        self._load()
+        names = self.identify(run)
+        if self._refined is None or self._refined[0] != names:
+            atoms = self._atoms
+            for name, ids in (
+                (names.samples, run.data.samples.ids),
+                (names.own_holdout, run.data.own_holdout.ids),
+            ):
+                if name and name not in atoms.names:
+                    atoms = atoms.with_dataset(name, self._hashes(ids))
+            self._refined = names, atoms
+        return self._refined[1]
 
-    def same(self, run: SiteRun, names: Iterable[str]) -> frozenset[str]:
-        """Return the named data sets that hardly differ from a run's; unreadable ones count."""
-        mine, own = gated_ids(run), self.identify(run)
-        return frozenset(
-            name for name in set(names) if name == own or not self._differs(mine, name)
+    def store(self, run: SiteRun) -> None:
+        """Store a run's data sets, synced to disk.
+
+        Raises:
+            OutputError: the store cannot be read or written.
+        """
+        atoms = self.atoms(run)
+        if atoms.names != self._atoms.names:
+            self._write(atoms)
+            self._atoms = atoms
+
+    def _hashes(self, ids: Iterable[str]) -> np.ndarray:
+        joined = b"".join(
+            hashlib.blake2b(name.encode(), digest_size=8, key=self._salt).digest() for name in ids
         )
+        return np.frombuffer(joined, dtype="<u8").astype(np.uint64)
 
-    def division(self, run: SiteRun) -> str:
-        """Return how runs divide this data set: the first run's division, which this call pins.
+    def _load(self) -> None:
+        """Read the store once; convert what versions before kept."""
+        if self._salt:
+            return
+        if self.file.exists():
+            self._salt, self._atoms = self._read()
+        else:
+            self._salt = secrets.token_bytes(32)
+            self._convert()
+        for name in self._atoms.names:  # converted; a crash may have left the files
+            for old in ("ids", "division"):
+                (self.folder / f"{name}.{old}").unlink(missing_ok=True)
 
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        stems = [file.stem for file in self.folder.glob("*.division")]
-        for name in sorted(self.same(run, stems)):
-            return self._file(name, "division").read_text(encoding="ascii")
-        write_atomically(self._file(self.identify(run), "division"), holdout_division(run).encode())
-        return holdout_division(run)
-
-    def _differs(self, mine: frozenset[str], name: str) -> bool:
+    def _read(self) -> tuple[bytes, SampleAtoms]:
         try:
-            other = set(self._file(name).read_text(encoding="ascii").split())
-        except (OSError, UnicodeDecodeError):
-            return False
-        return len(mine ^ other) >= self.min_change
+            with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as held:
+                atoms = SampleAtoms(
+                    hashes=held["hashes"], atoms=held["atoms"], members=held["members"],
+                    names=tuple(held["names"].tolist()),
+                )  # fmt: skip
+                return held["salt"].tobytes(), atoms
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            message = (
+                f"{self.file}: expected the store of released data sets, it cannot be read "
+                f"({type(error).__name__}); restore it from a backup. Without the file every "
+                "sample counts as part of every release before"
+            )
+            raise OutputError(message) from error
 
-    def _file(self, name: str, kind: str = "ids") -> Path:
-        return self.folder / f"{name}.{kind}"
+    def _write(self, atoms: SampleAtoms) -> None:
+        out = io.BytesIO()
+        np.savez(
+            out, salt=np.frombuffer(self._salt, dtype=np.uint8), hashes=atoms.hashes,
+            atoms=atoms.atoms, members=atoms.members, names=np.array(atoms.names, dtype=np.str_),
+        )  # fmt: skip
+        write_private(self.file, out.getvalue())
+
+    def _convert(self) -> None:
+        """Convert a store of before: one file of ids for each data set, one for its division.
+
+        A file that does not give its own name is left where it is: its data set is unknown, and
+        what left of it counts for every sample.
+        """
+        found: dict[str, frozenset[str]] = {}
+        for file in sorted(self.folder.glob("*.ids")):
+            ids = _read_ids(file)
+            if dataset_name(ids) == file.stem:
+                found[file.stem] = ids
+            else:
+                logger.warning("%s: not as it was written; it counts for every sample", file)
+        atoms = self._atoms
+        for name, ids in found.items():
+            atoms = atoms.with_dataset(name, self._hashes(ids))
+            held = self._held_before(ids, found)
+            if held:
+                atoms = atoms.with_dataset(name + HELD, self._hashes(held))
+        if found:
+            self._write(atoms)
+            self._atoms = atoms
+            logger.info("%s: converted %d data sets of a store of before", self.file, len(found))
+
+    def _held_before(self, ids: frozenset[str], found: dict[str, frozenset[str]]) -> frozenset[str]:
+        """Return the own hold-out of a data set, by the division of the one most like it."""
+        divided = [name for name in found if (self.folder / f"{name}.division").exists()]
+        if not divided:
+            return frozenset()
+        nearest = min(divided, key=lambda name: len(found[name] ^ ids))
+        words = (self.folder / f"{nearest}.division").read_text(encoding="ascii")
+        if words == "none":
+            return frozenset()
+        share, seed = (part.split()[1] for part in words.split(", "))
+        return frozenset(name for name in ids if holdout_share(int(seed), name) < float(share))
 
 
-def holdout_division(run: SiteRun) -> str:
-    """Return share and seed of the own hold-out, which decide its members; "none" without one.
-
-    Two divisions of one data set differ by chosen samples, and so do their figures.
-    """
-    share = run.terms.evaluation.own_holdout
-    return f"share {share!r}, seed {run.terms.run.seed}" if share > 0 else "none"
+def dataset_name(ids: Iterable[str]) -> str:
+    """Return the name of a data set: SHA-256 over its sorted ids."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
-def gated_ids(run: SiteRun) -> frozenset[str]:
-    """Return the ids of all samples that passed the gate, however the run divides them."""
-    return frozenset((*run.data.samples.ids, *run.data.own_holdout.ids))
+def _read_ids(file: Path) -> frozenset[str]:
+    try:
+        return frozenset(file.read_text(encoding="ascii").split())
+    except (OSError, UnicodeDecodeError):
+        return frozenset()

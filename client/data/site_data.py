@@ -68,7 +68,7 @@ def open_site_data(
     held = [
         index
         for index in gated.kept
-        if _share(terms.run.seed, everything.ids[index]) < terms.evaluation.own_holdout
+        if holdout_share(terms.run.seed, everything.ids[index]) < terms.evaluation.own_holdout
     ]
     chosen = sorted(set(gated.kept) - set(held))
     if not chosen:
@@ -145,5 +145,6 @@ class ConcatSequence(Sequence[Sample]):
         raise IndexError(message)
 
 
-def _share(seed: int, sample_id: str) -> float:
+def holdout_share(seed: int, sample_id: str) -> float:
+    """Return a sample's place in [0, 1): below ``evaluation.own_holdout`` it is held out."""
     return derive_seed(seed, "own-holdout", sample_id) / 2**63

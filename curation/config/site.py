@@ -117,13 +117,13 @@ class PolicySection:
     plugin_settings: bool = True
     """Whether a run may change settings of plug-ins from their defaults."""
     summaries: int = 1
-    """Most histograms, and selections, of one data set against one anchor set, over all runs."""
+    """Most histograms, and selections, that one sample takes part in, over all runs, at least 1."""
     max_clusters: int = 0
     """Most clusters whose counts and mean losses leave, at least 0; 0 refuses runs with any."""
     max_cluster_rounds: int = 20
     """Most exchanges of such counts and means in one run, at least 1."""
     min_change: int = 50
-    """Samples that must differ before changed data count as another data set, at least 1."""
+    """Fewest samples that any sum or difference of releases may be of, at least 1."""
     smallest_group: int = 32
     """Fewest distinct samples of an optimizer step, and behind a mean loss, at least 1."""
     max_sample_grad_norm: float = 1.0
@@ -137,7 +137,7 @@ class PolicySection:
     max_objective_strength: float = 10.0
     """Largest number, either sign, in the settings of the objective, at least 0."""
     max_rounds: int = 20
-    """Training rounds on one data set over all runs, warm-up and every arm counted, at least 1."""
+    """Training rounds on one sample, and joins, over all runs, warm-up and arms counted, from 1."""
     max_steps: int = 10_000
     """Optimizer steps of one run, warm-up and every arm counted, at least 1."""
     max_rank: int = 64

@@ -191,13 +191,15 @@ WORDS = {
     "Joined": "site card, untrained adapter",
     "PublicSignals": "signals of public anchors",
     "TrainedAdapter": "ADAPTER",
+    "ClusterReply": "COUNTS and mean losses",
+    "PublicLosses": "losses: public alone",
     "SummaryReply": "HISTOGRAM of scores",
     "KeptReply": "number of samples kept",
     "MetricsReply": "losses: public, sum of own",
     "JudgedAdapters": "losses of public anchors",
     "Receipt": "receipt",
 }
-"""Kind of a message → what left with it; capitals where it tells of many samples."""
+"""Kind of a message or charge → what left with it; capitals where it tells of many samples."""
 
 
 @app.command()
@@ -237,19 +239,34 @@ def egress(
 
 
 def _show_egress(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Print one line a message, then the sums by what left."""
+    """Print one line a charge and a message, then the sums by what left."""
     sums: dict[str, list[int]] = {}
+    asked = [(str(entry["kind"]).partition(":"), str(entry["request"])) for entry in entries]
+    answered = {request for (_, colon, _), request in asked if not colon}
+    charges = [request for (kind, _, _), request in asked if kind == "Charge"]
     for entry in entries:
         kind, _, clause = str(entry["kind"]).partition(":")
         what = f"refusal ({clause})" if clause else WORDS.get(kind, kind)
+        if kind == "Charge":
+            what = f"charged: {WORDS.get(clause, clause)}"
+            if entry["request"] not in answered:
+                what += ", never released"
         if passed_on := entry.get("passed_on"):
             what += f" for {passed_on} too"
         place = " ".join(str(entry[key]) for key in ("phase", "round", "arm") if entry[key])
         when = str(entry["time"])[:19].replace("T", " ")
+        line = f"{when}  {entry['run']}  {place:18}  {what:28}"
+        if kind == "Charge":
+            print(line.rstrip())
+            continue
         size = int(entry["size"])
-        print(f"{when}  {entry['run']}  {place:18}  {what:28}  {size:>13,} bytes")
+        print(f"{line}  {size:>13,} bytes")
         sums.setdefault(what, []).append(size)
-    print(f"{len(entries)} messages left, {sum(map(sum, sums.values())):,} bytes; times are UTC")
+    left = sum(map(len, sums.values()))
+    print(f"{left} messages left, {sum(map(sum, sums.values())):,} bytes; times are UTC")
+    if charges:
+        lost = sum(request not in answered for request in charges)
+        print(f"{len(charges)} releases were charged to samples, {lost} of them never released")
     for what, sizes in sums.items():
         print(f"  {len(sizes):>5} × {what}, {sum(sizes):,} bytes")
     for recipient in sorted({str(entry["recipient"]) for entry in entries}):

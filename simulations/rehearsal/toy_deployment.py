@@ -34,6 +34,7 @@ def site_config(scenario: RunConfig, site: SiteSection, own: Path, coordinator: 
             coordinator=coordinator,
             allow_individual_updates=True,
             smallest_group=1,
+            min_change=1,
             max_sample_grad_norm=math.inf,  # the scenario is trained as its simulation is
         ),
         agent=AgentSection(

@@ -193,10 +193,13 @@ def test_site_egress_reads_as_words_and_shows_any_change(deployment, fedwinnow, 
     assert code == 0, err
     assert "law-1  join" in out
     assert "1 × site card, untrained adapter" in out
+    assert "charged: site card, untrained adapter\n" in out
+    assert "1 messages left" in out
+    assert "1 releases were charged to samples, 0 of them never released" in out
     assert PrivateKey.load(deployment / "coordinator.key").public.fingerprint in out
-    assert len(json.loads(fedwinnow("site", "egress", file, "--json")[1])) == 1
+    assert len(json.loads(fedwinnow("site", "egress", file, "--json")[1])) == 2
     code, out, _ = fedwinnow("site", "egress", file, "--verify")
-    assert (code, out.startswith("1 entries, unchanged; head ")) == (0, True)
+    assert (code, out.startswith("2 entries, unchanged; head ")) == (0, True)
     assert json.loads(fedwinnow("site", "egress", file, "--verify", "--json")[1])["unchanged"]
     ledger = tmp_path / "work" / "egress.jsonl"
     whole = ledger.read_bytes()

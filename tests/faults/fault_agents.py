@@ -176,7 +176,8 @@ class SocketBox:
             work = self.folder / site / "work"
             assert ledger.verify_chain(work) == []
             lines = [line for _, line in ledger.read_chain(work)]
-            kept = {(x["kind"], x["request"]) for x in lines if "Refusal" not in x["kind"]}
+            left = (x for x in lines if not x["kind"].startswith(("Refusal:", "Charge:")))
+            kept = {(x["kind"], x["request"]) for x in left}
             found[site] = sorted(kept)
         return found
 

@@ -209,7 +209,8 @@ def _install_agent(broken) -> None:
         return admit(self, stamp, signature)
 
     def entering(self, entry):
-        due = broken.meets(entry, self.folder.parent.name)
+        charge = entry.kind.startswith("Charge:")
+        due = not charge and broken.meets(entry, self.folder.parent.name)
         if due and broken.point == "ledger" and broken.what == "full":
             broken.happens(entry)
             file = file_of(self.folder)

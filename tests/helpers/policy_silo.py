@@ -56,7 +56,7 @@ class Silo:
     def enact(self, **section):
         """Write the policy anew, as after a restart of the agent."""
         made = PolicySection(**OPEN | section)
-        known = ReleasedDatasets(folder=self.folder / "datasets", min_change=made.min_change)
+        known = ReleasedDatasets(folder=self.folder / "datasets")
         self.policy = Policy(section=made, known=known)
 
     def work(self, name="run", /, ids=range(40), held=(), anchors="public", **terms):
@@ -77,8 +77,11 @@ class Silo:
         )  # fmt: skip
 
     def ask(self, request, work=None, digest=""):
-        """What the boundary does before anything is computed."""
-        self.policy.before(request, work, self.ledger, digest or digest_of(request))
+        """What the boundary does before anything is computed; the charge is on the disk then."""
+        digest, joining = digest or digest_of(request), isinstance(request, m.JoinRequest)
+        self.policy.before(request, None if joining else work, self.ledger, digest)
+        if work is not None:
+            self.policy.charge(request, work, self.ledger, digest=digest, recipient="f")
 
     def give(self, request, reply, work):
         """A whole exchange: asked, released, entered."""
@@ -86,7 +89,7 @@ class Silo:
         reply = self.policy.release(reply, work, self.ledger)
         entry = Entry.of(
             reply, wire.encode(reply), request=digest_of(request), recipient="f",
-            data=self.policy.known.identify(work), anchors=work.data.anchors_hash,
+            data=self.policy.budget.data_behind(reply, work), anchors=work.data.anchors_hash,
         )  # fmt: skip
         self.ledger.append(entry)
         return reply
@@ -119,9 +122,9 @@ def digest_of(request):
     return repr(request)
 
 
-def join(**changes):
+def join(run="run", /, **changes):
     """A join request."""
-    return m.JoinRequest(header=head("join"), terms=canonical_json(terms_of(**changes)))
+    return m.JoinRequest(header=head("join", run=run), terms=canonical_json(terms_of(**changes)))
 
 
 def train(number=1, phase="train", run="run", rank=4, **changes):

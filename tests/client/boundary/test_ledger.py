@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -172,7 +173,7 @@ def test_ledger_rolls_back_where_the_head_cannot_be_written(tmp_path, monkeypatc
         for _ in range(2):
             with pytest.raises(OutputError, match="nothing leaves"):
                 ledger.append(entry())
-    assert len(ledger.released("KeptReply")) == 1
+    assert ledger.released("KeptReply") == {"d": {"q": "r"}}
     ledger.append(entry())
     ledger.close()
     assert verify_chain(tmp_path) == []
@@ -206,8 +207,8 @@ def test_ledger_knows_its_places(tmp_path):
     ledger.append(entry(request="first"))
     no = Refusal(header=HEADER, site="law", clause="clusters", reason="no")
     ledger.append(Entry.of(no, wire.encode(no), request="second", recipient="f"))
-    assert [e["request"] for e in ledger.at("r", "select", 0, "")] == ["first"]
-    assert ledger.at("r", "select", 1, "") == ledger.at("s", "select", 0, "") == []
+    assert ledger.at(("r", "select", 0, "")) == {"first"}
+    assert ledger.at(("r", "select", 1, "")) == ledger.at(("s", "select", 0, "")) == set()
     ledger.close()
 
 
@@ -243,13 +244,37 @@ def test_ledger_enters_nothing_by_halves_on_a_full_disk(tmp_path, monkeypatch):
     assert verify_chain(tmp_path) == []
 
 
+def charge(request="q", run="r", data="d"):
+    return Entry.charge(Header(run=run, phase="select"), "KeptReply", request=request,
+                        recipient="f", data=data, anchors="a")  # fmt: skip
+
+
 def test_ledger_remembers_over_a_restart(tmp_path):
-    """What the policy counts is what the file holds, not what the process saw."""
-    filled(tmp_path, 3)
+    """What the policy counts is what the file holds, charges and releases alike, each once."""
     ledger = Ledger.open(tmp_path)
-    assert len(ledger.released("KeptReply", anchors="a")) == 3
-    assert ledger.released("KeptReply", anchors="other") == []
-    assert ledger.released("SummaryReply", anchors="a") == []
+    lines = (charge(), entry(), charge("p", "s"), entry(request="old"), charge(data="e"))
+    for line in lines:
+        ledger.append(line)
+    ledger.close()
+    assert verify_chain(tmp_path) == []
+    ledger = Ledger.open(tmp_path)
+    counted = {"d": {"q": "r", "p": "s", "old": "r"}, "e": {"q": "r"}}
+    assert ledger.released("KeptReply") == counted
+    assert ledger.released("SummaryReply") == {}
+    assert ledger.at(("s", "select", 0, "")) == {"p"}
+    ledger.close()
+
+
+def test_ledger_counts_a_hundred_thousand_lines_at_once(tmp_path):
+    """Edge: what was released of a kind is looked up, not searched for line by line."""
+    ledger = Ledger.open(tmp_path)
+    place = {"run": "r", "phase": "select", "round": 0, "arm": "", "kind": "KeptReply", "hash": ""}
+    for number in range(100_000):
+        ledger._remember(place | {"request": f"q-{number}", "data": f"d-{number % 50}"})
+    begun = time.perf_counter()
+    for _ in range(100):
+        assert sum(map(len, ledger.released("KeptReply").values())) == 100_000
+    assert time.perf_counter() - begun < 0.1  # 100 requests
     ledger.close()
 
 

@@ -237,8 +237,8 @@ def test_policy_limits_every_adapter(silo):
 def test_policy_pins_the_anchors(silo):
     """Another anchor set than the agreed one is refused at join and at every message."""
     one = silo(anchors_hash="public")
-    one.policy.release(joined(), one.work(), one.ledger)
+    one.ask(join(), one.work())
     one.ask(request_of("probe"), one.work())
     other = one.work(anchors="other")
-    refused("policy.anchors_hash", one.policy.release, joined("other"), other, one.ledger)
+    refused("policy.anchors_hash", one.ask, join(), other)
     refused("policy.anchors_hash", one.ask, request_of("probe"), other)

@@ -5,7 +5,7 @@ import pytest
 from policy_silo import (
     evaluate,
     head,
-    joined,
+    join,
     kept,
     metrics,
     refused,
@@ -34,9 +34,8 @@ def test_policy_gives_one_summary_and_one_selection(silo):
     refused("policy.summaries", one.ask, select(0.75), work)
     one.ask(train(), work)
     again = one.work("again")
-    for request in (score("again"), select(run="again"), train(run="again")):
-        assert "2" in refused("policy.summaries", one.ask, request, again)
-    refused("policy.summaries", one.policy.release, joined(run="again"), again, one.ledger)
+    for request in (join("again"), score("again"), select(run="again"), train(run="again")):
+        refused("policy.summaries", one.ask, request, again)
     one.ask(m.CloseRequest(header=head("close", run="again")), again)
 
 
@@ -58,24 +57,36 @@ def test_policy_counts_over_a_restart(silo):
     refused("policy.summaries", one.ask, score("again"), one.work("again"))
 
 
-def test_policy_summaries_are_per_data_and_anchors(silo):
-    """Other data or other anchors are another histogram; slightly changed data are the same."""
+def test_policy_charges_summaries_to_samples_not_to_names(silo):
+    """Changed data, another run, scorer or anchor set: a sample has one budget; new ones theirs."""
     one = silo(min_change=5)
     one.give(score(), summary(), one.work())
-    for change in (range(1, 40), range(44), range(2, 42)):
-        refused("policy.summaries", one.ask, score("b"), one.work("b", ids=change))
-    one.ask(score("b"), one.work("b", ids=range(45)))
-    one.ask(score("b"), one.work("b", ids=range(5, 40)))
-    one.ask(score("b"), one.work("b", anchors="other"))
+    for ids in (range(40), range(1, 40), range(44), range(45), range(35, 90), range(5, 40)):
+        refused("policy.summaries", one.ask, score("b"), one.work("b", ids=ids))
+    refused("policy.summaries", one.ask, score("b"), one.work("b", anchors="other"))
+    one.ask(score("b"), one.work("b", ids=range(40, 45)))
+
+
+@pytest.mark.parametrize("change", [range(1, 40), range(44), range(2, 42), range(40, 44)])
+def test_policy_admits_no_data_that_differ_by_few(silo, change):
+    """Edge: fewer than ``min_change`` samples added, removed, exchanged, or all there are."""
+    one = silo(min_change=5, summaries=9)
+    one.give(score(), summary(), one.work())
+    words = {
+        refused("policy.min_change", one.ask, request("b"), one.work("b", ids=change))
+        for request in (score, join, lambda run: train(run=run))
+    }
+    assert len(words) == 1
+    one.ask(score("c"), one.work("c", ids=range(45)))
+    one.ask(score("d"), one.work("d", ids=range(5, 40)))
 
 
 def test_policy_sees_drift_by_small_steps(silo):
     """Data are compared with every version that left, not with the first that was seen."""
-    one = silo(min_change=5, summaries=1)
-    one.ask(score("a"), one.work("a", ids=range(40)))  # seen, but nothing left
-    one.policy.known.identify(one.work("a", ids=range(40)))
+    one = silo(min_change=5, summaries=9)
+    one.ask(join("a"), one.work("a", ids=range(40)))  # seen, but nothing left
     one.give(score("b"), summary("b"), one.work("b", ids=range(43)))
-    refused("policy.summaries", one.ask, score("c"), one.work("c", ids=range(46)))
+    refused("policy.min_change", one.ask, score("c"), one.work("c", ids=range(46)))
     one.ask(score("c"), one.work("c", ids=range(48)))
 
 
@@ -83,25 +94,31 @@ def test_policy_takes_data_whose_ids_were_deleted_for_the_same(silo):
     """Whoever deletes what the site remembers of its data gains no further histogram."""
     one = silo()
     one.give(score(), summary(), one.work())
-    for file in (one.folder / "datasets").glob("*.ids"):
-        file.unlink()
+    one.policy.known.file.unlink()
     one.enact()
     refused("policy.summaries", one.ask, score("b"), one.work("b", ids=range(100, 200)))
 
 
-def test_policy_divides_a_data_set_once(silo):
-    """Seeds and shares of the own hold-out that differ by one sample would tell of that sample."""
-    one = silo(summaries=9)
-    half = {"evaluation": {"own_holdout": 0.5}}
-    one.policy.release(joined(), one.work(**half), one.ledger)
-    one.ask(evaluate(), one.work(**half))
-    for other in ({}, {"evaluation": {"own_holdout": 0.501}}, half | {"run": {"seed": 1}}):
-        work = one.work("b", ids=range(39), **other)
-        refused("policy.own_holdout", one.policy.release, joined(run="b"), work, one.ledger)
-        refused("policy.own_holdout", one.ask, evaluate(run="b"), work)
-    far = one.work("c", ids=range(100, 200), run={"seed": 1})
-    one.policy.release(joined(run="c"), far, one.ledger)
-    one.policy.release(joined(run="d"), one.work("d", ids=range(100, 200)), one.ledger)
+def test_policy_divides_no_data_set_by_few(silo):
+    """A division of the own hold-out that differs by few is refused, or its sums are withheld."""
+    one = silo(summaries=9, min_change=5)
+    half = one.work("a", ids=range(30), held=range(30, 40))
+    one.ask(train(run="a"), half)
+
+    def own(run, work):
+        reply = metrics(head("evaluate", run=run), len(work.data.own_holdout))
+        return one.give(evaluate(run=run), reply, work).own
+
+    assert own("a", half).samples == 10
+    closer = one.work("b", ids=range(29), held=range(29, 40))
+    refused("policy.min_change", one.ask, join("b"), closer)
+    refused("policy.min_change", one.ask, evaluate(run="b"), closer)
+    more = one.work("c", ids=range(30), held=range(30, 44))
+    assert own("c", more) == Metrics()
+    again = one.work("d", ids=(*range(25), *range(30, 35)), held=(*range(25, 30), *range(35, 40)))
+    assert own("d", again).samples == 10
+    over = join("e", evaluation={"own_holdout": 0.51})
+    refused("policy.own_holdout", one.ask, over, one.work("e"))
 
 
 def test_policy_counts_rounds_over_all_runs_and_anchors(silo):
@@ -136,8 +153,12 @@ def test_policy_counts_evaluations_over_all_runs(silo):
     one = silo(max_rounds=5, summaries=9)
     for number in range(6):
         run = f"run-{number}"
-        one.give(evaluate(run=run), metrics(head("evaluate", run=run)), one.work(run))
-    refused("policy.max_rounds", one.ask, evaluate(run="more"), one.work("more"))
+        work = one.work(run, held=range(40, 60), anchors=run)
+        one.give(evaluate(run=run), metrics(head("evaluate", run=run)), work)
+    for held in (range(40, 60), range(50, 99)):
+        work = one.work("more", held=held)
+        refused("policy.max_rounds", one.ask, evaluate(run="more"), work)
+    one.ask(evaluate(run="more"), one.work("more"))  # no own hold-out: public losses alone
 
 
 @pytest.mark.parametrize("round_to", [1, 100])
@@ -177,26 +198,34 @@ def test_policy_rounds_losses_of_steps(silo):
 def test_policy_gives_own_sums_of_enough_samples(silo):
     """Own-hold-out sums of few are withheld; the count of others is rounded, their mean is not."""
     one = silo(round_counts_to=50)
-    work, header = one.work(), head("evaluate")
+    work, header = one.work(held=range(40, 48)), head("evaluate")
     assert one.policy.release(metrics(header, 7), work, one.ledger).own == Metrics()
     assert one.policy.release(metrics(header, 25), work, one.ledger).own == Metrics()  # told as 0
     own = one.policy.release(metrics(header, 26), work, one.ledger).own
     assert own == Metrics(loss_sum=100.0, samples=50)
     exact = silo()
-    own = exact.policy.release(metrics(header, 8), exact.work(), exact.ledger).own
+    own = exact.policy.release(metrics(header, 8), exact.work(held=range(8)), exact.ledger).own
     assert own == Metrics(loss_sum=16.0, samples=8)
 
 
 def test_policy_gives_no_own_sums_of_slightly_changed_data(silo):
-    """Two sums of one adapter over data that differ in one sample would tell that sample's loss."""
+    """Two sums of one adapter over data that differ in one sample would tell that sample's loss.
+
+    What is withheld is charged to the samples all the same, and stands in the way of nothing.
+    """
     one = silo(summaries=9)
-    assert one.give(evaluate(), metrics(head("evaluate")), one.work()).own.samples == 20
-    changed = one.work("b", ids=range(1, 40))
-    reply = one.give(evaluate(run="b"), metrics(head("evaluate", run="b")), changed)
+    held = range(40, 60)
+    reply = one.give(evaluate(), metrics(head("evaluate")), one.work(held=held))
+    assert reply.own.samples == 20
+    changed = one.work("b", held=range(41, 60))
+    reply = one.give(evaluate(run="b"), metrics(head("evaluate", run="b"), 19), changed)
     assert reply.own == Metrics()
-    same = one.give(evaluate(run="c"), metrics(head("evaluate", run="c")), one.work("c"))
-    assert same.own == Metrics()  # the changed data's entry stands between
-    assert len(same.public_losses) == 2
+    assert len(reply.public_losses) == 2
+    name = one.policy.known.identify(changed).own_holdout
+    assert name in one.ledger.released("PublicLosses")
+    assert name not in one.ledger.released("MetricsReply")
+    same = one.give(evaluate(run="c"), metrics(head("evaluate", run="c")), one.work("c", held=held))
+    assert same.own.samples == 20
 
 
 def test_policy_lets_out_rows_of_anchors_alone(silo):
@@ -227,6 +256,7 @@ def test_policy_refusals_name_nothing_of_the_silo(silo):
     work = one.work()
     one.give(score(), summary(), work)
     words = refused("policy.summaries", one.ask, score("b"), one.work("b"))
-    assert one.policy.known.identify(work)[:8] not in words
+    assert one.policy.known.identify(work).samples[:8] not in words
+    assert "40" not in words
     assert str(one.folder) not in words
     assert "sample-" not in words
