@@ -41,8 +41,8 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         Phase.MEASURE: public,
         Phase.WARM_UP: f"{adapter}{_shared(policy)}",
         Phase.SCORE: (
-            f"{seldom}, one histogram of your samples' scores, whose cells hold at least {cell} "
-            f"(a run may ask for larger ones), and how many have no score ({counts}); scores of "
+            f"{seldom}, one histogram of your samples' scores, in groups of cells that do not "
+            f"depend on them ({counts}; below {cell}, or more where a run asks, 0 is told), and how many have no score ({counts}); scores of "
             "PUBLIC anchors, and how well they are told apart"
         ),
         Phase.CLUSTER: _clusters(policy, site),

@@ -49,6 +49,8 @@ GUARDS = (
     'guards.summaries="median"',
 )
 """The recommended guards (``docs/merging.md``)."""
+OPEN = ('guards.summaries="sum"',)
+"""A federation that is guarded in nothing, not even in what is on by default."""
 BASE = BaseSection(steps=400, house=0.02)
 """Base model that has hardly met the sites' manner, so that honest training has much to gain."""
 SHARE = 0.7
@@ -95,7 +97,7 @@ def configure_case(case: Case, settings: Sequence[str] = ()) -> RunConfig:
     """
     rule = [f'threshold={{name="{case.rule}"}}']
     rule += [f"threshold.settings.share={SHARE}"] if case.rule == "keep_fraction" else []
-    lines = (*PLAN, *rule, *(GUARDS if case.guarded else ()), *settings)
+    lines = (*PLAN, *rule, *(GUARDS if case.guarded else OPEN), *settings)
     own = (f"run.name={case.name}", f"run.seed={case.seed}")
     config = load_scenario(FOLDER / "skills.toml", (*lines, *own))
     folder = Path(config.run.output) / f"attacks-data-{case.seed}"

@@ -143,7 +143,7 @@ def test_site_check_warns_of_what_hardly_was_meant(site, tmp_path):
     loose.chmod(0o644)
     shut = replace(config.policy, allow_individual_updates=False, phases=("probe",))
     told = " ".join(check_site(replace(config, policy=shut), load_model=False).warnings)
-    for words in ("policy.smallest_group is 1", "site.smallest_cell is 0", "anchors_hash is empty",
+    for words in ("policy.smallest_group is 1", "site.smallest_cell is 1", "anchors_hash is empty",
                   "refused at join", "leaves out evaluate"):  # fmt: skip
         assert words in told
 

@@ -23,6 +23,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.protocol import messages as m
 from fedwinnow.curation.protocol import wire
+from fedwinnow.curation.scores.cell_groups import public_mass
 from fedwinnow.server.run.fold import absorb, initial_state, next_request
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
 
@@ -402,11 +403,11 @@ def test_site_rounds_every_count_that_leaves(heard, measured):
     assert all(count % 5 == 0 for count in counts)
 
 
-def test_site_merges_cells_to_its_own_smallest(heard, measured):
-    """The larger of the run's and the site's smallest cell holds: no run of cells below it."""
+def test_site_groups_cells_to_its_own_smallest(heard, measured):
+    """Law: the larger of the run's and the site's smallest cell holds: one group of all 8."""
     reply = measured(smallest_cell=8).answer(of(heard, m.ScoreRequest))
-    assert len(set(reply.summary.counts.tolist())) == 1
-    assert reply.summary.total == pytest.approx(8)
+    mass = public_mass(reply.summary.edges, reply.public_scores)
+    assert reply.summary.counts == pytest.approx(8 * mass)
 
 
 def test_site_leaves_out_overlap_with_the_anchors_silently(scenario, cache, tmp_path):

@@ -209,7 +209,8 @@ def test_policy_gives_own_sums_of_enough_samples(silo):
     one = silo(round_counts_to=50)
     work, header = one.work(), head("evaluate")
     assert one.policy.release(metrics(header, 7), work, one.ledger).own == Metrics()
-    own = one.policy.release(metrics(header, 8), work, one.ledger).own
+    assert one.policy.release(metrics(header, 25), work, one.ledger).own == Metrics()  # told as 0
+    own = one.policy.release(metrics(header, 26), work, one.ledger).own
     assert own == Metrics(loss_sum=100.0, samples=50)
     exact = silo()
     own = exact.policy.release(metrics(header, 8), exact.work(), exact.ledger).own

@@ -79,7 +79,7 @@ def full() -> RunConfig:
         ('study.arms=["curated", "oracle"]', "a label column"),
         ('study.arms=["curated", "best"]', "'keep_all'"),
         ("sites.0.gate.near_duplicates=0", "(0, 1]"),
-        ("sites.0.round_counts_to=0", "at least 1"),
+        ("sites.0.round_counts_to=-1", "at least 0"),
         ('sites.0.name="a/b"', "letters, digits"),
         ('sites.1.name="a"', "every site named once"),
         ("threshold.settings=3", "a table"),

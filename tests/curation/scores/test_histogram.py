@@ -49,8 +49,10 @@ def test_summary_tells_rounded_counts_of_large_groups(scores, smallest, step):
 def test_summary_of_one_other_score_differs_in_two_groups_by_one_step(
     scores, other, smallest, step, public
 ):
-    """Law: two data sets that differ in one sample have the same borders of groups, and at most
-    two groups differ, by one step or by the least count that is told."""
+    """Law: two data sets that differ in one sample differ in at most two groups.
+
+    The borders are the same; each differs by one step, or by the least count that is told.
+    """
     one, two = np.array(scores), np.array([other, *scores[1:]])
     told = {"smallest_cell": smallest, "step": step, "public_scores": public}
     first, second = (summarise(values, EDGES, **told) for values in (one, two))
@@ -68,8 +70,10 @@ def test_summary_of_one_other_score_differs_in_two_groups_by_one_step(
     scores=SCORES.filter(len), step=st.integers(1, 20), threshold=st.sampled_from(EDGES.tolist())
 )
 def test_kept_counts_of_neighbours_are_alike_or_one_step_apart(scores, step, threshold):
-    """Law: whatever the threshold, one sample more or another one moves the kept count, and the
-    number of samples, by at most one step; 0 and every count up to half a step are alike."""
+    """Law: whatever the threshold, one sample more moves a kept count by at most one step.
+
+    Zero and every count up to half a step are alike.
+    """
     kept = int((scores >= threshold).sum())
     one_less = int((scores[1:] >= threshold).sum())
     assert abs(round_count(kept, step) - round_count(one_less, step)) in {0, step}
