@@ -14,14 +14,14 @@ from fedwinnow.client.data.site_data import open_site_data
 from fedwinnow.client.phases.table import answer
 from fedwinnow.client.runs.process_cache import ProcessCache, set_deterministic
 from fedwinnow.client.runs.refusals import refusal_of, refused_by
-from fedwinnow.client.runs.run_files import RunFiles
+from fedwinnow.client.runs.run_files import open_runs, run_files
 from fedwinnow.client.runs.site_run import SiteRun, parse_terms
 from fedwinnow.client.runs.told_text import constant, tell
 from fedwinnow.curation.atomic_files import write_atomically
 from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.config.site import SiteConfig
 from fedwinnow.curation.config.strict_toml import canonical_json
-from fedwinnow.curation.errors import ProtocolError
+from fedwinnow.curation.errors import ProtocolError, RefusalError
 from fedwinnow.curation.model.pretrained import load_tokenizer
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.header import PROTOCOL
@@ -40,6 +40,7 @@ class Site:
     config: SiteConfig
     cache: ProcessCache = field(default_factory=ProcessCache)
     _runs: dict[str, SiteRun] = field(default_factory=dict)
+    """The run that was asked last, by its id: each holds a copy of the data in scratch."""
 
     @property
     def name(self) -> str:
@@ -88,13 +89,9 @@ class Site:
 
     def _join(self, request: JoinRequest) -> SiteRun:
         run = request.header.run
-        if not run or not all(c.isalnum() or c in "-_" for c in run):
-            message = f"run id {run!r}: expected letters, digits, '-' and '_'"
-            raise ProtocolError(message, clause="protocol")
+        file = run_files(Path(self.config.work), run).terms
         with refused_by("terms"):
             terms = parse_terms(request.terms)
-        folder = Path(self.config.work) / run
-        file = RunFiles(folder).terms
         if file.exists() and file.read_text(encoding="utf-8") != canonical_json(terms):
             message = f"run {run} is already joined under other terms; start it under a new run id"
             told = tell(
@@ -102,9 +99,11 @@ class Site:
                 run=constant("run", request.header),
             )
             raise ProtocolError(message, clause="terms", told=told)
-        self._runs[run] = self._make(folder, terms)
+        if not file.exists():
+            self._check_room()
+        made = self._keep(run, file.parent, terms)
         write_atomically(file, canonical_json(terms).encode())
-        return self._runs[run]
+        return made
 
     def run_of(self, run: str) -> SiteRun:
         """Return the state of a run that this site joined.
@@ -113,8 +112,8 @@ class Site:
             ProtocolError: the site has not joined it.
         """
         if run not in self._runs:
-            file = RunFiles(Path(self.config.work) / run).terms
-            if not run or not all(c.isalnum() or c in "-_" for c in run) or not file.exists():
+            file = run_files(Path(self.config.work), run).terms
+            if not file.exists():
                 message = (
                     f"run {run!r} has not been joined by this site; send the join request first"
                 )
@@ -123,7 +122,27 @@ class Site:
                 )
                 raise ProtocolError(message, clause="protocol", told=told)
             terms = parse_terms(file.read_text(encoding="utf-8"))
-            self._runs[run] = self._make(file.parent, terms)
+            return self._keep(run, file.parent, terms)
+        return self._runs[run]
+
+    def _check_room(self) -> None:
+        """Refuse a further run where as many are open as the policy allows.
+
+        Raises:
+            RefusalError: clause "policy.max_open_runs".
+        """
+        most = self.config.policy.max_open_runs
+        if not self.config.simulation and len(open_runs(Path(self.config.work))) >= most:
+            message = (
+                f"policy.max_open_runs: this site allows {most} runs that are not closed; close "
+                "one, or let the site's operator remove its folder"
+            )
+            raise RefusalError(message, clause="policy.max_open_runs")
+
+    def _keep(self, run: str, folder: Path, terms: RunTerms) -> SiteRun:
+        """Open a run in place of the one that was open: one copy of the data lies in scratch."""
+        self._runs.clear()
+        self._runs[run] = self._make(folder, terms)
         return self._runs[run]
 
     def _make(self, folder: Path, terms: RunTerms) -> SiteRun:

@@ -5,6 +5,7 @@
 agent does.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -29,8 +30,9 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
     least = policy.smallest_group
     adapter = (
         f"an adapter of rank up to {policy.max_rank} and at most {policy.max_adapter_mb} MB, "
-        f"trained on at least {least} of your samples; mean training losses over at least {least} "
-        "samples each. An adapter can reveal what it was trained on (docs/threat-model.md)"
+        f"trained in steps of at least {least} distinct samples of yours, {_clipping(policy)}; a "
+        "mean training loss of each step. An adapter can reveal what it was trained on "
+        "(docs/threat-model.md)"
     )
     often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
     seldom = f"for one data set and one anchor set {often}, over all runs"
@@ -42,8 +44,9 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
         Phase.WARM_UP: f"{adapter}{_shared(policy)}",
         Phase.SCORE: (
             f"{seldom}, one histogram of your samples' scores, in groups of cells that do not "
-            f"depend on them ({counts}; below {cell}, or more where a run asks, 0 is told), and how many have no score ({counts}); scores of "
-            "PUBLIC anchors, and how well they are told apart"
+            f"depend on them ({counts}; below {cell}, or more where a run asks, 0 is told), and "
+            f"how many have no score ({counts}); scores of PUBLIC anchors, and how well they are "
+            "told apart"
         ),
         Phase.CLUSTER: _clusters(policy, site),
         Phase.SELECT: f"{seldom}, how many samples were kept ({counts})",
@@ -72,6 +75,12 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
     if reason := why_all_refused(policy):
         lines.insert(0, f"as it stands only refusals, for every run is refused at join: {reason}")
     return tuple(lines)
+
+
+def _clipping(policy: PolicySection) -> str:
+    """Describe how far one sample may move a step."""
+    most = policy.max_sample_grad_norm
+    return "none clipped" if math.isinf(most) else f"each one's gradient clipped to {most} at most"
 
 
 def _clusters(policy: PolicySection, site: SiteSection) -> str:

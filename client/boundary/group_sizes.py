@@ -1,24 +1,18 @@
-"""Count the samples and draws behind each release, for ``policy.smallest_group``."""
+"""Count the private samples of a step, for ``policy.smallest_group``."""
 
 import math
-from itertools import pairwise
 
+from fedwinnow.client.runs import tables
+from fedwinnow.client.runs.agreed_terms import warm_up_rounds
 from fedwinnow.client.runs.site_run import SiteRun
-from fedwinnow.client.training.round_plan import effective_samples
+from fedwinnow.client.training.round_plan import stage_at
+from fedwinnow.curation.config.run import RunTerms
 from fedwinnow.curation.protocol.phases import Phase
 from fedwinnow.curation.protocol.replies import TrainedAdapter
 from fedwinnow.curation.scores.bounded_mean import grid_step
 
 MOST_LOSS = math.log(2**18)
 """Loss of a uniform guess among as many tokens as the largest vocabularies hold, nats."""
-
-
-def pool_losses(losses: tuple[float, ...], steps: int) -> tuple[float, ...]:
-    """Average each ``steps`` losses in a row; a shorter rest joins the last mean or is withheld."""
-    number = len(losses) // steps
-    bounds = [*(i * steps for i in range(number)), len(losses)]
-    parts = [losses[a:b] for a, b in pairwise(bounds)]
-    return tuple(sum(part) / len(part) for part in parts)
 
 
 def round_losses(losses: tuple[float, ...], draws: int) -> tuple[float, ...]:
@@ -32,24 +26,27 @@ def warms_up_on_anchors(run: SiteRun) -> bool:
     return run.terms.warm_up.data == "anchors"
 
 
-def train_draws(run: SiteRun) -> int:
-    """Return the number of samples that the steps of one training round draw."""
-    training = run.terms.training
-    return training.steps * training.batch_size * training.accumulation
+def trains_on_private(terms: RunTerms) -> bool:
+    """Return whether a run trains on private samples at all."""
+    warms_up = warm_up_rounds(terms) > 0 and terms.warm_up.data == "all"
+    return warms_up or terms.training.rounds > 0
 
 
-def warm_up_draws(run: SiteRun) -> int:
-    """Return the mean number of private samples among the draws of one warm-up round."""
-    training, private = run.terms.training, len(run.data.samples)
-    drawn = run.terms.warm_up.steps * training.batch_size * training.accumulation
-    return drawn * private // (private + len(run.data.rows.samples))
+def step_draws(terms: RunTerms) -> int:
+    """Return the samples that an optimizer step draws."""
+    return terms.training.batch_size * terms.training.accumulation
 
 
 def samples_behind(reply: TrainedAdapter, run: SiteRun) -> int:
     """Return the exact number of private samples behind an adapter; the reply rounds it.
 
-    At most the number that the round's steps can draw, whatever was kept.
+    Every step draws distinct samples of them, evenly weighted (``training/distinct_steps.py``).
     """
     if reply.header.phase == Phase.WARM_UP:
-        return min(len(run.data.samples), warm_up_draws(run))
-    return min(effective_samples(run, reply.header), train_draws(run))
+        return len(run.data.samples)
+    arm, ordering = reply.header.arm, run.plugins.staged_ordering
+    kept = int(tables.read_kept(run.files.selection, arm).sum())
+    if ordering is None or kept == 0:
+        return kept
+    stage = stage_at(run, ordering, reply.header.round, kept)
+    return len(tables.read_stage(run.files.stage(arm, stage.number))[0])

@@ -13,22 +13,20 @@ from typing import Any
 
 from fedwinnow.client.boundary.clauses import check_brought, check_size, require
 from fedwinnow.client.boundary.group_sizes import (
-    pool_losses,
     round_losses,
     samples_behind,
-    train_draws,
-    warm_up_draws,
     warms_up_on_anchors,
 )
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.client.boundary.released_datasets import ReleasedDatasets, holdout_division
+from fedwinnow.client.boundary.training_clauses import check_training
+from fedwinnow.client.boundary.work_clauses import check_work
 from fedwinnow.client.runs.agreed_terms import (
     check_place,
     cluster_exchanges,
     named_plugins,
     optimizer_steps,
     training_rounds,
-    warm_up_rounds,
     why_adapters_are_shared,
 )
 from fedwinnow.client.runs.refusals import refused_by
@@ -108,7 +106,6 @@ class Policy:
         """
         if isinstance(reply, Joined):
             self._data(run, reply.header.run, ledger)
-            self._draws(run)
             check_size(reply.adapter, self.section)
         if isinstance(reply, PublicSignals):
             other = set(reply.table.ids) - {sample.id for sample in run.data.rows.samples}
@@ -122,15 +119,13 @@ class Policy:
         if isinstance(reply, TrainedAdapter) and reply.gradient is not None:
             check_size(reply.gradient, self.section)
         if isinstance(reply, TrainedAdapter) and reply.adapter is not None:
-            if reply.header.phase == Phase.WARM_UP and warms_up_on_anchors(run):
-                check_size(reply.adapter, self.section)
-                return reply
-            if samples_behind(reply, run) < self.section.smallest_group:
+            public = reply.header.phase == Phase.WARM_UP and warms_up_on_anchors(run)
+            if not public and samples_behind(reply, run) < self.section.smallest_group:
                 return replace(reply, samples=0, adapter=None, losses=(), learning_rate=0.0)
             check_size(reply.adapter, self.section)
-            together = self._steps_together(reply, run)
-            losses = round_losses(pool_losses(reply.losses, together), self.section.smallest_group)
-            return replace(reply, losses=losses)
+            if not public:
+                losses = round_losses(reply.losses, self.section.smallest_group)
+                return replace(reply, losses=losses)
         return reply
 
     def _terms(self, terms: RunTerms, made: RunPlugins | None) -> None:
@@ -170,6 +165,8 @@ class Policy:
             limit = tell("at most {most}", most=constant(f"max_{name}", section))
             fits = count(terms) <= getattr(section, f"max_{name}")
             require(f"max_{name}", constant(count, terms), fits, limit)
+        check_training(terms, section)
+        check_work(terms, section)
         sharer = why_adapters_are_shared(terms, RunPlugins.of(terms) if made is None else made)
         require(
             "share_adapter_with_members",
@@ -212,20 +209,6 @@ class Policy:
         came = f"{header.phase} {len(earlier) + 1} on the same data"
         require(clause, came, len(earlier) < limit, f"{limit} over all runs")
 
-    def _draws(self, run: SiteRun) -> None:
-        """Refuse a run whose rounds draw fewer than ``smallest_group`` samples.
-
-        The adapters of such rounds would be withheld, so the run may not start.
-        """
-        draws = {"training": train_draws(run)}
-        if warm_up_rounds(run.terms) and not warms_up_on_anchors(run):
-            draws["warm_up"] = warm_up_draws(run)
-        for name, number in draws.items():
-            came = f"{name} rounds that draw {number} of this site's samples each"
-            least = self.section.smallest_group
-            enough = f"at least {least}, which more steps draw"
-            require("smallest_group", came, number >= least, enough)
-
     def _own(self, own: Metrics, run: SiteRun, ledger: Ledger) -> Metrics:
         """Return own hold-out sums with a rounded count; empty where they would reveal few."""
         entries = self._same("MetricsReply", run, ledger)
@@ -236,16 +219,6 @@ class Policy:
         if count == own.samples:
             return own
         return replace(own, loss_sum=own.loss_sum / own.samples * count, samples=count)
-
-    def _steps_together(self, reply: TrainedAdapter, run: SiteRun) -> int:
-        """Return how many steps' losses to pool for enough private samples.
-
-        Warm-up mixes public samples in, so it needs more steps.
-        """
-        training, private = run.terms.training, len(run.data.samples)
-        public = len(run.data.rows.samples) if reply.header.phase == Phase.WARM_UP else 0
-        each = training.batch_size * training.accumulation * private / (private + public)
-        return math.ceil(self.section.smallest_group / each)
 
     def _same(
         self, kind: str, run: SiteRun, ledger: Ledger, anchors: str | None = None

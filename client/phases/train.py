@@ -47,8 +47,11 @@ def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
     terms, header = run.terms, request.header
     warm_up = header.phase == Phase.WARM_UP.value
     plan = plan_warm_up(run, request) if warm_up else plan_arm_round(run, request, checked)
-    if len(plan.samples) == 0:
-        logger.info("site %s keeps no sample for arm %s and does not train", run.site, header.arm)
+    if len(plan.samples) == 0 or not plan.fills_steps:
+        logger.info(
+            "site %s has %d samples for %s, too few for a step, and does not train",
+            run.site, len(plan.samples), header.arm or "warm-up",
+        )  # fmt: skip
         return TrainedAdapter(
             header=header, site=run.site, samples=0, adapter=None, losses=(), learning_rate=0.0
         )
@@ -61,6 +64,7 @@ def _train(run: SiteRun, request: TrainRequest, checked: str) -> TrainedAdapter:
         step_offset=request.step_offset,
         total_steps=request.total_steps,
         first_step=plan.first_step,
+        make_up=plan.make_up,
         order=plan.order,
         objective=plan.objective,
         weights=plan.weights,

@@ -4,13 +4,18 @@ What a site sends is a message; a file is never sent. Where a file holds what a 
 the very bytes of a reply, its docstring says so. All others hold figures of single samples.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedwinnow.curation.config.identity import run_id, sites_folder
 from fedwinnow.curation.config.run import RunConfig
+from fedwinnow.curation.errors import ProtocolError
 
 _TERMS = "terms.json"
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TAKEN = frozenset({"datasets", "sequence"})
+"""Names in a work folder that are the site's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,27 @@ class RunFiles:
     def shards(self) -> Path:
         """Return the folder of finished shards of signals during a pass; never leaves."""
         return self.folder / "shards"
+
+
+def run_files(work: Path, run: str) -> RunFiles:
+    """Return the files of a run below a site's work folder, whether or not it was joined.
+
+    Raises:
+        ProtocolError: the run id is no name of a folder of its own.
+    """
+    if not _RUN_ID.fullmatch(run) or run in _TAKEN:
+        message = (
+            f"run id {run[:80]!r}: expected 1 to 64 ASCII letters, digits, '-' and '_', and none "
+            f"of {', '.join(sorted(_TAKEN))}"
+        )
+        raise ProtocolError(message, clause="protocol")
+    return RunFiles(work / run)
+
+
+def open_runs(work: Path) -> list[str]:
+    """Return the ids of the runs that were joined and not closed, sorted."""
+    closed = (sorted((work / run / "replies").glob("close-*")) for run in joined_runs(work))
+    return [run for run, replies in zip(joined_runs(work), closed, strict=True) if not replies]
 
 
 def joined_runs(work: Path) -> list[str]:

@@ -23,6 +23,7 @@ from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import Float
 
 from fedwinnow.client.measuring.pass_options import OnProgress, PassOptions
+from fedwinnow.client.training.distinct_steps import StepGroup, step_batches
 from fedwinnow.client.training.sample_stream import (
     TrainingBatch,
     check_order,
@@ -72,6 +73,7 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
     objective: Objective,
     weights: Float[np.ndarray, " samples"] | None = None,
     first_step: int = 0,
+    make_up: StepGroup | None = None,
     learning_rate: float,
     schedule: str,
     seed: int,
@@ -100,6 +102,8 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
         objective: What a step minimises.
         weights: How much each sample counts: its loss is multiplied before the objective sees it.
         first_step: Optimizer step of the plan with which the passes over these samples begin.
+        make_up: Make-up of each step, where its draws must be distinct; None lets a step that
+            crosses passes draw a sample twice.
         learning_rate: Peak of the plan.
         schedule: Learning-rate schedule (``strategies/maths/order_schedule.py``); a warning is
             logged in the first round where it undoes the order.
@@ -126,19 +130,19 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
     if step_offset == 0 and (why := why_undone(order, total_steps, schedule, section.warmup_share)):
         logger.warning("%s", why)
     set_adapter(loaded, adapter)
-    start = (step_offset - first_step) * section.batch_size * section.accumulation
-    drawn = training_batches(
-        sample_stream(order, seed, start),
+    drawn = _batches(
+        order,
         _encoder(loaded, samples, options),
+        section,
+        seed=seed,
+        steps_before=step_offset - first_step,
+        make_up=make_up,
         weights=np.ones(len(samples)) if weights is None else weights,
-        size=section.batch_size,
-        patience=len(samples),
     )
     dropout = derive_seed(seed, "dropout", step_offset)
     with _training_mode(loaded, section, dropout) as clip, (watch or _unwatched)(loaded) as watcher:
-        losses, norms = _run(
-            loaded, drawn, section, objective, rates, on_progress, watcher, clip, cap
-        )
+        told = _run(loaded, drawn, section, objective, rates, on_progress, watcher, clip, cap)
+    losses, norms = told
     logger.info("trained %d steps on %d samples, last loss %.4f", steps, len(samples), losses[-1])
     return TrainingResult(
         adapter=get_adapter(loaded),
@@ -146,6 +150,27 @@ def train(  # noqa: PLR0913 - every choice is an argument, not a section of the 
         learning_rate=math.fsum(rates) / len(rates),
         gradient_norms=tuple(norms),
     )
+
+
+def _batches(
+    order: Order,
+    encoding: Callable[[int], Encoding],
+    section: TrainingSection,
+    *,
+    seed: int,
+    steps_before: int,
+    make_up: StepGroup | None,
+    weights: Float[np.ndarray, " samples"],
+) -> Iterator[TrainingBatch]:
+    """Return the endless batches of the steps, as distinct as their make-up asks."""
+    size = section.batch_size
+    if make_up is not None:
+        return step_batches(
+            order, encoding, seed=seed, steps_before=steps_before, make_up=make_up,
+            weights=weights, size=size,
+        )  # fmt: skip
+    stream = sample_stream(order, seed, steps_before * size * section.accumulation)
+    return training_batches(stream, encoding, weights=weights, size=size, patience=len(weights))
 
 
 def _encoder(
@@ -174,7 +199,7 @@ def _unwatched(_loaded: LoadedModel) -> Iterator[Watcher]:
     yield Watcher()
 
 
-def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
+def _run(  # noqa: PLR0913, PLR0917 - one loop, and what it needs
     loaded: LoadedModel,
     stream: Iterator[TrainingBatch],
     section: TrainingSection,
@@ -189,16 +214,12 @@ def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
     accelerator = _accelerator(loaded.device, section)
     parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
     initial = {name: value.detach().clone() for name, value in parameters.items()}
-    optimizer = accelerator.prepare(
-        torch.optim.AdamW(parameters.values(), lr=rates[0], weight_decay=section.weight_decay)
-    )
+    optimizer = accelerator.prepare(_optimizer(parameters, section))
     optimizer.zero_grad()
-    losses, norms = [], []
-    norm = torch.zeros(())
+    losses, norms, norm = [], [], torch.zeros(())
     draws = section.batch_size * section.accumulation
     for step, rate in enumerate(rates):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        _set_rate(optimizer, rate)
         mean = torch.zeros((), device=loaded.device)
         usable = torch.ones((), dtype=torch.bool, device=loaded.device)
         for _ in range(section.accumulation):
@@ -214,8 +235,8 @@ def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
                 watcher.passed(drawn, step)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(parameters.values(), section.max_grad_norm)
-                    if section.precision != "fp16":  # else the scaler skips the step
-                        usable &= torch.isfinite(norm)
+                    scaled = section.precision == "fp16"  # the scaler skips such a step itself
+                    usable &= torch.isfinite(norm) | scaled
                     if cap is None:
                         finite = usable & torch.isfinite(mean) & torch.isfinite(value)
                         _check_finite(finite, mean, f"{step + 1} of {len(rates)}", rate)
@@ -229,6 +250,18 @@ def _run(  # noqa: C901, PLR0913, PLR0917 - one loop, and what it needs
     if cap is not None:
         _restore_unless_finite(parameters, initial)
     return losses, norms
+
+
+def _optimizer(
+    parameters: Mapping[str, torch.Tensor], section: TrainingSection
+) -> torch.optim.Optimizer:
+    """Return AdamW without a rate, which each step sets."""
+    return torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=section.weight_decay)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def _told(losses: torch.Tensor, cap: float | None) -> torch.Tensor:

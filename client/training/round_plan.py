@@ -1,6 +1,5 @@
 """Plan a training round: its samples, their order and how much each counts."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +17,9 @@ from fedwinnow.client.training.curriculum_stages import (
     stage_of,
     stage_scoring,
 )
+from fedwinnow.client.training.distinct_steps import StepGroup
 from fedwinnow.curation.datatypes import Sample, Scores
 from fedwinnow.curation.errors import PluginError
-from fedwinnow.curation.protocol.header import Header
 from fedwinnow.curation.protocol.requests import TrainRequest
 from fedwinnow.curation.seeds import derive_seed
 from fedwinnow.strategies.interfaces.objective import Objective
@@ -48,6 +47,10 @@ class RoundPlan:
     steps: int
     learning_rate: float
     schedule: str
+    make_up: StepGroup | None = None
+    """Make-up of each step, where the site's policy asks for groups of distinct samples."""
+    fills_steps: bool = True
+    """Whether the samples fill a step; where they do not, the site does not train."""
 
 
 def plan_warm_up(run: SiteRun, request: TrainRequest) -> RoundPlan:
@@ -55,10 +58,12 @@ def plan_warm_up(run: SiteRun, request: TrainRequest) -> RoundPlan:
     terms, phase = run.terms, request.header.phase
     if terms.warm_up.data == "anchors":  # public, so every site trains the same adapter
         samples: Sequence[Sample] = run.data.split.reference
-        seed = derive_seed(terms.run.seed, phase)
+        seed, make_up = derive_seed(terms.run.seed, phase), None
     else:
         samples = warm_up_samples(run.data, run.site, request.sites, terms.run.seed)
         seed = derive_seed(terms.run.seed, run.site, phase)
+        private = len(run.data.samples)
+        make_up = step_group(run, private, len(samples) - private)
     ordering: Ordering = build("ordering", "shuffled", {})
     return RoundPlan(
         samples=samples,
@@ -71,6 +76,8 @@ def plan_warm_up(run: SiteRun, request: TrainRequest) -> RoundPlan:
         steps=terms.warm_up.steps,
         learning_rate=terms.warm_up.learning_rate,
         schedule="constant",
+        make_up=make_up,
+        fills_steps=_fills(run, make_up, len(run.data.samples)),
     )
 
 
@@ -80,7 +87,7 @@ def plan_arm_round(run: SiteRun, request: TrainRequest, adapter: str) -> RoundPl
     seed = derive_seed(run.terms.run.seed, run.site, header.phase)
     ordering, staged = run.plugins.ordering, run.plugins.staged_ordering
     places, scores = kept_samples(run, header.arm)
-    kept, first_round = len(places), 1
+    kept, first_round, stages = len(places), 1, 1
     weights = sample_weights(run, header.arm, places, scores)
     if staged is not None and kept > 0:
         stage = stage_at(run, staged, header.round, kept)
@@ -92,8 +99,10 @@ def plan_arm_round(run: SiteRun, request: TrainRequest, adapter: str) -> RoundPl
         if weights is not None:
             weights = weights[np.searchsorted(everything, places)]
         seed, first_round = derive_seed(seed, "stage", stage.number), stage.first_round
+        stages = stage.count
     samples = run.data.samples.subset(places.tolist())
     order = ordering(scores, derive_seed(seed, "order"), samples)
+    make_up = step_group(run, len(samples), 0)
     return RoundPlan(
         samples=samples,
         kept=kept,
@@ -105,7 +114,31 @@ def plan_arm_round(run: SiteRun, request: TrainRequest, adapter: str) -> RoundPl
         steps=section.steps,
         learning_rate=section.learning_rate,
         schedule=choose_schedule(section.schedule, order.schedule_hint),
+        make_up=make_up,
+        fills_steps=_fills(run, make_up, kept, stages),
     )
+
+
+def step_group(run: SiteRun, private: int, public: int) -> StepGroup | None:
+    """Return the make-up of a step; None where the site asks for no groups, as in simulations."""
+    training, group = run.terms.training, run.config.policy.smallest_group
+    if run.config.simulation or group == 1:
+        return None
+    draws = training.batch_size * training.accumulation
+    return StepGroup.of(group=group, private=private, public=public, draws=draws)
+
+
+def _fills(run: SiteRun, make_up: StepGroup | None, private: int, stages: int = 1) -> bool:
+    """Return whether samples fill a step, by the number that is told of them.
+
+    What a site tells rounded must not be told exactly by whether it trains: so this follows from
+    the rounded count alone, taken as low as it can mean.
+    """
+    if make_up is None:
+        return True
+    step, told = run.config.site.round_counts_to, run.rounded(private)
+    least = told - step // 2 if step == 1 or told > step else 0
+    return least // stages >= make_up.private_draws
 
 
 def kept_samples(run: SiteRun, arm: str) -> tuple[Places, Scores]:
@@ -145,28 +178,3 @@ def sample_weights(run: SiteRun, arm: str, places: Places, scores: Scores) -> We
         )
         raise PluginError(message)
     return weights
-
-
-def effective_samples(run: SiteRun, header: Header) -> int:
-    """Return the effective number of samples behind a round's adapter, for ``smallest_group``.
-
-    Counts the kept samples of the round's stage; with weights, Kish's effective number
-    (Σ w)² / Σ w², as weights near 0 could hide a few samples among many.
-
-    Reference:
-        L. Kish, Survey Sampling, Wiley, 1965
-    """
-    arm = header.arm
-    places = np.flatnonzero(tables.read_kept(run.files.selection, arm))
-    if len(places) == 0:
-        return 0
-    weights = np.ones(len(places))
-    if run.plugins.weighing_objective is not None:
-        known = sample_weights(run, arm, *kept_samples(run, arm))
-        weights = weights if known is None else known
-    if run.plugins.staged_ordering is not None:
-        stage = stage_at(run, run.plugins.staged_ordering, header.round, len(places))
-        taken, _ = tables.read_stage(run.files.stage(arm, stage.number))
-        weights = weights[np.searchsorted(places, taken)]
-    squares = float((weights**2).sum())
-    return 0 if squares == 0 else math.floor(float(weights.sum()) ** 2 / squares + 1e-9)

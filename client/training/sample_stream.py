@@ -68,6 +68,32 @@ class TrainingBatch:
     encodings: tuple[Encoding, ...]
 
 
+def with_target(
+    stream: Iterator[int], encoding: Callable[[int], Encoding], *, patience: int
+) -> Iterator[tuple[int, Encoding]]:
+    """Yield the draws that have a target, with their tokens; pass over the others.
+
+    Gives up after ``2 · patience`` draws without a target.
+
+    Raises:
+        EmptySelectionError: no sample has one.
+    """
+    misses = 0
+    for place in stream:
+        encoded = encoding(place)
+        if encoded.has_target:
+            misses = 0
+            yield place, encoded
+            continue
+        misses += 1
+        if misses >= 2 * patience:  # two passes: one may begin in the middle of a shuffle
+            message = (
+                f"training: expected a sample with a response token, got none among {patience}; "
+                "check columns.response or raise model.max_length"
+            )
+            raise EmptySelectionError(message)
+
+
 def training_batches(
     stream: Iterator[int],
     encoding: Callable[[int], Encoding],
@@ -82,21 +108,9 @@ def training_batches(
     """
     chosen: list[Encoding] = []
     places: list[int] = []
-    misses = 0
-    for place in stream:
-        encoded = encoding(place)
-        if encoded.has_target:
-            chosen.append(encoded)
-            places.append(place)
-            misses = 0
-        else:
-            misses += 1
-        if misses >= 2 * patience:  # two passes: one may begin in the middle of a shuffle
-            message = (
-                f"training: expected a sample with a response token, got none among {patience}; "
-                "check columns.response or raise model.max_length"
-            )
-            raise EmptySelectionError(message)
+    for place, encoded in with_target(stream, encoding, patience=patience):
+        chosen.append(encoded)
+        places.append(place)
         if len(chosen) == size:
             yield TrainingBatch(
                 batch=collate(chosen),

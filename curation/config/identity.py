@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def run_id(config: RunConfig) -> str:
     digest = hashlib.sha256(identity(config).encode())
     for source in (config.anchors.path, *(site.data for site in config.sites)):
         digest.update(_content(source).encode())
-    return f"{config.run.name.replace('.', '-')}-{digest.hexdigest()[:12]}"
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", config.run.name)[:48]  # a site makes a folder of it
+    return f"{name}-{digest.hexdigest()[:12]}"
 
 
 def _content(source: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fedwinnow.curation.config.scoring import (
+    LEAST,
     AnchorsSection,
     ColumnsSection,
     ModelSection,
@@ -68,9 +69,9 @@ class SiteSection:
     targets: tuple[str, ...] = ()
     """Layers of the run's ``adapter.targets`` that this site trains; empty trains all of them."""
     round_counts_to: int = 0
-    """Counts leave as multiples of this; 0 takes 10 in a deployment, 1 (exact) in a simulation."""
+    """Step of counts that leave; 0 takes 10 in a deployment, 1 (exact) in a simulation."""
     smallest_cell: int = 0
-    """Smallest histogram cell; 0 takes 8, 1 in a simulation; the larger of it and the run's holds."""
+    """Smallest cell that is told; 0 takes 8, 1 in a simulation; the larger of it and the run's."""
     max_bins: int = 256
     """Most groups of histogram cells that are told, at least 1; fewer by the number of samples."""
 
@@ -124,7 +125,17 @@ class PolicySection:
     min_change: int = 50
     """Samples that must differ before changed data count as another data set, at least 1."""
     smallest_group: int = 32
-    """Fewest samples behind an adapter or a mean loss that leaves the site, at least 1."""
+    """Fewest distinct samples of an optimizer step, and behind a mean loss, at least 1."""
+    max_sample_grad_norm: float = 1.0
+    """Bound on training.sample_grad_norm, above 0, which must clip; inf allows none to clip."""
+    min_grad_norm: float = 0.01
+    """Smallest training.max_grad_norm and sample_grad_norm of a run, at least 0."""
+    max_learning_rate: float = 0.01
+    """Largest learning rate of training and warm-up, above 0."""
+    max_weight_decay: float = 0.1
+    """Largest training.weight_decay, at least 0."""
+    max_objective_strength: float = 10.0
+    """Largest number, either sign, in the settings of the objective, at least 0."""
     max_rounds: int = 20
     """Training rounds on one data set over all runs, warm-up and every arm counted, at least 1."""
     max_steps: int = 10_000
@@ -135,6 +146,14 @@ class PolicySection:
     """Largest adapter, received or sent, megabytes, at least 1."""
     max_reviewers: int = 16
     """Adapters of members that one request may bring, to review or to be judged, at least 1."""
+    max_draws: int = 1_000_000
+    """Samples that the optimizer steps of one run draw, at least 1."""
+    max_pass_tokens: int = 262_144
+    """Tokens of one forward pass, padding included, at least 8."""
+    max_repeats: int = 64
+    """Copies of an anchor, contrast prompts, answers to write, scorers to compare, at least 1."""
+    max_open_runs: int = 64
+    """Runs that are joined and not closed; a further one is refused, at least 1."""
 
     def __post_init__(self) -> None:
         require_setting(
@@ -150,13 +169,23 @@ class PolicySection:
             "max_rank",
             "max_adapter_mb",
             "max_reviewers",
+            "max_draws",
+            "max_repeats",
+            "max_open_runs",
         ):
             require_setting(
                 f"policy.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1"
             )
         require_setting(
-            "policy.max_clusters", self.max_clusters, self.max_clusters >= 0, "at least 0"
-        )
+            "policy.max_pass_tokens", self.max_pass_tokens, self.max_pass_tokens >= LEAST,
+            f"at least {LEAST}",
+        )  # fmt: skip
+        for name in ("max_learning_rate", "max_sample_grad_norm"):
+            came = getattr(self, name)
+            require_setting(f"policy.{name}", came, came > 0, "above 0")
+        for name in ("max_clusters", "min_grad_norm", "max_weight_decay", "max_objective_strength"):
+            came = getattr(self, name)
+            require_setting(f"policy.{name}", came, came >= 0, "at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

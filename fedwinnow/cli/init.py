@@ -24,10 +24,15 @@ from fedwinnow.curation.config.scoring import (
 )
 from fedwinnow.curation.config.site import SiteConfig, SiteSection
 from fedwinnow.curation.config.strict_toml import to_plain, to_toml
-from fedwinnow.curation.config.training import WarmUpSection
+from fedwinnow.curation.config.training import TrainingSection
 from fedwinnow.curation.errors import OutputError
 
 logger = logging.getLogger(__name__)
+
+
+GROUPED = TrainingSection(accumulation=10, sample_grad_norm=1.0)
+"""Training of a deployed run: steps of 40 samples hold a site's smallest group of 32, and in
+warm-up a fifth of public rows; each sample's gradient is clipped, as a site's policy asks."""
 
 
 def write_scenario(data: Path, anchors: str, model: str, folder: Path) -> tuple[Path, Path, Path]:
@@ -74,7 +79,7 @@ def write_run(model: str, folder: Path) -> Path:
     run = RunConfig(
         run=RunSection(name="my-deployed-run", minimum_sites=2),
         model=ModelSection(name=_absolute(model)),
-        warm_up=WarmUpSection(steps=16),  # fewer draw less than the smallest group of a site.toml
+        training=GROUPED,
         coordinator=CoordinatorSection(key="coordinator.key", connection="federation"),
         members=tuple(MemberSection(name=f"site-{number}", key="") for number in (1, 2, 3)),
     )
@@ -110,8 +115,8 @@ RUN_STEPS = """\
 # A deployed run, for the coordinator; docs/deploy/ says what else is started. What to edit:
 #   coordinator.key     `fedwinnow keys coordinator.key` makes it; send what it prints to the silos
 #   [[members]]         name and key of each silo, as its `fedwinnow site check` prints them
-#   warm_up.steps, training.steps   enough that a round draws policy.smallest_group samples of each
-#                       silo, public calibration rows not counted; else the silo refuses the run
+#   training.batch_size, training.accumulation   their product is what one step draws: at least
+#                       policy.smallest_group of each silo, in warm-up some more for public rows
 #   run.minimum_sites, [quorum], [deadlines]   how many must answer, and how long they are awaited
 # Then: fedwinnow run run.toml, and in another terminal fedwinnow status run.toml.
 """

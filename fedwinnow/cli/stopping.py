@@ -21,6 +21,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONGEST = 6.0
 """Longest time to clear up, seconds; a batch system kills after its own, 10 s or more."""
 
+_RETRY = 0.1
+"""Time until a signal is tried again that came while an extension was imported, seconds."""
+
 
 class StoppedError(SystemExit):
     """A signal asked this process to end."""
@@ -77,10 +80,22 @@ def resumed_by(folder: object) -> str:
     return f"what was committed is kept in {folder}; go on with: {again}"
 
 
-def _raise(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's shape
+def _raise(number: int, frame: FrameType | None) -> None:
+    if _is_in_an_extension(frame):  # C++ that an exception runs into aborts the process
+        threading.Timer(_RETRY, os.kill, (os.getpid(), number)).start()
+        return
     for other in SIGNALS:
         signal.signal(other, signal.SIG_IGN)  # the second one does not stop the clearing up
     raise StoppedError(number)
+
+
+def _is_in_an_extension(frame: FrameType | None) -> bool:
+    """Return whether a module of C or C++ is being imported below a frame."""
+    while frame is not None:
+        if frame.f_code.co_qualname.startswith("ExtensionFileLoader."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_late(heard: socket.socket) -> None:

@@ -11,8 +11,10 @@ no more than CAP sites of median size. Rule ``median`` takes F(e) = median_i F_i
 Measured with keep_fraction at five sites of 10 to 50 % dirty samples and sizes 1 to 10, mean rank
 error without a liar: sum 0.001, median 0.025, weights capped at the median alone 0.016, clipped
 0.013 (at CAP = 1 0.019). The largest shift by a liar who claims any size: 0.90, 0.10, 0.31 and
-0.14. With three sites that differ as much, clipping is the median and costs 0.05. Counts: a site's count is cut to the median kept share,
-times a setting, of the samples that it joined with.
+0.14. With three sites that differ as much, clipping is the median and costs 0.05.
+
+Counts: a site's count is cut to the median kept share, times a setting, of the samples that it
+joined with.
 
 Reference:
     D. Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 1 (coordinate-wise
@@ -29,7 +31,6 @@ from jaxtyping import Float64
 from fedwinnow.curation.config.coordinator import GuardsSection
 from fedwinnow.curation.datatypes import ScoreSummary
 from fedwinnow.curation.protocol.replies import SiteCard
-
 
 CAP = 2.0
 """Largest weight of a site, in medians of the sites' samples."""
@@ -63,9 +64,7 @@ def clipped_summaries(summaries: Mapping[str, ScoreSummary]) -> Mapping[str, Sco
     return found
 
 
-def guard_summaries(
-    summaries: Mapping[str, ScoreSummary], rule: str
-) -> Mapping[str, ScoreSummary]:
+def guard_summaries(summaries: Mapping[str, ScoreSummary], rule: str) -> Mapping[str, ScoreSummary]:
     """Return the histograms as ``guards.summaries`` has the threshold hear them."""
     if rule == "median":
         return median_summaries(summaries)

@@ -3,6 +3,7 @@
 Tests and rehearsals start agents from it. Its policies allow small groups, as its silos are tiny.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def site_config(scenario: RunConfig, site: SiteSection, own: Path, coordinator: 
         model=scenario.model,
         anchors=scenario.anchors,
         policy=PolicySection(
-            coordinator=coordinator, allow_individual_updates=True, smallest_group=1
+            coordinator=coordinator,
+            allow_individual_updates=True,
+            smallest_group=1,
+            max_sample_grad_norm=math.inf,  # the scenario is trained as its simulation is
         ),
         agent=AgentSection(
             socket=str(own / "run" / "agent.sock"),

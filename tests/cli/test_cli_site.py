@@ -20,6 +20,8 @@ from fedwinnow.client.agent.preflight import check_site, first_exposed
 from fedwinnow.client.boundary.disclosure import describe_releases
 from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.client.boundary.ledger import Ledger
+from fedwinnow.client.boundary.training_clauses import check_training
+from fedwinnow.client.boundary.work_clauses import check_work
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical_json
@@ -285,7 +287,7 @@ def test_init_without_data_writes_a_run_alone(fedwinnow, tmp_path):
 
 
 def test_init_writes_a_run_that_its_site_does_not_refuse(deployment, fedwinnow, tmp_path):
-    """Rounds draw as many samples as a site asks for, with as many public rows as private ones."""
+    """Law: terms of a run.toml as written hold every clause of a site.toml as written."""
     data, anchors = deployment / "north.jsonl", deployment / "anchors.jsonl"
     code, _, err = fedwinnow("init", data, "--anchors", anchors, "--out", tmp_path)
     assert code == 0, err
@@ -294,6 +296,7 @@ def test_init_writes_a_run_that_its_site_does_not_refuse(deployment, fedwinnow, 
     (tmp_path / "run.toml").write_text(keys, encoding="utf-8")
     run, site = load_run(tmp_path / "run.toml"), load_site(tmp_path / "site.toml")
     assert run.coordinator.connection == "federation"
-    each = run.training.batch_size * run.training.accumulation
-    for drawn in (run.warm_up.steps * each / 2, run.training.steps * each):
-        assert drawn >= site.policy.smallest_group
+    check_training(run.terms(), site.policy)
+    check_work(run.terms(), site.policy)
+    draws = run.training.batch_size * run.training.accumulation
+    assert draws > site.policy.smallest_group  # room for public rows in warm-up

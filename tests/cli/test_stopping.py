@@ -58,6 +58,28 @@ def test_a_signal_is_raised_once_and_handlers_come_back():
     assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
 
 
+def test_a_signal_waits_for_the_import_of_an_extension():
+    """Law: an exception never runs into C++ that imports; the signal is heard after it."""
+    heard = []
+
+    class ExtensionFileLoader:
+        def create_module(self):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+            heard.append("imported")
+
+    with pytest.raises(StoppedError) as stopped, stopping_on_signals():
+        signal.set_wakeup_fd(-1)  # this process is to live on
+        loader = ExtensionFileLoader()
+        qualified = type(loader).create_module.__code__.replace(
+            co_qualname="ExtensionFileLoader.create_module"
+        )
+        type(loader).create_module.__code__ = qualified
+        loader.create_module()
+        time.sleep(5)
+    assert (stopped.value.signal, heard) == ("SIGHUP", ["imported"])
+
+
 def test_an_ignored_signal_stays_ignored(monkeypatch):
     """Edge: ``nohup`` starts a command with SIGHUP ignored."""
     monkeypatch.setattr(

@@ -196,14 +196,48 @@ def test_site_refuses_a_run_that_it_has_not_joined(heard, cache, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "run", ["", ".", "..", "../x", "a/b", "/abs", "a\\b", "a.b", "a\0b", "a b"]
+    "run",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/abs",
+        "a\\b",
+        "a.b",
+        "a\0b",
+        "a b",
+        "datasets",
+        "sequence",
+        "\u0661\u0662\u00e9",
+        "r" * 65,
+    ],
 )
 def test_site_refuses_a_run_id_that_looks_like_a_path(heard, cache, tmp_path, run):
-    """A run id names a folder of the site: nothing but letters, digits, '-' and '_'."""
+    """A run id names a folder of its own: at most 64 ASCII letters, digits, '-' and '_'."""
     site = make_site(heard[1], tmp_path / "work", cache)
     for request in (of(heard, m.JoinRequest), of(heard, m.ProbeRequest)):
         refused(site, replace(request, header=replace(request.header, run=run)), "protocol")
     assert not list(tmp_path.iterdir())
+
+
+def test_site_keeps_one_copy_of_its_data_and_a_bounded_number_of_runs(heard, cache, tmp_path):
+    """Law: joins leave one open run; as many as ``max_open_runs`` may be unclosed, closed: any."""
+    site = make_site(heard[1], tmp_path / "work", cache)
+    policy = replace(site.config.policy, max_open_runs=2)
+    site.config = replace(site.config, simulation=False, policy=policy)
+    request = of(heard, m.JoinRequest)
+
+    def ask(made, run):
+        return site.handle(replace(made, header=replace(made.header, run=run)))
+
+    for run in ("one", "two", "one"):
+        assert isinstance(ask(request, run), m.Joined)
+        assert list(site._runs) == [run]
+    assert ask(request, "three").clause == "policy.max_open_runs"
+    ask(of(heard, m.CloseRequest), "two")
+    assert isinstance(ask(request, "three"), m.Joined)
 
 
 def test_site_refuses_another_protocol(heard, joined):

@@ -324,9 +324,9 @@ BEYOND: Kinds = {
     "refusal of a hostile text": (
         "train",
         lambda b: b.envelope(
-            wire.encode(m.Refusal(header=b.request.header, site=BAD, clause=TEXT, reason=TEXT))
+            wire.encode(m.Refusal(header=b.request.header, site=BAD, clause="failed", reason=TEXT))
         ),
-        r"refused \(<U\+001B>\[31mred<U\+0007><U\+202E>\)",
+        r"refused \(failed\): <U\+001B>\[31mred<U\+0007><U\+202E>",
     ),
 }
 KINDS = {**ENVELOPES, **WIRE, **CONTENTS, **BEYOND, **CLUSTERS}

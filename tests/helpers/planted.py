@@ -81,7 +81,7 @@ class Wire:
 
 
 SETTINGS = (
-    "training.batch_size=4",
+    "training.batch_size=6",
     "warm_up.steps=16",
     "guards.anchor_margin=9.0",
     'weighting={name="anchor_alignment"}',

@@ -24,7 +24,7 @@ OPEN = {"allow_individual_updates": True, "smallest_group": 8, "min_change": 5}
 PLAIN = {
     "run": {"trajectory": "global"},
     "warm_up": {"rounds": 2, "steps": 4},
-    "training": {"rounds": 3, "steps": 5, "batch_size": 4},
+    "training": {"rounds": 3, "steps": 5, "batch_size": 8, "sample_grad_norm": 1.0},
     "adapter": {"rank": 4},
     "evaluation": {"generate": 2},
 }

@@ -451,7 +451,7 @@ def test_agent_status_tells_no_number_of_samples():
 def test_agent_streams_payloads_larger_than_any_frame(silo, monkeypatch):
     """Nine frames there and six back come whole, though no single message may be so long."""
     came, long = [], "x" * (6 * CHUNK)
-    reply = messages.Refusal(header=CLOSE.header, site="north", clause="long", reason=long)
+    reply = messages.Refusal(header=CLOSE.header, site="north", clause="failed", reason=long)
 
     def taken(_: GuardedSite, stamp: Stamp, payload: bytes) -> messages.Request:
         came.append((hashlib.sha256(payload).hexdigest(), stamp.digest))

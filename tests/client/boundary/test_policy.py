@@ -59,6 +59,31 @@ TERMS = {
     ),
     "max_steps": ({"max_steps": 23}, {"training": {"steps": 6}}, {"training": {"steps": 5}}),
     "max_steps with warm-up": ({"max_steps": 23}, {"warm_up": {"steps": 5}}, {}),
+    "smallest_group of a step": (
+        {"smallest_group": 9}, {}, {"training": {"batch_size": 3, "accumulation": 3}},
+    ),
+    "smallest_group of one sample": ({}, {"training": {"batch_size": 1, "steps": 32}}, {}),
+    "max_sample_grad_norm without clipping": ({}, {"training": {"sample_grad_norm": 0.0}}, {}),
+    "max_sample_grad_norm": (
+        {"max_sample_grad_norm": 0.5}, {}, {"training": {"sample_grad_norm": 0.5}},
+    ),
+    "min_grad_norm": ({}, {"training": {"max_grad_norm": 1e-16}}, {}),
+    "min_grad_norm of a sample": ({}, {"training": {"sample_grad_norm": 1e-9}}, {}),
+    "max_learning_rate": ({}, {"training": {"learning_rate": 1e5}}, {}),
+    "max_learning_rate of warm-up": ({}, {"warm_up": {"learning_rate": 0.011}}, {}),
+    "max_weight_decay": ({}, {"training": {"weight_decay": 0.2}}, {}),
+    "max_objective_strength": (
+        {}, {"training": {"objective": {"name": "proximal", "settings": {"mu": 1e12}}}},
+        {"training": {"objective": {"name": "proximal", "settings": {"mu": 10.0}}}},
+    ),
+    "max_draws": ({"max_draws": 183}, {}, {"warm_up": {"rounds": 1}}),
+    "max_pass_tokens of a batch": ({"max_pass_tokens": 4096}, {"training": {"batch_size": 9}}, {}),
+    "max_pass_tokens of measuring": ({}, {"measuring": {"batch_tokens": 10**6}}, {}),
+    "max_pass_tokens of a sample": (
+        {"max_pass_tokens": 4096}, {"model": {"max_length": 10**4}}, {},
+    ),
+    "max_repeats of prompts": ({}, {"measuring": {"contrast_prompts": 10**9}}, {}),
+    "max_repeats of answers": ({}, {"evaluation": {"generate": 65}}, {}),
     "max_rank": ({"max_rank": 4}, {"adapter": {"rank": 5}}, {"adapter": {"rank": 4}}),
 }  # fmt: skip
 
@@ -100,6 +125,13 @@ def test_policy_terms_that_are_no_terms(silo):
     """Edge: text that holds no terms is a protocol error, not a crash."""
     with pytest.raises(ProtocolError):
         silo().ask(m.JoinRequest(header=head("join"), terms=json.dumps([1])))
+
+
+def test_policy_bounds_copies_before_a_file_is_opened(silo):
+    """Law: the copies of each anchor are a clause of the terms, asked before the site joins."""
+    one = silo()
+    refused("policy.max_repeats", one.ask, join(anchors={"copies": 1000}))
+    one.ask(join(anchors={"copies": 64}))
 
 
 PHASES = ("probe", "warm_up", "measure", "score", "select", "train", "evaluate")

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from policy_silo import (
     evaluate,
     head,
@@ -19,7 +17,6 @@ from policy_silo import (
     write_kept,
 )
 
-from fedwinnow.client.boundary.group_sizes import pool_losses
 from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.curation.datatypes import Metrics, SignalTable
 from fedwinnow.curation.protocol import messages as m
@@ -157,17 +154,6 @@ def test_policy_withholds_adapters_of_few(silo, round_to):
     assert one.policy.release(trained(head("warm_up", 1)), few, one.ledger).adapter is None
 
 
-def test_policy_counts_what_a_round_draws_not_what_is_kept(silo):
-    """An adapter of few steps is one of few samples: 2 steps of batch 4 make 8, one makes 4."""
-    one = silo()
-    for name, steps, leaves in (("long", 2, True), ("short", 1, False)):
-        work = one.work(name, training={"steps": steps}, warm_up={"steps": 2 * steps})
-        write_kept(work, 40)
-        for header in (head("train", 1, "curated"), head("warm_up", 1)):
-            reply = one.policy.release(trained(header, losses=(1.0,)), work, one.ledger)
-            assert (reply.adapter is not None) is leaves
-
-
 def test_policy_lets_warm_up_on_public_anchors_out(silo):
     """An adapter of public anchors alone tells of no sample, however few the silo has."""
     one = silo()
@@ -179,29 +165,13 @@ def test_policy_lets_warm_up_on_public_anchors_out(silo):
     assert later.adapter is None
 
 
-def test_policy_pools_losses_over_enough_samples(silo):
-    """A mean loss that leaves is over ``smallest_group`` private samples or more, and rounded."""
+def test_policy_rounds_losses_of_steps(silo):
+    """Law: the mean loss of a step, which draws a group, leaves on a grid of one draw's step."""
     one = silo(smallest_group=8)
-    work, losses = one.work(), (1.0, 3.0, 5.0, 7.0, 9.0)
+    work, losses = one.work(), (1.0, 3.5, 5.0, 7.0, 9.0)
     write_kept(work, 40)
     reply = one.policy.release(trained(head("train", 1, "curated"), losses), work, one.ledger)
-    assert reply.losses == (2.0, 8.0)  # means 2 and 7 on a grid of 2 ≥ ln(2^18) / 8
-    warm = one.policy.release(trained(head("warm_up", 1), losses), work, one.ledger)
-    assert warm.losses == (4.0,)  # mean 5; half of a batch may be public: 4 steps for 8 draws
-
-
-@given(st.lists(st.floats(0, 9), max_size=40), st.integers(1, 12))
-def test_pooled_losses_keep_the_mean_and_their_size(losses, steps):
-    """Every mean is over ``steps`` losses or more, all are used or none, none twice."""
-    means = pool_losses(tuple(losses), steps)
-    assert len(means) == len(losses) // steps
-    if steps == 1:
-        assert means == pytest.approx(losses)
-    elif means:
-        sizes = [steps] * (len(means) - 1)
-        sizes.append(len(losses) - sum(sizes))
-        total = sum(mean * size for mean, size in zip(means, sizes, strict=True))
-        assert total == pytest.approx(sum(losses))
+    assert reply.losses == (0.0, 4.0, 4.0, 8.0, 8.0)  # a grid of 2 ≥ ln(2^18) / 8
 
 
 def test_policy_gives_own_sums_of_enough_samples(silo):

@@ -248,7 +248,7 @@ def test_without_a_teacher_llkd_is_refused_at_once(folder, tmp_path):
     site = site_of(config, tmp_path, teacher=TeacherSection())
     reply = site.handle(next_request(initial_state(config, "toy-run")))
     assert isinstance(reply, m.Refusal)
-    assert reply.clause == "PluginError"
+    assert reply.clause == "terms"
     assert "teacher.name is empty" in reply.reason
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedwinnow.client.boundary.group_sizes import samples_behind
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.agreed_terms import named_plugins
 from fedwinnow.client.runs.process_cache import ProcessCache
@@ -163,14 +164,13 @@ def test_stages_rank_with_the_adapter_of_the_round(unbroken):
     assert said[1].tolist() != scores.tolist()
 
 
-def test_policy_counts_a_stage_and_effective_samples(unbroken):
-    """An adapter stands on its stage's samples, and on fewer where weights differ."""
+def test_policy_counts_the_samples_of_a_stage(unbroken):
+    """Oracle: an adapter stands on its stage's samples, not on all that are kept."""
     heard, work = unbroken
-    header = next(q.header for q, _ in heard if isinstance(q, m.TrainRequest) and q.header.arm)
+    reply = next(r for _, r in heard if isinstance(r, m.TrainedAdapter) and r.header.arm)
     kept, _ = round_plan.kept_samples(work, "curated")
     size = stage_of(1, rounds=3, stages=2, samples=len(kept)).size(len(kept))
-    assert 0 < round_plan.effective_samples(work, header) <= size
-    assert size < len(kept)
+    assert samples_behind(reply, work) == size < len(kept)
 
 
 def test_plugins_of_a_run_name_the_scorer_that_ranks(toy):

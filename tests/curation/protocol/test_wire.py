@@ -124,7 +124,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     ),
     m.CloseRequest(header=HEADER),
     m.Receipt(header=HEADER, site="a"),
-    m.Refusal(header=HEADER, site="a", clause="RefusalError", reason="no 'x' \"y\" \n"),
+    m.Refusal(header=HEADER, site="a", clause="failed", reason="no 'x' \"y\" \n"),
 )
 
 

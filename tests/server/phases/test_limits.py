@@ -66,7 +66,7 @@ def test_reply_that_breaks_the_fold_costs_its_own_site_only(monkeypatch, error):
 
     def breaks(state, config, replies, record):
         if SITES[1] in replies:
-            raise error
+            raise error("x")  # noqa: EM101 - no words matter
         return plain(state, config, replies, record)
 
     before = run_until(make_config(), "select", FakeSites())
@@ -88,7 +88,7 @@ def test_verdicts_on_the_whole_run_stand(monkeypatch):
     for error in (ProtocolError, OverflowError):
 
         def breaks(*_, error=error):
-            raise error
+            raise error("x")  # noqa: EM101 - no words matter
 
         monkeypatch.setitem(fold.PHASES, fold.Phase.SELECT, replace(select.PHASE, absorb=breaks))
         with pytest.raises(error):

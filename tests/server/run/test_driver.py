@@ -158,7 +158,7 @@ def test_driver_counts_a_repeated_reply_once(tmp_path, caplog):
             for delivery in super().exchange(request, sites, **more):
                 yield delivery
                 late = Refusal(
-                    header=request.header, site=delivery.site, clause="late", reason="again"
+                    header=request.header, site=delivery.site, clause="terms", reason="again"
                 )
                 yield replace(delivery, reply=late, bytes_up=0, bytes_down=0)
 

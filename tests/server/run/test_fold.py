@@ -182,9 +182,11 @@ def test_rounds_refusal_is_recorded_with_clause_and_reason(phase):
     """A refusal is no reply: clause and reason stand in the record."""
     state = at(phase)
     request = next_request(state)
-    refusal = m.Refusal(header=request.header, site="beta", clause="policy.rounds", reason="enough")
+    refusal = m.Refusal(
+        header=request.header, site="beta", clause="policy.max_rounds", reason="enough"
+    )
     found = absorb(state, replies_to(request) | {"beta": refusal})
-    assert found.records[-1].missing == {"beta": "refused (policy.rounds): enough"}
+    assert found.records[-1].missing == {"beta": "refused (policy.max_rounds): enough"}
 
 
 @pytest.mark.parametrize("phase", PHASES)
