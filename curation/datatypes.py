@@ -218,7 +218,7 @@ class ScoreSummary:
     """Length edges + 1: underflow, one cell between each two edges, overflow. A group
     of cells spreads its count by public mass, so counts may be fractions."""
     largest_merged: float = 0.0
-    """Largest count of one group of several cells, in samples: bounds the rank error."""
+    """Fullest group of several cells and what rounding hides, samples: bounds the rank error."""
 
     @property
     def total(self) -> float:

@@ -1,17 +1,20 @@
 """Group the cells of a histogram by public numbers alone.
 
-With n the rounded number of a site's samples, c its smallest cell, s its rounding step and b its
-most groups, the C cells are told in
+With n the rounded number of a site's samples, c its smallest cell, s its rounding step, b its most
+groups and C the cells between underflow and overflow, these are told in
 
-    G = clamp(⌊n / (FILL · max(c, s))⌋, 1, min(C, b))
+    G = clamp(max(⌊n / (FILL · m)⌋, min(FEW, ⌊n / (THIN · m)⌋)), 1, min(C, b)),    m = max(c, s)
 
-groups of consecutive cells, or each by itself where c = s = 1: nothing is hidden then. A cell's
-public mass is q_i = ½ / C + ½ · (share of the public scores in it), and cell i belongs to group
-⌊G · (q_1 + … + q_{i−1} + q_i / 2)⌋, so that groups hold about equal public mass and a score that
-many public rows share keeps a group nearly to itself. No private score is read.
+groups of consecutive cells, or each by itself where c = s = 1: nothing is hidden then. Underflow
+and overflow are a group each: a threshold that falls there drops or keeps all of them. Cells are
+equal steps of the smoothed public distribution (``histogram_edges.py``), so their public masses q_i
+are alike, but for a score that several public rows share: its cell weighs as many rows. Cell i
+belongs to group ⌊G · (q_1 + … + q_{i−1} + q_i / 2)⌋, so that groups hold about equal public mass.
+No private score is read.
 
-``FILL`` = 4 was measured at c = 8, s = 10 against 2, 3 and 6, by the rank error of
-keep_fraction and the share of samples told as 0: ``docs/threat-model.md``, section 4.
+Small sites get thinner groups: of 60 samples one group of 40 or more would tell nothing but their
+number. FILL, THIN and FEW were chosen by the rank error of keep_fraction:
+``docs/threat-model.md``, section 4.
 """
 
 from typing import TypeAlias
@@ -22,7 +25,11 @@ from jaxtyping import Float, Int
 from fedwinnow.curation.scores.histogram_edges import Edges
 
 FILL = 4
-"""Samples that a group is made for, in smallest cells."""
+"""Mean samples of a group at a large site, in smallest cells or steps of rounding."""
+THIN = 2
+"""The same at a small site."""
+FEW = 8
+"""Groups that a site may have thinner ones for."""
 
 PublicRowScores: TypeAlias = Float[np.ndarray, " public"]
 """Scores of the public rows, any of which may be NaN (no score)."""
@@ -31,43 +38,59 @@ PublicRowScores: TypeAlias = Float[np.ndarray, " public"]
 def public_mass(
     edges: Edges, public_scores: PublicRowScores | None = None
 ) -> Float[np.ndarray, " cells"]:
-    """Return the public mass of each cell, above 0; the sum is 1.
+    """Return the public mass of each cell; underflow and overflow have none, the sum is 1.
 
     Args:
         edges: Of the histogram.
         public_scores: Of the public rows; NaN (no score) is left out. None: all cells are alike.
     """
-    cells = len(edges) + 1
-    even = np.full(cells, 1.0 / cells)
+    mass = np.zeros(len(edges) + 1)
+    shared = edges[1:] == np.nextafter(edges[:-1], np.inf)
     known = np.zeros(0) if public_scores is None else public_scores[~np.isnan(public_scores)]
-    if len(known) == 0:
-        return even
+    if len(known) == 0 or shared.all() or not shared.any():
+        mass[1:-1] = 1.0 / max(1, len(shared))
+        return mass
     places = np.searchsorted(edges, known.astype(np.float64), side="right")
-    found: Float[np.ndarray, " cells"] = 0.5 * even + 0.5 * (
-        np.bincount(places, minlength=cells) / len(known)
-    )
-    return found
+    rows = np.bincount(places, minlength=len(mass))[1:-1] * shared / len(known)
+    mass[1:-1] = np.where(shared, rows, max(0.0, 1.0 - float(rows.sum())) / (~shared).sum())
+    return mass
 
 
 def number_of_groups(cells: int, *, samples: int, smallest_cell: int, step: int, most: int) -> int:
-    """Return the number of groups G; see the module.
+    """Return the number of groups G between underflow and overflow; see the module.
 
     Args:
-        cells: Cells of the histogram, at least 1.
+        cells: Cells between underflow and overflow, at least 0.
         samples: Samples of the site, rounded, at least 0.
         smallest_cell: Groups with fewer samples are told as 0, at least 1.
         step: Counts are told in multiples of this, at least 1.
         most: Most groups, at least 1.
     """
     least = max(smallest_cell, step)
-    wanted = cells if least == 1 else samples // (FILL * least)
-    return max(1, min(wanted, cells, most))
+    wanted = max(samples // (FILL * least), min(FEW, samples // (THIN * least)))
+    return max(1, min(cells if least == 1 else wanted, cells, most))
 
 
 def group_cells(mass: Float[np.ndarray, " cells"], number: int) -> Int[np.ndarray, " cells"]:
-    """Return the group of each cell, ascending from 0 without a gap; see the module."""
-    if number >= len(mass):
+    """Return the group of each cell, ascending from 0, the underflow's, without a gap.
+
+    Args:
+        mass: From :func:`public_mass`.
+        number: Groups between underflow and overflow, at least 1.
+    """
+    inner = mass[1:-1]
+    if number >= len(inner):
         return np.arange(len(mass))
-    middles = (np.cumsum(mass) - mass / 2) / mass.sum()
-    groups = np.minimum((middles * number).astype(np.int64), number - 1)
-    return np.asarray(np.unique(groups, return_inverse=True)[1])
+    middles = (np.cumsum(inner) - inner / 2) / inner.sum()
+    places = np.minimum((middles * number).astype(np.int64), number - 1)
+    groups = np.unique(places, return_inverse=True)[1] + 1
+    return np.concatenate([[0], groups, [groups[-1] + 1]])
+
+
+def cell_shares(
+    mass: Float[np.ndarray, " cells"], groups: Int[np.ndarray, " cells"]
+) -> Float[np.ndarray, " cells"]:
+    """Return each cell's share of its group's count: by public mass, evenly where there is none."""
+    whole = np.bincount(groups, weights=mass)[groups]
+    even = 1.0 / np.bincount(groups)[groups]
+    return np.divide(mass, whole, out=even, where=whole > 0)

@@ -10,12 +10,14 @@ depends on a private score. With n_g scores in group g, smallest cell c and roun
 
     told_g = 0 where n_g < c, else s · round(n_g / s),    count of cell i = told_g · q_i / Σ_g q
 
-with q_i the public mass of a cell. One other score changes at most two groups, each by at most s or
+with q_i the public mass of a cell, Σ_g q that of its group. One other score changes at most two groups, each by at most s or
 the least count that is told above 0.
 
-Rank error of a threshold, as a share of all samples: where nothing is rounded or told as 0, a
-site's count above it is exact but for the cell or group that holds it, so Σ_sites group + the
-fullest cell bounds it. Each group told as 0 adds less than c to it, each other at most s / 2.
+Rank error of a threshold, as a share of all samples: a site's count above it is known but for the
+group that holds it and for what rounding hides, at most ⌊s / 2⌋ of a group that is told and the
+larger of that and c − 1 of one that is told as 0. ``largest_merged`` is the fullest group of
+several cells and the sum of what is hidden, at most all samples, so that Σ_sites of it and the
+fullest cell bound the error. It follows from what is told.
 
 Reference:
     Small cells and rounding: threshold rule and rounding of disclosure control, A. Hundepool et
@@ -31,6 +33,7 @@ from fedwinnow.curation.datatypes import Scores, ScoreSummary
 from fedwinnow.curation.errors import EmptySummaryError, NonFiniteError, ProtocolError
 from fedwinnow.curation.scores.cell_groups import (
     PublicRowScores,
+    cell_shares,
     group_cells,
     number_of_groups,
     public_mass,
@@ -80,9 +83,10 @@ def summarise(
         raise NonFiniteError(message)
     cells = np.searchsorted(edges, known, side="right")
     mass = public_mass(edges, public_scores)
+    joined = round_count(len(scores), step) if samples is None else samples
     number = number_of_groups(
-        len(mass),
-        samples=round_count(len(scores), step) if samples is None else samples,
+        len(edges) - 1,
+        samples=joined,
         smallest_cell=smallest_cell,
         step=step,
         most=len(mass) if most_groups is None else most_groups,
@@ -93,11 +97,12 @@ def summarise(
         [round_count(n, step) if n >= smallest_cell else 0 for n in held],
         dtype=np.float64,
     )
-    merged = told[np.bincount(groups) > 1]
+    merged = float(told[np.bincount(groups) > 1].max(initial=0.0))
+    hidden = float(np.where(told > 0, step // 2, max(step // 2, smallest_cell - 1)).sum())
     return ScoreSummary(
         edges=edges,
-        counts=told[groups] * mass / np.bincount(groups, weights=mass)[groups],
-        largest_merged=float(merged.max(initial=0.0)),
+        counts=told[groups] * cell_shares(mass, groups),
+        largest_merged=min(merged + hidden, max(float(told.sum()), float(joined + step // 2))),
     )
 
 

@@ -7,7 +7,12 @@ import pytest
 
 from fedwinnow.curation.config.site import SiteConfig, SiteSection
 from fedwinnow.curation.datatypes import ScoreSummary
-from fedwinnow.curation.scores.cell_groups import FILL, group_cells, public_mass
+from fedwinnow.curation.scores.cell_groups import (
+    cell_shares,
+    group_cells,
+    number_of_groups,
+    public_mass,
+)
 from fedwinnow.curation.scores.histogram import merge_summaries, quantile, summarise
 from fedwinnow.curation.scores.histogram_edges import edges_from_public, snap_to_grid
 from fedwinnow.server.aggregation.count_guards import guard_summaries
@@ -25,9 +30,9 @@ def scores_of(random, number, dirty):
     return np.where(low, random.normal(-1.5, 0.8, number), random.normal(1.0, 0.8, number))
 
 
-def visible_ends(summary, mass):
-    """Last cells of groups, as a coordinator sees them: where told count by public mass changes."""
-    density = summary.counts / mass
+def visible_ends(summary, shares):
+    """Last cells of groups, as a coordinator sees them: where told count by public share changes."""
+    density = summary.counts / shares
     return set(np.flatnonzero(np.abs(np.diff(density)) > 1e-6 * (1 + density[:-1])).tolist())
 
 
@@ -43,11 +48,13 @@ def test_ends_of_groups_tell_no_sample(bins):
     edges = edges_from_public(public, bins=bins, probability=False)
     told = {"smallest_cell": 8, "step": 10, "public_scores": public}
     mass = public_mass(edges, public)
-    groups = group_cells(mass, 400 // (FILL * 10))
+    number = number_of_groups(len(edges) - 1, samples=400, smallest_cell=8, step=10, most=256)
+    groups = group_cells(mass, number)
+    shares = cell_shares(mass, groups)
     allowed = set(np.flatnonzero(np.diff(groups)).tolist())
     for scores in (private, random.normal(-0.5, 0.7, 400), np.full(400, 0.123)):
         found = summarise(scores, edges, **told)
-        ends = visible_ends(found, mass)
+        ends = visible_ends(found, shares)
         assert ends
         assert ends <= allowed
         assert found.total / 10 == pytest.approx(round(found.total / 10))

@@ -29,11 +29,11 @@ def test_summary_tells_rounded_counts_of_large_groups(scores, smallest, step):
     """Oracle: each group's count by hand, 0 below the smallest cell; the total is of steps."""
     found = summarise(scores, EDGES, smallest_cell=smallest, step=step)
     number = number_of_groups(
-        14, samples=round_count(len(scores), step), smallest_cell=smallest, step=step, most=14
+        12, samples=round_count(len(scores), step), smallest_cell=smallest, step=step, most=14
     )
     groups = group_cells(public_mass(EDGES), number)
     cells = np.searchsorted(EDGES, scores, side="right")
-    expected = [int((groups[cells] == group).sum()) for group in range(number)]
+    expected = [int((groups[cells] == group).sum()) for group in range(number + 2)]
     told = [round_count(n, step) if n >= smallest else 0 for n in expected]
     assert np.bincount(groups, weights=found.counts) == pytest.approx(told)
     assert found.total == pytest.approx(sum(told))
@@ -57,7 +57,7 @@ def test_summary_of_one_other_score_differs_in_two_groups_by_one_step(
     told = {"smallest_cell": smallest, "step": step, "public_scores": public}
     first, second = (summarise(values, EDGES, **told) for values in (one, two))
     number = number_of_groups(
-        14, samples=round_count(len(scores), step), smallest_cell=smallest, step=step, most=14
+        12, samples=round_count(len(scores), step), smallest_cell=smallest, step=step, most=14
     )
     groups = group_cells(public_mass(EDGES, public), number)
     changes = np.abs(np.bincount(groups, weights=first.counts - second.counts))
@@ -122,8 +122,25 @@ def test_summary_of_small_site_is_one_group():
     """Edge: a site below the smallest cell tells 0; one that just reaches it tells its number."""
     assert summarise(np.array([0.1, 2.0]), EDGES, smallest_cell=5).total == 0
     found = summarise(np.array([0.1, 2.0, 2.0, 2.5, 2.6]), EDGES, smallest_cell=5)
-    assert np.allclose(found.counts, 5 / len(found.counts))
+    assert np.allclose(found.counts, [0.0, *[5 / 12] * 12, 0.0])
     assert found.largest_merged == 5
+
+
+def test_summary_below_the_public_range_keeps_all_rather_than_none():
+    """Edge: underflow and overflow are groups of their own, so a cut there is −inf or the last."""
+    told = {"smallest_cell": 8, "step": 10}
+    low = summarise(np.full(60, -9.0), EDGES, **told)
+    assert quantile(low, 0.6) == float("-inf")
+    assert quantile(summarise(np.full(60, 9.0), EDGES, **told), 0.6) == EDGES[-1]
+
+
+def test_small_sites_get_thinner_groups():
+    """Oracle: 60 samples make 3 groups, 200 make 8, 800 make 20, at steps of 10."""
+    told = {"smallest_cell": 8, "step": 10, "most": 256}
+    found = [number_of_groups(256, samples=n, **told) for n in (0, 10, 60, 200, 800, 50_000)]
+    assert found == [1, 1, 3, 8, 20, 256]
+    assert number_of_groups(256, samples=800, smallest_cell=8, step=10, most=5) == 5
+    assert number_of_groups(256, samples=3, smallest_cell=1, step=1, most=256) == 256
 
 
 def test_summary_leaves_out_nan_and_refuses_infinity():
@@ -202,13 +219,14 @@ def test_quantile_never_cuts_above_a_score_that_has_its_own_cell():
     assert snap_to_grid(quantile(found, 0.5), edges) == 0.5
 
 
-@pytest.mark.parametrize("smallest", [1, 5, 20])
-def test_rank_error_stays_below_its_bound(smallest):
-    """Merged cells or not, at every share, for few samples at uneven sites."""
+@pytest.mark.parametrize(("smallest", "step"), [(1, 1), (5, 1), (20, 1), (8, 10), (3, 10)])
+def test_rank_error_stays_below_its_bound(smallest, step):
+    """Law: grouped, rounded and told as 0 or not, at every share, at small and uneven sites."""
     random = np.random.default_rng(smallest)
     edges = edges_from_public(random.normal(size=200), bins=256, probability=False)
     sites = [random.normal(i / 4, 1, size=size) for i, size in enumerate((48, 300, 90))]
-    merged = merge_summaries([summarise(one, edges, smallest_cell=smallest) for one in sites])
+    told = {"smallest_cell": smallest, "step": step}
+    merged = merge_summaries([summarise(one, edges, **told) for one in sites])
     pooled, bound = np.concatenate(sites), rank_error_bound(merged)
     assert 0 < bound < 1
     for share in np.linspace(0.05, 0.95, 37):
