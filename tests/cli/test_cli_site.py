@@ -1,5 +1,6 @@
 """Laws of `fedwinnow site` and `fedwinnow keys`: what a silo's people read before they agree."""
 
+import html
 import json
 import os
 import re
@@ -135,6 +136,23 @@ def test_may_leave_follows_the_policy(site):
         assert ("groups of at least 40" in line) == (most > 0)
     closed = replace(config, policy=replace(config.policy, allow_individual_updates=False))
     assert describe_releases(closed)[0].startswith("as it stands only refusals")
+
+
+def test_site_disclosure_prints_and_writes_every_number(site, fedwinnow, tmp_path):
+    """Law: text, JSON and page hold the same numbers; nothing is computed for them."""
+    file, _ = site
+    code, text, _ = fedwinnow("site", "disclosure", file, "--html", tmp_path / "page.html")
+    assert code == 0
+    assert "- score: histogram of scores: at most" in text
+    code, out, _ = fedwinnow("site", "disclosure", file, "--json")
+    numbers = json.loads(out)
+    page = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    plain = " ".join(text.split())
+    for one in numbers:
+        assert one["what"] in page
+        assert one["what"] in plain
+        assert one["bound"] in plain
+    assert not (tmp_path / "work").exists()
 
 
 def test_site_check_warns_of_what_hardly_was_meant(site, tmp_path):

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ from planted import (
 )
 
 from fedwinnow.client.boundary import ledger
+from fedwinnow.client.boundary.disclosed_parts import PARTS, check_parts, leaves
 from fedwinnow.client.boundary.guarded_site import GuardedSite
+from fedwinnow.client.boundary.ledger_chain import read_chain
 from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun
@@ -106,6 +109,19 @@ def test_wire_every_reply_that_left_stands_in_its_ledger(federation):
         assert federation.ear.envelopes.ledgers[site] == boundary.ledger.head
     left = Counter(hashlib.sha256(plain).hexdigest() for plain in federation.ear.plain)
     assert left <= Counter(entered)
+
+
+def test_wire_every_number_that_left_is_disclosed(federation):
+    """Law: replies and ledgers of a whole run hold what ``site disclosure`` prints, and no more."""
+    listed = {f"{part.reply.__name__}.{part.path}" for part in PARTS}
+    seen = set()
+    for reply in map(wire.decode, federation.ear.plain):
+        check_parts(reply, federation.ear.boundaries[reply.site].site.config)
+        seen |= {f"{type(reply).__name__}.{path}" for path, _ in leaves(reply)}
+    assert {"SummaryReply.summary.counts", "MetricsReply.own.loss_sum"} <= seen <= listed
+    for boundary in federation.ear.boundaries.values():
+        for _, entry in read_chain(boundary.ledger.folder):
+            assert all(any(fnmatch(name, one) for one in listed) for name in entry["arrays"])
 
 
 def test_wire_adapter_that_is_passed_on_stands_so_in_the_ledger(federation):
