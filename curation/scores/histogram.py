@@ -10,8 +10,8 @@ depends on a private score. With n_g scores in group g, smallest cell c and roun
 
     told_g = 0 where n_g < c, else s · round(n_g / s),    count of cell i = told_g · q_i / Σ_g q
 
-with q_i the public mass of a cell, Σ_g q that of its group. One other score changes at most two groups, each by at most s or
-the least count that is told above 0.
+with q_i the public mass of a cell, Σ_g q that of its group. One other score changes at most two
+groups, each by at most s or the least count that is told above 0.
 
 Rank error of a threshold, as a share of all samples: a site's count above it is known but for the
 group that holds it and for what rounding hides, at most ⌊s / 2⌋ of a group that is told and the
