@@ -94,4 +94,5 @@ def cell_shares(
     """Return each cell's share of its group's count: by public mass, evenly where there is none."""
     whole = np.bincount(groups, weights=mass)[groups]
     even = 1.0 / np.bincount(groups)[groups]
-    return np.divide(mass, whole, out=even, where=whole > 0)
+    shares: Float[np.ndarray, " cells"] = np.divide(mass, whole, out=even, where=whole > 0)
+    return shares
