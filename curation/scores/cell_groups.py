@@ -84,7 +84,8 @@ def group_cells(mass: Float[np.ndarray, " cells"], number: int) -> Int[np.ndarra
     middles = (np.cumsum(inner) - inner / 2) / inner.sum()
     places = np.minimum((middles * number).astype(np.int64), number - 1)
     groups = np.unique(places, return_inverse=True)[1] + 1
-    return np.concatenate([[0], groups, [groups[-1] + 1]])
+    found: Int[np.ndarray, " cells"] = np.concatenate([[0], groups, [groups[-1] + 1]])
+    return found
 
 
 def cell_shares(
@@ -93,4 +94,5 @@ def cell_shares(
     """Return each cell's share of its group's count: by public mass, evenly where there is none."""
     whole = np.bincount(groups, weights=mass)[groups]
     even = 1.0 / np.bincount(groups)[groups]
-    return np.divide(mass, whole, out=even, where=whole > 0)
+    shares: Float[np.ndarray, " cells"] = np.divide(mass, whole, out=even, where=whole > 0)
+    return shares

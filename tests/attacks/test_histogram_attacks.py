@@ -31,7 +31,7 @@ def scores_of(random, number, dirty):
 
 
 def visible_ends(summary, shares):
-    """Last cells of groups, as a coordinator sees them: where count by public share changes."""
+    """Last cells of groups, as a coordinator sees them: where its count by public share changes."""
     density = summary.counts / shares
     return set(np.flatnonzero(np.abs(np.diff(density)) > 1e-6 * (1 + density[:-1])).tolist())
 
