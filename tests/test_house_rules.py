@@ -106,6 +106,7 @@ client.signals
 client.training
 client.phases
 client.site
+client.egress
 client.boundary
 client.agent
 client.app

@@ -27,13 +27,7 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
     """Describe what the policy lets out, phase by phase, in plain words."""
     policy, site = config.policy, config.site
     counts = "exact" if site.round_counts_to == 1 else f"rounded to {site.round_counts_to}"
-    least = policy.smallest_group
-    adapter = (
-        f"an adapter of rank up to {policy.max_rank} and at most {policy.max_adapter_mb} MB, "
-        f"trained in steps of at least {least} distinct samples of yours, {_clipping(policy)}; a "
-        "mean training loss of each step. An adapter can reveal what it was trained on "
-        "(docs/threat-model.md)"
-    )
+    adapter, least = _adapter(policy), policy.smallest_group
     often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
     seldom = f"for each of your samples {often}, over all runs"
     cell = max(1, site.smallest_cell)
@@ -76,6 +70,16 @@ def describe_releases(config: SiteConfig) -> tuple[str, ...]:
     if reason := why_all_refused(policy):
         lines.insert(0, f"as it stands only refusals, for every run is refused at join: {reason}")
     return tuple(lines)
+
+
+def _adapter(policy: PolicySection) -> str:
+    """Describe an adapter that leaves."""
+    return (
+        f"an adapter of rank up to {policy.max_rank} and at most {policy.max_adapter_mb} MB, "
+        f"trained in steps of at least {policy.smallest_group} distinct samples of yours, "
+        f"{_clipping(policy)}; a mean training loss of each step. An adapter can reveal what it "
+        "was trained on (docs/threat-model.md)"
+    )
 
 
 def _clipping(policy: PolicySection) -> str:

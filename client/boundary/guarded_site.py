@@ -15,7 +15,6 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
 from fedwinnow.client.boundary.release import (
     Released,
@@ -23,7 +22,8 @@ from fedwinnow.client.boundary.release import (
     release_reply,
     released_bytes,
 )
-from fedwinnow.client.boundary.released_datasets import ReleasedDatasets
+from fedwinnow.client.egress.ledger import Entry, Ledger
+from fedwinnow.client.egress.released_datasets import ReleasedDatasets
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.site import Site

@@ -16,11 +16,11 @@ from fedwinnow.client.boundary.group_sizes import (
     samples_behind,
     warms_up_on_anchors,
 )
-from fedwinnow.client.boundary.ledger import Ledger
 from fedwinnow.client.boundary.release_budget import ReleaseBudget
-from fedwinnow.client.boundary.released_datasets import ReleasedDatasets
 from fedwinnow.client.boundary.training_clauses import check_training
 from fedwinnow.client.boundary.work_clauses import check_work
+from fedwinnow.client.egress.ledger import Ledger
+from fedwinnow.client.egress.released_datasets import ReleasedDatasets
 from fedwinnow.client.runs.agreed_terms import (
     check_place,
     cluster_exchanges,

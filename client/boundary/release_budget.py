@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedwinnow.client.boundary.clauses import require
-from fedwinnow.client.boundary.ledger import Entry, Ledger
-from fedwinnow.client.boundary.released_datasets import HELD, ReleasedDatasets
-from fedwinnow.client.boundary.sample_atoms import SampleAtoms
+from fedwinnow.client.egress.ledger import Entry, Ledger
+from fedwinnow.client.egress.released_datasets import HELD, ReleasedDatasets
+from fedwinnow.client.egress.sample_atoms import SampleAtoms
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.protocol.exchanges import EXCHANGES, exchange_of

@@ -9,7 +9,7 @@ from answer_envelope import answer_envelope
 from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.client.boundary.guarded_site import GuardedSite
-from fedwinnow.client.boundary.ledger_chain import read_chain
+from fedwinnow.client.egress.ledger_chain import read_chain
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.site import Site
 from fedwinnow.curation.adapters.checks import adapter_hash
@@ -91,13 +91,13 @@ def changed(adapter, number):
 def test_a_question_that_is_refused_is_charged_and_ends_with_the_budget(attack, monkeypatch):
     """Law: computed answers are bounded in number over all runs, refused or not."""
     attack.start(max_rounds=3)
-    computed, honest = Counter(), Site.handle
+    computed, honest = Counter(), Site.answer
 
     def counted(self, request, run=None):
         computed[request.header.phase] += 1
         return honest(self, request, run)
 
-    monkeypatch.setattr(Site, "handle", counted)
+    monkeypatch.setattr(Site, "answer", counted)
     clauses = Counter()
     for run in ("a", "b", "c"):
         adapter = attack.join(run).adapter
@@ -106,7 +106,7 @@ def test_a_question_that_is_refused_is_charged_and_ends_with_the_budget(attack, 
             assert isinstance(reply, m.Refusal)
             clauses[reply.clause] += 1
     assert computed == {"join": 3, "train": 3}
-    assert clauses == {"ProtocolError": 3, "policy.max_rounds": 12}
+    assert clauses == {"protocol": 3, "policy.max_rounds": 12}
     assert attack.join("d").clause == "policy.max_rounds"
     assert attack.join("e", run={"seed": 9}).clause == "policy.max_rounds"
     attack.start(max_rounds=3)
@@ -142,7 +142,7 @@ def test_a_crash_while_computing_gives_nothing_back(attack, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Site, "handle", killed)
+        patch.setattr(Site, "answer", killed)
         with pytest.raises(Killed):
             attack.train("crash", adapter)
     attack.start(max_rounds=9)
@@ -162,6 +162,6 @@ def test_nothing_is_computed_where_the_charge_cannot_be_written(attack, monkeypa
         return honest(self, entry)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedwinnow.client.boundary.ledger.Ledger.append", full)
-        patch.setattr(Site, "handle", lambda *_: pytest.fail("computed without a charge"))
-        assert attack.train("full", adapter).clause == "OutputError"
+        patch.setattr("fedwinnow.client.egress.ledger.Ledger.append", full)
+        patch.setattr(Site, "answer", lambda *_: pytest.fail("computed without a charge"))
+        assert attack.train("full", adapter).clause == "failed"

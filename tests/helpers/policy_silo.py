@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedwinnow.client.boundary.ledger import Entry, Ledger
 from fedwinnow.client.boundary.policy import Policy
-from fedwinnow.client.boundary.released_datasets import ReleasedDatasets
+from fedwinnow.client.egress.ledger import Entry, Ledger
+from fedwinnow.client.egress.released_datasets import ReleasedDatasets
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.config.run import RunTerms

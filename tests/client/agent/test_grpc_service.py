@@ -30,8 +30,9 @@ from fedwinnow.client.agent.frames import (
 )
 from fedwinnow.client.agent.grpc_service import Activity, Agent
 from fedwinnow.client.agent.relay import agent_status, relay_envelope
-from fedwinnow.client.boundary import ledger
+from fedwinnow.client.boundary import release
 from fedwinnow.client.boundary.guarded_site import GuardedSite
+from fedwinnow.client.egress import ledger
 from fedwinnow.client.phases import table
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.load_files import load_run, load_site
@@ -459,7 +460,8 @@ def test_agent_streams_payloads_larger_than_any_frame(silo, monkeypatch):
         return CLOSE
 
     monkeypatch.setattr(GuardedSite, "_request", taken)
-    monkeypatch.setattr(GuardedSite, "_decide", lambda self, request, digest: reply)
+    released = release.Released(reply, wire.encode(reply), release._KEY)
+    monkeypatch.setattr(GuardedSite, "_decide", lambda self, request, digest: released)
     silo.start()
     payload = os.urandom(9 * CHUNK + 7)
     assert dict(OPTIONS)["grpc.max_receive_message_length"] < len(long) < len(payload)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from policy_silo import Samples, head, metrics, refused, score, summary, train
 
-from fedwinnow.client.boundary import released_datasets
-from fedwinnow.client.boundary.ledger import Entry
-from fedwinnow.client.boundary.released_datasets import HELD, ReleasedDatasets, dataset_name
 from fedwinnow.client.data.site_data import holdout_share
+from fedwinnow.client.egress import released_datasets
+from fedwinnow.client.egress.ledger import Entry
+from fedwinnow.client.egress.released_datasets import HELD, ReleasedDatasets, dataset_name
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol import wire

@@ -1,0 +1,1 @@
+"""The trust boundary of a site: policy, clauses, ledger, guarded site."""
