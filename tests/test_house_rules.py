@@ -106,7 +106,7 @@ client.signals
 client.training
 client.phases
 client.site
-client.egress
+client.budget
 client.boundary
 client.agent
 client.app

@@ -13,10 +13,10 @@ from fedwinnow.client.agent.frames import socket_address
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary.disclosure import STAYS, describe_releases, why_all_refused
 from fedwinnow.client.boundary.guarded_site import site_key
+from fedwinnow.client.budget.ledger_chain import file_of, verify_chain
 from fedwinnow.client.data.gate import GateResult, apply_gates
 from fedwinnow.client.data.samples import Samples, data_hash, open_samples
 from fedwinnow.client.data_files.sources import local_path
-from fedwinnow.client.egress.ledger_chain import file_of, verify_chain
 from fedwinnow.client.signals.workers import WorkerModel, Workers
 from fedwinnow.curation.config.scoring import AdapterSection
 from fedwinnow.curation.config.site import SiteConfig

@@ -22,8 +22,8 @@ from fedwinnow.client.boundary.release import (
     release_reply,
     released_bytes,
 )
-from fedwinnow.client.egress.ledger import Entry, Ledger
-from fedwinnow.client.egress.released_datasets import ReleasedDatasets
+from fedwinnow.client.budget.ledger import Entry, Ledger
+from fedwinnow.client.budget.released_datasets import ReleasedDatasets
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.runs.refusals import refused_by
 from fedwinnow.client.site import Site

@@ -19,8 +19,8 @@ from fedwinnow.client.boundary.group_sizes import (
 from fedwinnow.client.boundary.release_budget import ReleaseBudget
 from fedwinnow.client.boundary.training_clauses import check_training
 from fedwinnow.client.boundary.work_clauses import check_work
-from fedwinnow.client.egress.ledger import Ledger
-from fedwinnow.client.egress.released_datasets import ReleasedDatasets
+from fedwinnow.client.budget.ledger import Ledger
+from fedwinnow.client.budget.released_datasets import ReleasedDatasets
 from fedwinnow.client.runs.agreed_terms import (
     check_place,
     cluster_exchanges,

@@ -10,7 +10,7 @@ from typing import Final
 
 from fedwinnow.client.boundary.disclosed_parts import check_parts
 from fedwinnow.client.boundary.policy import Policy
-from fedwinnow.client.egress.ledger import Ledger
+from fedwinnow.client.budget.ledger import Ledger
 from fedwinnow.client.runs.refusals import clause_of, refusal_of
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.client.runs.told_text import constant, tell

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedwinnow.client.boundary.clauses import require
-from fedwinnow.client.egress.ledger import Entry, Ledger
-from fedwinnow.client.egress.released_datasets import HELD, ReleasedDatasets
-from fedwinnow.client.egress.sample_atoms import SampleAtoms
+from fedwinnow.client.budget.ledger import Entry, Ledger
+from fedwinnow.client.budget.released_datasets import HELD, ReleasedDatasets
+from fedwinnow.client.budget.sample_atoms import SampleAtoms
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.config.site import PolicySection
 from fedwinnow.curation.protocol.exchanges import EXCHANGES, exchange_of

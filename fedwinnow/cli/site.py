@@ -210,8 +210,8 @@ def egress(
     as_json: AsJson = False,
 ) -> None:
     """Print the ledger of everything that left, or verify that nobody changed it."""
-    from fedwinnow.client.egress.ledger_chain import file_of, read_chain  # noqa: PLC0415 - torch loads here
-    from fedwinnow.client.egress.ledger_chain import verify_chain as findings_of  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.budget.ledger_chain import file_of, read_chain  # noqa: PLC0415 - torch loads here
+    from fedwinnow.client.budget.ledger_chain import verify_chain as findings_of  # noqa: PLC0415 - torch loads here
     from fedwinnow.curation.config.load_files import load_site  # noqa: PLC0415 - with the rest of this command
 
     folder = Path(load_site(file).work)

@@ -9,7 +9,7 @@ from answer_envelope import answer_envelope
 from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.client.boundary.guarded_site import GuardedSite
-from fedwinnow.client.egress.ledger_chain import read_chain
+from fedwinnow.client.budget.ledger_chain import read_chain
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.site import Site
 from fedwinnow.curation.adapters.checks import adapter_hash
@@ -162,6 +162,6 @@ def test_nothing_is_computed_where_the_charge_cannot_be_written(attack, monkeypa
         return honest(self, entry)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedwinnow.client.egress.ledger.Ledger.append", full)
+        patch.setattr("fedwinnow.client.budget.ledger.Ledger.append", full)
         patch.setattr(Site, "answer", lambda *_: pytest.fail("computed without a charge"))
         assert attack.train("full", adapter).clause == "failed"

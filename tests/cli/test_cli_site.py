@@ -22,7 +22,7 @@ from fedwinnow.client.boundary.disclosure import describe_releases
 from fedwinnow.client.boundary.guarded_site import GuardedSite
 from fedwinnow.client.boundary.training_clauses import check_training
 from fedwinnow.client.boundary.work_clauses import check_work
-from fedwinnow.client.egress.ledger import Ledger
+from fedwinnow.client.budget.ledger import Ledger
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import canonical_json

@@ -21,7 +21,7 @@ from fedwinnow.client.agent.frames import read_stamp_frame
 from fedwinnow.client.agent.grpc_service import Agent
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary.guarded_site import GuardedSite
-from fedwinnow.client.egress import ledger
+from fedwinnow.client.budget import ledger
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_run, load_site
 from fedwinnow.curation.config.site import SiteConfig

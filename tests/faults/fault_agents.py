@@ -15,7 +15,7 @@ from toy_deployment_files import write_toy_deployment
 
 from fedwinnow.cli.site import serve
 from fedwinnow.client.agent.relay import agent_status
-from fedwinnow.client.egress import ledger
+from fedwinnow.client.budget import ledger
 from fedwinnow.curation.config.coordinator import DeadlinesSection, QuorumSection
 from fedwinnow.curation.config.identity import run_id
 from fedwinnow.curation.config.load_files import load_run, load_site

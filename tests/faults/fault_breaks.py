@@ -15,8 +15,8 @@ from pathlib import Path
 from fedwinnow.client import site as client_site
 from fedwinnow.client.agent.relay import agent_status
 from fedwinnow.client.boundary.guarded_site import GuardedSite
-from fedwinnow.client.egress.ledger import Ledger
-from fedwinnow.client.egress.ledger_chain import file_of
+from fedwinnow.client.budget.ledger import Ledger
+from fedwinnow.client.budget.ledger_chain import file_of
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.client.site import Site
 from fedwinnow.curation.protocol.envelope import verify_stamp

@@ -27,8 +27,8 @@ from planted import (
 
 from fedwinnow.client.boundary.disclosed_parts import PARTS, check_parts, leaves
 from fedwinnow.client.boundary.guarded_site import GuardedSite
-from fedwinnow.client.egress import ledger
-from fedwinnow.client.egress.ledger_chain import read_chain
+from fedwinnow.client.budget import ledger
+from fedwinnow.client.budget.ledger_chain import read_chain
 from fedwinnow.client.phases import table as answers
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun

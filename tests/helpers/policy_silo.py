@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fedwinnow.client.boundary.policy import Policy
-from fedwinnow.client.egress.ledger import Entry, Ledger
-from fedwinnow.client.egress.released_datasets import ReleasedDatasets
+from fedwinnow.client.budget.ledger import Entry, Ledger
+from fedwinnow.client.budget.released_datasets import ReleasedDatasets
 from fedwinnow.client.runs import tables
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.config.run import RunTerms

@@ -32,7 +32,7 @@ from fedwinnow.client.agent.grpc_service import Activity, Agent
 from fedwinnow.client.agent.relay import agent_status, relay_envelope
 from fedwinnow.client.boundary import release
 from fedwinnow.client.boundary.guarded_site import GuardedSite
-from fedwinnow.client.egress import ledger
+from fedwinnow.client.budget import ledger
 from fedwinnow.client.phases import table
 from fedwinnow.client.runs.process_cache import ProcessCache
 from fedwinnow.curation.config.load_files import load_run, load_site

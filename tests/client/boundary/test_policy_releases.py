@@ -17,7 +17,7 @@ from policy_silo import (
     write_kept,
 )
 
-from fedwinnow.client.egress.ledger import Ledger
+from fedwinnow.client.budget.ledger import Ledger
 from fedwinnow.curation.datatypes import Metrics, SignalTable
 from fedwinnow.curation.protocol import messages as m
 

@@ -1,7 +1,7 @@
 """Keep the egress ledger: a hash chain of every charge, and of every message that left the site.
 
 ``egress.jsonl`` holds one JSON object a line, chained and checked by
-:mod:`fedwinnow.client.egress.ledger_chain`; ``egress.head`` holds the number of lines and the
+:mod:`fedwinnow.client.budget.ledger_chain`; ``egress.head`` holds the number of lines and the
 last hash. The head also travels in the stamp of every reply: whoever changes both files is
 contradicted by the coordinator's copy. A stamp is no secret, so each line holds a random salt: a
 guess at a message cannot be tried against the head.
@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from fedwinnow.client.egress.ledger_chain import (
+from fedwinnow.client.budget.ledger_chain import (
     START,
     file_of,
     hash_of,

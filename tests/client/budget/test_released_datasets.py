@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from policy_silo import Samples, head, metrics, refused, score, summary, train
 
+from fedwinnow.client.budget import released_datasets
+from fedwinnow.client.budget.ledger import Entry
+from fedwinnow.client.budget.released_datasets import HELD, ReleasedDatasets, dataset_name
 from fedwinnow.client.data.site_data import holdout_share
-from fedwinnow.client.egress import released_datasets
-from fedwinnow.client.egress.ledger import Entry
-from fedwinnow.client.egress.released_datasets import HELD, ReleasedDatasets, dataset_name
 from fedwinnow.curation.datatypes import Metrics
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol import wire

@@ -1,7 +1,7 @@
 """Remember the samples of released data sets by salted hashes, and the atoms that they form.
 
 ``samples.npz`` holds 8 bytes of a salted hash and the atom of each sample, and which data sets hold
-which atom (:mod:`fedwinnow.client.egress.sample_atoms`). What left of a data set stands in the
+which atom (:mod:`fedwinnow.client.budget.sample_atoms`). What left of a data set stands in the
 ledger alone, under the data set's name. A data set is on the disk before the ledger names it, so no
 crash loses one; the salt and the hashes stay at the site.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedwinnow.client.budget.sample_atoms import SampleAtoms
 from fedwinnow.client.data.site_data import SiteData, holdout_share
-from fedwinnow.client.egress.sample_atoms import SampleAtoms
 from fedwinnow.client.runs.site_run import SiteRun
 from fedwinnow.curation.atomic_files import write_private
 from fedwinnow.curation.errors import OutputError

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.client.egress import ledger_chain
-from fedwinnow.client.egress.ledger import Entry, Ledger
-from fedwinnow.client.egress.ledger_chain import file_of, read_chain, verify_chain
+from fedwinnow.client.budget import ledger_chain
+from fedwinnow.client.budget.ledger import Entry, Ledger
+from fedwinnow.client.budget.ledger_chain import file_of, read_chain, verify_chain
 from fedwinnow.curation.errors import OutputError
 from fedwinnow.curation.protocol import wire
 from fedwinnow.curation.protocol.header import Header
@@ -169,7 +169,7 @@ def test_ledger_rolls_back_where_the_head_cannot_be_written(tmp_path, monkeypatc
         raise OutputError(message)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedwinnow.client.egress.ledger._write_head", full)
+        patch.setattr("fedwinnow.client.budget.ledger._write_head", full)
         for _ in range(2):
             with pytest.raises(OutputError, match="nothing leaves"):
                 ledger.append(entry())

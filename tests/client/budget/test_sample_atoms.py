@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwinnow.client.egress.sample_atoms import SampleAtoms
+from fedwinnow.client.budget.sample_atoms import SampleAtoms
 
 UNIVERSE = 14
 

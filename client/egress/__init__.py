@@ -1,1 +1,0 @@
-"""The trust boundary of a site: policy, clauses, ledger, guarded site."""
