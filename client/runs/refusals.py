@@ -52,7 +52,8 @@ def refusal_of(
         logger.warning("site %s refuses %s%s: %s", site, header.phase, beside, error)
     else:
         logger.error("site %s failed in phase %s%s", site, header.phase, beside, exc_info=error)
-    reason = _reason(error, clause, otherwise) if not simulation else str(error) or "no words"
+    told = f"{type(error).__name__}: {error}" if simulation else ""
+    reason = told or _reason(error, clause, otherwise)
     return Refusal(header=header, site=site, clause=clause, reason=reason, reference=reference)
 
 

@@ -149,8 +149,8 @@ def _judge(answer: Mapping[str, Any], run: str, superlink: SuperLink) -> None:
         return
     details = str(answer.get("status-details", ""))
     message = f"Flower's run {run} ended as {answer['status']}: {details}"
-    for clause in re.findall(r"refused \((\w+)\)", details):
-        kind = getattr(errors, clause, None)
+    for name in re.findall(r"refused \([\w.]+\): (\w+): ", details):  # as a simulated site says
+        kind = getattr(errors, name, None)
         if isinstance(kind, type) and issubclass(kind, InputError):
             raise kind(message)
     raise RunError(f"{message}\nIts log ends:\n{superlink.run_log(run)}")  # noqa: EM102, TRY003 - log below the message

@@ -268,8 +268,9 @@ def test_hostile_bundle_cannot_speak_for_the_site(stage, results):
 
 @pytest.mark.usefixtures("results")
 def test_hostile_bundle_leaves_the_agent_as_it_was(stage, entered):
-    """One message left, to the coordinator; the chain is whole; every file is the agent's alone."""
-    (entry,) = (line for _, line in ledger.read_chain(entered))
+    """One message left, charged before; the chain is whole; every file is the agent's alone."""
+    charge, entry = (line for _, line in ledger.read_chain(entered))
+    assert charge["kind"] == "Charge:Joined"
     assert (entry["kind"], entry["recipient"]) == ("Joined", stage.envelopes.key.public.fingerprint)
     assert ledger.verify_chain(entered) == []
     for path in [entered, *entered.rglob("*")]:
