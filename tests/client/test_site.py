@@ -485,7 +485,7 @@ def broken(kind: str, folder: Path, good: list[str]) -> str:
     ["broken line", "missing column", "wrong type", "missing file", "empty", "nothing passes"],
 )
 def test_site_refusals_hold_nothing_of_the_silo(heard, scenario, cache, tmp_path, kind, caplog):
-    """What is wrong with the data is in the site's own log; the server hears its class only."""
+    """What is wrong with the data is in the site's own log; the server hears a clause only."""
     (tmp_path / "anchors.txt").write_bytes((scenario.parent / "anchors.jsonl").read_bytes())
     folder = tmp_path / CANARY
     folder.mkdir()
@@ -519,7 +519,7 @@ def test_site_failure_inside_tells_the_server_its_class_only(heard, joined, monk
     assert (reply.clause, reply.site, reply.reason) == ("failed", "south", OWN)
     assert CANARY.encode() not in wire.encode(reply)
     assert CANARY in caplog.text
-    assert joined.handle(of(heard, m.ProbeRequest)).reason == CANARY
+    assert joined.handle(of(heard, m.ProbeRequest)).reason == f"ValueError: {CANARY}"
 
 
 def test_site_full_disk_is_a_refusal_and_no_half_reply(heard, joined, monkeypatch):
