@@ -2,8 +2,9 @@
 
 Flower knows only texts, numbers and truth values, and only keys that ``pyproject.toml`` lists.
 ``scenario`` names the TOML file, ``overrides`` holds lines ``section.key=value``, ``resume``
-continues the run in the run folder, and every other key (``training.rounds``) is one override; an
-empty text means that the scenario's own value holds.
+continues the run in the run folder, ``supervisor`` is the lock of the command that watches it, and
+every other key (``training.rounds``) is one override; an empty text means that the scenario's own
+value holds.
 """
 
 import json
@@ -15,7 +16,7 @@ from fedwinnow.curation.config.run import RunConfig
 from fedwinnow.curation.config.strict_toml import load_toml
 from fedwinnow.curation.errors import ConfigError
 
-OWN_KEYS = frozenset({"scenario", "overrides", "resume"})
+OWN_KEYS = frozenset({"scenario", "overrides", "resume", "supervisor"})
 """Keys that are not overrides of the scenario."""
 
 

@@ -117,6 +117,7 @@ clientapp = "fedwinnow.client.app:app"
 [tool.flwr.app.config]
 scenario = ""
 resume = false
+supervisor = ""
 """
 
 

@@ -135,6 +135,11 @@ def _status_since(began: float, store: RunFolder) -> Mapping[str, Any]:
     return read_status(store.folder)
 
 
+def lock_file(folder: Path) -> Path:
+    """Return the file of a run folder that its supervisor holds locked."""
+    return folder / "supervisor.lock"
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Lock the run folder inside the block, as two supervisors would submit the run twice.
@@ -142,7 +147,7 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another one is at work.
     """
-    file = folder / "supervisor.lock"
+    file = lock_file(folder)
     with file.open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,7 +167,7 @@ def _once(connection: Connection, file: Path, store: RunFolder, *, resume: bool)
         TransportError: it could not be submitted, or the SuperLink is silent for too long.
     """
     told = len(metrics_lines(store.folder))
-    run = _submit(connection, file, resume=resume)
+    run = _submit(connection, file, lock_file(store.folder), resume=resume)
     with undone_if_killed(connection.command("stop", run), os.environ):
         return _watched(connection, run, store, told)
 
@@ -221,12 +226,17 @@ def _stop(connection: Connection, run: str) -> None:
         logger.warning("Flower run %s may still go on: %s", run, error)
 
 
-def _submit(connection: Connection, file: Path, *, resume: bool) -> str:
-    """Submit an app without code, whose components are each machine's package; return its id."""
+def _submit(connection: Connection, file: Path, lock: Path, *, resume: bool) -> str:
+    """Submit an app without code, whose components are each machine's package; return its id.
+
+    The ServerApp ends itself where nobody holds ``lock`` any more: a kill between the submission
+    and its answer would else leave a run whose id nobody knows.
+    """
     with scratch_folder() as folder:
         given = folder / "run-config.toml"
         given.write_text(
-            f"scenario = {json.dumps(str(file.resolve()))}\nresume = {json.dumps(resume)}\n",
+            f"scenario = {json.dumps(str(file.resolve()))}\nresume = {json.dumps(resume)}\n"
+            f"supervisor = {json.dumps(str(lock.resolve()))}\n",
             encoding="utf-8",
         )
         app = thin_app(folder)

@@ -1,3 +1,4 @@
+import fcntl
 import json
 
 import pytest
@@ -5,7 +6,7 @@ from flwr.app import Context, RecordDict
 
 from fedwinnow.client import app as client
 from fedwinnow.curation.config.load_files import load_scenario
-from fedwinnow.curation.errors import ConfigError
+from fedwinnow.curation.errors import ConfigError, RunError
 from fedwinnow.server import app as server
 from fedwinnow.server.strategy import CurationStrategy
 from fedwinnow.simulations.datasets.toy_federation import write_toy_scenario
@@ -77,3 +78,15 @@ def test_server_app_without_a_scenario_fails(make_grid):
     """A run config that names no scenario is an error that leaves main."""
     with pytest.raises(ConfigError, match="scenario"):
         server.main(make_grid({}), Context(1, 0, {}, RecordDict(), {"scenario": ""}))
+
+
+def test_server_app_starts_only_while_its_supervisor_lives(tmp_path):
+    """Law: who submitted a run holds its lock; where a kill has freed it, no run begins."""
+    lock = tmp_path / "supervisor.lock"
+    for absent in ("", str(lock)):
+        server._check_supervisor(absent)  # by `flwr run`, or from another machine
+    with lock.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        server._check_supervisor(str(lock))
+    with pytest.raises(RunError, match="has ended; start it again"):
+        server._check_supervisor(str(lock))
