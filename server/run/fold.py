@@ -70,7 +70,8 @@ def absorb(
         EmptySelectionError: no site keeps a sample for the curated arm.
     """
     config, header = run_config(state), request_header(state)
-    fitting, absent = usable_replies(state, replies, header, dict(missing or {}))
+    unheard = {site: clean_line(why) for site, why in (missing or {}).items()}
+    fitting, absent = usable_replies(state, replies, header, unheard)
     needed = config.quorum.of(state.phase, config.run.minimum_sites)
     if len(fitting) < needed:
         reasons = "; ".join(f"{site}: {why}" for site, why in sorted(absent.items())) or "no reply"

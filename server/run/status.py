@@ -65,12 +65,12 @@ class Status:
             OutputError: the run folder cannot be written.
         """
         from fedwinnow.curation.protocol.replies import Refusal  # noqa: PLC0415 - torch loads here
-        from fedwinnow.server.phases.limits import refusal_words  # noqa: PLC0415 - likewise
+        from fedwinnow.server.phases.limits import clean_line, refusal_words  # noqa: PLC0415 - likewise
 
         site, seconds = delivery.site, round(time.time() - self.tree["began"], 3)
         cost = {"bytes_down": delivery.bytes_down, "bytes_up": delivery.bytes_up}
         if delivery.reply is None:
-            self.tree["missing"][site] = delivery.missing
+            self.tree["missing"][site] = clean_line(delivery.missing)
         elif isinstance(delivery.reply, Refusal):
             self.tree["missing"][site] = refusal_words(delivery.reply)
         elif delivery.request is not None:

@@ -177,6 +177,18 @@ def test_rounds_reply_of_another_header_is_refused_by_name_and_changes_nothing(p
     assert wire.dump(replace(found, records=(*found.records[:-1], record))) == wire.dump(without)
 
 
+def test_rounds_words_of_a_carrier_are_cleaned():
+    """Law: why nothing came is a stranger's text too, as a node's or a relay's words are."""
+    state = at(PHASES[1])
+    replies = replies_to(next_request(state))
+    heard = {site: replies[site] for site in SITES[:2]}
+    found = absorb(state, heard, {"gamma": "gone\x1b[31m\nat\u202eonce" + "x" * 10**5})
+    why = found.records[-1].missing["gamma"]
+    assert why.isprintable()
+    assert why.startswith("gone")
+    assert len(why) < 10**4
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_rounds_refusal_is_recorded_with_clause_and_reason(phase):
     """A refusal is no reply: clause and reason stand in the record."""
