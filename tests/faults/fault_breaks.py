@@ -153,7 +153,7 @@ def _install_files(broken) -> None:
 def _install_site(broken) -> None:
     handle = Site.answer
 
-    def answering(self, request):
+    def answering(self, request, run=None):
         Now.request, Now.site = request.header, self.name
         due = broken.meets(request.header, self.name)
         if due and broken.point == "arrives":
@@ -161,8 +161,8 @@ def _install_site(broken) -> None:
         if due and broken.point == "work" and broken.what == "full":
             broken.happens(request.header)
             with full_disk():
-                return handle(self, request)
-        reply = handle(self, request)
+                return handle(self, request, run)
+        reply = handle(self, request, run)
         if due and broken.point == "stored":
             broken.happens(request.header)
         Now.request = None
