@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fedwinnow.client.boundary.disclosed_parts import PARTS, Source
+from fedwinnow.client.boundary.release_budget import limit_of
 from fedwinnow.curation.config.site import PolicySection, SiteConfig, SiteSection
 from fedwinnow.curation.protocol import replies as r
 from fedwinnow.curation.protocol.phases import Phase
@@ -180,21 +181,15 @@ def _numbers(config: SiteConfig) -> Iterator[DisclosedNumber]:
                     what=part.what,
                     source=part.source,
                     bound=part.bound.words(config) if part.bound is not None else "",
-                    budget=_budget(str(phase), policy) if private else "",
+                    budget=_budget(reply, policy) if private else "",
                 )
 
 
-def _budget(phase: str, policy: PolicySection) -> str:
-    """Return how often a number of the samples leaves in a phase."""
-    often = "once" if policy.summaries == 1 else f"{policy.summaries} times"
-    rounds = f"in {policy.max_rounds} rounds for each sample, over all runs"
-    words = {
-        "join": "once a run",
-        Phase.SCORE: f"{often} for each sample, over all runs",
-        Phase.SELECT: f"{often} for each sample, over all runs",
-        Phase.CLUSTER: f"{policy.max_cluster_rounds} times, in one run for each sample",
-        Phase.WARM_UP: rounds,
-        Phase.TRAIN: rounds,
-        Phase.EVALUATE: f"{policy.max_rounds + 1} times for each sample, over all runs",
-    }
-    return words[phase]
+def _budget(reply: type, policy: PolicySection) -> str:
+    """Return how often a number of the samples leaves in a kind of reply."""
+    limit = limit_of(reply, policy)[1]
+    often = "once" if limit == 1 else f"{limit} times"
+    if reply is r.ClusterReply:
+        runs = "one run" if limit == 1 else f"{limit} runs"
+        return f"{policy.max_cluster_rounds} times in each of {runs} for each sample"
+    return f"{often} for each sample, over all runs"

@@ -122,14 +122,8 @@ class ReleaseBudget:
     def _check_number(self, request: Request, run: SiteRun, ledger: Ledger, digest: str) -> None:
         """Refuse a request whose samples took part in as many releases of its kind before."""
         reply = exchange_of(request).reply
-        kinds = [reply.__name__]
-        clause, limit = "max_rounds", self.section.max_rounds
-        if issubclass(reply, SummaryReply | KeptReply | ClusterReply):
-            clause, limit = "summaries", self.section.summaries
-        elif issubclass(reply, MetricsReply):  # the initial adapter is evaluated as well
-            kinds, limit = [*kinds, PUBLIC_LOSSES], limit + 1
-        elif issubclass(reply, PublicSignals):  # a probe of each run, a checkpoint of each round
-            limit *= 2
+        kinds = [reply.__name__, *([PUBLIC_LOSSES] if reply is MetricsReply else [])]
+        clause, limit = limit_of(reply, self.section)
         number: dict[str, int] = {}
         for kind in kinds:
             for name, runs in ledger.released(kind).items():
@@ -182,6 +176,15 @@ class ReleaseBudget:
             f"figures of these data with those of released data would be of {part} samples, "
             f"policy.min_change asks for {least}; add or remove at least as many at once"
         )
+
+
+def limit_of(reply: type, section: PolicySection) -> tuple[str, int]:
+    """Return the clause of a kind of reply, and how many of them a sample may take part in."""
+    if issubclass(reply, SummaryReply | KeptReply | ClusterReply):
+        return "summaries", section.summaries
+    extra = 1 if reply is MetricsReply else 0  # the initial adapter is evaluated as well
+    factor = 2 if reply is PublicSignals else 1  # a probe of each run, a checkpoint of each round
+    return "max_rounds", section.max_rounds * factor + extra
 
 
 def _with_holdouts(atoms: SampleAtoms, released: set[str]) -> set[str]:

@@ -46,8 +46,9 @@ class ReleasedDatasets:
     folder: Path
     _salt: bytes = field(default=b"", repr=False)
     _atoms: SampleAtoms = field(default_factory=SampleAtoms.empty, repr=False)
-    _named: dict[int, tuple[SiteData, RunDatasets]] = field(default_factory=dict, repr=False)
-    """Data of this process and their names, as hashing a million ids takes a second."""
+    _named: tuple[SiteData, RunDatasets] | None = field(default=None, repr=False)
+    """The last run's data and their names, as hashing a million ids takes a second. Of no other
+    run: data that are held keep their copy in scratch."""
     _refined: tuple[RunDatasets, SampleAtoms] | None = field(default=None, repr=False)
     """The atoms that the last run's data sets would make."""
 
@@ -58,15 +59,14 @@ class ReleasedDatasets:
 
     def identify(self, run: SiteRun) -> RunDatasets:
         """Return the names of a run's data sets."""
-        data, names = self._named.get(id(run.data), (None, None))
-        if data is not run.data or names is None:
+        if self._named is None or self._named[0] is not run.data:
             held = run.data.own_holdout.ids
             names = RunDatasets(
                 samples=dataset_name(run.data.samples.ids),
                 own_holdout=dataset_name(held) if held else "",
             )
-            self._named[id(run.data)] = run.data, names
-        return names
+            self._named = run.data, names
+        return self._named[1]
 
     def atoms(self, run: SiteRun) -> SampleAtoms:
         """Return the atoms as a run's data sets would refine them; nothing is stored.

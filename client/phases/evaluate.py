@@ -10,6 +10,7 @@ from fedwinnow.curation.protocol.messages import Reply
 from fedwinnow.curation.protocol.replies import MetricsReply
 from fedwinnow.curation.protocol.requests import EvaluateRequest
 from fedwinnow.curation.scores.bounded_mean import bounded_mean
+from fedwinnow.curation.scores.rounded_counts import fewest_of_count
 
 
 def first_per_domain(anchors: Sequence[Sample], number: int) -> tuple[Sample, ...]:
@@ -36,10 +37,11 @@ def _own_losses(run: SiteRun) -> Metrics:
     values = sample_losses(run, run.data.own_holdout, strict=simulated)
     if simulated:
         return Metrics(loss_sum=float(values.sum()), samples=len(values))
-    number, step = len(values), run.config.site.round_counts_to
-    if number < step:  # too few for a grid that does not show their number
+    number, told = len(values), run.rounded(len(values))
+    if told == 0:
         return Metrics()
-    mean = bounded_mean(values, cap=largest_loss(run), count=number // step * step)
+    fewest = fewest_of_count(told, run.config.site.round_counts_to)  # the grid shows no more
+    mean = bounded_mean(values, cap=largest_loss(run), count=fewest)
     return Metrics(loss_sum=mean * number, samples=number)
 
 

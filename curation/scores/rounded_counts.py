@@ -19,3 +19,8 @@ def round_known_group(number: int, step: int) -> int:
     weight from it, and one step says no more than that it is there. Exact where the step is 1.
     """
     return number if step == 1 else max(step, round_count(number, step))
+
+
+def fewest_of_count(told: int, step: int) -> int:
+    """Return the fewest samples that are told as a count: what follows from it tells no more."""
+    return told - step // 2

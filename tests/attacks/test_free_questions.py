@@ -1,5 +1,7 @@
 """A coordinator that asks as often as it likes: every question is charged before it is computed."""
 
+import gc
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -165,3 +167,17 @@ def test_nothing_is_computed_where_the_charge_cannot_be_written(attack, monkeypa
         patch.setattr("fedwinnow.client.budget.ledger.Ledger.append", full)
         patch.setattr(Site, "answer", lambda *_: pytest.fail("computed without a charge"))
         assert attack.train("full", adapter).clause == "failed"
+
+
+def test_joins_leave_one_copy_of_the_data(attack, tmp_path, monkeypatch):
+    """Law: whatever the number of runs, data and anchors of the last one alone lie in scratch."""
+    attack.start(max_rounds=99)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for number in range(5):
+        assert isinstance(attack.join(f"copy-{number}"), m.Joined)
+    gc.collect()
+    assert 1 <= len(list(tmp_path.glob("fw-arrow-*"))) <= 2
+    monkeypatch.undo()
+    attack.join("elsewhere")
+    gc.collect()
+    assert list(tmp_path.glob("fw-arrow-*")) == []

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwinnow.curation.scores.bounded_mean import bounded_mean, grid_step
+from fedwinnow.curation.scores.rounded_counts import fewest_of_count, round_count
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=64)
 CAP = 5.5
@@ -42,3 +43,14 @@ def test_bounded_mean_counts_what_is_not_finite_as_the_bound():
     strange, plain = [np.nan, np.inf, -np.inf, 1e9, -3.0], [CAP, CAP, CAP, CAP, 0.0]
     means = [bounded_mean(np.array(each), cap=CAP, count=5) for each in (strange, plain)]
     assert means[0] == means[1]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 100))
+def test_fewest_of_a_count_follows_from_it_and_is_no_more_than_there_are(number, step):
+    """Law: a grid for the fewest is fine enough for all that are told alike, and shows no more."""
+    told = round_count(number, step)
+    fewest = fewest_of_count(told, step)
+    assert fewest <= number or told == 0
+    if told:
+        assert round_count(fewest, step) in {told, told - step}
+        assert fewest >= 1
